@@ -1,0 +1,26 @@
+# Everything runs in .venv, which scripts/setup makes on first use. `make demo ARGS="--full"` passes arguments on.
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Install everything into .venv (CPU or GPU, as the machine has it)
+	@scripts/setup
+
+demo: setup  ## From raw text to a chat with a model trained here
+	@$(BIN)/ctl demo $(ARGS)
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## Check style and types and run all tests
+	$(BIN)/pytest $(ARGS)
+
+clean:  ## Remove .venv and caches (artifacts stay)
+	rm -rf .venv *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './artifacts/*' -prune -exec rm -rf {} +

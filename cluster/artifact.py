@@ -1,0 +1,115 @@
+"""Artifacts and their records: what was built, from what, by which code, and every digest of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cluster.location import Location
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster.store import Store
+
+RECORD_FILE = "artifact.json"
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """A reference to an artifact that another was built from."""
+
+    kind: str
+    name: str
+    fingerprint: str
+
+
+class Code(msgspec.Struct, frozen=True):
+    """The code that built an artifact: the commit, and a hash of what was changed but not committed (or empty)."""
+
+    commit: str
+    dirty: str
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """One file of an artifact."""
+
+    size_bytes: int
+    sha256: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `artifact.json`, written last and therefore the only sign of success."""
+
+    kind: str
+    name: str
+    fingerprint: str
+    revision: int
+    spec: dict[str, Any]
+    parents: dict[str, Parent]
+    scaling: dict[str, Any]
+    code: Code
+    versions: dict[str, str]
+    started_at: str
+    duration_seconds: float
+    metrics: dict[str, Any]
+    files: dict[str, FileEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.files.values())
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.fingerprint[:12]}"
+
+    @property
+    def ref(self) -> str:
+        """How a user names it: `kind/name-fingerprint12`."""
+        return f"{self.kind}/{self.folder}"
+
+
+class Artifact:
+    """A finished artifact in a store. Picklable: carries its record and its location."""
+
+    def __init__(self, record: Record, location: Location, store_url: str) -> None:
+        self.record = record
+        self.location = location
+        self.store_url = store_url
+
+    def __repr__(self) -> str:
+        return f"Artifact({self.record.ref})"
+
+    @property
+    def kind(self) -> str:
+        return self.record.kind
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def fingerprint(self) -> str:
+        return self.record.fingerprint
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.record.spec
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.record.metrics
+
+    @property
+    def store(self) -> Store:
+        from cluster.store import Store
+
+        return Store(self.store_url)
+
+    def parent(self, name: str) -> Artifact:
+        """The artifact that this one took as its input `name`."""
+        return self.store.get(self.record.parents[name].kind, self.record.parents[name].fingerprint)
+
+    def local(self) -> Path:
+        """The artifact as a local folder; from an object store, a copy in the cache, verified on arrival."""
+        return self.store.local_copy(self)

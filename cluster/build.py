@@ -1,0 +1,112 @@
+"""Building one artifact: find it, or take the lease, run the stage, and commit."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster import provenance
+from cluster import spec as specs
+from cluster.artifact import Artifact, Code, Parent, Record
+from cluster.context import Context, Report, silent
+from cluster.errors import SpecError
+from cluster.lease import Holder, Lease
+from cluster.specs import ScalingSpec, Spec
+from cluster.store import Store
+
+POLL_SECONDS = 1.0
+
+Stage = Callable[[Context[Any]], dict[str, Any]]
+
+
+def load_stage(spec: Spec) -> Stage:
+    """The function named by the spec's import string, `package.module:function`."""
+    module, _, function = spec.stage.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+
+
+def build(
+    spec: Spec,
+    inputs: dict[str, Artifact],
+    *,
+    store: Store,
+    scaling: ScalingSpec | None = None,
+    name: str,
+    report: Report = silent,
+    waiting: Callable[[Holder], None] = lambda holder: None,
+) -> Artifact:
+    """The artifact of a spec: from the store, or built now, or awaited where another run is building it.
+
+    `waiting` is told, once, who holds the lease. A stage that fails leaves its half-finished work for the next attempt.
+    """
+    if not hasattr(spec, "stage"):
+        raise SpecError(f"{spec.kind} is not a stage: it has nothing to build")
+    fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()})
+    if artifact := store.find(spec.kind, fingerprint):
+        return artifact
+    lease = store.lease(spec.kind, fingerprint)
+    if artifact := _await_turn(store, lease, spec.kind, fingerprint, waiting):
+        return artifact
+    try:
+        # The run before may have finished between the look into the store and the lease.
+        if artifact := store.find(spec.kind, fingerprint):
+            return artifact
+        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, fingerprint, report, lease)
+    finally:
+        lease.release()
+
+
+def _await_turn(
+    store: Store, lease: Lease, kind: str, fingerprint: str, waiting: Callable[[Holder], None]
+) -> Artifact | None:
+    """Take the lease, or return the artifact that another run finished meanwhile."""
+    told = False
+    pause = threading.Event()
+    while not lease.acquire():
+        holder = lease.holder()
+        if holder is not None and not told:
+            waiting(holder)
+            told = True
+        pause.wait(POLL_SECONDS)  # another machine's file system sends no events
+        if artifact := store.find(kind, fingerprint):
+            return artifact
+    return None
+
+
+def _run_stage(
+    spec: Spec,
+    inputs: dict[str, Artifact],
+    store: Store,
+    scaling: ScalingSpec,
+    name: str,
+    fingerprint: str,
+    report: Report,
+    lease: Lease,
+) -> Artifact:
+    started = datetime.datetime.now(datetime.UTC)
+    clock = time.monotonic()
+    staging = store.staging(spec.kind, name, fingerprint)
+    context = Context(spec, inputs, staging, scaling, name, fingerprint, report)
+    metrics = load_stage(spec)(context)
+    lease.check()
+    code: Code = provenance.code()
+    record = Record(
+        kind=spec.kind,
+        name=name,
+        fingerprint=fingerprint,
+        revision=spec.revision,
+        spec=specs.fields(spec),
+        parents={n: Parent(a.kind, a.name, a.fingerprint) for n, a in inputs.items()},
+        scaling=specs.fields(scaling),
+        code=code,
+        versions=provenance.versions(),
+        started_at=started.isoformat(timespec="milliseconds"),
+        duration_seconds=round(time.monotonic() - clock, 3),
+        metrics=metrics,
+        files={},
+    )
+    return store.commit(record, staging)

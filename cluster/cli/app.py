@@ -1,0 +1,81 @@
+"""The root of `ctl`: registers the command groups, and turns every error into one sentence and an exit code."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cluster import __version__
+from cluster.cli import artifacts, demo, doctor, jobs, local, pipelines, serve, specs, submit
+from cluster.errors import UsageError
+
+app = typer.Typer(
+    name="ctl",
+    help="Trunkline: from raw text to a served language model, on one Ray cluster.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich's help costs as much start-up time as everything else together
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"trunkline {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Trunkline: from raw text to a served language model, on one Ray cluster."""
+
+
+for command in (
+    demo.demo,
+    local.up,
+    local.down,
+    local.status,
+    pipelines.plan,
+    pipelines.run,
+    submit.submit,
+    serve.generate,
+    serve.chat,
+    doctor.doctor,
+):
+    app.command()(command)
+for name, group in (
+    ("jobs", jobs.jobs),
+    ("artifacts", artifacts.artifacts),
+    ("spec", specs.spec),
+    ("serve", serve.serve),
+):
+    app.add_typer(group, name=name)
+
+
+def run() -> None:
+    """Entry point of the `ctl` command."""
+    from cluster.console import guarded
+
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    sys.exit(guarded(_call, debug=debug))
+
+
+def _call() -> int:
+    """Run the command line; what typer says of a wrong one becomes a UsageError."""
+    try:
+        return app(standalone_mode=False) or 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the base class of typer's own errors is private
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return UsageError.exit_code
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "ctl"
+        raise UsageError(error.format_message(), f"See `{command} --help`.") from None

@@ -1,0 +1,199 @@
+"""`ctl artifacts`: what was built, from what, and whether it is still whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.options import StoreRoot
+from cluster.cli.output import AsJson, print_json, print_table, size
+
+artifacts = typer.Typer(
+    help="Artifacts: list, show, trace, verify, compare, export, alias, collect.", no_args_is_help=True
+)
+
+Ref = Annotated[str, typer.Argument(help="Alias, kind/name, name, or the beginning of a fingerprint.")]
+
+
+@artifacts.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind.")] = None,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the finished artifacts, oldest first."""
+    from cluster.store import Store
+
+    opened = Store(store)
+    names = {target: alias for alias, target in opened.aliases().items()}
+    found = [
+        {
+            "ref": a.record.ref,
+            "alias": names.get(f"{a.kind}/{a.fingerprint}", ""),
+            "size_bytes": a.record.size_bytes,
+            "duration_seconds": a.record.duration_seconds,
+            "built_at": a.record.started_at,
+        }
+        for a in opened.list(kind)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (i["ref"], i["alias"], size(i["size_bytes"]), f"{i['duration_seconds']:.1f} s", i["built_at"]) for i in found
+    ]
+    print_table(("artifact", "alias", "size", "took", "built at"), rows, f"No artifacts in {opened.root.url}.")
+
+
+@artifacts.command()
+def show(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """Show one artifact's record: spec, parents, code, versions, metrics, files."""
+    import msgspec
+
+    from cluster.store import Store
+
+    artifact = Store(store).resolve(ref)
+    record = msgspec.to_builtins(artifact.record)
+    if as_json:
+        print_json(record)
+        return
+    import yaml
+
+    files = record.pop("files")
+    print(f"{artifact.record.ref}  ({artifact.location.url})")
+    print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), end="")
+    rows = [(name, size(entry["size_bytes"]), entry["sha256"][:12]) for name, entry in files.items()]
+    print_table(("file", "size", "sha256"), rows, "no files")
+
+
+@artifacts.command()
+def lineage(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """Show everything an artifact was made from: specs, metrics, code commits, package versions."""
+    from cluster.lineage import lineage as trace
+    from cluster.lineage import render
+    from cluster.store import Store
+
+    tree = trace(Store(store).resolve(ref))
+    if as_json:
+        print_json(tree)
+    else:
+        print(render(tree))
+
+
+@artifacts.command()
+def verify(
+    ref: Annotated[str | None, typer.Argument(help="Artifact to check; all of them without it.")] = None,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every file with the digest in its artifact's record; exit code 5 where one differs."""
+    from cluster.errors import JobError
+    from cluster.store import Store, problems
+
+    opened = Store(store)
+    chosen = [opened.resolve(ref)] if ref else opened.list()
+    found = {a.record.ref: problems(a) for a in chosen}
+    if as_json:
+        print_json(found)
+    else:
+        for name, wrong in found.items():
+            print(f"{name}: {'; '.join(wrong) if wrong else 'ok'}")
+    if damaged := [name for name, wrong in found.items() if wrong]:
+        raise JobError(f"{len(damaged)} damaged: {', '.join(damaged)}", "Remove the folder and build it again.")
+
+
+@artifacts.command()
+def diff(old: Ref, new: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """Show how two artifacts differ: fields of the spec, parents, code, versions, metrics."""
+    import msgspec
+
+    from cluster.spec import diff as compare
+    from cluster.store import Store
+
+    opened = Store(store)
+    pair = [msgspec.to_builtins(opened.resolve(ref).record) for ref in (old, new)]
+    sections = {name: compare(pair[0][name], pair[1][name]) for name in ("spec", "parents", "code", "versions")}
+    sections["metrics"] = compare(pair[0]["metrics"], pair[1]["metrics"])
+    if as_json:
+        print_json(sections)
+        return
+    rows = [(section, line) for section, lines in sections.items() for line in lines]
+    print_table(("part", "difference"), rows, "No difference.")
+
+
+@artifacts.command()
+def export(
+    ref: Ref,
+    folder: Annotated[Path, typer.Argument(help="New folder to write, such as a Hugging Face model folder.")],
+    store: StoreRoot = None,
+) -> None:
+    """Copy an artifact's files, verified, into a new folder."""
+    import shutil
+
+    from cluster.artifact import RECORD_FILE
+    from cluster.errors import InputError, JobError
+    from cluster.store import Store, problems
+
+    artifact = Store(store).resolve(ref)
+    if folder.exists():
+        raise InputError(f"{folder} exists already", "Give a new folder, so that nothing is overwritten.")
+    if wrong := problems(artifact):
+        raise JobError(f"{artifact.record.ref} is damaged: {wrong[0]}", "Build it again.")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    artifact.location.get(partial)
+    (partial / RECORD_FILE).rename(partial / "trunkline.json")  # how a folder outside the store names its origin
+    partial.rename(folder)
+    print(f"{artifact.record.ref} -> {folder}")
+
+
+@artifacts.command()
+def alias(
+    name: Annotated[str | None, typer.Argument(help="Alias, such as chat@prod; lists all without it.")] = None,
+    ref: Annotated[str | None, typer.Argument(help="Artifact that it shall point to.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias to an artifact, atomically; list or remove aliases."""
+    from cluster.errors import UsageError
+    from cluster.store import Store
+
+    opened = Store(store)
+    if name is None:
+        if as_json:
+            print_json(opened.aliases())
+        else:
+            print_table(("alias", "artifact"), sorted(opened.aliases().items()), "No aliases.")
+    elif remove:
+        opened.remove_alias(name)
+        print(f"{name} removed")
+    elif ref is None:
+        raise UsageError("which artifact?", f"Write `ctl artifacts alias {name} ARTIFACT`.")
+    else:
+        artifact = opened.resolve(ref)
+        opened.set_alias(name, artifact)
+        print(f"{name} -> {artifact.record.ref}")
+
+
+@artifacts.command()
+def gc(
+    older_than_days: Annotated[float, typer.Option(help="Keep everything younger.", min=0)] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it only list what would go.")] = False,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Collect garbage: old artifacts that no alias needs, and work that was begun and abandoned."""
+    from cluster.gc import collect
+    from cluster.store import Store
+
+    garbage = collect(Store(store), older_than_days, dry_run=not yes)
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.to_builtins(garbage))
+        return
+    rows = [(item.place, size(item.size_bytes), item.reason) for item in garbage]
+    print_table(("removed" if yes else "would go", "size", "why"), rows, "Nothing to collect.")
+    if garbage and not yes:
+        print("Add --yes to remove them.")

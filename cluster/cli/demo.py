@@ -1,0 +1,104 @@
+"""`ctl demo`: the whole line before one's eyes, from this machine's Python sources to an answer from an endpoint."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.cli.options import Config, Sets, StoreRoot
+
+if TYPE_CHECKING:
+    from cluster.artifact import Artifact
+    from cluster.store import Store
+
+PROMPT = "import os\n\n\ndef read_"
+COMPLETION_TOKENS = 48
+
+
+def demo(
+    config: Config = None,
+    set_: Sets = None,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Also serve the model and ask it.")] = True,
+    port: Annotated[int, typer.Option("--port", help="Port of the endpoint.", min=1, max=65535)] = 8000,
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the endpoint running.")] = False,
+    store: StoreRoot = None,
+) -> None:
+    """Train, evaluate and serve a small code model on this machine, in minutes; finished stages are not run again."""
+    import time
+
+    from cluster.cli.pipelines import load
+    from cluster.errors import NotReadyError
+    from cluster.local import port_taken
+    from cluster.pipeline import run
+    from cluster.provenance import PROJECT_ROOT
+    from cluster.view import make_view
+
+    clock = time.monotonic()
+    if serve and port_taken(port):
+        raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
+    graph, opened = load(PROJECT_ROOT / "pipelines" / "quickstart.py", config, set_, "", store)
+    built = run(graph, opened, make_view())
+    model = built["model"]
+    _say("quality on held-out files, in bits per byte (lower is better)", _quality(built["evaluation"]))
+    if serve:
+        _serve_and_ask(model, opened, port, keep_serving)
+    _lineage(model)
+    print(f"\nDone in {time.monotonic() - clock:.0f} s. Next: ctl chat --model {model.record.ref}", flush=True)
+
+
+def _say(heading: str, text: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(f"\n[bold]{heading}[/bold]")
+    print(text, flush=True)
+
+
+def _quality(evaluation: "Artifact") -> str:
+    metrics = evaluation.metrics
+    rows = [
+        ("this model", metrics["bits_per_byte"], f"perplexity {metrics['perplexity']:.2f} per token"),
+        ("byte 5-gram (Witten-Bell)", metrics["ngram_bits_per_byte"], "trained on exactly the bytes the model saw"),
+        ("xz -9", metrics["xz_bits_per_byte"], "compresses the held-out files themselves, repeats included"),
+    ]
+    return "\n".join(f"  {name:<26} {value:6.3f}   {note}" for name, value, note in rows)
+
+
+def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> None:
+    """Bring the endpoint up, ask it once with the `openai` package, and take it down unless it is to stay."""
+    import os
+    from importlib import import_module
+
+    from cluster import local, runtime
+    from cluster.specs import EndpointSpec
+
+    spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)
+    print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)
+    if keep:
+        runtime.disconnect()  # what stays must live on a cluster that stays
+        head = local.running_head() or local.start_head(
+            num_cpus=None, port=local.PORT, dashboard_port=local.DASHBOARD_PORT
+        )
+        os.environ["RAY_ADDRESS"] = head.address
+    endpoint = import_module("serving.app").deploy(spec, store)
+    answer = _ask(endpoint.base_url, endpoint.name)
+    _say(f"a completion from {endpoint.base_url}, fetched with the openai package", _indent(PROMPT + answer))
+    runtime.disconnect()
+    if keep:
+        print(f"\nThe endpoint stays at {endpoint.base_url}; `ctl down` ends it.", flush=True)
+
+
+def _ask(base_url: str, model: str) -> str:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=base_url, api_key="none")
+    reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=COMPLETION_TOKENS, temperature=0)
+    return reply.choices[0].text
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines())
+
+
+def _lineage(model: "Artifact") -> None:
+    from cluster.lineage import lineage, render
+
+    _say("where the model comes from", render(lineage(model)))

@@ -1,0 +1,18 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Script = Annotated[Path, typer.Argument(help="Pipeline script.", show_default=False)]
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file: step to fields.", show_default=False)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STEP.FIELD=VALUE", help="Override one field; may be repeated.", show_default=False),
+]
+Name = Annotated[str, typer.Option("--name", help="Name of the artifacts [default: the pipeline's].")]
+StoreRoot = Annotated[
+    str | None,
+    typer.Option("--store", envvar="TRUNKLINE_STORE", help="Root of the artifact store: a path or s3://..."),
+]

@@ -1,0 +1,193 @@
+"""`ctl serve`, `ctl generate`, `ctl chat`: models that answer.
+
+`serving` stands beside `cluster` and is loaded by name, as stages are, so that the core does not depend on it.
+"""
+
+import importlib
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.options import StoreRoot
+from cluster.cli.output import AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from cluster.specs import EndpointSpec
+
+serve = typer.Typer(help="Endpoints: bring a model up behind the OpenAI API, list, take down.", no_args_is_help=True)
+
+WATCH_SECONDS = 5.0
+
+Model = Annotated[str | None, typer.Option("--model", help="Artifact: alias, kind/name, name, or fingerprint.")]
+EndpointUrl = Annotated[str | None, typer.Option("--endpoint", help="URL of an OpenAI-compatible endpoint.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Length of an answer.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token each time.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
+
+
+@serve.command()
+def up(
+    model: Annotated[str, typer.Argument(help="Artifact: alias, kind/name, name, or fingerprint.")],
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on [default: 8000].")] = None,
+    name: Annotated[str, typer.Option("--name", help="Name for clients [default: the artifact's].")] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="endpoint.FIELD=VALUE", help="Override a field; may be repeated."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Return when it answers, or at once.")] = True,
+    store: StoreRoot = None,
+) -> None:
+    """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0."""
+    from cluster.errors import UsageError
+    from cluster.store import Store
+
+    spec = _spec(model, port, name, set_ or [])
+    stays = _join_cluster()
+    if not (stays or wait):
+        raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
+    app = importlib.import_module("serving.app")
+    if stays:
+        _announce(app.deploy(spec, Store(store), wait=wait), wait)
+        return
+    try:
+        endpoint = app.deploy(spec, Store(store))
+        _announce(endpoint, wait)
+        print("Ctrl-C ends it.", flush=True)
+        _watch(app, endpoint.name)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    finally:
+        importlib.import_module("cluster.runtime").disconnect()
+
+
+def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
+    from cluster.errors import SpecError
+    from cluster.graph import read_changes
+    from cluster.spec import override
+    from cluster.specs import EndpointSpec
+
+    changes = read_changes(None, sets)
+    if unknown := [step for step in changes if step != "endpoint"]:
+        raise SpecError(f"--set {unknown[0]}: there is only the endpoint", "Write --set endpoint.FIELD=VALUE.")
+    given = {"port": port, "served_name": name or None}
+    fields = {"endpoint": {k: v for k, v in given.items() if v is not None}}
+    return override(EndpointSpec(model=model), {**changes.get("endpoint", {}), **fields["endpoint"]}, "endpoint")
+
+
+def _join_cluster() -> bool:
+    """Whether there is a running cluster (RAY_ADDRESS, or what `ctl up` started); what follows then joins it."""
+    from cluster import local
+
+    if os.environ.get("RAY_ADDRESS"):
+        return True
+    head = local.running_head()
+    if head is not None:
+        os.environ["RAY_ADDRESS"] = head.address
+    return head is not None
+
+
+def _announce(endpoint: Any, ready: bool) -> None:
+    print(f"{endpoint.name} ({endpoint.model}) {'is ready' if ready else 'is starting'}: {endpoint.base_url}")
+    body = f'{{"model": "{endpoint.name}", "prompt": "def main():", "max_tokens": 32}}'
+    print(f"curl {endpoint.base_url}/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
+
+
+def _watch(app: Any, name: str) -> None:
+    """Wait for ever, or until the endpoint fails for good."""
+    from cluster.errors import JobError
+
+    pause = threading.Event()
+    while True:
+        pause.wait(WATCH_SECONDS)
+        states = {endpoint.name: endpoint for endpoint in app.endpoints()}
+        if name not in states:
+            raise JobError(f"endpoint {name!r} is gone", "Start it again.")
+        if states[name].status == "DEPLOY_FAILED":
+            raise JobError(f"endpoint {name!r} failed: {states[name].message}", "Start it again.")
+
+
+@serve.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the endpoints of the running cluster."""
+    import msgspec
+
+    from cluster.dashboard import dashboard_url, request
+
+    details = request("GET", dashboard_url(), "/api/serve/applications/")
+    found = importlib.import_module("serving.endpoints").from_details(details)
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    rows = [(e.name, e.model, e.status, e.replicas, e.base_url) for e in found]
+    print_table(("endpoint", "model", "status", "replicas", "base URL"), rows, "No endpoints.")
+
+
+@serve.command()
+def down(
+    name: Annotated[str | None, typer.Argument(help="Endpoint to take down.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Take all of them down.")] = False,
+) -> None:
+    """Take an endpoint down; the requests it has begun are finished first."""
+    from cluster.errors import NotReadyError, UsageError
+    from cluster.runtime import connect
+    from cluster.specs import ScalingSpec
+
+    if (name is None) != all_:
+        raise UsageError("which endpoint?", "Give its name, or --all.")
+    if not _join_cluster():
+        raise NotReadyError("no Ray cluster is running here", "An endpoint in the foreground ends with Ctrl-C.")
+    connect(ScalingSpec())
+    app = importlib.import_module("serving.app")
+    for chosen in [name] if name else [endpoint.name for endpoint in app.endpoints()]:
+        app.undeploy(chosen)
+        print(f"{chosen} is down")
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    model: Model = None,
+    endpoint: EndpointUrl = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print as it comes, or at the end.")] = True,
+    store: StoreRoot = None,
+) -> None:
+    """Continue a text with a model, in this process (--model) or at an endpoint (--endpoint)."""
+    talker, talk = _talker(model, endpoint, store)
+    pieces = talker.complete(prompt, talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed))
+    for piece in pieces if stream else ["".join(pieces)]:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    print()
+
+
+def chat(
+    model: Model = None,
+    endpoint: EndpointUrl = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.7,
+    seed: Seed = 0,
+    store: StoreRoot = None,
+) -> None:
+    """Chat in the terminal. `clear` forgets the conversation, `stop` ends it, Ctrl-C cuts an answer short."""
+    talker, talk = _talker(model, endpoint, store)
+    sampling = talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    importlib.import_module("serving.repl").chat(talker, sampling)
+
+
+def _talker(model: str | None, endpoint: str | None, store: str | None) -> tuple[Any, Any]:
+    """Whoever answers, and the module that knows how to ask."""
+    from cluster.errors import UsageError
+    from cluster.store import Store
+
+    if (model is None) == (endpoint is None):
+        raise UsageError("which model?", "Give either --model ARTIFACT or --endpoint URL.")
+    talk = importlib.import_module("serving.talk")
+    if endpoint is not None:
+        return importlib.import_module("serving.remote").Remote(endpoint), talk
+    artifact = Store(store).resolve(model or "")
+    return importlib.import_module("serving.in_process").InProcess(artifact), talk

@@ -1,0 +1,60 @@
+"""`ctl spec`: what can be asked for."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.output import AsJson, print_json, print_table
+
+spec = typer.Typer(help="Specs: kinds, their JSON Schema, and validation of a file.", no_args_is_help=True)
+
+
+@spec.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the kinds of spec."""
+    from cluster.specs import SPECS
+
+    rows = [(kind, ", ".join(cls.inputs.values()), (cls.__doc__ or "").split("\n")[0]) for kind, cls in SPECS.items()]
+    if as_json:
+        print_json([dict(zip(("kind", "inputs", "description"), row, strict=True)) for row in rows])
+        return
+    print_table(("kind", "built from", "what it is"), rows, "")
+
+
+@spec.command()
+def schema(kind: Annotated[str, typer.Argument(help="Kind of spec, see `ctl spec list`.")]) -> None:
+    """Print the JSON Schema of a kind, so that editors complete the YAML."""
+    from cluster.errors import InputError, nearest
+    from cluster.spec import schema as schema_of
+    from cluster.specs import SPECS
+
+    if kind not in SPECS:
+        raise InputError(f"no spec is called {kind!r}", nearest(kind, list(SPECS)))
+    print_json(schema_of(SPECS[kind]))
+
+
+@spec.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="YAML file: kinds to fields, as given to --config.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a file given to `--config` whose steps are named after their kinds, and show the resolved specs."""
+    from cluster.errors import SpecError, nearest
+    from cluster.graph import read_yaml
+    from cluster.spec import convert, fields
+    from cluster.specs import SPECS
+
+    resolved = {}
+    for kind, given in read_yaml(file).items():
+        if kind not in SPECS:
+            raise SpecError(f"{file}: {kind}: no spec is called so", nearest(str(kind), list(SPECS)))
+        if not isinstance(given, dict):
+            raise SpecError(f"{file}: {kind}: expected fields, got {given!r}")
+        resolved[kind] = fields(convert(given, SPECS[kind], f"{file}: {kind}"))
+    if as_json:
+        print_json(resolved)
+        return
+    import yaml
+
+    print(yaml.safe_dump(resolved, sort_keys=False), end="")

@@ -1,0 +1,87 @@
+"""The REST side of a Ray cluster: which one is meant, and one bounded way to ask it.
+
+Everything that only looks (status, jobs, endpoints) goes through the dashboard's port: it needs no Ray process on this
+machine, so it works through a port-forward to a cluster in Kubernetes as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster import local, runtime
+from cluster.errors import JobError, NotReadyError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+REQUEST_TIMEOUT_SECONDS = 15.0
+
+
+def dashboard_url() -> str:
+    """URL of the dashboard of the cluster that is meant: RAY_ADDRESS, else the one that `ctl up` started here.
+
+    RAY_ADDRESS may be the dashboard's URL (`http://host:8265`) or the head's `host:port`. Raises NotReadyError where
+    there is none or it does not answer.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        return address.rstrip("/")
+    if address in ("", "auto", "local"):
+        head = local.running_head()
+        if head is None:
+            raise NotReadyError("no Ray cluster is running here", "Start one with `ctl up`, or set RAY_ADDRESS.")
+        return head.dashboard
+    runtime.use_token(create=False)
+    if "://" in address or not runtime.answers(address):
+        raise NotReadyError(f"no Ray cluster answers at {address}", "Start one with `ctl up`, or correct RAY_ADDRESS.")
+    return _published_url(address)
+
+
+def _published_url(address: str) -> str:
+    """The dashboard's address as the head publishes it to its cluster."""
+    from ray._private import ray_constants
+    from ray._raylet import GcsClient
+
+    key = ray_constants.DASHBOARD_ADDRESS.encode()
+    found = GcsClient(address=address).internal_kv_get(key, namespace=ray_constants.KV_NAMESPACE_DASHBOARD, timeout=10)
+    if not found:
+        raise NotReadyError(f"the cluster at {address} has no dashboard", "Set RAY_ADDRESS to its http:// address.")
+    return f"http://{found.decode()}"
+
+
+def job_client(url: str) -> JobSubmissionClient:
+    """Ray's client of the jobs API, with the token. Raises NotReadyError where nobody answers or it is refused."""
+    request("GET", url, "/api/version")
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(url)
+    if not runtime.debugging():
+        for module in ("dashboard_sdk", "job.sdk"):  # they tell of every upload and every closed socket
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    return client
+
+
+def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> Any:
+    """One request with the token; the decoded JSON, or None for 404.
+
+    Raises NotReadyError where nobody answers in time or the token is refused, JobError for other failures.
+    """
+    import requests
+
+    token = runtime.use_token(create=False)
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    headers = get_auth_headers_if_auth_enabled({}) if token else {}
+    try:
+        reply = requests.request(method, url + path, headers=headers, timeout=timeout_seconds)
+    except requests.RequestException:
+        raise NotReadyError(f"no Ray dashboard answers at {url}", "Start a cluster with `ctl up`.") from None
+    if reply.status_code in (401, 403):
+        raise runtime.refused(url)
+    if reply.status_code == 404:
+        return None
+    if not reply.ok:
+        raise JobError(f"{url}{path}: HTTP {reply.status_code}: {reply.text[:300]}", "Run `ctl doctor`.")
+    return reply.json()

@@ -1,0 +1,68 @@
+"""One tree of errors. Each knows its exit code and its remedy, and survives pickling (Ray carries it between processes).
+
+Exit codes: 0 done, 2 usage, 3 bad spec or input, 4 the environment is not ready, 5 the job failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class TrunklineError(Exception):
+    """Base of every error meant for a user: `message` says what is wrong and where, `remedy` what to do."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.remedy}"
+
+
+class UsageError(TrunklineError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+class SpecError(TrunklineError):
+    """A spec or an override is wrong: unknown field, wrong type, value out of bounds."""
+
+    exit_code = 3
+
+
+class InputError(TrunklineError):
+    """A file, an artifact or another input is missing or unreadable."""
+
+    exit_code = 3
+
+
+class NotReadyError(TrunklineError):
+    """The environment lacks something: a cluster, a port, disk, a token, a package."""
+
+    exit_code = 4
+
+
+class JobError(TrunklineError):
+    """The work was begun and failed."""
+
+    exit_code = 5
+
+
+class InterruptedRun(TrunklineError):
+    """The user stopped the work; what was finished is kept."""
+
+    exit_code = 130
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A remedy that names the known word closest to `word`, or lists all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(sorted(known))}."

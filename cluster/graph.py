@@ -1,0 +1,135 @@
+"""The graph of a pipeline: running its function records the steps; nothing is built and nothing heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster import spec as specs
+from cluster.artifact import Artifact
+from cluster.errors import InputError, SpecError, nearest
+from cluster.specs import ScalingSpec, Spec
+from cluster.store import Store
+
+SCALING = "scaling"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact that a pipeline wants: a spec and the steps (or finished artifacts) that it is built from."""
+
+    key: str
+    spec: Spec
+    inputs: dict[str, Step | Artifact]
+    fingerprint: str
+
+    @property
+    def kind(self) -> str:
+        return self.spec.kind
+
+
+Steps = Callable[..., Step]
+
+
+@dataclass
+class Graph:
+    """The steps of a pipeline in the order in which they can be built, and the scaling that they share."""
+
+    name: str
+    steps: list[Step] = field(default_factory=list)
+    scaling: ScalingSpec = field(default_factory=ScalingSpec)
+
+    def step(self, key: str) -> Step:
+        for step in self.steps:
+            if step.key == key:
+                return step
+        raise SpecError(f"{self.name} has no step {key!r}", nearest(key, [step.key for step in self.steps]))
+
+
+def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any], store: Store) -> Graph:
+    """Run a pipeline's function and record its steps, each spec overridden by `changes[key]`.
+
+    Raises SpecError for a change to a step that does not exist, a wrong value, or inputs that do not fit.
+    """
+    graph = Graph(name)
+    scaling = _mapping(changes.get(SCALING, {}), SCALING)
+
+    def add(spec: Spec, name: str = "", **inputs: Step | str) -> Step:
+        key = name or spec.kind
+        if any(step.key == key for step in graph.steps):
+            raise SpecError(f"{graph.name}: two steps are called {key!r}", "Give one of them `name=...`.")
+        if key in changes:
+            spec = specs.override(spec, _mapping(changes[key], key), key)
+        else:
+            spec.check()
+        resolved = {n: store.resolve(i) if isinstance(i, str) else i for n, i in inputs.items()}
+        _check_inputs(key, spec, resolved)
+        prints = {n: i.fingerprint for n, i in resolved.items()}
+        step = Step(key, spec, resolved, specs.fingerprint(spec, prints))
+        graph.steps.append(step)
+        return step
+
+    function(add)
+    known = [step.key for step in graph.steps] + [SCALING]
+    for key in changes:
+        if key not in known:
+            raise SpecError(f"{key}: {graph.name} has no such step", nearest(key, known))
+    graph.scaling = specs.convert(scaling, ScalingSpec, SCALING)
+    return graph
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SpecError(f"{where}: expected fields, got {value!r}", f"Write `{where}.FIELD=VALUE`.")
+    return value
+
+
+def _check_inputs(key: str, spec: Spec, inputs: dict[str, Step | Artifact]) -> None:
+    for name, given in inputs.items():
+        if name not in spec.inputs:
+            raise SpecError(f"{key}: no input is called {name!r}", nearest(name, list(spec.inputs) or ["(none)"]))
+        if given.kind != spec.inputs[name]:
+            raise SpecError(f"{key}: input {name!r} must be a {spec.inputs[name]}, not a {given.kind}")
+    for name in spec.inputs:
+        if name not in inputs and name not in spec.optional_inputs:
+            raise SpecError(f"{key}: input {name!r} is missing", f"Pass the {spec.inputs[name]} step as `{name}=...`.")
+
+
+def read_changes(config: Path | None, sets: list[str]) -> dict[str, Any]:
+    """Merge `--config FILE` (YAML: step to fields) and, over it, every `--set step.field=value`."""
+    changes: dict[str, Any] = {}
+    if config is not None:
+        changes = read_yaml(config)
+    for assignment in sets:
+        path, equals, text = assignment.partition("=")
+        keys = path.strip().split(".")
+        if not equals or len(keys) < 2 or not all(keys):
+            raise SpecError(f"--set {assignment}: not of the form STEP.FIELD=VALUE", "Try pretrain.total_tokens=1e6.")
+        value: Any = specs.parse_literal(text)
+        for key in reversed(keys):
+            value = {key: value}
+        changes = specs.merge(changes, value)
+    return changes
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that must hold a mapping. Raises InputError or SpecError with the line."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: expected a mapping of steps to fields, got {type(data).__name__}")
+    return dict(specs.numbers(data))

@@ -1,0 +1,219 @@
+"""Pipelines as jobs of a Ray cluster, through Ray's own jobs API: submit, follow, stop, list, retry.
+
+Everything is resolved on this side: the specs are checked before the cluster is touched, and the job gets a zip of the
+code and plain `--set` overrides. No secret travels: the environment of a job stands in its metadata for all to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import os
+import re
+import secrets
+import shlex
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster import dashboard, package, provenance
+from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.store import Store
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+POLL_SECONDS = 0.5
+# A stopped driver gets this long to save its work; afterwards Ray kills it.
+STOP_SECONDS = 30
+# Not secret, and the job finds neither the store nor its models without them.
+CARRIED = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE")
+METADATA_KEY = "trunkline"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the cluster tells of it; times are ISO 8601, empty where there is none yet."""
+
+    id: str
+    status: str
+    entrypoint: str
+    message: str
+    exit_code: int | None
+    started_at: str
+    ended_at: str
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is submitted, and all that is needed to submit it again. `changes`: step to fields, and `scaling`."""
+
+    script: str
+    changes: dict[str, Any]
+    name: str
+    store: str
+
+    def check(self) -> str:
+        """Read the script and lay the changes over its specs, as the job will; return the run's name."""
+        from cluster.pipeline import load_script
+
+        return load_script(Path(self.script)).graph(Store(self.store), self.changes, self.name).name
+
+    def arguments(self) -> list[str]:
+        """The changes as plain overrides."""
+        found = ["--name", self.name] if self.name else []
+        for step, fields in self.changes.items():
+            for field, value in fields.items():
+                found += ["--set", f"{step}.{field}={json.dumps(value)}"]
+        return found
+
+
+def submit(submission: Submission) -> str:
+    """Check, pack and submit; return the job's id, made of the run's name and a few random letters.
+
+    Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
+    """
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", submission.check())
+    client = _client()
+    store = Store(submission.store).root
+    environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
+    code = provenance.code()
+    environment |= {
+        "TRUNKLINE_STORE": submission.store,
+        provenance.CODE_VARIABLE: f"{code.commit}:{code.dirty}",
+        "PYTHONUNBUFFERED": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+    }
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        archive = Path(folder) / "job.zip"
+        script = package.pack(Path(submission.script), archive, store.path if store.is_local else None)
+        return str(
+            client.submit_job(
+                entrypoint=shlex.join(["python", script.as_posix(), *submission.arguments()]),
+                submission_id=f"{name}-{secrets.token_hex(3)}",
+                runtime_env={"working_dir": str(archive), "env_vars": environment},
+                metadata={METADATA_KEY: json.dumps(asdict(submission))},
+            )
+        )
+
+
+def retry(job_id: str) -> str:
+    """Submit what a job was again, with the code as it is now; finished steps are found in the store."""
+    metadata = _details(_client(), job_id).metadata or {}
+    if METADATA_KEY not in metadata:
+        raise InputError(f"job {job_id} was not submitted by ctl", "Use `ctl submit SCRIPT`.")
+    return submit(Submission(**json.loads(metadata[METADATA_KEY])))
+
+
+def list_jobs() -> list[Job]:
+    """All submitted jobs that the cluster remembers, oldest first."""
+    return [_job(details) for details in _submitted(_client())]
+
+
+def get(job_id: str) -> Job:
+    """One job. Raises InputError for an id that the cluster does not know."""
+    return _job(_details(_client(), job_id))
+
+
+def logs(job_id: str) -> str:
+    """What a job has written so far."""
+    client = _client()
+    _details(client, job_id)
+    return str(client.get_job_logs(job_id))
+
+
+def follow(job_id: str, write: Callable[[str], Any]) -> Job:
+    """Pass a job's output to `write` as it comes, until the job ends; return how it ended."""
+    client = _client()
+    _details(client, job_id)
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job_id):
+            write(text)
+
+    try:
+        asyncio.run(tail())
+    except (RuntimeError, OSError) as error:
+        raise NotReadyError(
+            f"the cluster was lost while following job {job_id}: {error}", "See `ctl status`."
+        ) from None
+    return _wait(client, job_id, timeout_seconds=60)
+
+
+def stop(job_id: str) -> Job:
+    """Ask a job to stop, and wait until it has; it gets time to save its work. One that has ended stays as it is."""
+    client = _client()
+    if not _job(_details(client, job_id)).ended:
+        client.stop_job(job_id)
+    return _wait(client, job_id, timeout_seconds=STOP_SECONDS + 30)
+
+
+def failure(job: Job) -> JobError | None:
+    """The error that a job's end amounts to, with the exit code of its driver; None where it succeeded."""
+    if job.status == "SUCCEEDED":
+        return None
+    if job.status == "STOPPED":
+        return JobError(f"job {job.id} was stopped", f"Go on with `ctl jobs retry {job.id}`.")
+    code = job.exit_code if job.exit_code is not None and job.exit_code > 0 else None
+    reason = f" with exit code {code}" if code else f": {job.message.strip()}" if job.message else ""
+    error = JobError(f"job {job.id} failed{reason}", f"Mend it and go on with `ctl jobs retry {job.id}`.")
+    if code:
+        error.exit_code = code
+    return error
+
+
+def _client() -> JobSubmissionClient:
+    return dashboard.job_client(dashboard.dashboard_url())
+
+
+def _wait(client: JobSubmissionClient, job_id: str, timeout_seconds: float) -> Job:
+    deadline = time.monotonic() + timeout_seconds
+    pause = threading.Event()
+    while not (job := _job(client.get_job_info(job_id))).ended:
+        if time.monotonic() > deadline:
+            raise JobError(f"job {job_id} is still {job.status} after {timeout_seconds:.0f} s", "See `ctl jobs show`.")
+        pause.wait(POLL_SECONDS)  # the jobs API sends no events
+    return job
+
+
+def _submitted(client: JobSubmissionClient) -> list[Any]:
+    found = [details for details in client.list_jobs() if details.submission_id]
+    return sorted(found, key=lambda details: details.start_time or 0)
+
+
+def _details(client: JobSubmissionClient, job_id: str) -> Any:
+    found = {details.submission_id: details for details in _submitted(client)}
+    if job_id not in found:
+        raise InputError(f"no job {job_id!r}", nearest(job_id, list(found)) if found else "No job was submitted yet.")
+    return found[job_id]
+
+
+def _job(details: Any) -> Job:
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        entrypoint=details.entrypoint,
+        message=details.message or "",
+        exit_code=details.driver_exit_code,
+        started_at=_time(details.start_time),
+        ended_at=_time(details.end_time),
+    )
+
+
+def _time(milliseconds: int | None) -> str:
+    if not milliseconds:
+        return ""
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC).isoformat(timespec="seconds")

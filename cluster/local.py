@@ -1,0 +1,239 @@
+"""A Ray cluster on this machine: `ctl up`, `ctl up --join`, `ctl down`.
+
+Ray's own `ray stop` ends every Ray on the machine. We end what we started and nothing else: all processes of a node
+inherit a mark in their environment, which neither a reused process id nor a re-parented child can confuse.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from cluster import runtime
+from cluster.errors import InputError, NotReadyError
+
+if TYPE_CHECKING:
+    import psutil
+
+MARK = "TRUNKLINE_NODE"
+PORT = 6379
+DASHBOARD_PORT = 8265
+START_SECONDS = 120.0
+STOP_SECONDS = 20.0  # a job's driver may save its work before it goes
+POLL_SECONDS = 0.5
+OBJECT_STORE_BYTES = 2 << 30
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A Ray node that was started here."""
+
+    id: str
+    role: Literal["head", "worker"]
+    address: str
+    dashboard: str = ""
+
+
+def home() -> Path:
+    """Where the state of this machine's cluster is kept: $TRUNKLINE_HOME, else ~/.trunkline."""
+    return Path(os.environ.get("TRUNKLINE_HOME") or Path.home() / ".trunkline")
+
+
+def _state_file() -> Path:
+    return home() / "nodes.json"
+
+
+def nodes() -> list[Node]:
+    """The nodes that were started here and not stopped, whether or not they still live."""
+    try:
+        return msgspec.json.decode(_state_file().read_bytes(), type=list[Node])
+    except FileNotFoundError:
+        return []
+    except msgspec.DecodeError as error:
+        raise InputError(f"{_state_file()}: {error}", "Run `ray stop`, and remove the file.") from None
+
+
+def _save(found: list[Node]) -> None:
+    path = _state_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_bytes(msgspec.json.encode(found))
+    partial.replace(path)
+
+
+def running_head() -> Node | None:
+    """The head that `ctl up` started here, if it lives."""
+    return next((node for node in nodes() if node.role == "head" and processes(node)), None)
+
+
+def processes(node: Node) -> list[psutil.Process]:
+    """The living processes of a node: those that carry its mark, and their descendants."""
+    import psutil
+
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in found and process.environ().get(MARK) == node.id:
+                found |= {member.pid: member for member in (process, *process.children(recursive=True))}
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for process in found.values() if _lives(process)]
+
+
+def start_head(*, num_cpus: int | None, port: int, dashboard_port: int) -> Node:
+    """Start a head with token authentication and its dashboard on 127.0.0.1.
+
+    Raises NotReadyError where a port is taken or Ray does not come up in time.
+    """
+    for node in nodes():
+        stop(node)  # its processes died without us; here go the last of them, and its entry
+    _check_port(port, "--port")
+    _check_port(dashboard_port, "--dashboard-port")
+    runtime.use_token(create=True)
+    address = f"{_own_address()}:{port}"
+    node = Node(id=secrets.token_hex(8), role="head", address=address, dashboard=f"http://127.0.0.1:{dashboard_port}")
+    arguments = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    arguments += [f"--ray-client-server-port={_free_port()}"]
+    _ray_start(node, arguments, num_cpus)
+    return node
+
+
+def join(address: str, *, num_cpus: int | None) -> Node:
+    """Start a worker node that joins the head at `address`; on the head's own machine too."""
+    runtime.use_token(create=False)
+    if not runtime.answers(address):
+        raise NotReadyError(f"no Ray head answers at {address}", "Give HOST:PORT as `ctl up` printed it there.")
+    node = Node(id=secrets.token_hex(8), role="worker", address=address)
+    _ray_start(node, [f"--address={address}"], num_cpus)
+    return node
+
+
+def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
+    ray = Path(sys.executable).with_name("ray")
+    if not ray.exists():
+        raise NotReadyError("Ray is not installed", "Run scripts/setup.")
+    # Several nodes may share this machine and its address: each agent finds itself a free port.
+    arguments += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--object-store-memory={_store_bytes()}"]
+    if num_cpus is not None:
+        arguments.append(f"--num-cpus={num_cpus}")
+    environment = {**runtime.ENVIRONMENT, **os.environ, MARK: node.id}
+    # The jobs' `python` is the one that we run in, whether or not its environment was activated.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment.pop("RAY_ADDRESS", None)
+    _save([*nodes(), node])  # before the first process: whatever happens to us, `ctl down` finds them
+    try:
+        done = subprocess.run(
+            [str(ray), "start", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            start_new_session=True,  # Ctrl-C in this terminal later is not meant for the cluster
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        stop(node)
+        raise NotReadyError(
+            f"Ray did not start within {START_SECONDS:.0f} s", "See /tmp/ray/session_latest/logs."
+        ) from None
+    except BaseException:
+        stop(node)
+        raise
+    if done.returncode:
+        stop(node)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise NotReadyError(f"Ray did not start: {lines[-1] if lines else 'no reason given'}", "Run `ctl doctor`.")
+
+
+def stop(node: Node) -> int:
+    """End a node's processes, politely first, and forget it; how many there were.
+
+    Jobs go first, and may save their work; then the raylet, which takes leave of the head; then whatever is left.
+    """
+    found = processes(node)
+    servers = [process for process in found if _name(process) in ("raylet", "gcs_server")]
+    _end([process for process in found if process not in servers])
+    _end([process for process in servers if _name(process) == "raylet"])
+    if left := _end(processes(node), insist=True):
+        raise NotReadyError(f"processes {[p.pid for p in left]} do not end", "Look at them with `ps`, and try again.")
+    _save([other for other in nodes() if other.id != node.id])
+    return len(found)
+
+
+def _end(found: list[psutil.Process], *, insist: bool = False) -> list[psutil.Process]:
+    """Ask processes to end (`insist`: kill them) and wait until they have; those that have not in time."""
+    import psutil
+
+    left = [process for process in found if _lives(process)]
+    for process in left:
+        try:
+            process.kill() if insist else process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    deadline = time.monotonic() + STOP_SECONDS
+    while left and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=POLL_SECONDS)
+        left = [process for process in left if _lives(process)]
+    return left
+
+
+def _name(process: psutil.Process) -> str:
+    import psutil
+
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process runs; one that has ended may stay a zombie until its parent looks."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _check_port(port: int, option: str) -> None:
+    if port_taken(port):
+        raise NotReadyError(f"port {port} is in use", f"Choose another with `{option}`, or stop what holds it.")
+
+
+def port_taken(port: int) -> bool:
+    """Whether something on this machine listens on a TCP port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def _own_address() -> str:
+    from ray.util import get_node_ip_address
+
+    return str(get_node_ip_address())
+
+
+def _store_bytes() -> int:
+    """Shared memory for objects: modest, as stages stream their data, and never more than a third of what is there."""
+    import psutil
+
+    return min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().available) // 3)

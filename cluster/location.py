@@ -1,0 +1,166 @@
+"""A place for files on any fsspec file system, picklable, so that a task on another machine can write to it.
+
+Local paths, `s3://bucket/prefix`, `gs://`, ... Credentials and endpoints come from the environment
+(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...), never from a URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from cluster.errors import InputError
+
+CHUNK_BYTES = 1 << 20
+
+
+class Location:
+    """A folder: `Location("/data/x")` or `Location("s3://bucket/x")`. Names below it use forward slashes."""
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        text = os.fspath(url)
+        self.url = text.rstrip("/") if "://" in text else os.path.abspath(text)
+
+    def __repr__(self) -> str:
+        return f"Location({self.url!r})"
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self.url}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The folder as a local path. Raises InputError on an object store."""
+        if not self.is_local:
+            raise InputError(f"{self.url} is not on a local file system")
+        return Path(self.url)
+
+    @property
+    def fs(self) -> Any:
+        import fsspec
+
+        if self.is_local:
+            return fsspec.filesystem("file", auto_mkdir=True)
+        # Another process may have written since: listings must never come from a cache.
+        return fsspec.filesystem(self.url.split("://", 1)[0], use_listings_cache=False)
+
+    def _at(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+    def open(self, name: str, mode: str = "rb", **options: Any) -> IO[Any]:
+        """Open a file below this place. A file that is missing raises InputError."""
+        try:
+            if self.is_local:  # plain files: real tracebacks for a full disk, no wrapper in the hot path
+                path = Path(self._at(name))
+                if any(flag in mode for flag in "wax"):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                return open(path, mode, **options)
+            return self.fs.open(self._at(name), mode, **options)
+        except FileNotFoundError:
+            raise InputError(f"{self._at(name)}: no such file") from None
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return bytes(file.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a whole file so that a reader sees the old one or the new one, never a part."""
+        if not self.is_local:
+            self.fs.pipe_file(self._at(name), data)
+            return
+        partial = f"{name}.partial-{os.getpid()}"
+        with self.open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(self._at(partial), self._at(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that must not exist yet; False where it does. One of many at once wins, on S3 too."""
+        if self.is_local:
+            # Written aside and linked: a reader never sees the new file half-written.
+            partial = f"{name}.partial-{os.getpid()}-{os.urandom(4).hex()}"
+            with self.open(partial, "wb") as file:
+                file.write(data)
+            try:
+                os.link(self._at(partial), self._at(name))
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(self._at(partial))
+            return True
+        try:
+            self.fs.pipe_file(self._at(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def exists(self, name: str = "") -> bool:
+        return bool(self.fs.exists(self._at(name)))
+
+    def size_bytes(self, name: str) -> int:
+        return int(self.fs.size(self._at(name)))
+
+    def names(self, name: str = "") -> list[str]:
+        """Names of the direct children, sorted; an empty list where the folder does not exist."""
+        try:
+            found = self.fs.ls(self._at(name), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in found} - {""})
+
+    def walk(self) -> Iterator[str]:
+        """All files below, as sorted relative names."""
+        if self.is_local:
+            for path in sorted(Path(self.url).rglob("*")):
+                if path.is_file():
+                    yield path.relative_to(self.url).as_posix()
+            return
+        prefix = self.fs._strip_protocol(self.url) + "/"
+        for found in sorted(self.fs.find(self.url)):
+            yield found.removeprefix(prefix)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file or a folder with all it holds; nothing happens where there is none."""
+        if self.is_local:
+            path = Path(self._at(name))
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        try:
+            self.fs.rm(self._at(name), recursive=True)
+        except FileNotFoundError:
+            pass
+
+    def digest(self, name: str) -> str:
+        """SHA-256 (hex) of a file."""
+        digest = hashlib.sha256()
+        with self.open(name) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def put(self, folder: Path, name: str = "") -> None:
+        """Copy a local folder's files to `name` below this place, replacing files of the same name."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                target = "/".join(filter(None, (name, path.relative_to(folder).as_posix())))
+                with path.open("rb") as source, self.open(target, "wb") as sink:
+                    shutil.copyfileobj(source, sink, CHUNK_BYTES)
+
+    def get(self, folder: Path) -> None:
+        """Copy everything below this place into a local folder."""
+        for name in self.walk():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.open(name) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, CHUNK_BYTES)

@@ -1,0 +1,132 @@
+"""Pipelines: a function that strings steps together, planned without cost and run without repeating anything.
+
+@pipeline
+def quickstart(step):
+    corpus = step(CorpusSpec())
+    return step(TokenizerSpec(vocab_size=2048), corpus=corpus)
+
+if __name__ == "__main__":
+    main(quickstart)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.errors import InputError, NotReadyError, TrunklineError
+from cluster.graph import Graph, Steps, read_changes, record
+from cluster.provenance import PROJECT_ROOT
+from cluster.store import Store
+from cluster.view import View, make_view
+
+__all__ = ["Pipeline", "build", "load_script", "main", "pipeline", "run"]
+
+
+class Pipeline:
+    """A named pipeline function. `graph()` records its steps without building any."""
+
+    def __init__(self, function: Callable[[Steps], Any]) -> None:
+        self.function = function
+        self.name = function.__name__.replace("_", "-")
+        self.__doc__ = function.__doc__
+
+    def graph(self, store: Store, changes: dict[str, Any] | None = None, name: str = "") -> Graph:
+        """The steps, with `changes` (step to fields, and `scaling`) laid over their specs."""
+        if name and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise InputError(f"--name {name!r}: only letters, digits and . _ - are allowed")
+        return record(name or self.name, self.function, changes or {}, store)
+
+
+def pipeline(function: Callable[[Steps], Any]) -> Pipeline:
+    """Decorator: make a pipeline of a function that takes `step`."""
+    return Pipeline(function)
+
+
+def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
+    """Build every step that is not in the store yet; return all artifacts by step key."""
+    built: dict[str, Artifact] = {}
+    with view.running(graph):
+        for step in graph.steps:
+            inputs = {n: i if isinstance(i, Artifact) else built[i.key] for n, i in step.inputs.items()}
+            clock = time.monotonic()
+            found = store.find(step.kind, step.fingerprint)
+            view.started(step.key)
+            built[step.key] = found or build(
+                step.spec,
+                inputs,
+                store=store,
+                scaling=graph.scaling,
+                name=graph.name,
+                report=lambda *progress, key=step.key: view.progress(key, *progress),
+                waiting=lambda holder, key=step.key: view.waiting(key, holder),
+            )
+            view.finished(step.key, built[step.key], time.monotonic() - clock, was_there=found is not None)
+    return built
+
+
+def load_script(path: Path) -> Pipeline:
+    """The one pipeline that a script defines. Raises InputError for a missing, broken or ambiguous script."""
+    check_imports()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file", "Give the path of a pipeline script.")
+    found = importlib.util.spec_from_file_location(f"_pipeline_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+    except TrunklineError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines += [error.lineno] if isinstance(error, SyntaxError) else []
+        at = f":{lines[-1]}" if lines else ""
+        raise InputError(f"{path}{at}: {type(error).__name__}: {error}") from error
+    pipelines = [value for value in vars(module).values() if isinstance(value, Pipeline)]
+    if len(pipelines) != 1:
+        raise InputError(f"{path}: defines {len(pipelines)} pipelines", "A script has exactly one @pipeline function.")
+    return pipelines[0]
+
+
+def check_imports() -> None:
+    """Raise NotReadyError where a user's own folder called `pipelines` or `serving` shadows Trunkline's."""
+    for package in ("pipelines", "serving"):
+        found = importlib.util.find_spec(package)
+        places = list(found.submodule_search_locations or []) if found else []
+        if not any(Path(place).resolve() == PROJECT_ROOT / package for place in places):
+            raise NotReadyError(
+                f"the package {package!r} is imported from {places or 'nowhere'}, not from {PROJECT_ROOT}",
+                f"Rename your own folder {package!r}, or run from another directory.",
+            )
+
+
+def main(chosen: Pipeline) -> None:
+    """Run a pipeline from its own script: `python pipelines/x.py [--config FILE] [--set a.b=c] [--name N]`."""
+    import argparse
+
+    from cluster.console import guarded
+
+    parser = argparse.ArgumentParser(description=chosen.__doc__)
+    parser.add_argument("--config", type=Path, help="YAML file: step to fields")
+    parser.add_argument("--set", action="append", default=[], metavar="STEP.FIELD=VALUE", help="override one field")
+    parser.add_argument("--name", default="", help="name of the artifacts (default: the pipeline's)")
+    parser.add_argument("--store", default=None, help="root of the artifact store")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args()
+
+    def work() -> None:
+        check_imports()
+        store = Store(arguments.store)
+        graph = chosen.graph(store, read_changes(arguments.config, arguments.set), arguments.name)
+        run(graph, store, make_view())
+
+    sys.exit(guarded(work, debug=arguments.debug))

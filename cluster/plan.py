@@ -1,0 +1,67 @@
+"""What running a pipeline would do: which steps are built, which must run, and, field by field, why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import spec as specs
+from cluster.artifact import Artifact
+from cluster.graph import Graph, Step
+from cluster.store import Store
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step of a plan: the finished artifact, or why there is none."""
+
+    step: Step
+    artifact: Artifact | None
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step.key,
+            "kind": self.step.kind,
+            "fingerprint": self.step.fingerprint,
+            "built": self.artifact is not None,
+            "artifact": self.artifact.record.ref if self.artifact else None,
+            "reasons": list(self.reasons),
+        }
+
+
+def make_plan(graph: Graph, store: Store) -> list[Planned]:
+    """Compare every step with the store. For a step to build, `reasons` is the difference to the nearest artifact."""
+    planned = []
+    for step in graph.steps:
+        artifact = store.find(step.kind, step.fingerprint)
+        reasons: tuple[str, ...] = ()
+        if artifact is None:
+            reasons = tuple(_why(step, store))
+            if any(store.staging(step.kind, graph.name, step.fingerprint).walk()):
+                reasons += ("goes on from an interrupted run",)
+        planned.append(Planned(step, artifact, reasons))
+    return planned
+
+
+def _why(step: Step, store: Store) -> list[str]:
+    candidates = [_difference(step, artifact) for artifact in store.list(step.kind)]
+    if not candidates:
+        return [f"no {step.kind} has been built yet"]
+    return min(reversed(candidates), key=len)  # of equally near ones, the newest
+
+
+def _difference(step: Step, artifact: Artifact) -> list[str]:
+    lines = specs.diff(artifact.spec, specs.fields(step.spec))
+    if artifact.record.revision != step.spec.revision:
+        lines.append(f"revision of the stage: {artifact.record.revision} -> {step.spec.revision}")
+    parents = {name: parent.fingerprint for name, parent in artifact.record.parents.items()}
+    for name in sorted(parents.keys() | step.inputs.keys()):
+        new = step.inputs[name].fingerprint if name in step.inputs else None
+        if parents.get(name) != new:
+            lines.append(f"input {name}: {_short(parents.get(name))} -> {_short(new)}")
+    return lines
+
+
+def _short(fingerprint: str | None) -> str:
+    return fingerprint[:12] if fingerprint else "none"

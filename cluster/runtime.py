@@ -1,0 +1,166 @@
+"""The only `ray.init` of the project: joins the cluster that RAY_ADDRESS names, else starts one that dies with us.
+
+Ray retries for minutes against a head that is dead, hangs or refuses the token. So the head is asked first, by one
+RPC with a deadline, and the answer becomes one sentence. Every cluster is protected by Ray's token.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import NotReadyError
+from cluster.specs import ScalingSpec
+
+PROBE_SECONDS = 10.0
+DEBUG_VARIABLE = "TRUNKLINE_DEBUG"  # set: Ray's own logs, the workers' output and progress bars are shown
+TOKEN_PLACES = "RAY_AUTH_TOKEN, the file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
+
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without GPUs must not change what torch sees
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "true",  # said aloud, or tokenizers warns in every process that forks
+}
+# A private head that is gone never comes back: its helpers end within seconds instead of a minute.
+PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+WORKER_VARIABLES = ("DS_ACCELERATOR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TOKENIZERS_PARALLELISM")
+
+
+def debugging() -> bool:
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
+def connect(scaling: ScalingSpec) -> None:
+    """Make Ray usable in this process; nothing happens where it is already.
+
+    Raises NotReadyError where the cluster named by RAY_ADDRESS does not answer or refuses the token.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "")
+    private = address in ("", "local")
+    _prepare(private)
+    if not scaling.gpus_per_worker:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    options: dict[str, Any] = {"logging_level": "info" if debugging() else "error", "log_to_driver": debugging()}
+    if private:
+        options |= {"address": "local", "num_cpus": _cpus(scaling), "include_dashboard": False}
+    else:
+        _check(address)
+        # The cluster's own processes were started without our environment: the job carries what workers need.
+        carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
+        options |= {"address": address, "log_to_driver": True, "runtime_env": {"env_vars": carried}}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
+        raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
+
+
+def disconnect() -> None:
+    """Leave the cluster; a private one ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def _prepare(private: bool) -> None:
+    """Set the environment that Ray, its workers and the libraries in them read."""
+    if private:
+        os.environ.update(PRIVATE_ENVIRONMENT)
+    if not debugging():
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        if data := sys.modules.get("ray.data"):  # imported before us: it has read its environment already
+            data.DataContext.get_current().enable_progress_bars = False
+    use_token(create=private)
+
+
+def _cpus(scaling: ScalingSpec) -> int:
+    """Logical CPUs of a private cluster: the machine's, or more where a run asks for more workers than there are."""
+    training = math.ceil(scaling.num_workers * scaling.cpus_per_worker) + 1  # one for what runs beside the workers
+    return max(os.cpu_count() or 1, training, scaling.data_workers)
+
+
+def token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def use_token(*, create: bool) -> bool:
+    """Switch Ray's token authentication on in this process and its children; False where there is no token.
+
+    `create`: make one, readable by its owner only (Ray's own generator lets everybody read it). RAY_AUTH_MODE is
+    respected where it is set.
+    """
+    path = token_path()
+    if not os.environ.get("RAY_AUTH_TOKEN") and not path.exists():
+        if not create or os.environ.get("RAY_AUTH_MODE", "token") != "token":
+            return False
+        _create_token(path)
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "ray" in sys.modules:  # imported before us: it has read its environment already
+        from ray._raylet import Config
+
+        Config.initialize("")
+    return os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def _create_token(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(partial, path)  # of two commands at once one wins, and both use its token
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()
+
+
+def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a Ray head answers at `address` (`host:port`). Raises NotReadyError where it refuses our token."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.exceptions import AuthenticationError
+
+    channel = init_grpc_channel(address)
+    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    try:
+        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=timeout_seconds)
+    except AuthenticationError:
+        raise refused(address) from None
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise refused(address) from None
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def refused(address: str) -> NotReadyError:
+    """The error for a missing or wrong token."""
+    return NotReadyError(f"the Ray cluster at {address} refuses the token", f"Put the cluster's own in {TOKEN_PLACES}.")
+
+
+def _check(address: str) -> None:
+    if "://" in address:
+        raise NotReadyError(
+            f"RAY_ADDRESS={address} is not a place that a pipeline can join",
+            "Submit it there with `ctl submit`, or give HOST:PORT of the head (port 6379 by default).",
+        )
+    if address != "auto" and not answers(address):
+        raise NotReadyError(
+            f"no Ray cluster answers at {address}", "Start one with `ctl up`, or unset RAY_ADDRESS to run without."
+        )

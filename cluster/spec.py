@@ -1,0 +1,146 @@
+"""The base of all specs: what is wanted, as frozen literals that YAML, the command line and a hash agree on.
+
+A spec names its stage by an import string (`"pipelines.corpus.stage:build"`), so that reading, planning and
+validating one needs neither Ray nor torch. Its identity is the canonical JSON of its fields, its kind and `revision`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from cluster.errors import SpecError, nearest
+
+S = TypeVar("S", bound="Spec")
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all specs. Subclasses set the class variables and document every field in the line below it."""
+
+    kind: ClassVar[str]
+    stage: ClassVar[str]
+    revision: ClassVar[int] = 1
+    inputs: ClassVar[dict[str, str]] = {}
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Raise SpecError where fields contradict each other; bounds of single fields belong into their types."""
+
+
+def fields(spec: Spec) -> dict[str, Any]:
+    """The fields of a spec by name, as JSON gives them back (tuples are lists), so that old and new compare."""
+    return dict(msgspec.json.decode(msgspec.json.encode(spec)))
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no blanks; floats in their shortest form that reads back the same."""
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def fingerprint(spec: Spec, inputs: dict[str, str]) -> str:
+    """SHA-256 (hex) of kind, revision, literals and the fingerprints of the inputs (`inputs`: name to fingerprint)."""
+    identity = {"kind": spec.kind, "revision": spec.revision, "spec": fields(spec), "inputs": inputs}
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+def parse_literal(text: str) -> Any:
+    """A value as typed after `--set a.b=`: YAML, plus numbers such as `3e-4` and `2e6` that YAML 1.1 reads as text."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{text!r} is not a value: {error}", "Quote it, or write it as YAML.") from None
+    return numbers(value)
+
+
+def numbers(value: Any) -> Any:
+    """Turn strings such as `3e-4`, which YAML 1.1 does not take for numbers, into numbers, at any depth."""
+    if isinstance(value, dict):
+        return {k: numbers(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [numbers(v) for v in value]
+    if isinstance(value, str) and _NUMBER.match(value):
+        number = float(value.replace("_", ""))
+        return int(number) if number.is_integer() else number
+    return value
+
+
+def convert(data: dict[str, Any], cls: type[S], where: str) -> S:
+    """Build a spec from plain data, or raise a SpecError that names `where.field` and the remedy."""
+    known = [f.name for f in msgspec.structs.fields(cls)]
+    for key in data:
+        if key not in known:
+            raise SpecError(f"{where}.{key}: unknown field", nearest(str(key), known))
+    try:
+        spec = msgspec.convert(data, cls)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise SpecError(f"{where}{path.rstrip('`')}: {message}", f"See `ctl spec schema {_kind(cls)}`.") from None
+    spec.check()
+    return spec
+
+
+def override(spec: S, changes: dict[str, Any], where: str) -> S:
+    """A copy of `spec` with `changes` (nested plain data) laid over it, validated."""
+    return convert(merge(fields(spec), changes), type(spec), where)
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge of mappings; anything that is not a mapping on both sides is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Field-level difference of two plain specs, as lines `field: old -> new`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += diff(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return lines
+
+
+def field_docs(cls: type[Spec]) -> dict[str, str]:
+    """The docstring line under each field of a spec class and its bases, by field name."""
+    import ast
+    import inspect
+    import textwrap
+
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is Spec or not issubclass(base, Spec):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, following in zip(body.body, body.body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+                if isinstance(following.value, ast.Constant) and isinstance(node.target, ast.Name):
+                    docs[node.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+def schema(cls: type[Spec]) -> dict[str, Any]:
+    """JSON Schema of a spec, with the docstring of each field as its description."""
+    root = msgspec.json.schema(cls)
+    definition = root["$defs"][cls.__name__]
+    for name, text in field_docs(cls).items():
+        definition["properties"][name]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": _kind(cls), **root}
+
+
+def _kind(cls: type[Spec]) -> str:
+    return getattr(cls, "kind", cls.__name__)

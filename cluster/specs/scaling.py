@@ -1,0 +1,41 @@
+"""Where and how a stage runs. Never part of an artifact's identity, and never a change to its result."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+
+
+class ScalingSpec(Spec, frozen=True):
+    """Workers, batch split and memory strategy; nothing here may change a result beyond reduction order."""
+
+    kind: ClassVar[str] = "scaling"
+
+    num_workers: Annotated[int, Meta(ge=1)] = 2
+    """Training workers (data-parallel ranks)."""
+    cpus_per_worker: Annotated[float, Meta(gt=0)] = 1.0
+    """CPU cores that each training worker reserves and uses as threads."""
+    gpus_per_worker: Annotated[float, Meta(ge=0)] = 0.0
+    """GPUs that each training worker reserves; 0 trains on CPUs."""
+    data_workers: Annotated[int, Meta(ge=1)] = 2
+    """Parallel tasks of the data stages (reading, cleaning, tokenizing)."""
+    micro_batch_size: Annotated[int, Meta(ge=1)] | None = None
+    """Sequences per forward pass and worker; None takes global_batch_size / num_workers at once."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage: what is sharded over the workers (0 nothing, 1 optimizer, 2 gradients, 3 parameters)."""
+    checkpoint_every_seconds: Annotated[float, Meta(gt=0)] = 60.0
+    """Time between training checkpoints."""
+    keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
+    """How many of the newest training checkpoints are kept while training."""
+    max_failures: Annotated[int, Meta(ge=0)] = 3
+    """How many worker or node losses a training run survives without anyone's hand."""
+    log_every: Annotated[int, Meta(ge=1)] = 20
+    """Steps between two lines of training metrics."""
+
+    def check(self) -> None:
+        if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")

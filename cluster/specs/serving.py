@@ -1,0 +1,49 @@
+"""Spec of an endpoint. It is not built into an artifact: it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+
+
+class EndpointSpec(Spec, frozen=True):
+    """A model artifact behind the OpenAI API, by Ray Serve and vLLM."""
+
+    kind: ClassVar[str] = "endpoint"
+
+    model: str
+    """Artifact to serve: name, alias, or the beginning of a fingerprint."""
+    served_name: str = ""
+    """Name that clients give as `model`; empty takes the artifact's name."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    """Port to listen on."""
+    min_replicas: Annotated[int, Meta(ge=1)] = 1
+    """Replicas that always run."""
+    max_replicas: Annotated[int, Meta(ge=1)] = 1
+    """Replicas that autoscaling may reach."""
+    max_model_len: Annotated[int, Meta(ge=0)] = 0
+    """Longest sequence in tokens; 0 takes the model's own."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers that vLLM computes in; `auto` is float32 on CPUs and the stored type on GPUs."""
+    kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
+    """Memory for the KV cache on CPUs; on GPUs vLLM takes its share of the device."""
+    cpus: Annotated[float, Meta(gt=0)] = 1.0
+    """CPU cores that each replica's engine reserves."""
+    gpus: Annotated[int, Meta(ge=0)] = 0
+    """GPUs of each replica (tensor parallel size); 0 serves on CPUs."""
+    accelerator_type: str = ""
+    """Kind of GPU to ask for, as Ray names it (`H100`, `A100-80G`); empty takes any."""
+    start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
+    """How long the endpoint may take until it answers, bringing the model to the node included."""
+
+    def check(self) -> None:
+        if self.max_replicas < self.min_replicas:
+            raise SpecError("endpoint.max_replicas: less than min_replicas", "Raise it, or lower min_replicas.")
+        if self.accelerator_type and not self.gpus:
+            raise SpecError("endpoint.accelerator_type: the endpoint asks for no GPUs", "Set endpoint.gpus as well.")

@@ -1,0 +1,90 @@
+"""Specs of training, evaluation and export."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+
+
+class PretrainSpec(Spec, frozen=True):
+    """A causal language model trained from scratch on a token store."""
+
+    kind: ClassVar[str] = "pretrain"
+    stage: ClassVar[str] = "pipelines.training.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens"}
+
+    model: str = "gpt2-1m"
+    """Named size, such as `gpt2-124m` or `llama-1m` (the table is in pipelines/training/models.py)."""
+    model_overrides: dict[str, Any] = {}
+    """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
+    total_tokens: Annotated[int, Meta(ge=1)] = 2_000_000
+    """Tokens to train on; epochs follow from the size of the store."""
+    global_batch_size: Annotated[int, Meta(ge=1)] = 32
+    """Sequences of one optimizer step over all workers."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon on the hidden matrices, AdamW on the rest."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 5e-4
+    """Peak learning rate of AdamW."""
+    muon_learning_rate: Annotated[float, Meta(gt=0)] = 0.02
+    """Peak learning rate of Muon (used with `optimizer: muon` only)."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Learning rate after warm-up; `wsd` keeps the peak and decays over the last `decay_fraction`."""
+    warmup_steps: Annotated[int, Meta(ge=0)] = 100
+    """Steps of linear warm-up."""
+    decay_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """Share of the steps over which `wsd` decays to zero."""
+    min_learning_rate_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Learning rate at the end, as a fraction of the peak."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.1
+    """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    """AdamW's first moment."""
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.95
+    """AdamW's second moment."""
+    max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
+    """Gradient clipping by global norm; 0 switches it off."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Numbers of forward and backward pass; optimizer state is fp32 in both."""
+    evaluate_every_steps: Annotated[int, Meta(ge=0)] = 0
+    """Steps between validation losses during training; 0 validates at the end only."""
+    validation_sequences: Annotated[int, Meta(ge=1)] = 256
+    """Sequences of the held-out split that the validation loss is taken over."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of initialization, data order and dropout."""
+
+    def check(self) -> None:
+        if self.min_learning_rate_fraction and self.schedule == "constant":
+            raise SpecError("pretrain.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
+
+
+class EvaluationSpec(Spec, frozen=True):
+    """Held-out loss of a model, beside compressors that saw the same bytes, and sample completions."""
+
+    kind: ClassVar[str] = "evaluation"
+    stage: ClassVar[str] = "pipelines.evaluation.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
+
+    stride_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Step of the sliding window in tokens, each token scored once with at least the rest as context; 0: half."""
+    ngram_order: Annotated[int, Meta(ge=1, le=8)] = 5
+    """Order of the byte n-gram model (interpolated Witten-Bell) that the model is compared with."""
+    prompts: tuple[str, ...] = ("def fibonacci(n):\n", "import os\n\n\ndef read_")
+    """Beginnings that the model completes."""
+    completion_tokens: Annotated[int, Meta(ge=1)] = 64
+    """Length of each completion."""
+
+
+class ExportSpec(Spec, frozen=True):
+    """A model as a Hugging Face folder: safetensors, tokenizer, and a model card written from the lineage."""
+
+    kind: ClassVar[str] = "model"
+    stage: ClassVar[str] = "pipelines.export.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "evaluation": "evaluation"}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numbers that the weights are stored in."""

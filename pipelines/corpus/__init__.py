@@ -1,0 +1,1 @@
+"""Documents: read, filtered with a reason for every rejection, de-duplicated, split into train and heldout."""

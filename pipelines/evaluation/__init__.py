@@ -1,0 +1,1 @@
+"""Evaluation: bits per byte beside compressors that saw the same bytes, and sample completions."""

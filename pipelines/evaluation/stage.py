@@ -1,0 +1,125 @@
+"""The evaluation stage: what a model predicts of held-out text, beside what plain compressors make of it.
+
+Bits per byte do not depend on the tokenizer, so models and compressors share one scale. The byte n-gram is trained
+on exactly the bytes that the model saw; `xz -9` sees the held-out text alone.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from cluster.artifact import Artifact
+from cluster.context import Context
+from cluster.errors import InputError
+from cluster.specs import EvaluationSpec
+from pipelines.evaluation.loss import total_nll
+from pipelines.evaluation.ngram import ngram_bits_per_byte
+from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
+from pipelines.tokens.reader import TokenStore
+
+
+def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
+    """Write evaluation.json and completions.jsonl. Raises InputError where tokens and corpus do not fit together."""
+    spec = ctx.spec
+    trained, folder = ctx.inputs["model"], ctx.inputs["model"].local()
+    logging.disable_progress_bar()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = "cuda" if ctx.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    decoder = TokenBytes(tokenizer)
+    texts = heldout_texts(ctx.inputs["corpus"].local())
+    heldout = TokenStore(ctx.inputs["tokens"].local(), "heldout")
+    documents = heldout_documents(heldout, decoder, texts)
+
+    context = min(heldout.sequence_length, model.config.max_position_embeddings)
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        ctx.progress(done, total, "tokens", tokens_per_second=done / (time.monotonic() - started))
+
+    nats, num_tokens = total_nll(
+        model, documents, heldout.eos_token_id, context, spec.stride_tokens or max(1, context // 2), progress
+    )
+    num_bytes = sum(len(text) for text in texts)
+    seen = trained_text(trained, ctx.inputs["tokens"], decoder)
+    metrics = {
+        "bits_per_byte": nats / math.log(2) / num_bytes,
+        "ngram_bits_per_byte": ngram_bits_per_byte(seen, texts, spec.ngram_order),
+        "xz_bits_per_byte": xz_bits_per_byte(texts),
+        "perplexity": math.exp(nats / num_tokens),
+        "validation_loss": nats / num_tokens,
+        "heldout_documents": len(texts),
+        "heldout_bytes": num_bytes,
+        "heldout_tokens": num_tokens,
+        "seen_bytes": sum(len(text) for text in seen),
+    }
+    completions = [
+        {"prompt": prompt, "completion": complete(model, tokenizer, prompt, spec.completion_tokens)}
+        for prompt in spec.prompts
+    ]
+    lines = [json.dumps(completion, ensure_ascii=False) + "\n" for completion in completions]
+    ctx.output.write_bytes("completions.jsonl", "".join(lines).encode())
+    ctx.output.write_bytes("evaluation.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    return metrics
+
+
+def heldout_texts(corpus: Path) -> list[bytes]:
+    """UTF-8 bytes of the held-out documents of a corpus folder, in corpus order."""
+    parts = sorted((corpus / "heldout").glob("part-*.parquet"))
+    texts = [text.encode() for part in parts for text in parquet.read_table(part, columns=["text"])["text"].to_pylist()]
+    if not any(texts):
+        raise InputError(f"{corpus}/heldout holds no text", "Raise corpus.heldout_fraction or the corpus's size.")
+    return texts
+
+
+def heldout_documents(store: TokenStore, decoder: TokenBytes, texts: list[bytes]) -> list[NDArray[np.int64]]:
+    """Token ids of each held-out document, without its eos. Raises InputError where they do not spell its bytes.
+
+    Bits per byte divide one's surprise by the other's length: that they are the same text is checked, not assumed.
+    """
+    bounds = store.documents.tolist()
+    if len(bounds) - 1 != len(texts):
+        raise InputError(f"the token store has {len(bounds) - 1} held-out documents, the corpus {len(texts)}")
+    documents = []
+    for index, (begin, end, text) in enumerate(zip(bounds, bounds[1:], texts, strict=False)):
+        document = store.tokens(begin, end - 1)
+        if decoder.decode(document) != text:
+            raise InputError(f"held-out document {index} of the token store is not the corpus's", "Build tokens again.")
+        documents.append(document)
+    return documents
+
+
+def trained_text(trained: Artifact, tokens: Artifact, decoder: TokenBytes) -> list[bytes]:
+    """The unique text that a pretrain artifact consumed. Raises InputError where it was trained on other tokens."""
+    if trained.record.parents["tokens"].fingerprint != tokens.fingerprint:
+        raise InputError(f"{trained.record.ref} was not trained on {tokens.record.ref}", "Give the tokens it saw.")
+    store = TokenStore(tokens.local(), "train")
+    samples = trained.metrics["steps"] * trained.spec["global_batch_size"]
+    return list(seen_text(store, seen_sequences(store, samples, trained.spec["seed"]), decoder))
+
+
+def xz_bits_per_byte(texts: list[bytes]) -> float:
+    """Bits per byte of the concatenated texts under `xz -9`."""
+    joined = b"".join(texts)
+    return 8 * len(lzma.compress(joined, preset=9)) / len(joined)
+
+
+def complete(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_tokens: int) -> str:
+    """The model's greedy completion of `prompt`, without the prompt, in at most `max_tokens` tokens."""
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
+    output = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+    return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,1 @@
+"""Pretraining: models, optimizers, objectives, one loop, and the engine (DeepSpeed under Ray Train) it runs on."""

@@ -1,0 +1,109 @@
+"""A group of training workers under Ray Train, and what to say when it fails.
+
+Ray restarts the group when a worker or a node dies, up to `max_failures` times; the workers then go on from the
+newest checkpoint. A failure that would only repeat comes back as a value and ends the run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from cluster.errors import JobError, TrunklineError
+from cluster.specs import ScalingSpec
+
+POLL_SECONDS = 0.5
+# Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def run_workers(
+    function: Callable[[Any], dict[str, Any]], argument: Any, scaling: ScalingSpec, watch: Callable[[], None]
+) -> dict[str, Any]:
+    """Run `function(argument)` on every worker and return rank 0's value; `watch` is called now and then meanwhile.
+
+    Raises JobError with the first failing rank and its last words.
+    """
+    outcome: dict[str, Any] = {}
+    done = threading.Event()
+
+    def fit(folder: str) -> None:
+        try:
+            outcome["value"] = _trainer(function, argument, scaling, folder).fit().return_value
+        except BaseException as error:
+            outcome["error"] = error
+        finally:
+            done.set()
+
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        # In a thread of its own, so that this one can report progress and be interrupted (Ray Train would swallow it).
+        threading.Thread(target=fit, args=(folder,), daemon=True, name="ray-train").start()
+        while not done.wait(POLL_SECONDS):
+            watch()
+        watch()
+    if error := outcome.get("error"):
+        raise _explained(error) from error
+    value: dict[str, Any] = outcome["value"]
+    if failure := value.get("error"):
+        raise failure
+    return value
+
+
+def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec, folder: str) -> TorchTrainer:
+    gpus = int(scaling.gpus_per_worker)
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+    variables = {"OMP_NUM_THREADS": str(max(1, int(scaling.cpus_per_worker)))}
+    if not gpus:
+        variables["DS_ACCELERATOR"] = "cpu"
+    return TorchTrainer(
+        lambda config: function(config["argument"]),
+        train_loop_config={"argument": argument},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers, use_gpu=bool(gpus), resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            worker_runtime_env={"env_vars": variables},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _explained(error: BaseException) -> BaseException:
+    """The error of Ray Train as one of ours: the rank that failed first and its own words."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
+    if not failures:
+        inner = getattr(error, "controller_failure", error)
+        return JobError(f"the training group failed: {_last_line(inner)}", "--debug shows the whole error.")
+    for failure in failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, TrunklineError):
+            return cause
+    # A rank that lost its peer fails, too: the one with another error was first.
+    rank = min(failures, key=lambda r: (_lost_peer(failures[r]), r))
+    return JobError(
+        f"training worker {rank} failed: {_last_line(failures[rank])}",
+        "Run the same command to go on from the last checkpoint; --debug shows the whole error.",
+    )
+
+
+def _lost_peer(error: Exception) -> bool:
+    text = str(error)
+    return any(words in text for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+
+
+def _last_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None)
+    shown = cause if isinstance(cause, BaseException) else error
+    lines = [line.strip() for line in str(shown).splitlines() if line.strip()]
+    return f"{type(shown).__name__}: {lines[-1] if lines else 'no message'}"

@@ -1,0 +1,58 @@
+"""Objectives: a module that turns a batch into a loss, summed, so that the loop can divide by the global count.
+
+Causal language modelling on packed documents: no token attends to another document and positions restart with each.
+A document begins with the end-of-text token before it, so that its first word is predicted from that token alone,
+at training as at generation. The mask is built once a batch and shared by all layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass
+class Documents:
+    """What keeps packed documents apart: positions (batch, length) int64; mask (batch, 1, length, length) bool."""
+
+    positions: Tensor
+    mask: Tensor
+
+
+def documents(inputs: Tensor, eos_token_id: int) -> Documents | None:
+    """Positions and mask of packed input tokens (batch, length); None where no sequence holds a boundary.
+
+    Each end-of-text token begins a document.
+    """
+    starts = inputs == eos_token_id
+    starts[:, 0] = True
+    if int(starts.sum()) == len(inputs):
+        return None
+    length = inputs.size(1)
+    index = torch.arange(length, device=inputs.device)
+    begins = torch.where(starts, index, 0).cummax(dim=1).values
+    # In causal order a token may see whatever is not before the beginning of its own document.
+    mask = (index >= begins.unsqueeze(-1)) & (index <= index.unsqueeze(-1))
+    return Documents(index - begins, mask.unsqueeze(1))
+
+
+class CausalLM(torch.nn.Module):
+    """Next-token prediction: tokens (batch, length + 1) int64 to the sum of the losses (nats, fp32, scalar)."""
+
+    def __init__(self, model: torch.nn.Module, eos_token_id: int, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self.eos_token_id = eos_token_id
+        self.bf16 = precision == "bf16"
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inputs, labels = tokens[:, :-1], tokens[:, 1:]
+        packed = documents(inputs, self.eos_token_id)
+        positions = packed.positions if packed else None
+        mask = packed.mask if packed else None
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")

@@ -1,0 +1,65 @@
+"""The pretraining stage: check, train on a group of workers, and leave a Hugging Face folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import metrics
+from cluster.context import Context
+from cluster.errors import InputError
+from cluster.runtime import connect
+from cluster.specs import PretrainSpec
+from pipelines.tokens.reader import TokenStore
+from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.models import configuration
+
+STATE = ".train"  # below the output while training: checkpoints
+
+
+def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
+    """Check everything that can be checked without a cluster. Raises SpecError or InputError."""
+    folder = ctx.inputs["tokens"].local()
+    store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
+    if heldout.num_sequences < 1:
+        raise InputError(
+            f"the held-out split has {heldout.num_tokens} tokens: not one sequence of {heldout.sequence_length}",
+            "Raise corpus.heldout_fraction, or shorten tokens.sequence_length.",
+        )
+    configuration(
+        ctx.spec.model,
+        ctx.spec.model_overrides,
+        vocab_size=store.vocab_size,
+        sequence_length=store.sequence_length,
+        eos_token_id=store.eos_token_id,
+    )
+    return plan_batches(ctx.spec, ctx.scaling, store.sequence_length)
+
+
+def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
+    """Train the model; a run that was killed goes on from its newest whole checkpoint.
+
+    Raises SpecError before any cluster time for what is wrong in the spec, JobError where training fails.
+    """
+    plan = validate(ctx)
+    connect(ctx.scaling)
+    from pipelines.training.launch import run_workers  # Ray Train reads its environment when it is imported
+    from pipelines.training.worker import Work, train
+
+    work = Work(ctx.spec, ctx.scaling, plan, ctx.inputs["tokens"], ctx.output, ctx.output / STATE, ctx.name)
+    tokenizer = ctx.inputs["tokens"].parent("tokenizer").location
+    total = plan.steps * plan.global_batch * TokenStore(ctx.inputs["tokens"].local(), "train").sequence_length
+    figures = run_workers(train, work, ctx.scaling, lambda: _watch(ctx, total))
+    for name in tokenizer.walk():
+        if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
+            ctx.output.write_bytes(name, tokenizer.read_bytes(name))
+    ctx.output.remove(STATE)
+    return figures
+
+
+def _watch(ctx: Context[PretrainSpec], total: int) -> None:
+    """Tell the newest line of the metrics as progress."""
+    lines = metrics.read(ctx.output)
+    if lines:
+        line = lines[-1]
+        shown = (metrics.LOSS, metrics.TOKENS_PER_SECOND, metrics.ETA_SECONDS)
+        ctx.progress(line[metrics.TOKENS], total, "tokens", **{name: line[name] for name in shown})

@@ -1,0 +1,1 @@
+"""Ray Serve and vLLM: a model artifact behind the OpenAI API."""

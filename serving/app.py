@@ -1,0 +1,167 @@
+"""Endpoints on the Ray cluster of this process: bring one up, wait until it answers, take it down.
+
+The first endpoint of a cluster lives at the root of its port, further ones below their names: Serve has one port.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read by vLLM at import
+
+import ray
+import requests
+from ray import serve
+from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
+
+from cluster import local, runtime
+from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.specs import EndpointSpec, ScalingSpec
+from cluster.store import Store
+from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details
+
+POLL_SECONDS = 0.5
+PROBE_SECONDS = 10.0
+ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): .+")
+VAGUE = "See root cause above"  # how vLLM's parent process reports its child's death
+
+
+def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
+    """Serve a model artifact and return when it answers (`wait=False`: when Serve has accepted it).
+
+    An endpoint of the same name is replaced without a gap. Joins the cluster of RAY_ADDRESS, else starts a private
+    one that ends with this process. Raises InputError for a missing artifact, NotReadyError where the port is taken,
+    JobError with the replica's last error where the engine dies or does not answer in time.
+    """
+    artifact = store.resolve(spec.model)
+    name = spec.served_name or artifact.name
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise InputError(f"endpoint.served_name: {name!r}", "Only letters, digits and . _ - are allowed.")
+    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        _check_port(spec.port)  # before a cluster is started in vain
+    runtime.connect(
+        ScalingSpec(num_workers=spec.max_replicas, cpus_per_worker=spec.cpus, gpus_per_worker=float(spec.gpus))
+    )
+    if not runtime.debugging():
+        for logger in ("ray", "ray.serve", "httpx"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+    details = _details()
+    if details is None:
+        _check_port(spec.port)
+    elif (port := details["http_options"]["port"]) != spec.port:
+        raise NotReadyError(
+            f"this cluster serves on port {port} already, not on {spec.port}",
+            f"Set endpoint.port={port}, or take its endpoints down first (`ctl serve down --all`).",
+        )
+    _check_capacity(spec)
+    from serving.engine import application  # imports vLLM: after everything that may be wrong without it
+
+    target = application(spec, name, artifact)
+    serve.start(http_options={"host": spec.host, "port": spec.port})
+    route = _route(details, name)
+    serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
+    if wait:
+        return await_ready(name, spec.start_timeout_seconds)
+    url = base_url(spec.host, spec.port, route)
+    return Endpoint(name=name, base_url=url, model=artifact.record.ref, status="DEPLOYING", replicas=0)
+
+
+def await_ready(name: str, timeout_seconds: float) -> Endpoint:
+    """Wait until an endpoint answers under its name. Raises JobError where it fails or takes longer."""
+    deadline = time.monotonic() + timeout_seconds
+    pause = threading.Event()
+    while time.monotonic() < deadline:
+        endpoint = _find(name)
+        if endpoint.status in FAILED:
+            reason = _reason(name, endpoint.message)
+            undeploy(name)
+            raise JobError(f"endpoint {name!r} did not start: {reason}", "See the replica's log for more (--debug).")
+        if endpoint.status not in STARTING and answers(endpoint):
+            return endpoint
+        pause.wait(POLL_SECONDS)  # Serve sends no event when an application's state changes
+    raise JobError(
+        f"endpoint {name!r} did not answer within {timeout_seconds:.0f} s ({endpoint.status})",
+        f"Look at it with `ctl serve list`, or take it down with `ctl serve down {name}`.",
+    )
+
+
+def answers(endpoint: Endpoint) -> bool:
+    """Whether the endpoint lists its own model."""
+    try:
+        reply = requests.get(f"{endpoint.base_url}/models", timeout=PROBE_SECONDS)
+    except requests.RequestException:
+        return False
+    return reply.ok and endpoint.name in [model["id"] for model in reply.json()["data"]]
+
+
+def undeploy(name: str) -> None:
+    """Take an endpoint down; with the last one Serve goes, and its port is free. Raises InputError for another name."""
+    _find(name)
+    serve.delete(name)
+    if not (_details() or {}).get("applications"):
+        serve.shutdown()
+
+
+def endpoints() -> list[Endpoint]:
+    """The endpoints of the cluster that this process has joined."""
+    return from_details(_details())
+
+
+def _find(name: str) -> Endpoint:
+    found = {endpoint.name: endpoint for endpoint in endpoints()}
+    if name not in found:
+        raise InputError(f"no endpoint is called {name!r}", nearest(name, list(found)) if found else "None is running.")
+    return found[name]
+
+
+def _details() -> dict[str, Any] | None:
+    """Serve's own account of itself, or None where it does not run."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else dict(client.get_serve_details())
+
+
+def _route(details: dict[str, Any] | None, name: str) -> str:
+    routes = {n: a["route_prefix"] for n, a in (details or {}).get("applications", {}).items()}
+    if name in routes:
+        return str(routes[name])
+    return f"/{name}" if "/" in routes.values() else "/"
+
+
+def _check_port(port: int) -> None:
+    if local.port_taken(port):
+        raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
+
+
+def _check_capacity(spec: EndpointSpec) -> None:
+    """Raise NotReadyError where the cluster could never place a replica: it would wait in silence."""
+    total = ray.cluster_resources()
+    for resource, wanted in (("CPU", spec.cpus), ("GPU", spec.gpus)):
+        if wanted > total.get(resource, 0):
+            raise NotReadyError(
+                f"a replica wants {wanted:g} {resource}s, the cluster has {total.get(resource, 0):g}",
+                f"Lower endpoint.{resource.lower()}s, or add nodes.",
+            )
+
+
+def _reason(name: str, message: str) -> str:
+    """The last error that a failed replica reports; where it only points to a child process, that one's, from its log.
+
+    The log is read where this machine has it: on the node of the replica, which a local cluster always is.
+    """
+    errors = ERROR_LINE.findall(message)
+    reason = errors[-1] if errors else (message.strip().splitlines() or ["no reason given"])[-1]
+    if VAGUE not in reason:
+        return reason.strip()
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    newest = sorted(logs.glob("worker-*"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(newest):
+        found = [e for e in ERROR_LINE.findall(path.read_text(errors="replace")) if VAGUE not in e]
+        if found:
+            return found[-1].strip()
+    return reason.strip()

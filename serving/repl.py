@@ -1,0 +1,59 @@
+"""Chat in the terminal: `clear` forgets the conversation, `stop` or Ctrl-D ends it, Ctrl-C cuts an answer short."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cluster.errors import TrunklineError
+from serving.talk import Messages, Sampling, Talker
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+ENDINGS = ("stop", "exit", "quit")
+
+
+def chat(talker: Talker, sampling: Sampling) -> None:
+    """Read, answer, repeat, until the user ends it. An answer that fails is said and forgotten."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{talker.name}[/bold]  [dim]clear: forget, stop: end, Ctrl-C: cut an answer short[/dim]")
+    messages: Messages = []
+    while True:
+        try:
+            said = console.input("[bold cyan]you>[/bold cyan] ").strip()
+        except EOFError:
+            console.print()
+            return
+        except KeyboardInterrupt:
+            console.print("\n[dim]stop or Ctrl-D ends the chat[/dim]")
+            continue
+        if said in ENDINGS:
+            return
+        if said == "clear":
+            messages = []
+            console.print("[dim]forgotten[/dim]")
+        elif said:
+            messages = _exchange(console, talker, [*messages, {"role": "user", "content": said}], sampling)
+
+
+def _exchange(console: Console, talker: Talker, messages: Messages, sampling: Sampling) -> Messages:
+    """Stream one answer; the conversation with it, or without the question where it failed."""
+    console.print(f"[bold green]{talker.name.rpartition('/')[2]}>[/bold green] ", end="")
+    answer = ""
+    pieces: Generator[str] = talker.answer(messages, sampling)  # type: ignore[assignment]
+    try:
+        with closing(pieces):
+            for piece in pieces:
+                answer += piece
+                console.print(piece, end="", markup=False)
+        console.print()
+    except KeyboardInterrupt:
+        console.print(" [dim](cut short)[/dim]")
+    except TrunklineError as error:
+        console.print(f"[red]{error}[/red]")
+        console.print("[dim]clear starts afresh[/dim]")
+        return messages[:-1]
+    return [*messages, {"role": "assistant", "content": answer}]

@@ -1,0 +1,166 @@
+"""Submitting pipelines: what travels, how it is followed, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cluster import package
+from cluster.errors import InputError
+from cluster.provenance import PROJECT_ROOT
+from tests.cluster.local_cluster import LocalCluster
+
+SCRIPT = '''
+"""A pipeline of one step."""
+from typing import ClassVar, Literal
+
+from cluster.pipeline import main, pipeline
+from cluster.specs import Spec
+
+
+class WorkSpec(Spec, frozen=True):
+    """Work of a test."""
+
+    kind: ClassVar[str] = "work"
+    stage: ClassVar[str] = "tiny_stage:build"
+
+    outcome: Literal["ok", "input-error", "wait"] = "ok"
+    """How it ends."""
+    number: int = 0
+    """Something to vary."""
+
+
+@pipeline
+def tiny(step):
+    return step(WorkSpec())
+
+
+if __name__ == "__main__":
+    main(tiny)
+'''
+STAGE = """
+import threading
+from pathlib import Path
+
+from cluster import runtime
+from cluster.errors import InputError
+
+
+def build(ctx):
+    names = sorted(str(p.relative_to(".")) for p in Path(".").rglob("*.txt"))
+    print("here:", *names, flush=True)
+    if ctx.spec.outcome == "input-error":
+        raise InputError("no such corpus")
+    if ctx.spec.outcome == "wait":
+        threading.Event().wait()
+    runtime.connect(ctx.scaling)
+    import ray
+
+    return {"cpus": ray.cluster_resources()["CPU"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's pipeline, outside the project, beside files that must and files that must not travel."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "tiny.py").write_text(SCRIPT)
+    (folder / "tiny_stage.py").write_text(STAGE)
+    (folder / ".gitignore").write_text("secret.txt\n/out/\n")
+    (folder / "secret.txt").write_text("do not ship")
+    (folder / "shipped.txt").write_text("ship")
+    for name in ("out", "deep"):
+        (folder / name).mkdir()
+        (folder / name / "a.txt").write_text("a")
+        (folder / name / "b.txt").write_text("b")
+    (folder / "deep" / ".gitignore").write_text("a.txt\n")
+    return folder / "tiny.py"
+
+
+def test_a_job_runs_on_the_cluster(local_cluster: LocalCluster, script: Path) -> None:
+    said = local_cluster.ctl("submit", str(script), "--name", "first")
+    assert "here: deep/b.txt shipped.txt\n" in said
+    (job,) = [job for job in json.loads(local_cluster.ctl("jobs", "list", "--json")) if job["id"].startswith("first-")]
+    assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
+    assert local_cluster.ctl("jobs", "show", job["id"], "--json")
+    (record,) = (local_cluster.home / "store" / "work").glob("first-*/artifact.json")
+    assert json.loads(record.read_text())["metrics"] == {"cpus": 2.0}
+    again = local_cluster.ctl("jobs", "retry", job["id"]).strip()
+    assert "is there" in local_cluster.ctl("jobs", "logs", "-f", again)
+
+
+def test_a_job_ends_as_its_driver_does(local_cluster: LocalCluster, script: Path) -> None:
+    said = local_cluster.ctl("submit", str(script), "--set", "work.outcome=input-error", code=3)
+    assert "no such corpus" in said
+    assert "exit code 3" in said
+
+
+def test_a_mistake_does_not_reach_the_cluster(local_cluster: LocalCluster, script: Path) -> None:
+    before = local_cluster.ctl("jobs", "list", "--json")
+    said = local_cluster.ctl("submit", str(script), "--set", "work.outcom=ok", code=3)
+    assert "Did you mean 'outcome'?" in said
+    assert local_cluster.ctl("jobs", "list", "--json") == before
+    nowhere = {"TRUNKLINE_HOME": str(script.parent)}  # a mistake comes first, the missing cluster second
+    local_cluster.ctl("submit", str(script), "--set", "work.outcom=ok", code=3, **nowhere)
+    assert "ctl up" in local_cluster.ctl("submit", str(script), code=4, **nowhere)
+
+
+def test_stop_ends_a_job_and_its_followers(local_cluster: LocalCluster, script: Path) -> None:
+    waits = ("--set", "work.outcome=wait", "--set", "work.number=1")
+    job = local_cluster.ctl("submit", str(script), "--detach", *waits).strip()
+    with local_cluster.popen("jobs", "logs", "-f", job) as follower:
+        assert follower.stdout is not None
+        assert any("here:" in line for line in follower.stdout)
+        assert "STOPPED" in local_cluster.ctl("jobs", "stop", job)
+        rest = follower.stdout.read()
+    assert "was stopped" in rest
+    assert follower.returncode == 5
+    assert "STOPPED" in local_cluster.ctl("jobs", "stop", job)  # once more does no harm
+
+
+def test_interrupting_submit_stops_the_job(local_cluster: LocalCluster, script: Path) -> None:
+    waits = ("--set", "work.outcome=wait", "--set", "work.number=2")
+    with local_cluster.popen("submit", str(script), "--name", "interrupted", *waits) as submitter:
+        assert submitter.stdout is not None
+        assert any("here:" in line for line in submitter.stdout)
+        submitter.send_signal(signal.SIGINT)
+        rest = submitter.stdout.read()
+    assert submitter.returncode == 130
+    assert "ctl jobs retry interrupted-" in rest
+    assert "STOPPED" in local_cluster.ctl("jobs", "list").split("interrupted-")[1]
+
+
+def test_an_unknown_job(local_cluster: LocalCluster) -> None:
+    said = local_cluster.ctl("jobs", "logs", "no-such-job", code=3)
+    assert "no job 'no-such-job'" in said
+
+
+def test_what_travels(script: Path, tmp_path: Path) -> None:
+    place = package.pack(script, tmp_path / "job.zip")
+    names = zipfile.ZipFile(tmp_path / "job.zip").namelist()
+    assert place == Path("tiny.py")
+    assert {"tiny.py", "tiny_stage.py", "shipped.txt", "deep/b.txt", "cluster/jobs.py"} <= set(names)
+    assert not {"secret.txt", "deep/a.txt", "out/a.txt", ".gitignore"} & set(names)
+    assert not any("__pycache__" in name for name in names)
+    package.pack(script, tmp_path / "again.zip")
+    assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "job.zip").read_bytes()
+
+
+def test_of_the_project_the_whole_travels(tmp_path: Path) -> None:
+    place = package.pack(PROJECT_ROOT / "pipelines" / "__init__.py", tmp_path / "job.zip")
+    names = zipfile.ZipFile(tmp_path / "job.zip").namelist()
+    assert place == Path("pipelines/__init__.py")
+    assert "pyproject.toml" in names
+    assert not any(name.startswith((".venv/", ".git/", "artifacts/")) for name in names)
+
+
+def test_too_much_is_refused_before_anything_is_sent(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "LIMIT_BYTES", 100)
+    with pytest.raises(InputError, match="gitignore"):
+        package.pack(script, tmp_path / "job.zip")

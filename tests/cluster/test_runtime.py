@@ -1,0 +1,132 @@
+"""Joining and starting Ray: bounded waits, plain errors, nothing left behind; each case in its own process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import runtime
+from cluster.provenance import PROJECT_ROOT
+
+CONNECT = """
+import sys
+from cluster import runtime
+from cluster.console import guarded
+from cluster.specs import ScalingSpec
+sys.exit(guarded(lambda: runtime.connect(ScalingSpec(num_workers=5))))
+"""
+ASK = """
+import os, ray, time
+from cluster import runtime
+from cluster.specs import ScalingSpec
+runtime.connect(ScalingSpec(num_workers=5))
+runtime.connect(ScalingSpec())
+@ray.remote
+def environment():
+    return os.environ["DS_ACCELERATOR"], os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"]
+print(ray.cluster_resources()["CPU"], *ray.get(environment.remote()), flush=True)
+time.sleep(600)
+"""
+MARK = "TRUNKLINE_TEST_MARK"
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
+    return {**kept, "HOME": str(home), **more}
+
+
+def marked(value: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == value and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def connect(home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CONNECT],
+        env=environment(home, **more),
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_private_cluster_dies_with_its_driver(tmp_path: Path) -> None:
+    mark = str(tmp_path)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", ASK],
+        env=environment(tmp_path, **{MARK: mark}),
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    cpus, accelerator, override = driver.stdout.readline().split()
+    assert float(cpus) >= 6  # five workers and one beside them, on however small a machine
+    assert (accelerator, override) == ("cpu", "0")
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    assert len(marked(mark)) > 3
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    deadline = time.monotonic() + 60
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.5)
+    assert left == []
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port whose owner accepts and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        threading.Thread(target=server.accept, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def test_a_silent_head_is_given_up_soon(tmp_path: Path, silent_port: int) -> None:
+    clock = time.monotonic()
+    done = connect(tmp_path, RAY_ADDRESS=f"127.0.0.1:{silent_port}")
+    assert done.returncode == 4
+    assert "no Ray cluster answers" in done.stderr
+    assert "ctl up" in done.stderr
+    assert time.monotonic() - clock < runtime.PROBE_SECONDS + 20
+
+
+def test_a_dashboard_is_not_a_head(tmp_path: Path) -> None:
+    done = connect(tmp_path, RAY_ADDRESS="http://127.0.0.1:8265")
+    assert done.returncode == 4
+    assert "ctl submit" in done.stderr
+
+
+def test_the_token_is_private_and_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "place" / "token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert not runtime.use_token(create=False)
+    assert runtime.use_token(create=True)
+    token = path.read_text()
+    assert len(token) == 64
+    assert path.stat().st_mode & 0o077 == 0
+    runtime.use_token(create=True)
+    assert path.read_text() == token
+    assert [entry.name for entry in path.parent.iterdir()] == ["token"]

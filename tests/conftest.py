@@ -1,0 +1,46 @@
+"""Fixtures that all tests share: a store of their own, and one private Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# Tests must neither find a user's cluster, store or token, nor leave anything in a user's home.
+for variable in ("RAY_ADDRESS", "TRUNKLINE_STORE", "TRUNKLINE_CACHE", "RAY_AUTH_TOKEN", "TRUNKLINE_DEBUG"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HOME", str(home))
+    patch.setenv("TRUNKLINE_HOME", str(home / ".trunkline"))
+    patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def store(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """An empty artifact store on the local disk."""
+    from cluster.store import Store
+
+    return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(_own_home: None) -> Iterator[None]:
+    """A private local Ray cluster with four logical CPUs, shared by every test that runs stages in this process."""
+    from cluster import runtime
+    from cluster.specs import ScalingSpec
+
+    runtime.connect(ScalingSpec(num_workers=3, data_workers=3))
+    yield
+    runtime.disconnect()

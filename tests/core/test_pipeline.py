@@ -1,0 +1,155 @@
+"""Pipelines: what is planned, what is run again, what two runs at once and a kill do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import InputError, SpecError
+from cluster.graph import read_changes
+from cluster.pipeline import Pipeline, load_script, pipeline, run
+from cluster.plan import make_plan
+from cluster.store import Store
+from cluster.view import View
+from tests.conftest import ROOT
+from tests.core.toys import CountSpec, WordsSpec
+
+SCRIPT = '''
+"""A toy."""
+from cluster.pipeline import main, pipeline
+from tests.core.toys import CountSpec, WordsSpec
+
+@pipeline
+def toy(step):
+    words = step(WordsSpec(words=("a", "b", "c")))
+    return step(CountSpec(), words=words)
+
+if __name__ == "__main__":
+    main(toy)
+'''
+
+
+@pipeline
+def toy(step):  # type: ignore[no-untyped-def]
+    words = step(WordsSpec(words=("a", "b", "c")))
+    return step(CountSpec(), words=words)
+
+
+def _run(store: Store, changes: dict | None = None) -> dict:
+    return run(toy.graph(store, changes), store, View())
+
+
+def test_nothing_is_built_twice_and_the_plan_says_why(store: Store) -> None:
+    assert [item.reasons for item in make_plan(toy.graph(store), store)] == [
+        ("no words has been built yet",),
+        ("no count has been built yet",),
+    ]
+    built = _run(store)
+    assert built["count"].metrics == {"count": 3}
+    before = {a.record.ref: a.record for a in store.list()}
+    assert {a.record.ref: a.record for a in _run(store).values()} == before
+
+    plan = make_plan(toy.graph(store, {"count": {"factor": 5}}), store)
+    assert (plan[0].artifact is not None, plan[1].reasons) == (True, ("factor: 1 -> 5",))
+    plan = make_plan(toy.graph(store, {"words": {"words": ["x"]}}), store)
+    assert plan[0].reasons == ("words: ['a', 'b', 'c'] -> ['x']",)
+    assert plan[1].reasons[0].startswith("input words: ")
+    assert _run(store, {"count": {"factor": 5}})["words"].record == built["words"].record
+
+
+def test_errors_of_a_pipeline(store: Store) -> None:
+    for changes, words in (
+        ({"cout": {"factor": 2}}, "Did you mean 'count'"),
+        ({"count": {"factr": 2}}, "count.factr"),
+        ({"count": 3}, "expected fields"),
+        ({"scaling": {"num_worker": 2}}, "scaling.num_worker"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            toy.graph(store, changes)
+
+    for function, words in (
+        (lambda step: step(CountSpec()), "input 'words' is missing"),
+        (lambda step: step(CountSpec(), word=step(WordsSpec())), "Did you mean 'words'"),
+        (lambda step: (step(WordsSpec()), step(WordsSpec())), "two steps are called 'words'"),
+        (lambda step: step(CountSpec(), words=step(CountSpec(), name="x", words=step(WordsSpec()))), "not a count"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            Pipeline(function).graph(store)
+    with pytest.raises(InputError, match="the store is empty|no artifact"):
+        Pipeline(lambda step: step(CountSpec(), words="nothing")).graph(store)
+
+
+def test_precedence_of_config_and_set(tmp_path: Path, store: Store) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("count: {factor: 2}\nwords: {words: [q]}\nscaling: {num_workers: 7}\n")
+    graph = toy.graph(store, read_changes(config, ["count.factor=3"]))
+    assert graph.step("count").spec.factor == 3
+    assert graph.step("words").spec.words == ("q",)
+    assert graph.scaling.num_workers == 7
+    assert graph.step("count").fingerprint == toy.graph(store, {"count": {"factor": 3}, "words": {"words": ["q"]}}).step(
+        "count"
+    ).fingerprint
+
+
+def test_scripts_that_cannot_be_loaded(tmp_path: Path) -> None:
+    for text, words in (
+        ("x = 1\n", "defines 0 pipelines"),
+        ("x = 1\nimport nothing_like_it\n", ":2: ModuleNotFoundError"),
+        ("x = \n", ":1: SyntaxError"),
+    ):
+        script = tmp_path / "script.py"
+        script.write_text(text)
+        with pytest.raises(InputError, match=words):
+            load_script(script)
+
+
+def _script(tmp_path: Path) -> Path:
+    script = tmp_path / "toy.py"
+    script.write_text(SCRIPT)
+    return script
+
+
+def _start(script: Path, store: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(script), "--store", str(store), *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    script, store = _script(tmp_path), tmp_path / "artifacts"
+    trap, log = tmp_path / "trap", tmp_path / "log"
+    changes = ["--set", f"words.trap={trap}", "--set", f"words.log={log}"]
+    trap.touch()
+    killed = _start(script, store, *changes)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert Store(store).list() == []
+    trap.unlink()
+    again = _start(script, store, *changes)
+    output = again.communicate(timeout=60)[0]
+    assert again.returncode == 0, output
+    assert log.read_text().split() == ["a", "b", "c"]  # the first word was not written a second time
+    assert Store(store).resolve("count/toy").metrics == {"count": 3}
+
+
+def test_of_two_runs_at_once_one_builds(tmp_path: Path) -> None:
+    script, store, log = _script(tmp_path), tmp_path / "artifacts", tmp_path / "log"
+    both = [_start(script, store, "--set", f"words.log={log}") for _ in range(2)]
+    outputs = [run.communicate(timeout=60)[0] for run in both]
+    assert [run.returncode for run in both] == [0, 0], outputs
+    assert log.read_text().split() == ["a", "b", "c"]
+    assert len(Store(store).list()) == 2
+
+
+def test_a_wrong_set_of_a_script_exits_3_in_one_sentence(tmp_path: Path) -> None:
+    wrong = _start(_script(tmp_path), tmp_path / "artifacts", "--set", "count.factr=1")
+    output = wrong.communicate(timeout=60)[0]
+    assert wrong.returncode == 3
+    assert output == "ctl: count.factr: unknown field. Did you mean 'factor'?\n"

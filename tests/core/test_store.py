@@ -1,0 +1,183 @@
+"""The store and its leases, on the local disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from cluster.build import build
+from cluster.errors import InputError, JobError
+from cluster.gc import collect
+from cluster.lease import Lease
+from cluster.lineage import lineage, render
+from cluster.location import Location
+from cluster.store import Store, problems
+from tests.core.toys import CountSpec, WordsSpec
+
+
+@pytest.fixture(scope="module")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "test")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("lab")
+    yield "s3://lab/artifacts"
+    server.stop()
+    patch.undo()
+
+
+@pytest.fixture(params=["local", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
+    if request.param == "local":
+        return Store(tmp_path / "artifacts")
+    root = f"{request.getfixturevalue('s3_url')}-{tmp_path.name}"
+    return Store(root)
+
+
+def test_build_find_resolve_verify(any_store: Store) -> None:
+    words = build(WordsSpec(words=("a", "b", "c")), {}, store=any_store, name="toy")
+    count = build(CountSpec(factor=2), {"words": words}, store=any_store, name="toy")
+    assert (count.location.read_bytes("count.txt"), count.metrics) == (b"6", {"count": 6})
+    assert build(WordsSpec(words=("a", "b", "c")), {}, store=any_store, name="other").record == words.record
+    assert count.parent("words").record == words.record
+    assert any_store.resolve("count/toy").record == count.record
+    assert any_store.resolve(count.fingerprint[:6]).record == count.record
+    assert [a.record.ref for a in any_store.list()] == [words.record.ref, count.record.ref]
+    assert problems(count) == []
+    assert sorted(p.name for p in words.local().iterdir()) == ["0.txt", "1.txt", "2.txt", "artifact.json"]
+    assert pickle.loads(pickle.dumps(count)).local() == count.local()
+    with pytest.raises(InputError, match="toy"):
+        any_store.resolve("tooy")
+    with pytest.raises(InputError, match="may mean"):
+        any_store.resolve("toy")
+
+
+def test_damage_is_found(any_store: Store) -> None:
+    words = build(WordsSpec(), {}, store=any_store, name="toy")
+    words.location.write_bytes("0.txt", b"ONE")
+    words.location.remove("1.txt")
+    words.location.write_bytes("extra.txt", b"")
+    assert problems(words) == ["extra.txt: not in the record", "0.txt: digest differs", "1.txt: missing"]
+    if not words.location.is_local:
+        with pytest.raises(InputError, match="damaged"):
+            words.local()
+
+
+def test_aliases_and_lineage(any_store: Store) -> None:
+    words = build(WordsSpec(), {}, store=any_store, name="toy")
+    count = build(CountSpec(), {"words": words}, store=any_store, name="toy")
+    any_store.set_alias("chat@prod", words)
+    any_store.set_alias("chat@prod", count)
+    assert any_store.resolve("chat@prod").record == count.record
+    tree = lineage(count)
+    assert tree["parents"]["words"]["fingerprint"] == words.fingerprint
+    assert words.record.ref in render(tree)
+    any_store.remove_alias("chat@prod")
+    assert any_store.aliases() == {}
+    with pytest.raises(InputError):
+        any_store.set_alias("no/slash", words)
+
+
+def test_garbage_collection_keeps_what_is_needed(any_store: Store) -> None:
+    words = build(WordsSpec(), {}, store=any_store, name="toy")
+    count = build(CountSpec(), {"words": words}, store=any_store, name="toy")
+    loose = build(WordsSpec(words=("z",)), {}, store=any_store, name="toy")
+    any_store.set_alias("kept", count)
+    any_store.staging("words", "toy", "f" * 64).write_bytes("half.txt", b"x")
+    assert len(collect(any_store, 0, dry_run=True)) == 2
+    collect(any_store, 0, dry_run=False)
+    assert {a.record.ref for a in any_store.list()} == {words.record.ref, count.record.ref}
+    assert any_store.find("words", loose.fingerprint) is None
+    assert not any_store.staging("words", "toy", "f" * 64).exists("half.txt")
+    assert collect(any_store, 0, dry_run=True) == []
+
+
+def test_one_lease_at_a_time(any_store: Store) -> None:
+    first, second = any_store.lease("words", "a" * 64), any_store.lease("words", "a" * 64)
+    assert first.acquire()
+    assert not second.acquire()
+    first.check()
+    first.release()
+    assert second.acquire()
+    second.release()
+    assert second.holder() is None
+
+
+def test_an_expired_lease_is_taken_over_and_its_holder_told(any_store: Store) -> None:
+    place = any_store.lease("words", "b" * 64).place
+    stale = Lease(place, ttl_seconds=-1)
+    assert stale.acquire()
+    heir = Lease(place)
+    assert heir.acquire()
+    with pytest.raises(JobError, match="taken over"):
+        stale.check()
+    heir.check()
+    heir.release()
+
+
+def _hold(place: Location, ready: Event) -> None:
+    assert Lease(place).acquire()
+    ready.set()
+    multiprocessing.Event().wait()
+
+
+def test_a_killed_holder_is_noticed_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    place, ready = Location(tmp_path / "lease"), context.Event()
+    process = context.Process(target=_hold, args=(place, ready))
+    process.start()
+    assert ready.wait(60)
+    assert not Lease(place).acquire()
+    process.kill()
+    process.join()
+    heir = Lease(place)
+    assert heir.acquire()
+    heir.release()
+
+
+def _race(place: Location, start: Event, end: Event, wins: multiprocessing.Queue) -> None:
+    lease = Lease(place)
+    start.wait()
+    wins.put(lease.acquire())
+    end.wait()  # the winner holds it while the others try
+
+
+def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, end, wins = context.Event(), context.Event(), context.Queue()
+    place = Location(tmp_path / "lease")
+    racers = [context.Process(target=_race, args=(place, start, end, wins)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    start.set()
+    assert sorted(wins.get(timeout=60) for _ in racers) == [False, False, False, True]
+    end.set()
+    for racer in racers:
+        racer.join()
+
+
+def test_whole_files_only(tmp_path: Path) -> None:
+    place = Location(tmp_path)
+    assert place.create("a", b"1") and not place.create("a", b"2")
+    place.write_bytes("a", b"3")
+    assert place.read_bytes("a") == b"3"
+    assert sorted(os.listdir(tmp_path)) == ["a"]
+    with pytest.raises(InputError, match="no such file"):
+        place.open("missing")

@@ -1,0 +1,62 @@
+"""Small stages that tests build: real specs with real inputs, nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from cluster.context import Context
+from cluster.errors import InputError
+from cluster.spec import Spec
+
+
+class WordsSpec(Spec, frozen=True):
+    """Words, one a line."""
+
+    kind: ClassVar[str] = "words"
+    stage: ClassVar[str] = "tests.core.toys:build_words"
+
+    words: tuple[str, ...] = ("one", "two")
+    """The words."""
+    trap: str = ""
+    """A file; while it exists the stage kills its own process after the first word."""
+    log: str = ""
+    """A file that gets a line each time the stage writes a word."""
+
+
+class CountSpec(Spec, frozen=True):
+    """The number of words."""
+
+    kind: ClassVar[str] = "count"
+    stage: ClassVar[str] = "tests.core.toys:build_count"
+    inputs: ClassVar[dict[str, str]] = {"words": "words"}
+
+    factor: Annotated[int, Meta(ge=1)] = 1
+    """What the number is multiplied by."""
+
+
+def build_words(ctx: Context[WordsSpec]) -> dict[str, Any]:
+    for number, word in enumerate(ctx.spec.words):
+        name = f"{number}.txt"
+        if not ctx.output.exists(name):
+            ctx.output.write_bytes(name, word.encode())
+            if ctx.spec.log:
+                with open(ctx.spec.log, "a") as log:
+                    log.write(f"{word}\n")
+        if ctx.spec.trap and Path(ctx.spec.trap).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        ctx.progress(number + 1, len(ctx.spec.words), "words")
+    return {"words": len(ctx.spec.words)}
+
+
+def build_count(ctx: Context[CountSpec]) -> dict[str, Any]:
+    folder = ctx.inputs["words"].local()
+    words = sorted(folder.glob("*.txt"))
+    if not words:
+        raise InputError("count: there are no words")
+    ctx.output.write_bytes("count.txt", str(ctx.spec.factor * len(words)).encode())
+    return {"count": ctx.spec.factor * len(words)}

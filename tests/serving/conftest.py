@@ -1,0 +1,85 @@
+"""One endpoint for all tests here: a small model on a cluster of `ctl up`, served by `ctl serve up`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cluster.artifact import Artifact
+from cluster.specs import PretrainSpec
+from cluster.store import Store
+from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.evaluation.tiny_run import commit_model
+
+END = "<|endoftext|>"
+CONTEXT = 256
+TEXT = [
+    "def function(value):\n    return value + 1\n",
+    "import os\n\n\nfor name in os.listdir():\n    print(name)\n",
+] * 20
+
+
+def write_model(folder: Path) -> None:
+    """A Hugging Face folder: a byte-level BPE, and random weights with a spread that makes the choices clear."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
+    )
+    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=bpe.get_vocab_size(),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+@dataclass
+class Served:
+    """The running endpoint, and the means to ask about it."""
+
+    cluster: LocalCluster
+    base_url: str
+    model: Artifact
+    port: int
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder)
+    return commit_model(Store(tmp_path_factory.mktemp("store")), folder, PretrainSpec(), {})
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterator[Served]:
+    cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
+    port = free_port()
+    try:
+        cluster.up()
+        store = ("--store", model.store_url)
+        said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *store, timeout=280)
+        assert "is ready" in said
+        (listed,) = json.loads(cluster.ctl("serve", "list", "--json"))
+        yield Served(cluster, listed["base_url"], model, port)
+    finally:
+        cluster.ctl("down")

@@ -1,0 +1,103 @@
+"""A served model through the public clients: what it says, how it is listed, how it ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import openai
+import pexpect
+import pytest
+import requests
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from serving.remote import Remote
+from serving.talk import Sampling
+from tests.cluster.local_cluster import CTL
+from tests.serving.conftest import CONTEXT, Served
+
+PROMPTS = ("def function(", "import os\n", "Straße 文字", "for name in")
+TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served.base_url, api_key="none")
+
+
+def test_models_are_listed(served: Served, client: openai.OpenAI) -> None:
+    assert [entry.id for entry in client.models.list()] == ["chat"]
+    (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
+    assert endpoint["model"] == served.model.record.ref
+    assert (endpoint["name"], endpoint["status"], endpoint["replicas"]) == ("chat", "RUNNING", 1)
+    assert "chat" in served.cluster.ctl("serve", "list")
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_equals_transformers(served: Served, client: openai.OpenAI, prompt: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(served.model.local())
+    model = AutoModelForCausalLM.from_pretrained(served.model.local(), dtype=torch.float32)
+    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    expected = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    text = tokenizer.decode(expected, skip_special_tokens=True)
+    whole = client.completions.create(model="chat", prompt=prompt, max_tokens=TOKENS, temperature=0)
+    assert whole.choices[0].text == text
+    stream = client.completions.create(model="chat", prompt=prompt, max_tokens=TOKENS, temperature=0, stream=True)
+    pieces = [chunk.choices[0].text for chunk in stream]
+    assert len(pieces) > 1 and "".join(pieces) == text
+
+
+def test_generate_here_and_at_the_endpoint(served: Served) -> None:
+    prompt = ("generate", "def function(", "--max-tokens", "16")
+    there = served.cluster.ctl(*prompt, "--endpoint", served.base_url)
+    here = served.cluster.ctl(*prompt, "--model", "tiny", "--store", served.model.store_url)
+    assert there == here and here.strip()
+    sampled = [
+        served.cluster.ctl(*prompt, "--endpoint", served.base_url, "--temperature", "1", "--seed", seed)
+        for seed in ("1", "1", "2")
+    ]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_a_base_model_continues_the_transcript(served: Served) -> None:
+    talker = Remote(served.base_url.removesuffix("/v1"))
+    messages = [{"role": "user", "content": "hello"}]
+    assert "".join(talker.answer(messages, Sampling(max_tokens=8)))
+    assert not talker.chats
+
+
+def test_chat_in_the_terminal(served: Served) -> None:
+    arguments = ["-c", CTL[2], "chat", "--endpoint", served.base_url, "--max-tokens", "8"]
+    child = pexpect.spawn(sys.executable, arguments, env=served.cluster.environment(), encoding="utf-8", timeout=60)  # type: ignore[arg-type]
+    child.expect("you>")
+    child.sendline("hello")
+    child.expect("chat>")
+    child.expect("you>")
+    child.sendline("x" * 40 * CONTEXT)  # too long for the model: said, and the chat goes on
+    child.expect("clear starts afresh")
+    child.expect("you>")
+    child.sendline("clear")
+    child.expect("forgotten")
+    child.expect("you>")
+    child.sendintr()
+    child.expect("ends the chat")
+    child.expect("you>")
+    child.sendline("stop")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_a_second_endpoint_on_another_port_is_refused(served: Served) -> None:
+    arguments = ("serve", "up", "tiny", "--name", "other", "--port", str(served.port + 1))
+    said = served.cluster.ctl(*arguments, "--store", served.model.store_url, code=4)
+    assert f"serves on port {served.port} already" in said
+
+
+def test_down_frees_the_port(served: Served) -> None:
+    assert "no endpoint is called 'chta'" in served.cluster.ctl("serve", "down", "chta", code=3)
+    assert "chat is down" in served.cluster.ctl("serve", "down", "--all")
+    assert json.loads(served.cluster.ctl("serve", "list", "--json")) == []
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{served.base_url}/models", timeout=5)
