@@ -26,7 +26,8 @@ Stage = Callable[[Context[Any]], dict[str, Any]]
 def load_stage(spec: Spec) -> Stage:
     """The function named by the spec's import string, `package.module:function`."""
     module, _, function = spec.stage.partition(":")
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    stage: Stage = getattr(importlib.import_module(module), function)
+    return stage
 
 
 def build(

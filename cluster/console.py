@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -14,17 +15,20 @@ from cluster.errors import InterruptedRun, JobError, NotReadyError, TrunklineErr
 
 def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run `work` and return the exit code; print a failure as one sentence on stderr (`debug`: with traceback)."""
+    if debug:
+        os.environ["TRUNKLINE_DEBUG"] = "1"  # Ray's logs and its workers' output are shown, too
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         return work() or 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as raised:
+        cause: BaseException = raised
         error: TrunklineError = InterruptedRun("interrupted", "Run the same command to go on.")
     except Exception as raised:
-        error = as_sentence(raised)
+        cause, error = raised, as_sentence(raised)
     finally:
         signal.signal(signal.SIGTERM, previous)
     if debug:
-        traceback.print_exc()
+        traceback.print_exception(cause)
     print(f"ctl: {error}", file=sys.stderr)
     return error.exit_code
 

@@ -64,7 +64,7 @@ def job_client(url: str) -> JobSubmissionClient:
 
 
 def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> Any:
-    """One request with the token; the decoded JSON, or None for 404.
+    """One request with the token; the decoded JSON, or None for 404 and for an empty answer.
 
     Raises NotReadyError where nobody answers in time or the token is refused, JobError for other failures.
     """
@@ -84,4 +84,4 @@ def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUES
         return None
     if not reply.ok:
         raise JobError(f"{url}{path}: HTTP {reply.status_code}: {reply.text[:300]}", "Run `ctl doctor`.")
-    return reply.json()
+    return reply.json() if reply.content else None

@@ -1,4 +1,4 @@
-"""One tree of errors. Each knows its exit code and its remedy, and survives pickling (Ray carries it between processes).
+"""One tree of errors. Each knows its exit code and its remedy, and survives pickling, since Ray carries it.
 
 Exit codes: 0 done, 2 usage, 3 bad spec or input, 4 the environment is not ready, 5 the job failed, 130 interrupted.
 """

@@ -16,6 +16,7 @@ from typing import IO, Any
 from cluster.errors import InputError
 
 CHUNK_BYTES = 1 << 20
+PARTIAL = ".partial-"  # in the names of files that are being written, and of those whose writer was killed
 
 
 class Location:
@@ -75,18 +76,22 @@ class Location:
         if not self.is_local:
             self.fs.pipe_file(self._at(name), data)
             return
-        partial = f"{name}.partial-{os.getpid()}"
-        with self.open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        partial = f"{name}{PARTIAL}{os.getpid()}"
+        try:
+            with self.open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or self._at(name)  # a full disk does not say which
+            raise
         os.replace(self._at(partial), self._at(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; False where it does. One of many at once wins, on S3 too."""
         if self.is_local:
             # Written aside and linked: a reader never sees the new file half-written.
-            partial = f"{name}.partial-{os.getpid()}-{os.urandom(4).hex()}"
+            partial = f"{name}{PARTIAL}{os.getpid()}-{os.urandom(4).hex()}"
             with self.open(partial, "wb") as file:
                 file.write(data)
             try:

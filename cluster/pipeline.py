@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
@@ -66,8 +67,8 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
                 store=store,
                 scaling=graph.scaling,
                 name=graph.name,
-                report=lambda *progress, key=step.key: view.progress(key, *progress),
-                waiting=lambda holder, key=step.key: view.waiting(key, holder),
+                report=functools.partial(view.progress, step.key),
+                waiting=functools.partial(view.waiting, step.key),
             )
             view.finished(step.key, built[step.key], time.monotonic() - clock, was_there=found is not None)
     return built

@@ -127,9 +127,9 @@ def field_docs(cls: type[Spec]) -> dict[str, str]:
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
         for node, following in zip(body.body, body.body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
-                if isinstance(following.value, ast.Constant) and isinstance(node.target, ast.Name):
-                    docs[node.target.id] = " ".join(str(following.value.value).split())
+            field = isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id
+            if field and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                docs[field] = " ".join(str(following.value.value).split())
     return docs
 
 

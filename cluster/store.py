@@ -18,7 +18,7 @@ import msgspec
 from cluster.artifact import RECORD_FILE, Artifact, FileEntry, Record
 from cluster.errors import InputError, nearest
 from cluster.lease import Lease
-from cluster.location import Location
+from cluster.location import PARTIAL, Location
 
 SHORT = 12
 _FOLDER = re.compile(r"(?P<name>.+)-(?P<short>[0-9a-f]{12})$")
@@ -123,6 +123,9 @@ class Store:
 
     def commit(self, record: Record, staging: Location) -> Artifact:
         """Digest every file of `staging`, write the record last, and move the whole to its place."""
+        for name in list(staging.walk()):
+            if PARTIAL in name:  # of a writer that was killed
+                staging.remove(name)
         files = {n: FileEntry(staging.size_bytes(n), staging.digest(n)) for n in staging.walk() if n != RECORD_FILE}
         record = msgspec.structs.replace(record, files=files)
         place = self.root / record.kind / record.folder

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
+
+import ray
+from ray.data.exceptions import UserCodeException
+from ray.exceptions import RayTaskError
+
+from cluster.runtime import debugging
 
 
 def ordered_map(
@@ -14,19 +22,15 @@ def ordered_map(
     Streams: an early end of the iteration stops what was not begun. A task whose worker dies is run again by Ray, so
     `function` must be safe to repeat. What it raises is raised here.
     """
-    import pickle
-
-    import ray
-    from ray.data.exceptions import UserCodeException
-    from ray.exceptions import RayTaskError
-
+    if not debugging():
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     # Items and results are opaque to Arrow: nested lists of mixed shape need no schema.
     rows = [{"item": pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         lambda row: {"result": pickle.dumps(function(pickle.loads(row["item"])))},
-        compute=ray.data.TaskPoolStrategy(size=workers),
+        compute=ray.data.TaskPoolStrategy(size=min(workers, len(items))),
     )
     try:
         for row in dataset.iter_rows():

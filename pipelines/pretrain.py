@@ -1,6 +1,6 @@
 """Pretrain any model on any corpus: every field of every step comes from `--config FILE` and `--set`.
 
-    ctl run pipelines/pretrain.py --config my.yaml --set pretrain.total_tokens=1e9
+ctl run pipelines/pretrain.py --config my.yaml --set pretrain.total_tokens=1e9
 """
 
 from cluster.pipeline import main, pipeline

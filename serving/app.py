@@ -79,7 +79,7 @@ def await_ready(name: str, timeout_seconds: float) -> Endpoint:
     while time.monotonic() < deadline:
         endpoint = _find(name)
         if endpoint.status in FAILED:
-            reason = _reason(name, endpoint.message)
+            reason = _reason(endpoint.message)
             undeploy(name)
             raise JobError(f"endpoint {name!r} did not start: {reason}", "See the replica's log for more (--debug).")
         if endpoint.status not in STARTING and answers(endpoint):
@@ -101,11 +101,12 @@ def answers(endpoint: Endpoint) -> bool:
 
 
 def undeploy(name: str) -> None:
-    """Take an endpoint down; with the last one Serve goes, and its port is free. Raises InputError for another name."""
+    """Take an endpoint down, its begun requests finished. Serve stays, and with it the port, for the next endpoint.
+
+    Raises InputError where no endpoint is called so.
+    """
     _find(name)
     serve.delete(name)
-    if not (_details() or {}).get("applications"):
-        serve.shutdown()
 
 
 def endpoints() -> list[Endpoint]:
@@ -149,7 +150,7 @@ def _check_capacity(spec: EndpointSpec) -> None:
             )
 
 
-def _reason(name: str, message: str) -> str:
+def _reason(message: str) -> str:
     """The last error that a failed replica reports; where it only points to a child process, that one's, from its log.
 
     The log is read where this machine has it: on the node of the replica, which a local cluster always is.

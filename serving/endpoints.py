@@ -29,8 +29,9 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
     options = details.get("http_options") or {}
     found = []
     for name, application in sorted(details.get("applications", {}).items()):
-        model, replicas = "", 0
+        model, replicas, messages = "", 0, [application["message"]]
         for deployment in application["deployments"].values():
+            messages.append(deployment["message"])
             environment = _environment(deployment)
             if MODEL_VARIABLE in environment:
                 model = environment[MODEL_VARIABLE]
@@ -44,7 +45,7 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
                     model=model,
                     status=_text(application["status"]),
                     replicas=replicas,
-                    message=application["message"],
+                    message="\n".join(filter(None, messages)),
                 )
             )
     return found

@@ -1,7 +1,7 @@
 """`ctl artifacts`: what was built, from what, and whether it is still whole."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def list_(
 
     opened = Store(store)
     names = {target: alias for alias, target in opened.aliases().items()}
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "ref": a.record.ref,
             "alias": names.get(f"{a.kind}/{a.fingerprint}", ""),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 serve = typer.Typer(help="Endpoints: bring a model up behind the OpenAI API, list, take down.", no_args_is_help=True)
 
 WATCH_SECONDS = 5.0
+STOP_SECONDS = 120.0
+SERVE_PATH = "/api/serve/applications/"
 
 Model = Annotated[str | None, typer.Option("--model", help="Artifact: alias, kind/name, name, or fingerprint.")]
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint", help="URL of an OpenAI-compatible endpoint.")]
@@ -114,10 +116,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the endpoints of the running cluster."""
     import msgspec
 
-    from cluster.dashboard import dashboard_url, request
-
-    details = request("GET", dashboard_url(), "/api/serve/applications/")
-    found = importlib.import_module("serving.endpoints").from_details(details)
+    found = _running()
     if as_json:
         print_json(msgspec.to_builtins(found))
         return
@@ -128,22 +127,35 @@ def list_(as_json: AsJson = False) -> None:
 @serve.command()
 def down(
     name: Annotated[str | None, typer.Argument(help="Endpoint to take down.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Take all of them down.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Take all of them down, and Ray Serve with its port.")] = False,
 ) -> None:
-    """Take an endpoint down; the requests it has begun are finished first."""
-    from cluster.errors import NotReadyError, UsageError
+    """Take an endpoint down; the requests it has begun are finished first. With the last one its port is free."""
+    from cluster.dashboard import dashboard_url, request
+    from cluster.errors import InputError, UsageError, nearest
     from cluster.runtime import connect
     from cluster.specs import ScalingSpec
 
     if (name is None) != all_:
         raise UsageError("which endpoint?", "Give its name, or --all.")
-    if not _join_cluster():
-        raise NotReadyError("no Ray cluster is running here", "An endpoint in the foreground ends with Ctrl-C.")
-    connect(ScalingSpec())
-    app = importlib.import_module("serving.app")
-    for chosen in [name] if name else [endpoint.name for endpoint in app.endpoints()]:
-        app.undeploy(chosen)
-        print(f"{chosen} is down")
+    names = [endpoint.name for endpoint in _running()]
+    if name is not None and name not in names:
+        raise InputError(f"no endpoint is called {name!r}", nearest(name, names) if names else "None is running.")
+    if all_ or names == [name]:
+        request("DELETE", dashboard_url(), SERVE_PATH, timeout_seconds=STOP_SECONDS)
+    else:
+        _join_cluster()
+        connect(ScalingSpec())
+        importlib.import_module("serving.app").undeploy(name)
+    for gone in names if all_ else [name]:
+        print(f"{gone} is down")
+
+
+def _running() -> list[Any]:
+    from cluster.dashboard import dashboard_url, request
+
+    details = request("GET", dashboard_url(), SERVE_PATH)
+    found: list[Any] = importlib.import_module("serving.endpoints").from_details(details)
+    return found
 
 
 def generate(

@@ -24,9 +24,7 @@ CHUNK_FILES = 128
 ROW_GROUP_DOCUMENTS = 16  # small, so that picking a few documents out of a chunk reads little else
 UNREADABLE = "unreadable"
 
-DOCUMENT_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("id", "text", "source", "license", "url", "metadata")]
-)
+DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "text", "source", "license", "url", "metadata")])
 
 
 def keyed_hash(seed: int, purpose: str, value: str) -> int:

@@ -101,9 +101,9 @@ def _recorded(distribution: importlib.metadata.Distribution) -> Iterator[str]:
 def license_of(distribution: importlib.metadata.Distribution) -> str:
     """The licence that a distribution declares: SPDX expression, else the short licence field, else classifiers."""
     metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression).strip()
-    declared = str(metadata.get("License") or "").strip()
+    if expression := metadata.get_all("License-Expression"):
+        return str(expression[0]).strip()
+    declared = str((metadata.get_all("License") or [""])[0]).strip()
     if declared and "\n" not in declared and len(declared) <= 60:
         return declared
     classifiers = metadata.get_all("Classifier") or []
@@ -114,4 +114,4 @@ def license_of(distribution: importlib.metadata.Distribution) -> str:
 def _home_page(distribution: importlib.metadata.Distribution) -> str:
     metadata = distribution.metadata
     urls = [str(url).partition(",")[2].strip() for url in metadata.get_all("Project-URL") or []]
-    return str(metadata.get("Home-page") or (urls[0] if urls else ""))
+    return str([*(metadata.get_all("Home-page") or []), *urls, ""][0])

@@ -1,5 +1,7 @@
-"""The corpus stage, on Ray Data: chunks of files are read and filtered in parallel, documents chosen on their summaries,
-and the parts of the corpus written in parallel. Every task leaves a finished file or none, so that a killed run goes on.
+"""The corpus stage, on Ray Data.
+
+Chunks of files are read and filtered in parallel, documents are chosen on the chunks' summaries, and the parts of the
+corpus are written in parallel. Every task leaves a finished file or none, so that a killed run goes on.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class TokenStore:
         """Offsets of the first token of each document and, last, of the end; shape (documents + 1,)."""
         return np.fromfile(self.folder / DOCUMENTS_FILE, dtype="<i8")
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - as many mappings as shards, for the life of the reader
+    @functools.cache  # noqa: B019 - as many mappings as shards, for the life of the reader
     def _shard(self, number: int) -> npt.NDArray[np.integer]:
         path = self.folder / self._shards[number]["file"]
         expected = self._shards[number]["num_tokens"] * self.dtype.itemsize

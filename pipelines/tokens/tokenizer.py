@@ -23,7 +23,8 @@ def build(ctx: Context[TokenizerSpec]) -> dict[str, Any]:
     trained = train(_sample(ctx.inputs["corpus"].local(), ctx.spec.sample_bytes), ctx.spec.vocab_size)
     if trained.get_vocab_size() != ctx.spec.vocab_size:
         raise InputError(
-            f"tokenizer.vocab_size: the corpus yields only {trained.get_vocab_size()} pieces, not {ctx.spec.vocab_size}",
+            f"tokenizer.vocab_size: the corpus yields only {trained.get_vocab_size()} pieces "
+            f"of the {ctx.spec.vocab_size} asked for",
             "Give a smaller vocabulary or more text.",
         )
     wrapped = PreTrainedTokenizerFast(

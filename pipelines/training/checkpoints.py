@@ -114,8 +114,9 @@ class Checkpoints:
                 continue
             layout = self._manifest(step).layout
             if layout != self.layout:
+                now = _text(self.layout)
                 raise InputError(
-                    f"the training checkpoint at step {step} was written with {_text(layout)}, not {_text(self.layout)}",
+                    f"the training checkpoint at step {step} was written with {_text(layout)}, this run has {now}",
                     f"Go on with scaling {_text(layout)}, or remove {self.place.url} to start again.",
                 )
             return step

@@ -22,16 +22,26 @@ from pipelines.training.optimizers import Layout, Optimizer
 STATE = "state"  # DeepSpeed's folder inside a checkpoint
 
 
-def deepspeed_config(spec: PretrainSpec, scaling: ScalingSpec, plan: BatchPlan) -> dict[str, Any]:
+BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
+
+
+def deepspeed_config(spec: PretrainSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
     """The DeepSpeed configuration that follows from spec, scaling and batch plan: the one place where it is made."""
     stage = scaling.zero_stage
+    bucket = min(BUCKET_ELEMENTS, parameters)
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
         "train_batch_size": plan.global_batch,
         # Without ZeRO, DeepSpeed clips but does not tell the norm: then the engine below does both.
         "gradient_clipping": spec.max_grad_norm if stage else 0.0,
-        "zero_optimization": {"stage": stage, "overlap_comm": False, "round_robin_gradients": False},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "round_robin_gradients": False,  # Muon's layouts rely on the order
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
         "zero_allow_untested_optimizer": True,  # the optimizer is ours
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own compiles for 90 s on first use
         "steps_per_print": None,
@@ -50,12 +60,14 @@ class Engine:
         plan: BatchPlan,
     ) -> None:
         deepspeed_logger.setLevel("ERROR")
+        # On CPUs DeepSpeed would compile a shared-memory all-reduce that only inference uses.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.spec, self.plan, self.stage = spec, plan, scaling.zero_stage
         self.optimizer = optimizer
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
-            config=deepspeed_config(spec, scaling, plan),
+            config=deepspeed_config(spec, scaling, plan, sum(p.numel() for p in objective.parameters())),
             dist_init_required=False,
         )
         self.device: torch.device = self.engine.device

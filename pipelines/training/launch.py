@@ -1,7 +1,7 @@
 """A group of training workers under Ray Train, and what to say when it fails.
 
 Ray restarts the group when a worker or a node dies, up to `max_failures` times; the workers then go on from the
-newest checkpoint. A failure that would only repeat comes back as a value and ends the run at once.
+newest checkpoint. An error in the code would only repeat: it ends the run at once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+import torch
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.errors import JobError, TrunklineError
@@ -22,6 +25,14 @@ from cluster.specs import ScalingSpec
 POLL_SECONDS = 0.5
 # Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+class EndOnError(UserCallback):
+    """Keeps Ray from retrying what a restart cannot cure. Runs in Ray Train's controller."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        if not any(_is_loss(error) for error in worker_exceptions.values()):
+            raise _first(worker_exceptions)
 
 
 def run_workers(
@@ -51,8 +62,6 @@ def run_workers(
     if error := outcome.get("error"):
         raise _explained(error) from error
     value: dict[str, Any] = outcome["value"]
-    if failure := value.get("error"):
-        raise failure
     return value
 
 
@@ -73,37 +82,47 @@ def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec
             name="train",
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
+            callbacks=[EndOnError()],
             worker_runtime_env={"env_vars": variables},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
 
 
-def _explained(error: BaseException) -> BaseException:
-    """The error of Ray Train as one of ours: the rank that failed first and its own words."""
+def _explained(error: BaseException) -> TrunklineError:
+    """The error of Ray Train as one of ours."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", None) or {}
-    if not failures:
-        inner = getattr(error, "controller_failure", error)
-        return JobError(f"the training group failed: {_last_line(inner)}", "--debug shows the whole error.")
-    for failure in failures.values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, TrunklineError):
-            return cause
-    # A rank that lost its peer fails, too: the one with another error was first.
+    if failures:
+        return _first(failures)
+    inner = getattr(error, "controller_failure", error)  # what `EndOnError` raised
+    if isinstance(inner, TrunklineError):
+        return inner
+    return JobError(f"the training group failed: {_last_line(inner)}", "--debug shows the whole error.")
+
+
+def _first(failures: dict[int, Exception]) -> TrunklineError:
+    """What went wrong first: the lowest rank whose error is its own, not the loss of another rank."""
     rank = min(failures, key=lambda r: (_lost_peer(failures[r]), r))
+    error = failures[rank]
+    if isinstance(error, TrunklineError):
+        return error
     return JobError(
-        f"training worker {rank} failed: {_last_line(failures[rank])}",
+        f"training worker {rank} failed: {_last_line(error)}",
         "Run the same command to go on from the last checkpoint; --debug shows the whole error.",
     )
 
 
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker or its node went away, which a restart cures; a rank that lost its peer says so, too."""
+    return isinstance(error, (RayError, RayTrainError)) or _lost_peer(error)
+
+
 def _lost_peer(error: Exception) -> bool:
-    text = str(error)
-    return any(words in text for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe"))
+    return isinstance(error, torch.distributed.DistError) or any(
+        words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    )
 
 
 def _last_line(error: BaseException) -> str:
-    cause = getattr(error, "cause", None)
-    shown = cause if isinstance(cause, BaseException) else error
-    lines = [line.strip() for line in str(shown).splitlines() if line.strip()]
-    return f"{type(shown).__name__}: {lines[-1] if lines else 'no message'}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

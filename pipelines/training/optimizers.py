@@ -103,7 +103,7 @@ class Optimizer(torch.optim.Optimizer):
             group["lr"] = group["peak"] * factor
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["muon"]:

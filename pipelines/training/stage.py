@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cluster import metrics
@@ -48,7 +49,7 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
     work = Work(ctx.spec, ctx.scaling, plan, ctx.inputs["tokens"], ctx.output, ctx.output / STATE, ctx.name)
     tokenizer = ctx.inputs["tokens"].parent("tokenizer").location
     total = plan.steps * plan.global_batch * TokenStore(ctx.inputs["tokens"].local(), "train").sequence_length
-    figures = run_workers(train, work, ctx.scaling, lambda: _watch(ctx, total))
+    figures = run_workers(train, work, ctx.scaling, _watcher(ctx, total))
     for name in tokenizer.walk():
         if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
             ctx.output.write_bytes(name, tokenizer.read_bytes(name))
@@ -56,10 +57,16 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
     return figures
 
 
-def _watch(ctx: Context[PretrainSpec], total: int) -> None:
-    """Tell the newest line of the metrics as progress."""
-    lines = metrics.read(ctx.output)
-    if lines:
-        line = lines[-1]
-        shown = (metrics.LOSS, metrics.TOKENS_PER_SECOND, metrics.ETA_SECONDS)
-        ctx.progress(line[metrics.TOKENS], total, "tokens", **{name: line[name] for name in shown})
+def _watcher(ctx: Context[PretrainSpec], total: int) -> Callable[[], None]:
+    """A function that tells each new line of the metrics as progress."""
+    told = -1
+
+    def watch() -> None:
+        nonlocal told
+        lines = metrics.read(ctx.output)
+        if lines and lines[-1][metrics.STEP] != told:
+            told = lines[-1][metrics.STEP]
+            shown = (metrics.LOSS, metrics.TOKENS_PER_SECOND, metrics.ETA_SECONDS)
+            ctx.progress(lines[-1][metrics.TOKENS], total, "tokens", **{name: lines[-1][name] for name in shown})
+
+    return watch

@@ -14,7 +14,6 @@ import torch.distributed as dist
 import transformers
 
 from cluster.artifact import Artifact
-from cluster.errors import JobError
 from cluster.location import Location
 from cluster.metrics import MetricsLog
 from cluster.specs import PretrainSpec, ScalingSpec
@@ -27,7 +26,6 @@ from pipelines.training.models import build_model, configuration, count_paramete
 from pipelines.training.objectives import CausalLM
 from pipelines.training.optimizers import build_optimizer
 from pipelines.training.throughput import Clock, flops_per_token
-
 
 
 @dataclass(frozen=True)
@@ -44,26 +42,8 @@ class Work:
 
 
 def train(work: Work) -> dict[str, Any]:
-    """Train on this rank. Returns the metrics, or {"error": ...} for a failure that a restart would only repeat."""
+    """Train on this rank. Returns the metrics."""
     _prepare(work.scaling)
-    try:
-        return _train(work)
-    except JobError as error:  # the loop raises it on all ranks at once: no one is left waiting
-        return {"error": error}
-
-
-def _prepare(scaling: ScalingSpec) -> None:
-    """Numbers must not depend on what else the machine does: a fixed number of threads, deterministic kernels."""
-    torch.set_num_threads(max(1, int(scaling.cpus_per_worker)))
-    if scaling.gpus_per_worker:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-
-
-def _train(work: Work) -> dict[str, Any]:
     spec, scaling, plan = work.spec, work.scaling, work.plan
     folder = work.tokens.local()
     store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
@@ -102,6 +82,18 @@ def _train(work: Work) -> dict[str, Any]:
         "steps": plan.steps,
         "epochs": round(plan.steps * plan.global_batch / store.num_sequences, 4),
     }
+
+
+def _prepare(scaling: ScalingSpec) -> None:
+    """Numbers must not depend on what else the machine does: a fixed number of threads, deterministic kernels."""
+    torch.set_num_threads(max(1, int(scaling.cpus_per_worker)))
+    if scaling.gpus_per_worker:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # DeepSpeed's large buffers would be filled each step
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def _write_model(model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], output: Location) -> None:

@@ -33,7 +33,19 @@ def test_imports_run_one_way(path) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_the_core_does_not_import_upwards() -> None:
-    order = ["errors", "spec", "specs", "location", "artifact", "lease", "store", "context", "graph", "build", "pipeline"]
+    order = [
+        "errors",
+        "spec",
+        "specs",
+        "location",
+        "artifact",
+        "lease",
+        "store",
+        "context",
+        "graph",
+        "build",
+        "pipeline",
+    ]
     for rank, module in enumerate(order):
         path = ROOT / "cluster" / f"{module}.py"
         path = path if path.exists() else ROOT / "cluster" / module / "__init__.py"
@@ -44,7 +56,9 @@ def test_the_core_does_not_import_upwards() -> None:
 
 
 def test_modules_stay_small() -> None:
-    large = {str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 400}
+    large = {
+        str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 400
+    }
     assert not large
 
 
@@ -66,7 +80,19 @@ def test_ctl_help_imports_nothing_heavy() -> None:
         "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    heavy = {"ray", "torch", "pandas", "transformers", "numpy", "pyarrow", "fsspec", "rich", "msgspec", "yaml", "openai"}
+    heavy = {
+        "ray",
+        "torch",
+        "pandas",
+        "transformers",
+        "numpy",
+        "pyarrow",
+        "fsspec",
+        "rich",
+        "msgspec",
+        "yaml",
+        "openai",
+    }
     assert "demo" in done.stdout
     assert not heavy & set(done.stderr.split())
 

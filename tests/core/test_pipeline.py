@@ -80,7 +80,7 @@ def test_errors_of_a_pipeline(store: Store) -> None:
     ):
         with pytest.raises(SpecError, match=words):
             Pipeline(function).graph(store)
-    with pytest.raises(InputError, match="the store is empty|no artifact"):
+    with pytest.raises(InputError, match="no artifact 'nothing'"):
         Pipeline(lambda step: step(CountSpec(), words="nothing")).graph(store)
 
 
@@ -91,9 +91,10 @@ def test_precedence_of_config_and_set(tmp_path: Path, store: Store) -> None:
     assert graph.step("count").spec.factor == 3
     assert graph.step("words").spec.words == ("q",)
     assert graph.scaling.num_workers == 7
-    assert graph.step("count").fingerprint == toy.graph(store, {"count": {"factor": 3}, "words": {"words": ["q"]}}).step(
-        "count"
-    ).fingerprint
+    assert (
+        graph.step("count").fingerprint
+        == toy.graph(store, {"count": {"factor": 3}, "words": {"words": ["q"]}}).step("count").fingerprint
+    )
 
 
 def test_scripts_that_cannot_be_loaded(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def test_export(store: Store, tmp_path: Path) -> None:
     model = make_model(store, data["tokens"], tmp_path / "model")
     inputs = {"model": model, "tokens": data["tokens"], "corpus": data["corpus"]}
     evaluation = build(EvaluationSpec(completion_tokens=4), inputs, store=store, name="tiny")
-    made = build(ExportSpec(), {"model": model, "evaluation": evaluation}, store=store, name="tiny")
+    parents = {"model": model, "evaluation": evaluation}
+    made = build(ExportSpec(), parents, store=store, name="tiny")
 
     exported = AutoModelForCausalLM.from_pretrained(made.local())
     original = AutoModelForCausalLM.from_pretrained(model.local())

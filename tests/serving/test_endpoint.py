@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import openai
 import pexpect
@@ -40,19 +41,19 @@ def test_greedy_equals_transformers(served: Served, client: openai.OpenAI, promp
     model = AutoModelForCausalLM.from_pretrained(served.model.local(), dtype=torch.float32)
     inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
     expected = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    text = tokenizer.decode(expected, skip_special_tokens=True)
-    whole = client.completions.create(model="chat", prompt=prompt, max_tokens=TOKENS, temperature=0)
-    assert whole.choices[0].text == text
-    stream = client.completions.create(model="chat", prompt=prompt, max_tokens=TOKENS, temperature=0, stream=True)
-    pieces = [chunk.choices[0].text for chunk in stream]
-    assert len(pieces) > 1 and "".join(pieces) == text
+    request = {"model": "chat", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+    whole = client.completions.create(**request, extra_body={"return_token_ids": True}).choices[0]
+    assert whole.model_extra is not None and whole.model_extra["token_ids"] == expected.tolist()
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**request, stream=True)]
+    assert len(pieces) > 1 and "".join(pieces) == whole.text
 
 
 def test_generate_here_and_at_the_endpoint(served: Served) -> None:
     prompt = ("generate", "def function(", "--max-tokens", "16")
     there = served.cluster.ctl(*prompt, "--endpoint", served.base_url)
     here = served.cluster.ctl(*prompt, "--model", "tiny", "--store", served.model.store_url)
-    assert there == here and here.strip()
+    # The engine keeps back bytes at the end that are not a whole character yet; transformers shows them as U+FFFD.
+    assert there.strip() and here.rstrip("\ufffd\n").startswith(there.rstrip("\ufffd\n"))
     sampled = [
         served.cluster.ctl(*prompt, "--endpoint", served.base_url, "--temperature", "1", "--seed", seed)
         for seed in ("1", "1", "2")
@@ -69,7 +70,8 @@ def test_a_base_model_continues_the_transcript(served: Served) -> None:
 
 def test_chat_in_the_terminal(served: Served) -> None:
     arguments = ["-c", CTL[2], "chat", "--endpoint", served.base_url, "--max-tokens", "8"]
-    child = pexpect.spawn(sys.executable, arguments, env=served.cluster.environment(), encoding="utf-8", timeout=60)  # type: ignore[arg-type]
+    environment: Any = served.cluster.environment()
+    child = pexpect.spawn(sys.executable, arguments, env=environment, encoding="utf-8", timeout=60)
     child.expect("you>")
     child.sendline("hello")
     child.expect("chat>")
@@ -97,7 +99,7 @@ def test_a_second_endpoint_on_another_port_is_refused(served: Served) -> None:
 
 def test_down_frees_the_port(served: Served) -> None:
     assert "no endpoint is called 'chta'" in served.cluster.ctl("serve", "down", "chta", code=3)
-    assert "chat is down" in served.cluster.ctl("serve", "down", "--all")
+    assert served.cluster.ctl("serve", "down", "chat") == "chat is down\n"
     assert json.loads(served.cluster.ctl("serve", "list", "--json")) == []
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{served.base_url}/models", timeout=5)

@@ -1,0 +1,42 @@
+"""Trains a list of cases on gloo ranks without Ray: `python group.py ROOT RANKS CASES.json` (run by test_layouts)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cluster.location import Location
+from cluster.specs import ScalingSpec
+from cluster.store import Store
+from tests.training.tiny import LENGTH, pretrain
+
+
+def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
+    from pipelines.training.batches import plan_batches
+    from pipelines.training.worker import Work, train
+
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
+    tokens = Store(f"{root}/store").list("tokens")[0]
+    for name, case in cases.items():
+        spec = pretrain(**case["spec"])
+        scaling = ScalingSpec(num_workers=ranks, log_every=1, **case["scaling"])
+        output = Location(f"{root}/{name}")
+        figures = train(
+            Work(spec, scaling, plan_batches(spec, scaling, LENGTH), tokens, output, output / ".train", name)
+        )
+        if rank == 0:
+            output.write_bytes("figures.json", json.dumps(figures).encode())
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    root, ranks = sys.argv[1], int(sys.argv[2])
+    mp.spawn(rank_main, (ranks, root, json.loads(Path(sys.argv[3]).read_text())), nprocs=ranks)

@@ -1,0 +1,81 @@
+"""The same run on other workers, batch splits and ZeRO stages: equal but for the order of additions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cluster.location import Location
+from cluster.metrics import LOSS, read
+from cluster.store import Store
+from tests.training.tiny import SMALL, make_tokens
+
+STEPS = 8
+GROUP = Path(__file__).with_name("group.py")
+
+
+def case(optimizer: str, zero_stage: int, **more: Any) -> dict[str, Any]:
+    scaling = {"zero_stage": zero_stage} | more.pop("scaling", {})
+    return {"spec": {"steps": STEPS, "optimizer": optimizer, **more}, "scaling": scaling}
+
+
+GPT2 = {"model": "gpt2-1m", "model_overrides": SMALL}
+TWO_RANKS = {
+    **{f"{o}-zero{stage}": case(o, stage) for o in ("adamw", "muon") for stage in range(4)},
+    **{f"gpt2-muon-zero{stage}": case("muon", stage, **GPT2) for stage in (0, 2)},
+    **{f"muon-zero{stage}-micro1": case("muon", stage, scaling={"micro_batch_size": 1}) for stage in (0, 1, 2, 3)},
+}
+ONE_RANK = {"muon-one": case("muon", 1)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one output folder for each case."""
+    root = tmp_path_factory.mktemp("layouts")
+    make_tokens(Store(root / "store"))
+    for ranks, cases in ((2, TWO_RANKS), (1, ONE_RANK)):
+        (root / f"{ranks}.json").write_text(json.dumps(cases))
+        command = [sys.executable, str(GROUP), str(root), str(ranks), str(root / f"{ranks}.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def trajectory(runs: Path, name: str) -> list[float]:
+    """Losses of all steps and, last, the validation loss."""
+    losses = [line[LOSS] for line in read(Location(runs / name))]
+    assert len(losses) == STEPS
+    return [*losses, json.loads((runs / name / "figures.json").read_text())["validation_loss"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        *((f"adamw-zero{stage}", "adamw-zero0") for stage in (1, 2, 3)),
+        *((f"muon-zero{stage}", "muon-zero0") for stage in (1, 2, 3)),
+        *((f"muon-zero{stage}-micro1", "muon-zero0") for stage in (0, 1, 2, 3)),
+        ("gpt2-muon-zero2", "gpt2-muon-zero0"),
+        ("muon-one", "muon-zero1"),
+    ],
+)
+def test_layouts_agree(runs: Path, name: str, reference: str) -> None:
+    assert trajectory(runs, name) == pytest.approx(trajectory(runs, reference), rel=1e-5)
+
+
+def test_it_learns(runs: Path) -> None:
+    for name in ("adamw-zero1", "muon-zero1"):
+        losses = trajectory(runs, name)
+        assert losses[-1] < losses[0] - 0.1
+
+
+def test_weights_of_zero_3_are_whole(runs: Path) -> None:
+    whole, reference = (load_file(runs / name / "model.safetensors") for name in ("muon-zero3", "muon-zero0"))
+    assert {k: v.shape for k, v in whole.items()} == {k: v.shape for k, v in reference.items()}
+    for name in whole:
+        assert (whole[name] - reference[name]).abs().max() < 1e-4, name

@@ -1,0 +1,93 @@
+"""A tiny corpus with structure to learn, as finished tokenizer and tokens artifacts in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from cluster import spec as specs
+from cluster.artifact import Artifact, Code, Parent, Record
+from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
+from cluster.store import Store
+
+VOCAB = 64
+EOS = 0
+LENGTH = 32
+
+
+def _commit(store: Store, spec: Any, parents: dict[str, Artifact], files: dict[str, bytes]) -> Artifact:
+    fingerprint = specs.fingerprint(spec, {name: a.fingerprint for name, a in parents.items()})
+    staging = store.staging(spec.kind, "tiny", fingerprint)
+    for name, data in files.items():
+        staging.write_bytes(name, data)
+    record = Record(
+        kind=spec.kind,
+        name="tiny",
+        fingerprint=fingerprint,
+        revision=spec.revision,
+        spec=specs.fields(spec),
+        parents={n: Parent(a.kind, a.name, a.fingerprint) for n, a in parents.items()},
+        scaling={},
+        code=Code("", ""),
+        versions={},
+        started_at="2026-01-01T00:00:00+00:00",
+        duration_seconds=0.0,
+        metrics={},
+        files={},
+    )
+    return store.commit(record, staging)
+
+
+def _split(rng: np.random.Generator, documents: int) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Documents that count upwards from a random start, each followed by the end-of-text token."""
+    pieces, offsets = [], [0]
+    for _ in range(documents):
+        length = int(rng.integers(5, 40))
+        pieces.append(np.append(1 + (int(rng.integers(VOCAB)) + np.arange(length)) % (VOCAB - 1), EOS))
+        offsets.append(offsets[-1] + length + 1)
+    data = np.concatenate(pieces).astype("<u2").tobytes()
+    shard = {"file": "shard-00000.bin", "num_tokens": offsets[-1], "sha256": hashlib.sha256(data).hexdigest()}
+    about = {"num_tokens": offsets[-1], "num_documents": documents, "num_bytes": offsets[-1], "shards": [shard]}
+    return data, np.asarray(offsets, "<i8").tobytes(), about
+
+
+def make_tokens(store: Store) -> Artifact:
+    """The tokens artifact, with its tokenizer, built or found."""
+    tokenizer = {"tokenizer.json": b'{"model": "tiny"}', "tokenizer_config.json": b"{}"}
+    parent = _commit(store, TokenizerSpec(), {}, tokenizer)
+    rng = np.random.default_rng(0)
+    files, splits = {}, {}
+    for split, documents in (("train", 400), ("heldout", 40)):
+        data, offsets, splits[split] = _split(rng, documents)
+        files |= {f"{split}/shard-00000.bin": data, f"{split}/documents.idx": offsets}
+    index = {
+        "dtype": "uint16",
+        "vocab_size": VOCAB,
+        "eos_token_id": EOS,
+        "tokenizer_fingerprint": parent.fingerprint,
+        "sequence_length": LENGTH,
+        "splits": splits,
+    }
+    files["index.json"] = json.dumps(index).encode()
+    return _commit(store, TokensSpec(sequence_length=LENGTH), {"tokenizer": parent}, files)
+
+
+SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}
+BATCH = 8
+
+
+def pretrain(steps: int, **changes: Any) -> PretrainSpec:
+    """A spec that trains a tiny model for so many steps."""
+    fields: dict[str, Any] = {
+        "model": "llama-1m",
+        "model_overrides": SMALL | {"intermediate_size": 64},
+        "total_tokens": steps * BATCH * LENGTH,
+        "global_batch_size": BATCH,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "validation_sequences": 11,
+    }
+    return PretrainSpec(**(fields | changes))
