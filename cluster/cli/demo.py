@@ -87,8 +87,11 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
 
 
 def _ask(base_url: str, model: str) -> str:
+    import logging
+
     from openai import OpenAI
 
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Ray has sent every library's notes to the terminal
     client = OpenAI(base_url=base_url, api_key="none")
     reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=COMPLETION_TOKENS, temperature=0)
     return reply.choices[0].text

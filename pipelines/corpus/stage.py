@@ -70,7 +70,7 @@ def _finish(output: Location) -> dict[str, Any]:
         "documents": report["documents"],
         "bytes": report["bytes"],
         "flow": report["flow"],
-        "licenses": len(report["licenses"]),
+        "licenses": report["licenses"],
     }
 
 

@@ -1,0 +1,26 @@
+"""Builds the tiny model of test_stage in a process of its own: `python run_once.py STORE STEPS`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from cluster.build import build
+from cluster.specs import ScalingSpec
+from cluster.store import Store
+from tests.training.tiny import make_tokens, pretrain
+
+# Two workers, the second group of numbers as short as a test wants them.
+SCALING = ScalingSpec(num_workers=2, log_every=10, checkpoint_every_seconds=0.5)
+
+if __name__ == "__main__":
+    store = Store(sys.argv[1])
+    build(
+        pretrain(int(sys.argv[2]), optimizer="muon"),
+        {"tokens": make_tokens(store)},
+        store=store,
+        scaling=SCALING,
+        name="tiny",
+    )

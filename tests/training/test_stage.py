@@ -1,0 +1,185 @@
+"""The stage on a real cluster: its artifact, and that neither a killed driver nor a killed worker changes a bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import ray
+from transformers import AutoModelForCausalLM
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.errors import JobError, SpecError
+from cluster.metrics import METRICS_FILE, read
+from cluster.specs import PretrainSpec
+from cluster.store import Store
+from tests.training.run_once import SCALING
+from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
+
+STEPS = 240
+SCRIPT = Path(__file__).with_name("run_once.py")
+TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
+
+Report = Callable[[float, float, str, dict[str, Any]], None]
+
+
+def run(root: Path, spec: PretrainSpec, report: Report = lambda *progress: None, **scaling: Any) -> Artifact:
+    store = Store(root)
+    scaled = msgspec.structs.replace(SCALING, **scaling)
+    return build(spec, {"tokens": make_tokens(store)}, store=store, scaling=scaled, name="tiny", report=report)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Artifact, list[Any]]:
+    """A run that nothing happens to, with a checkpoint only if it is slow, and the progress that it told."""
+    progress: list[Any] = []
+    artifact = run(
+        tmp_path_factory.mktemp("undisturbed"),
+        pretrain(STEPS, optimizer="muon"),
+        lambda *told: progress.append(told),
+        checkpoint_every_seconds=1000.0,
+    )
+    return artifact, progress
+
+
+def lines(artifact: Artifact) -> list[dict[str, Any]]:
+    """The metrics without what depends on the clock."""
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in read(artifact.location)]
+
+
+def same(artifact: Artifact, reference: Artifact) -> None:
+    assert artifact.metrics == reference.metrics
+    assert artifact.record.files["model.safetensors"] == reference.record.files["model.safetensors"]
+    assert lines(artifact) == lines(reference)
+
+
+def committed(root: Path) -> list[Path]:
+    return sorted(root.glob(".staging/pretrain-*/.train/checkpoints/step-*/checkpoint.json"))
+
+
+def await_checkpoints(root: Path, count: int = 1) -> None:
+    """Return once a run below `root` has committed a checkpoint; its file system sends no events."""
+    pause, deadline = threading.Event(), time.monotonic() + 120
+    while len(committed(root)) < count:
+        assert time.monotonic() < deadline, "no checkpoint"
+        pause.wait(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    return found
+
+
+def training_workers() -> list[int]:
+    """Process ids of the training workers of the cluster that this process started."""
+    found = []
+    for pid in descendants(os.getpid()):
+        try:
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_the_artifact_is_a_hugging_face_folder(undisturbed: tuple[Artifact, list[Any]]) -> None:
+    artifact, progress = undisturbed
+    files = set(artifact.record.files)
+    assert {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", METRICS_FILE} <= files
+    assert not [name for name in files if name.startswith(".train")]
+    model = AutoModelForCausalLM.from_pretrained(artifact.local())
+    assert sum(p.numel() for p in model.parameters()) == artifact.metrics["parameters"]
+    assert artifact.metrics["steps"] == STEPS
+    assert artifact.metrics["tokens"] == STEPS * BATCH * LENGTH
+    assert artifact.metrics["validation_loss"] < 0.7 * read(artifact.location)[0]["loss"]
+    assert [line["step"] for line in read(artifact.location)] == list(range(10, STEPS + 1, 10))
+    assert progress[-1][:3] == (STEPS * BATCH * LENGTH, STEPS * BATCH * LENGTH, "tokens")
+
+
+def test_validation_loss_is_what_the_saved_model_has(undisturbed: tuple[Artifact, list[Any]]) -> None:
+    from pipelines.tokens.reader import TokenStore
+    from pipelines.training.batches import stack
+    from pipelines.training.objectives import CausalLM
+
+    artifact, _ = undisturbed
+    heldout = TokenStore(artifact.parent("tokens").local(), "heldout")
+    model = AutoModelForCausalLM.from_pretrained(artifact.local())
+    loss = CausalLM(model, heldout.eos_token_id, "fp32")(stack(heldout, list(range(11))))
+    assert float(loss) / (11 * LENGTH) == pytest.approx(artifact.metrics["validation_loss"], rel=1e-5)
+
+
+def test_a_killed_driver_goes_on_to_the_same_bits(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), str(tmp_path), str(STEPS)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await_checkpoints(tmp_path)
+        family = [process.pid, *descendants(process.pid)]
+    finally:
+        for pid in [process.pid, *descendants(process.pid)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+    assert len(family) > 2
+    assert not Store(tmp_path).list("pretrain"), "it had finished before it was killed"
+    assert json.loads(committed(tmp_path)[-1].read_text())["step"] > 0
+    same(run(tmp_path, pretrain(STEPS, optimizer="muon")), undisturbed[0])
+
+
+def test_a_killed_worker_is_replaced_and_changes_no_bit(
+    undisturbed: tuple[Artifact, list[Any]], tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        await_checkpoints(tmp_path)
+        killed.append(training_workers()[-1])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    artifact = run(tmp_path, pretrain(STEPS, optimizer="muon"))
+    killer.join()
+    assert killed
+    same(artifact, undisturbed[0])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(ray_cluster: None, tmp_path: Path) -> None:
+    spec = pretrain(STEPS, learning_rate=1e30, max_grad_norm=0.0, warmup_steps=0)
+    with pytest.raises(JobError, match=r"diverged at step \d"):
+        run(tmp_path, spec)
+
+
+def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
+    tokens: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    with pytest.raises(SpecError, match="Did you mean 'num_hidden_layers'"):
+        run(tmp_path, pretrain(1, model_overrides={"num_hidden_layer": 2}))
+    with pytest.raises(SpecError, match="3 workers"):
+        run(tmp_path, pretrain(1), num_workers=3)
