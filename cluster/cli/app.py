@@ -7,11 +7,34 @@ import typer
 
 from cluster import __version__
 from cluster.cli import artifacts, demo, doctor, jobs, local, pipelines, serve, specs, submit
+from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
+
+
+class Commands(LazyGroup):
+    """All commands of `ctl`, in the order in which they are listed."""
+
+    entries = {
+        "demo": demo.demo,
+        "up": local.up,
+        "down": local.down,
+        "status": local.status,
+        "plan": pipelines.plan,
+        "run": pipelines.run,
+        "submit": submit.submit,
+        "jobs": jobs.jobs,
+        "artifacts": artifacts.artifacts,
+        "spec": specs.spec,
+        "serve": serve.serve,
+        "generate": serve.generate,
+        "chat": serve.chat,
+        "doctor": doctor.doctor,
+    }
+
 
 app = typer.Typer(
     name="ctl",
-    help="Trunkline: from raw text to a served language model, on one Ray cluster.",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,  # rich's help costs as much start-up time as everything else together
     pretty_exceptions_enable=False,
@@ -31,28 +54,6 @@ def root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Trunkline: from raw text to a served language model, on one Ray cluster."""
-
-
-for command in (
-    demo.demo,
-    local.up,
-    local.down,
-    local.status,
-    pipelines.plan,
-    pipelines.run,
-    submit.submit,
-    serve.generate,
-    serve.chat,
-    doctor.doctor,
-):
-    app.command()(command)
-for name, group in (
-    ("jobs", jobs.jobs),
-    ("artifacts", artifacts.artifacts),
-    ("spec", specs.spec),
-    ("serve", serve.serve),
-):
-    app.add_typer(group, name=name)
 
 
 def run() -> None:

@@ -5,12 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table, size
 
-artifacts = typer.Typer(
-    help="Artifacts: list, show, trace, verify, compare, export, alias, collect.", no_args_is_help=True
-)
+artifacts = group("Artifacts: list, show, trace, verify, compare, export, alias, collect.")
 
 Ref = Annotated[str, typer.Argument(help="Alias, kind/name, name, or the beginning of a fingerprint.")]
 

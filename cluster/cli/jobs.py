@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.lazy import group
 from cluster.cli.output import AsJson, print_json, print_table
 
-jobs = typer.Typer(help="Jobs of the cluster: list, show, logs, stop, retry.", no_args_is_help=True)
+jobs = group("Jobs of the cluster: list, show, logs, stop, retry.")
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as `ctl submit` printed it.", show_default=False)]
 

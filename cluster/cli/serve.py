@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from cluster.specs import EndpointSpec
 
-serve = typer.Typer(help="Endpoints: bring a model up behind the OpenAI API, list, take down.", no_args_is_help=True)
+serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli.lazy import group
 from cluster.cli.output import AsJson, print_json, print_table
 
-spec = typer.Typer(help="Specs: kinds, their JSON Schema, and validation of a file.", no_args_is_help=True)
+spec = group("Specs: kinds, their JSON Schema, and validation of a file.")
 
 
 @spec.command("list")

@@ -46,11 +46,12 @@ def list_files(spec: CorpusSpec) -> list[SourceFile]:
 
 
 def text_files(spec: CorpusSpec) -> list[SourceFile]:
-    """Every file below `spec.path` with one of the suffixes."""
+    """Every file below `spec.path` with one of the suffixes. Raises InputError where a folder cannot be listed."""
     root = Path(spec.path)
     if not spec.path or not root.is_dir():
         raise InputError(f"corpus.path: {spec.path!r} is not a folder", "Give a folder that every node can read.")
-    return [SourceFile(name, str(root / name), root.name, "unknown", "") for name in _walk(root, spec.suffixes)]
+    names = _walk(root, spec.suffixes)
+    return [SourceFile(_printable(name), str(root / name), root.name, "unknown", "") for name in names]
 
 
 def installed_python(spec: CorpusSpec) -> list[SourceFile]:
@@ -62,10 +63,7 @@ def installed_python(spec: CorpusSpec) -> list[SourceFile]:
         for name in _walk(stdlib, spec.suffixes)
     ]
     seen: set[str] = set()
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if not name or name.lower() == OWN_DISTRIBUTION:
-            continue
+    for name, distribution in _distributions():
         source, license_, url = f"{name}=={distribution.version}", license_of(distribution), _home_page(distribution)
         for relative in _recorded(distribution):
             path = os.path.normpath(str(distribution.locate_file(relative)))
@@ -82,8 +80,27 @@ SOURCES: dict[str, Callable[[CorpusSpec], list[SourceFile]]] = {
 }
 
 
+def _distributions() -> list[tuple[str, importlib.metadata.Distribution]]:
+    """The distributions in site-packages by name, sorted, so that of two that record the same file one always wins.
+
+    Not those of `sys.path`: importing Ray adds a folder with distributions of its own to it, and so may anyone.
+    """
+    folders = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    found = {str(d.metadata["Name"]): d for d in importlib.metadata.distributions(path=folders) if d.metadata["Name"]}
+    return [(name, found[name]) for name in sorted(found) if name.lower() != OWN_DISTRIBUTION]
+
+
+def _printable(name: str) -> str:
+    """A file name as text: bytes that are not UTF-8 are written as `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _unlisted(error: OSError) -> None:
+    raise InputError(f"{error.filename}: {error.strerror}", "Every folder of the source must be readable.") from error
+
+
 def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_unlisted):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         for name in names:
             if name.endswith(suffixes):
@@ -104,7 +121,7 @@ def license_of(distribution: importlib.metadata.Distribution) -> str:
     if expression := metadata.get_all("License-Expression"):
         return str(expression[0]).strip()
     declared = str((metadata.get_all("License") or [""])[0]).strip()
-    if declared and "\n" not in declared and len(declared) <= 60:
+    if declared and declared.lower() != "unknown" and "\n" not in declared and len(declared) <= 60:
         return declared
     classifiers = metadata.get_all("Classifier") or []
     names = [c.rsplit("::", 1)[1].strip() for c in classifiers if c.startswith("License ::") and c.count("::") > 1]

@@ -12,7 +12,7 @@ from cluster.specs import ScalingSpec
 from cluster.store import Store
 from tests.training.tiny import make_tokens, pretrain
 
-# Two workers, the second group of numbers as short as a test wants them.
+# Often enough that a run of seconds has checkpoints to be killed after.
 SCALING = ScalingSpec(num_workers=2, log_every=10, checkpoint_every_seconds=0.5)
 
 if __name__ == "__main__":

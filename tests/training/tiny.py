@@ -20,6 +20,8 @@ LENGTH = 32
 
 def _commit(store: Store, spec: Any, parents: dict[str, Artifact], files: dict[str, bytes]) -> Artifact:
     fingerprint = specs.fingerprint(spec, {name: a.fingerprint for name, a in parents.items()})
+    if found := store.find(spec.kind, fingerprint):
+        return found
     staging = store.staging(spec.kind, "tiny", fingerprint)
     for name, data in files.items():
         staging.write_bytes(name, data)
