@@ -25,7 +25,7 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = dict.fromkeys(self.entries)  # type: ignore[arg-type,assignment]  # to suggest from
+        self.commands = dict.fromkeys(self.entries)  # type: ignore[assignment]  # to suggest from
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.entries)
