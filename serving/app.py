@@ -29,7 +29,8 @@ from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 10.0
 ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): .+")
-VAGUE = "See root cause above"  # how vLLM's parent process reports its child's death
+# How Ray quotes an error within another, and how vLLM's processes report the death of their children.
+WRAPPERS = ("Traceback (most recent call last)", "See root cause above", "See stack trace for root cause")
 
 
 def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
@@ -155,14 +156,15 @@ def _reason(message: str) -> str:
 
     The log is read where this machine has it: on the node of the replica, which a local cluster always is.
     """
-    errors = ERROR_LINE.findall(message)
-    reason = errors[-1] if errors else (message.strip().splitlines() or ["no reason given"])[-1]
-    if VAGUE not in reason:
-        return reason.strip()
+    if own := _errors(message):
+        return own[-1]
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    newest = sorted(logs.glob("worker-*"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(newest):
-        found = [e for e in ERROR_LINE.findall(path.read_text(errors="replace")) if VAGUE not in e]
-        if found:
-            return found[-1].strip()
-    return reason.strip()
+    for path in sorted(logs.glob("worker-*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if found := _errors(path.read_text(errors="replace")):
+            return found[-1]
+    return (message.strip().splitlines() or ["no reason given"])[-1]
+
+
+def _errors(text: str) -> list[str]:
+    """What follows a traceback, without what merely wraps or points to another error."""
+    return [line.strip() for line in ERROR_LINE.findall(text) if not any(wrapper in line for wrapper in WRAPPERS)]

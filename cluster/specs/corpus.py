@@ -35,7 +35,7 @@ class CorpusSpec(Spec, frozen=True):
     """Reject files that say in their first five lines that a program wrote them (CodeParrot)."""
     near_dedup: bool = False
     """Also drop near-duplicates (MinHash LSH) among all documents, not only between train and heldout."""
-    near_dedup_threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.7
+    near_dedup_threshold: Annotated[float, Meta(ge=0.1, lt=1)] = 0.7
     """Jaccard similarity of shingles of five words from which two documents are near-duplicates."""
     heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.04
     """Share of the documents held out for evaluation; those with a near-duplicate in train are dropped from it."""

@@ -7,6 +7,8 @@ held-out document and its near-duplicate in train, the one in train.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +16,12 @@ from typing import Any
 
 from cluster.location import Location
 from cluster.specs import CorpusSpec
-from pipelines.corpus.chunks import keyed_hash, pick
+from pipelines.corpus.chunks import UNREADABLE, keyed_hash, pick
 from pipelines.corpus.near_dedup import Hashes, NearIndex, shingles
 
 SPLITS = ("train", "heldout")
+EXACT_DUPLICATE, NEAR_DUPLICATE = "exact_duplicate", "near_duplicate"
+CACHED_SHINGLES = 4096  # documents; the texts of a cluster of look-alikes are asked for again and again
 
 
 @dataclass
@@ -41,7 +45,15 @@ class Selection:
     splits: dict[str, list[Document]] = field(default_factory=lambda: {name: [] for name in SPLITS})
     rejected: list[dict[str, str]] = field(default_factory=list)
     files: int = 0
-    not_sampled: int = 0
+    unread: int = 0
+    over_budget: int = 0
+
+    @property
+    def not_sampled(self) -> int:
+        return self.unread + self.over_budget
+
+    def _reasons(self) -> Counter[str]:
+        return Counter(entry["reason"].partition(":")[0] for entry in self.rejected)
 
     def reject(self, document: Document, reason: str, duplicate_of: str) -> None:
         self.rejected.append(
@@ -50,11 +62,31 @@ class Selection:
 
     def flow(self) -> dict[str, int]:
         """How many files went where; raises AssertionError unless in = out + rejected + duplicates + not sampled."""
-        reasons = Counter(entry["reason"].partition(":")[0] for entry in self.rejected)
         flow = {"in": self.files, **{name: len(self.splits[name]) for name in SPLITS}}
-        flow |= dict(sorted(reasons.items())) | {"not_sampled": self.not_sampled}
+        flow |= dict(sorted(self._reasons().items())) | {"not_sampled": self.not_sampled}
         assert sum(flow.values()) == 2 * self.files, f"documents were lost or made: {flow}"
         return flow
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The flow step by step, `in` = `out` + `rejected` + `duplicates` + `not_sampled` in each, and on to the next."""
+        reasons = self._reasons()
+        exact, near, unreadable = (reasons.pop(name, 0) for name in (EXACT_DUPLICATE, NEAR_DUPLICATE, UNREADABLE))
+        losses = [
+            ("choose_files", "not_sampled", self.unread),
+            ("read", "rejected", unreadable),
+            ("filter", "rejected", reasons.total()),
+            ("exact_dedup", "duplicates", exact),
+            ("budget", "not_sampled", self.over_budget),
+            ("near_dedup", "duplicates", near),
+        ]
+        steps: list[dict[str, Any]] = []
+        left = self.files
+        for name, kind, lost in losses:
+            steps.append({"step": name, "in": left, "out": left - lost, "rejected": 0, "duplicates": 0, "not_sampled": 0})
+            steps[-1][kind] = lost
+            left -= lost
+        assert left == sum(map(len, self.splits.values())), f"documents were lost or made: {steps}"
+        return steps
 
 
 class Chooser:
@@ -67,6 +99,12 @@ class Chooser:
         self.kept_bytes = 0
         self.seen_files = 0
         self._by_content: dict[str, str] = {}
+        self._listings = hashlib.sha256()
+
+    @property
+    def listing(self) -> str:
+        """A digest of the files seen so far: with the spec, all that the outcome depends on."""
+        return self._listings.hexdigest()
 
     @property
     def full(self) -> bool:
@@ -76,6 +114,7 @@ class Chooser:
         """Decide on one chunk, as the next in order: filters, exact duplicates, budget."""
         self.selection.rejected += summary["rejected"]
         self.seen_files += summary["files"]
+        self._listings.update(summary["listing"].encode())
         for row, entry in enumerate(summary["kept"]):
             document = Document(
                 summary["number"], row, entry["id"], entry["source"], entry["license"],
@@ -83,16 +122,16 @@ class Chooser:
             )  # fmt: skip
             first = self._by_content.setdefault(document.content, document.id)
             if first != document.id:
-                self.selection.reject(document, "exact_duplicate", first)
+                self.selection.reject(document, EXACT_DUPLICATE, first)
             elif self.full:
-                self.selection.not_sampled += 1
+                self.selection.over_budget += 1
             else:
                 self.kept.append(document)
                 self.kept_bytes += document.size_bytes
 
     def finish(self, work: Location) -> Selection:
         """Split what was kept, remove near-duplicates, and put each split into its final, shuffled order."""
-        self.selection.not_sampled += self.selection.files - self.seen_files
+        self.selection.unread = self.selection.files - self.seen_files
         for document in self.kept:
             share = keyed_hash(self.spec.seed, "heldout", document.content) / 2**64
             name = "heldout" if share < self.spec.heldout_fraction else "train"
@@ -105,6 +144,7 @@ class Chooser:
     def _drop_near_duplicates(self, work: Location) -> None:
         documents: list[Document] = []
 
+        @functools.lru_cache(CACHED_SHINGLES)
         def shingles_of(row: int) -> Hashes:
             document = documents[row]
             return shingles(pick(work, document.chunk, [document.row])[0]["text"])
@@ -118,7 +158,7 @@ class Chooser:
                 looked = self.spec.near_dedup or name == "heldout"
                 twin = index.find(row, document.bands) if looked else None
                 if twin is not None:
-                    self.selection.reject(document, "near_duplicate", documents[twin].id)
+                    self.selection.reject(document, NEAR_DUPLICATE, documents[twin].id)
                     continue
                 stay.append(document)
                 if self.spec.near_dedup or name == "train":

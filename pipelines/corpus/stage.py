@@ -49,6 +49,7 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
         if chooser.full:
             break
     _check_readable(spec, chooser)
+    _drop_stale_parts(ctx.output, chooser.listing)
     selection = chooser.finish(work)
     if not all(selection.splits.values()):
         raise InputError(
@@ -60,6 +61,15 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
     _write_rejected(ctx.output, selection)
     ctx.output.write_bytes(REPORT_FILE, json.dumps(_report(selection), indent=2, ensure_ascii=False).encode())
     return _finish(ctx.output)
+
+
+def _drop_stale_parts(output: Location, listing: str) -> None:
+    """Parts that a killed run wrote count only if it saw the same files."""
+    name = f"{WORK}/listing"
+    if output.exists(name) and output.read_bytes(name).decode() != listing:
+        for split in SPLITS:
+            output.remove(split)
+    output.write_bytes(name, listing.encode())
 
 
 def _finish(output: Location) -> dict[str, Any]:
@@ -134,6 +144,7 @@ def _report(selection: Selection) -> dict[str, Any]:
     documents: list[Document] = [d for split in SPLITS for d in selection.splits[split]]
     return {
         "flow": selection.flow(),
+        "steps": selection.steps(),
         "documents": {name: len(selection.splits[name]) for name in SPLITS},
         "bytes": {name: sum(d.size_bytes for d in selection.splits[name]) for name in SPLITS},
         "licenses": dict(_ranked(Counter(d.license for d in documents))),

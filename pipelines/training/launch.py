@@ -16,6 +16,7 @@ import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
@@ -26,13 +27,30 @@ POLL_SECONDS = 0.5
 # Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
+PRIVATE = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+if PRIVATE:  # no node of a cluster of our own is ever taken away
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
 
 class EndOnError(UserCallback):
     """Keeps Ray from retrying what a restart cannot cure. Runs in Ray Train's controller."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if not any(_is_loss(error) for error in worker_exceptions.values()):
+        errors = worker_exceptions.values()
+        died = any(isinstance(error, (RayError, RayTrainError)) for error in errors)
+        if not died and not all(_lost_peer(error) for error in errors):
             raise _first(worker_exceptions)
+
+
+class Trainer(TorchTrainer):
+    """Ray's trainer; on a private cluster, which dies with us, without the actor that cleans up after our death.
+
+    That actor asks the dashboard, which a private cluster does not have, and holds up the end of a run for 10 s.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if not (PRIVATE and isinstance(c, PlacementGroupCleanerCallback))]
 
 
 def run_workers(
@@ -65,13 +83,10 @@ def run_workers(
     return value
 
 
-def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec, folder: str) -> TorchTrainer:
+def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec, folder: str) -> Trainer:
     gpus = int(scaling.gpus_per_worker)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-    variables = {"OMP_NUM_THREADS": str(max(1, int(scaling.cpus_per_worker)))}
-    if not gpus:
-        variables["DS_ACCELERATOR"] = "cpu"
-    return TorchTrainer(
+    return Trainer(
         lambda config: function(config["argument"]),
         train_loop_config={"argument": argument},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
@@ -83,7 +98,6 @@ def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             callbacks=[EndOnError()],
-            worker_runtime_env={"env_vars": variables},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -112,15 +126,10 @@ def _first(failures: dict[int, Exception]) -> TrunklineError:
     )
 
 
-def _is_loss(error: Exception) -> bool:
-    """Whether a worker or its node went away, which a restart cures; a rank that lost its peer says so, too."""
-    return isinstance(error, (RayError, RayTrainError)) or _lost_peer(error)
-
-
 def _lost_peer(error: Exception) -> bool:
-    return isinstance(error, torch.distributed.DistError) or any(
-        words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
-    )
+    """Whether a rank failed only because it could not reach another: what gloo and NCCL then say."""
+    words = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
 
 
 def _last_line(error: BaseException) -> str:

@@ -31,6 +31,7 @@ TWO_RANKS = {
     **{f"gpt2-muon-zero{stage}": case("muon", stage, **GPT2) for stage in (0, 2)},
     **{f"muon-zero{stage}-micro1": case("muon", stage, scaling={"micro_batch_size": 1}) for stage in (0, 1, 2, 3)},
 }
+TWO_RANKS["muon-bf16"] = case("muon", 1, precision="bf16")
 ONE_RANK = {"muon-one": case("muon", 1)}
 
 
@@ -66,6 +67,12 @@ def trajectory(runs: Path, name: str) -> list[float]:
 )
 def test_layouts_agree(runs: Path, name: str, reference: str) -> None:
     assert trajectory(runs, name) == pytest.approx(trajectory(runs, reference), rel=1e-5)
+
+
+def test_bf16_stays_close_to_fp32(runs: Path) -> None:
+    low, full = trajectory(runs, "muon-bf16"), trajectory(runs, "muon-zero1")
+    assert low != full
+    assert low == pytest.approx(full, rel=2e-2)
 
 
 def test_it_learns(runs: Path) -> None:
