@@ -19,7 +19,7 @@ def ordered_map(
 ) -> Iterator[dict[str, Any]]:
     """Apply `function` to each item in parallel Ray Data tasks and yield the results in order.
 
-    Streams: an early end of the iteration stops what was not begun. A task whose worker dies is run again by Ray, so
+    Streams. Iterate to the end: Ray goes on with what was begun, and with more, after an early one. A task whose worker dies is run again by Ray, so
     `function` must be safe to repeat. What it raises is raised here.
     """
     if not debugging():

@@ -68,7 +68,7 @@ class Selection:
         return flow
 
     def steps(self) -> list[dict[str, Any]]:
-        """The flow step by step, `in` = `out` + `rejected` + `duplicates` + `not_sampled` in each, and on to the next."""
+        """The flow by steps, each with `in` = `out` + `rejected` + `duplicates` + `not_sampled`; `out` is the next `in`."""
         reasons = self._reasons()
         exact, near, unreadable = (reasons.pop(name, 0) for name in (EXACT_DUPLICATE, NEAR_DUPLICATE, UNREADABLE))
         losses = [
@@ -82,8 +82,8 @@ class Selection:
         steps: list[dict[str, Any]] = []
         left = self.files
         for name, kind, lost in losses:
-            steps.append({"step": name, "in": left, "out": left - lost, "rejected": 0, "duplicates": 0, "not_sampled": 0})
-            steps[-1][kind] = lost
+            losses_of_step = {"rejected": 0, "duplicates": 0, "not_sampled": 0} | {kind: lost}
+            steps.append({"step": name, "in": left, "out": left - lost, **losses_of_step})
             left -= lost
         assert left == sum(map(len, self.splits.values())), f"documents were lost or made: {steps}"
         return steps

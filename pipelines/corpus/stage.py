@@ -7,6 +7,7 @@ corpus are written in parallel. Every task leaves a finished file or none, so th
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -39,15 +40,18 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
     work = ctx.output / WORK
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     chooser = Chooser(spec, len(files))
-    tasks = ({"number": number, "files": chunk} for number, chunk in enumerate(chunks))
-    summaries = ordered_map(
-        lambda task: process(spec, work, task["number"], task["files"]), list(tasks), ctx.scaling.data_workers
-    )
-    for summary in summaries:
-        chooser.take(summary)
-        _progress(ctx, chooser)
-        if chooser.full:
-            break
+    tasks = [{"number": number, "files": chunk} for number, chunk in enumerate(chunks)]
+    done = 0
+    while done < len(tasks) and not chooser.full:
+        # Every wave is read to its end: a task that outlived this loop would write into the artifact.
+        wave = tasks[done : done + _wave_size(ctx, chooser, done, len(tasks))]
+        for summary in ordered_map(
+            lambda task: process(spec, work, task["number"], task["files"]), wave, ctx.scaling.data_workers
+        ):
+            if not chooser.full:
+                chooser.take(summary)
+                _progress(ctx, chooser)
+        done += len(wave)
     _check_readable(spec, chooser)
     _drop_stale_parts(ctx.output, chooser.listing)
     selection = chooser.finish(work)
@@ -61,6 +65,15 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
     _write_rejected(ctx.output, selection)
     ctx.output.write_bytes(REPORT_FILE, json.dumps(_report(selection), indent=2, ensure_ascii=False).encode())
     return _finish(ctx.output)
+
+
+def _wave_size(ctx: Context[CorpusSpec], chooser: Chooser, done: int, chunks: int) -> int:
+    """How many chunks will probably fill the budget; a guess that costs time where it is wrong, and nothing else."""
+    if not ctx.spec.max_bytes:
+        return chunks
+    if not chooser.kept_bytes:
+        return 2 * ctx.scaling.data_workers
+    return math.ceil((ctx.spec.max_bytes - chooser.kept_bytes) / (chooser.kept_bytes / done))
 
 
 def _drop_stale_parts(output: Location, listing: str) -> None:

@@ -35,6 +35,14 @@ class TokenStore:
         self._shards = index["splits"][split]["shards"]
         self._starts = np.cumsum([0] + [shard["num_tokens"] for shard in self._shards])
 
+    def require_tokenizer(self, fingerprint: str) -> None:
+        """Raise InputError unless the store was encoded by the tokenizer artifact of this fingerprint."""
+        if fingerprint != self.tokenizer_fingerprint:
+            raise InputError(
+                f"{self.folder} was encoded by tokenizer {self.tokenizer_fingerprint[:12]}, not {fingerprint[:12]}",
+                "Use that tokenizer, or build the tokens anew with yours.",
+            )
+
     @property
     def num_sequences(self) -> int:
         """Training samples in one epoch; the tokens of a last, incomplete one are not used."""

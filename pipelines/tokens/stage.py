@@ -32,6 +32,8 @@ BATCH_DOCUMENTS = 256
 
 def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
     """Write the shards, `documents.idx` of each split, and `index.json`. Raises InputError for a corpus too small."""
+    if ctx.output.exists(INDEX_FILE):  # killed after its last step
+        return _clean(ctx.output)
     corpus, tokenizer = ctx.inputs["corpus"], ctx.inputs["tokenizer"]
     connect(ctx.scaling)
     reference = load(str(tokenizer.local()))
@@ -67,14 +69,32 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         "splits": splits,
     }
     output.write_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
+    return _clean(output)
+
+
+def _clean(output: Location) -> dict[str, Any]:
+    """Remove the shards' summaries, which only resuming needs, and return the stage's metrics."""
+    splits = json.loads(output.read_bytes(INDEX_FILE))["splits"]
+    for split in SPLITS:
+        for shard in splits[split]["shards"]:
+            output.remove(f"{split}/{_summary_name(shard['file'])}")
     figures = {f"{split}_tokens": splits[split]["num_tokens"] for split in SPLITS}
     return {**figures, "bytes_per_token": splits["train"]["num_bytes"] / splits["train"]["num_tokens"]}
 
 
+def _summary_name(shard: str) -> str:
+    return shard.removesuffix(".bin") + ".json"
+
+
 @functools.cache
 def load(folder: str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (kept, since a worker encodes many parts)."""
-    return Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    """The tokenizer of a Hugging Face folder (kept, since a worker encodes many parts).
+
+    It takes `<|endoftext|>` in a text for ordinary characters: only we may end a document.
+    """
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def encode_part(
@@ -111,12 +131,10 @@ def encode_part(
 
 
 def _finish(output: Location, split: str, summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write the document index of a split and return its entry of the index; the shards' summaries go."""
+    """Write the document index of a split and return its entry of the index."""
     lengths = np.array([length for summary in summaries for length in summary["lengths"]], dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     output.write_bytes(f"{split}/{DOCUMENTS_FILE}", offsets.astype("<i8").tobytes())
-    for summary in summaries:
-        output.remove(f"{split}/{summary['file'].removesuffix('.bin')}.json")
     return {
         "num_tokens": int(offsets[-1]),
         "num_documents": len(lengths),
