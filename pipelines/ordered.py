@@ -19,8 +19,8 @@ def ordered_map(
 ) -> Iterator[dict[str, Any]]:
     """Apply `function` to each item in parallel Ray Data tasks and yield the results in order.
 
-    Streams. Iterate to the end: Ray goes on with what was begun, and with more, after an early one. A task whose worker dies is run again by Ray, so
-    `function` must be safe to repeat. What it raises is raised here.
+    Streams. Iterate to the end: Ray goes on, with items not yet begun as well, after an early stop. A task whose worker
+    dies is run again by Ray, so `function` must be safe to repeat. What it raises is raised here.
     """
     if not debugging():
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here

@@ -68,7 +68,7 @@ class Selection:
         return flow
 
     def steps(self) -> list[dict[str, Any]]:
-        """The flow by steps, each with `in` = `out` + `rejected` + `duplicates` + `not_sampled`; `out` is the next `in`."""
+        """The flow by steps; in each, `in` = `out` + `rejected` + `duplicates` + `not_sampled`."""
         reasons = self._reasons()
         exact, near, unreadable = (reasons.pop(name, 0) for name in (EXACT_DUPLICATE, NEAR_DUPLICATE, UNREADABLE))
         losses = [

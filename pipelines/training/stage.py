@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
+from cluster.location import Location
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.models import configuration
 
+SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
 STATE = ".train"  # below the output while training: checkpoints
 
 
@@ -41,6 +44,8 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
 
     Raises SpecError before any cluster time for what is wrong in the spec, JobError where training fails.
     """
+    if ctx.output.exists(SUMMARY_FILE):  # killed after its last step
+        return _finish(ctx.output)
     plan = validate(ctx)
     connect(ctx.scaling)
     from pipelines.training.launch import run_workers  # Ray Train reads its environment when it is imported
@@ -53,8 +58,14 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
     for name in tokenizer.walk():
         if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
             ctx.output.write_bytes(name, tokenizer.read_bytes(name))
-    ctx.output.remove(STATE)
-    return figures
+    ctx.output.write_bytes(SUMMARY_FILE, json.dumps(figures, indent=2).encode())
+    return _finish(ctx.output)
+
+
+def _finish(output: Location) -> dict[str, Any]:
+    """Remove the checkpoints and return the stage's metrics."""
+    output.remove(STATE)
+    return dict(json.loads(output.read_bytes(SUMMARY_FILE)))
 
 
 def _watcher(ctx: Context[PretrainSpec], total: int) -> Callable[[], None]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.errors import InputError
-from cluster.specs import CorpusSpec, ScalingSpec
+from cluster.specs import ScalingSpec
 from cluster.store import Store
-from pipelines.corpus.near_dedup import NearIndex, jaccard, shingles, signature
-from pipelines.corpus.sources import installed_python
+from pipelines.corpus.near_dedup import MISSED_FRACTION, NearIndex, bands_and_rows, jaccard, shingles, signature
 from tests.corpus.files import source, spec, write_corpus
 
 
@@ -60,7 +62,12 @@ def test_every_document_is_accounted_for(planted: tuple[Path, dict[str, int], Ar
     assert len(exact) == counts["exact"]
     assert all({row["id"][:4], row["duplicate_of"][:4]} == {"copy", "modu"} for row in exact)
     assert all(row["license"] == "unknown" and row["text"] and json.loads(row["metadata"])["path"] for row in train)
-    assert not any(path.name == ".work" for path in corpus.local().iterdir())
+    assert not any(name.startswith(".work") for name in corpus.record.files)
+    left = counts["files"]
+    for step in report["steps"]:
+        assert step["in"] == left == sum(step[name] for name in ("out", "rejected", "duplicates", "not_sampled"))
+        left = step["out"]
+    assert left == len(train) + len(heldout)
 
 
 def test_heldout_shares_no_near_duplicate_with_train(planted: tuple[Path, dict[str, int], Artifact]) -> None:
@@ -85,12 +92,23 @@ def test_near_dedup_among_all(planted: tuple[Path, dict[str, int], Artifact]) ->
     assert len(stems) == len(set(stems)) == 120
 
 
-def test_neither_workers_nor_runs_show(planted: tuple[Path, dict[str, int], Artifact], tmp_path: Path) -> None:
-    folder, _, corpus = planted
-    again = build(
-        spec(folder / "files"), {}, store=Store(tmp_path), scaling=ScalingSpec(data_workers=1), name="planted"
+@pytest.mark.parametrize("max_bytes", [0, 200_000])
+def test_neither_workers_nor_runs_show(
+    planted: tuple[Path, dict[str, int], Artifact], tmp_path: Path, max_bytes: int
+) -> None:
+    one, three = (
+        build(
+            spec(planted[0] / "files", max_bytes=max_bytes),
+            {},
+            store=Store(tmp_path / str(workers)),
+            scaling=ScalingSpec(data_workers=workers),
+            name="planted",
+        )
+        for workers in (1, 3)
     )
-    assert _digests(again) == _digests(corpus)
+    assert _digests(one) == _digests(three)
+    if not max_bytes:
+        assert _digests(one) == _digests(planted[2])
 
 
 def test_budget_is_a_prefix_of_the_whole(planted: tuple[Path, dict[str, int], Artifact], tmp_path: Path) -> None:
@@ -103,6 +121,75 @@ def test_budget_is_a_prefix_of_the_whole(planted: tuple[Path, dict[str, int], Ar
     assert sum(part.metrics["bytes"].values()) + 10_000 >= 200_000
     known = {row["id"] for name in ("train", "heldout", "rejected") for row in _rows(whole, name)}
     assert kept <= known
+
+
+def test_a_full_budget_leaves_no_task_behind(tmp_path: Path, ray_cluster: None) -> None:
+    """Chunks beyond the budget must not go on being written into what is already an artifact."""
+    for i in range(3000):
+        (tmp_path / "files" / f"{i % 20}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / f"{i % 20}" / f"{i}.py").write_text(source(i, 8))
+    corpus = build(spec(tmp_path / "files", max_bytes=60_000), {}, store=Store(tmp_path / "artifacts"), name="part")
+    assert corpus.metrics["flow"]["not_sampled"] > 2500
+    assert {name.partition("/")[0] for name in corpus.record.files} == {"train", "heldout", "rejected", "report.json"}
+    assert {*corpus.location.walk()} == {*corpus.record.files, "artifact.json"}
+
+
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path, ray_cluster: None) -> None:
+    folder = tmp_path / "files"
+    write_corpus(folder)
+    (folder / "gone.py").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.py")  # opening it would wait for ever
+    (folder / "folder.py").symlink_to(tmp_path)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.py")).write_text(source(5000))
+    with open(folder / "vast.py", "wb") as file:
+        file.truncate(1 << 40)  # one sparse terabyte: rejected without being read
+    corpus = build(spec(folder), {}, store=Store(tmp_path / "artifacts"), name="odd")
+    reasons = {row["id"]: row["reason"] for row in _rows(corpus, "rejected")}
+    assert reasons["gone.py"] == "unreadable: No such file or directory"
+    assert reasons["pipe.py"] == "unreadable: not a regular file"
+    assert reasons["vast.py"] == "file_size"
+    assert "caf\\xe9.py" in {row["id"] for name in ("train", "heldout") for row in _rows(corpus, name)}
+    assert not any("/" in row["id"] for name in ("train", "heldout", "rejected") for row in _rows(corpus, name))
+
+
+def test_files_that_changed_since_a_kill_are_read_again(tmp_path: Path, ray_cluster: None) -> None:
+    """What a killed attempt left behind speaks of the files as they were then."""
+    from cluster.context import Context
+    from cluster.location import Location
+    from pipelines.corpus.stage import build as stage
+
+    folder = tmp_path / "files"
+    write_corpus(folder, documents=60)
+
+    def attempt(place: str) -> dict[str, str]:
+        output = Location(tmp_path / place)
+        stage(Context(spec(folder), {}, output, ScalingSpec(), "x", "0" * 64))
+        return {name: output.digest(name) for name in output.walk()}
+
+    attempt("killed")
+    work = Location(tmp_path / "killed" / ".work")
+    killed = Location(tmp_path / "killed")
+    old = {name: killed.read_bytes(name) for name in killed.walk() if name.startswith(("train", "heldout"))}
+    _leave_as_killed(spec(folder), folder, work)
+    killed.remove("report.json")
+    (folder / "module_000.py").write_text(source(7777))
+    (folder / "module_001.py").unlink()
+    (folder / "new.py").write_text(source(8888))
+    assert attempt("killed") == attempt("fresh")
+    assert any(killed.read_bytes(name) != data for name, data in old.items() if killed.exists(name))
+
+
+def _leave_as_killed(corpus_spec, folder: Path, work) -> None:  # type: ignore[no-untyped-def]
+    """The state of a run that was killed between its last part and its report."""
+    from pipelines.corpus.chunks import CHUNK_FILES, in_order, process
+    from pipelines.corpus.selection import Chooser
+    from pipelines.corpus.sources import list_files
+
+    files = in_order(list_files(corpus_spec), corpus_spec.seed)
+    chooser = Chooser(corpus_spec, len(files))
+    for number, start in enumerate(range(0, len(files), CHUNK_FILES)):
+        chooser.take(process(corpus_spec, work, number, files[start : start + CHUNK_FILES]))
+    work.write_bytes("listing", chooser.listing.encode())
 
 
 def test_bad_sources_are_refused(tmp_path: Path, ray_cluster: None) -> None:
@@ -119,24 +206,27 @@ def test_bad_sources_are_refused(tmp_path: Path, ray_cluster: None) -> None:
         build(spec(tmp_path / "bad"), {}, store=store, name="x")
 
 
-def test_installed_python_knows_its_licences() -> None:
-    files = installed_python(CorpusSpec())
-    by_source = {file.source.partition("==")[0]: file for file in files}
-    assert by_source["python"].license == "PSF-2.0"
-    assert by_source["msgspec"].license.startswith("BSD")
-    assert by_source["typer"].license == "MIT"
-    assert "trunkline" not in by_source
-    names = [file.name for file in files]
-    assert len(names) == len(set(names))
-    assert not any(name.startswith("/") or "__pycache__" in name for name in names)
-
-
 def test_signatures_find_alike_and_only_alike() -> None:
     texts = [source(1), source(2), source(1).replace("return", "yield", 2)]
     index = NearIndex(0.7, lambda row: shingles(texts[row]))
-    signatures = [signature(shingles(text)).tolist() for text in texts]
+    signatures = [signature(shingles(text), 0.7).tolist() for text in texts]
     index.add(0, signatures[0])
     assert index.find(1, signatures[1]) is None
     assert index.find(2, signatures[2]) == 0
     a, b = shingles("a b c d e f"), shingles("a b c d e g")
     assert (len(a), jaccard(a, a), jaccard(a, b)) == (2, 1.0, 1 / 3)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.99])
+def test_bands_miss_few_pairs_at_the_threshold(threshold: float) -> None:
+    """By the formula, and by counting pairs of sets that are as alike as the threshold asks."""
+    bands, rows = bands_and_rows(threshold)
+    assert (1 - threshold**rows) ** bands <= MISSED_FRACTION
+    rng, size, missed = np.random.default_rng(0), 400, 0
+    common = math.ceil(2 * size * threshold / (1 + threshold))
+    for _ in range(200):
+        pool = np.unique(rng.integers(0, 1 << 63, 2 * size, dtype=np.uint64))
+        pool = rng.permutation(pool)
+        a, b = pool[:size], np.concatenate([pool[:common], pool[size : 2 * size - common]])
+        missed += not (signature(a, threshold) == signature(b, threshold)).any()
+    assert missed <= 2
