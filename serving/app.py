@@ -10,6 +10,8 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,6 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
     runtime.connect(
         ScalingSpec(num_workers=spec.max_replicas, cpus_per_worker=spec.cpus, gpus_per_worker=float(spec.gpus))
     )
-    if not runtime.debugging():
-        for logger in ("ray", "ray.serve", "httpx"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
     details = _details()
     if details is None:
         _check_port(spec.port)
@@ -61,9 +60,10 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
             f"Set endpoint.port={port}, or take its endpoints down first (`ctl serve down --all`).",
         )
     _check_capacity(spec)
-    from serving.engine import application  # imports vLLM: after everything that may be wrong without it
+    with _own_logging():
+        from serving.engine import application  # imports vLLM: after everything that may be wrong without it
 
-    target = application(spec, name, artifact)
+        target = application(spec, name, artifact)
     serve.start(http_options={"host": spec.host, "port": spec.port})
     route = _route(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
@@ -133,6 +133,20 @@ def _route(details: dict[str, Any] | None, name: str) -> str:
     if name in routes:
         return str(routes[name])
     return f"/{name}" if "/" in routes.values() else "/"
+
+
+@contextmanager
+def _own_logging() -> Iterator[None]:
+    """Keep this process's logging as it was: ray.llm, at import, sends every library's INFO lines to stderr as JSON."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    if not runtime.debugging():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 def _check_port(port: int) -> None:

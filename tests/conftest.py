@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 # Tests must neither find a user's cluster, store or token, nor leave anything in a user's home.
 for variable in ("RAY_ADDRESS", "TRUNKLINE_STORE", "TRUNKLINE_CACHE", "RAY_AUTH_TOKEN", "TRUNKLINE_DEBUG"):
     os.environ.pop(variable, None)
+
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and its children inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,14 +125,21 @@ def test_budget_is_a_prefix_of_the_whole(planted: tuple[Path, dict[str, int], Ar
 
 
 def test_a_full_budget_leaves_no_task_behind(tmp_path: Path, ray_cluster: None) -> None:
-    """Chunks beyond the budget must not go on being written into what is already an artifact."""
+    """A task that went on after the budget was full would write into what is already an artifact.
+
+    Nothing is held out here, so that the stage ends right after choosing and leaves its intermediate files to be seen.
+    """
     for i in range(3000):
-        (tmp_path / "files" / f"{i % 20}").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "files" / f"{i % 20}" / f"{i}.py").write_text(source(i, 8))
-    corpus = build(spec(tmp_path / "files", max_bytes=60_000), {}, store=Store(tmp_path / "artifacts"), name="part")
-    assert corpus.metrics["flow"]["not_sampled"] > 2500
-    assert {name.partition("/")[0] for name in corpus.record.files} == {"train", "heldout", "rejected", "report.json"}
-    assert {*corpus.location.walk()} == {*corpus.record.files, "artifact.json"}
+        (tmp_path / f"{i % 20}").mkdir(exist_ok=True)
+        (tmp_path / f"{i % 20}" / f"{i}.py").write_text(source(i, 8))
+    store = Store(tmp_path / "artifacts")
+    with pytest.raises(InputError, match="nothing is left for heldout") as raised:
+        build(spec(tmp_path, max_bytes=60_000, heldout_fraction=1e-12), {}, store=store, name="part")
+    assert raised.tb  # holds the stage's frames, and with them whatever it left running
+    pause = threading.Event()
+    for _ in range(20):
+        assert len(list((tmp_path / "artifacts" / ".staging").rglob("chunk-*.json"))) <= 4  # of 24
+        pause.wait(0.1)
 
 
 def test_what_cannot_be_read_is_set_aside(tmp_path: Path, ray_cluster: None) -> None:

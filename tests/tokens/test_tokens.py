@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,15 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cluster.artifact import Artifact
 from cluster.build import build
+from cluster.context import Context
 from cluster.errors import InputError
+from cluster.location import Location
 from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
 from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stage import build as tokens_stage
+from pipelines.tokens.stage import encode_part, load
 from tests.conftest import ROOT
 from tests.corpus.files import spec, write_corpus
 
@@ -74,12 +82,67 @@ def test_tokenizer_knows_every_byte(line: dict[str, Artifact]) -> None:
     assert (len(tokenizer), tokenizer.eos_token) == (600, "<|endoftext|>")
 
 
-def test_workers_do_not_show(line: dict[str, Artifact], tmp_path: Path) -> None:
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.text(max_size=80) | st.sampled_from(["<|endoftext|>", "a<|endoftext|><|endoftext|>b"]), min_size=1))
+def test_packing_loses_and_repeats_no_token(
+    line: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    """Any texts: the shard is their encodings with one end-of-text token after each, and it reads back as they were."""
+    folder = tmp_path_factory.mktemp("part")
+    (folder / "train").mkdir()
+    pq.write_table(pa.table({"text": texts}), folder / "train" / "part-00000.parquet")
+    corpus = Artifact(line["corpus"].record, Location(folder), line["corpus"].store_url)
+    where = {"split": "train", "part": "part-00000.parquet", "shard": "train/shard-00000"}
+    summary = encode_part(corpus, line["tokenizer"], Location(folder / "out"), "uint16", **where)
+    tokenizer = load(str(line["tokenizer"].local()))
+    end = tokenizer.token_to_id("<|endoftext|>")
+    found = np.fromfile(folder / "out" / "train" / "shard-00000.bin", dtype="<u2").tolist()
+    assert found == [id_ for text in texts for id_ in [*tokenizer.encode(text, add_special_tokens=False).ids, end]]
+    assert found.count(end) == len(texts) == len(summary["lengths"])
+    ends = np.cumsum(summary["lengths"]).tolist()
+    documents = [found[start : stop - 1] for start, stop in zip([0, *ends], ends, strict=False)]
+    assert [tokenizer.decode(document) for document in documents] == texts
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_show(line: dict[str, Artifact], tmp_path: Path, workers: int) -> None:
     inputs = {name: line[name] for name in ("corpus", "tokenizer")}
-    one = build(
-        TokensSpec(sequence_length=64), inputs, store=Store(tmp_path), scaling=ScalingSpec(data_workers=1), name="one"
-    )
-    assert one.record.files == line["tokens"].record.files
+    scaling = ScalingSpec(data_workers=workers)
+    again = build(TokensSpec(sequence_length=64), inputs, store=Store(tmp_path), scaling=scaling, name="again")
+    assert again.record.files == line["tokens"].record.files
+
+
+def test_finished_shards_are_not_encoded_again(line: dict[str, Artifact], tmp_path: Path) -> None:
+    """Killed after its last shard, and killed again before its clean-up: no shard is touched in either."""
+    inputs = {name: line[name] for name in ("corpus", "tokenizer")}
+    output = Location(tmp_path / "out")
+    context = Context(TokensSpec(sequence_length=64), inputs, output, ScalingSpec(), "x", "0" * 64)
+    for split in ("train", "heldout"):
+        for number, part in enumerate(line["corpus"].location.names(split)):
+            where = {"split": split, "part": part, "shard": f"{split}/shard-{number:05d}"}
+            encode_part(*inputs.values(), output, "uint16", **where)
+    shards = {name: (output.path / name).stat().st_mtime_ns for name in output.walk() if name.endswith(".bin")}
+    summaries = {name: output.read_bytes(name) for name in output.walk() if name.endswith(".json")}
+    metrics = tokens_stage(context)
+    for name, data in summaries.items():
+        assert not output.exists(name)
+        output.write_bytes(name, data)
+    assert tokens_stage(context) == metrics == line["tokens"].metrics
+    assert shards == {name: (output.path / name).stat().st_mtime_ns for name in shards}
+    assert {name: output.digest(name) for name in output.walk()} == {
+        name: entry.sha256 for name, entry in line["tokens"].record.files.items()
+    }
+
+
+def test_a_store_knows_its_tokenizer(line: dict[str, Artifact]) -> None:
+    store = TokenStore(line["tokens"].local(), "train")
+    store.require_tokenizer(line["tokenizer"].fingerprint)
+    with pytest.raises(InputError, match="was encoded by tokenizer"):
+        store.require_tokenizer("f" * 64)
+    index = json.loads((line["tokens"].local() / "index.json").read_text())
+    for split, entry in index["splits"].items():
+        for shard in entry["shards"]:
+            assert line["tokens"].record.files[f"{split}/{shard['file']}"].sha256 == shard["sha256"]
 
 
 def test_what_cannot_be(line: dict[str, Artifact], tmp_path: Path) -> None:
@@ -124,22 +187,24 @@ def _wait_for(process: subprocess.Popen[bytes], root: Path, pattern: str) -> Non
         pause.wait(0.01)
 
 
-def _kill_encoders(driver: subprocess.Popen[bytes]) -> int:
-    """SIGKILL to every Ray worker that runs a task of the driver."""
-    killed = 0
-    for child in psutil.Process(driver.pid).children(recursive=True):
-        try:
-            if "ray::" in " ".join(child.cmdline()) and "Map" in " ".join(child.cmdline()):
-                child.kill()
-                killed += 1
-        except psutil.NoSuchProcess:
-            continue
-    return killed
+def _kill_an_encoder(driver: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a Ray worker in the middle of a task of the driver; tasks are short, so it is looked for."""
+    pause = threading.Event()
+    while driver.poll() is None:
+        for child in psutil.Process(driver.pid).children(recursive=True):
+            try:
+                if child.name().startswith("ray::Map"):
+                    child.kill()
+                    return
+            except psutil.NoSuchProcess:
+                continue
+        pause.wait(0.002)
+    raise AssertionError("the driver ended before a worker could be killed")
 
 
 def test_kills_leave_the_same_digests(tmp_path: Path) -> None:
     files = tmp_path / "files"
-    write_corpus(files, documents=400)
+    write_corpus(files, documents=200)
     undisturbed = _drive(files, tmp_path / "undisturbed")
 
     assert undisturbed.wait(200) == 0
@@ -148,7 +213,7 @@ def test_kills_leave_the_same_digests(tmp_path: Path) -> None:
         driver = _drive(files, root)
         _wait_for(driver, root, pattern)
         if pattern.startswith("tokens"):
-            _kill_encoders(driver)  # Ray runs their tasks again
+            _kill_an_encoder(driver)  # Ray runs its task again
             break
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
