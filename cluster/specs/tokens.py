@@ -27,7 +27,6 @@ class TokensSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "tokens"
     stage: ClassVar[str] = "pipelines.tokens.stage:build"
-    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": "tokenizer"}
 
     sequence_length: Annotated[int, Meta(ge=2)] = 256

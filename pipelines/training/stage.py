@@ -24,6 +24,7 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     """Check everything that can be checked without a cluster. Raises SpecError or InputError."""
     folder = ctx.inputs["tokens"].local()
     store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
+    store.require_tokenizer(ctx.inputs["tokens"].record.parents["tokenizer"].fingerprint)  # it goes with the model
     if heldout.num_sequences < 1:
         raise InputError(
             f"the held-out split has {heldout.num_tokens} tokens: not one sequence of {heldout.sequence_length}",
