@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from cluster.errors import NotReadyError
 from cluster.specs import ScalingSpec
 
 PROBE_SECONDS = 10.0
+PROBES = 4  # a busy head may drop a connection, and is asked again; a dead one is known within two seconds
+PROBE_PAUSE_SECONDS = 0.5
 DEBUG_VARIABLE = "TRUNKLINE_DEBUG"  # set: Ray's own logs, the workers' output and progress bars are shown
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
 
@@ -137,17 +140,23 @@ def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
 
     channel = init_grpc_channel(address)
     stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    pause = threading.Event()
     try:
-        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=timeout_seconds)
-    except AuthenticationError:
-        raise refused(address) from None
-    except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            raise refused(address) from None
+        for _ in range(PROBES):
+            try:
+                stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=timeout_seconds)
+                return True
+            except AuthenticationError:
+                raise refused(address) from None
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                    raise refused(address) from None
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    return False
+            pause.wait(PROBE_PAUSE_SECONDS)
         return False
     finally:
         channel.close()
-    return True
 
 
 def refused(address: str) -> NotReadyError:
