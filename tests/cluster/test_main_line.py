@@ -37,7 +37,7 @@ def test_submit_builds_everything(local_cluster: LocalCluster, submitted: str) -
         assert f"{step}: {step}/quickstart-" in submitted
     assert submitted.count("built in") == len(STEPS)
     refs = [item["ref"] for item in json.loads(local_cluster.ctl("artifacts", "list", "--json"))]
-    assert [ref.partition("/")[0] for ref in refs] == STEPS
+    assert [ref.partition("/")[0] for ref in refs if "/quickstart-" in ref] == STEPS
     assert all(wrong == [] for wrong in json.loads(local_cluster.ctl("artifacts", "verify", "--json")).values())
     metrics = json.loads(local_cluster.ctl("artifacts", "show", "evaluation/quickstart", "--json"))["metrics"]
     assert {"bits_per_byte", "xz_bits_per_byte", "ngram_bits_per_byte"} <= metrics.keys()
