@@ -68,8 +68,14 @@ class Location:
             raise InputError(f"{self._at(name)}: no such file") from None
 
     def read_bytes(self, name: str) -> bytes:
-        with self.open(name) as file:
-            return bytes(file.read())
+        """A whole file, in one request on an object store: opened, it takes two, and must not change between them."""
+        if self.is_local:
+            with self.open(name) as file:
+                return bytes(file.read())
+        try:
+            return bytes(self.fs.cat_file(self._at(name)))
+        except FileNotFoundError:
+            raise InputError(f"{self._at(name)}: no such file") from None
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file so that a reader sees the old one or the new one, never a part."""

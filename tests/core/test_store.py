@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_an_expired_lease_is_taken_over_and_its_holder_told(any_store: Store) ->
         stale.check()
     heir.check()
     heir.release()
+
+
+def test_a_file_replaced_while_it_is_read_is_read_whole(any_store: Store) -> None:
+    """A lease is renewed while others look at it: on S3 a reader that opens first and reads then met a newer file."""
+    place, texts, read = any_store.root / "seen", (b"a" * 100, b"b" * 200), set()
+    place.write_bytes("file", texts[0])
+
+    def replace() -> None:
+        for turn in range(60):
+            place.write_bytes("file", texts[turn % 2])
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    while writer.is_alive():
+        read.add(place.read_bytes("file"))
+    assert read <= set(texts)
 
 
 def _hold(place: Location, ready: Event) -> None:
