@@ -14,6 +14,7 @@ from cluster.specs import ScalingSpec, Spec
 from cluster.store import Store
 
 SCALING = "scaling"
+INPUTS = "inputs"  # beside a step's fields: a finished artifact instead of what the script names
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
         key = name or spec.kind
         if any(step.key == key for step in graph.steps):
             raise SpecError(f"{graph.name}: two steps are called {key!r}", "Give one of them `name=...`.")
-        if key in changes:
-            spec = specs.override(spec, _mapping(changes[key], key), key)
-        else:
-            spec.check()
+        given = dict(_mapping(changes.get(key, {}), key))
+        inputs |= {n: str(ref) for n, ref in _mapping(given.pop(INPUTS, {}), f"{key}.{INPUTS}").items()}
+        spec = specs.override(spec, given, key)
         resolved = {n: store.resolve(i) if isinstance(i, str) else i for n, i in inputs.items()}
         _check_inputs(key, spec, resolved)
         prints = {n: i.fingerprint for n, i in resolved.items()}
@@ -90,11 +90,15 @@ def _check_inputs(key: str, spec: Spec, inputs: dict[str, Step | Artifact]) -> N
     for name, given in inputs.items():
         if name not in spec.inputs:
             raise SpecError(f"{key}: no input is called {name!r}", nearest(name, list(spec.inputs) or ["(none)"]))
-        if given.kind != spec.inputs[name]:
-            raise SpecError(f"{key}: input {name!r} must be a {spec.inputs[name]}, not a {given.kind}")
+        if given.kind not in spec.inputs[name].split("|"):
+            raise SpecError(f"{key}: input {name!r} must be a {_kinds(spec, name)}, not a {given.kind}")
     for name in spec.inputs:
         if name not in inputs and name not in spec.optional_inputs:
-            raise SpecError(f"{key}: input {name!r} is missing", f"Pass the {spec.inputs[name]} step as `{name}=...`.")
+            raise SpecError(f"{key}: input {name!r} is missing", f"Pass the {_kinds(spec, name)} step as `{name}=...`.")
+
+
+def _kinds(spec: Spec, name: str) -> str:
+    return " or ".join(spec.inputs[name].split("|"))
 
 
 def read_changes(config: Path | None, sets: list[str]) -> dict[str, Any]:

@@ -18,7 +18,10 @@ S = TypeVar("S", bound="Spec")
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all specs. Subclasses set the class variables and document every field in the line below it."""
+    """Base of all specs. Subclasses set the class variables and document every field in the line below it.
+
+    `inputs` maps each input to its kind, or to several: `"pretrain|sft"`.
+    """
 
     kind: ClassVar[str]
     stage: ClassVar[str]

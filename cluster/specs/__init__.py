@@ -1,11 +1,15 @@
 """Every spec, one module a family. `SPECS` finds them by kind."""
 
 from cluster.spec import Spec
+from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
+from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
+from cluster.specs.evaluation import ComparisonSpec, EvaluationSpec, ExportSpec
 from cluster.specs.scaling import ScalingSpec
 from cluster.specs.serving import EndpointSpec
 from cluster.specs.tokens import TokenizerSpec, TokensSpec
-from cluster.specs.training import EvaluationSpec, ExportSpec, PretrainSpec
+from cluster.specs.training import PretrainSpec, TrainingSpec
+from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls
@@ -14,7 +18,15 @@ SPECS: dict[str, type[Spec]] = {
         TokenizerSpec,
         TokensSpec,
         PretrainSpec,
+        PretrainedSpec,
+        ConversationsSpec,
+        SftSpec,
+        PreferencesSpec,
+        RewardSpec,
+        RlhfSpec,
+        QuantizeSpec,
         EvaluationSpec,
+        ComparisonSpec,
         ExportSpec,
         EndpointSpec,
         ScalingSpec,
@@ -23,13 +35,22 @@ SPECS: dict[str, type[Spec]] = {
 
 __all__ = [
     "SPECS",
+    "ComparisonSpec",
+    "ConversationsSpec",
     "CorpusSpec",
     "EndpointSpec",
     "EvaluationSpec",
     "ExportSpec",
+    "PreferencesSpec",
     "PretrainSpec",
+    "PretrainedSpec",
+    "QuantizeSpec",
+    "RewardSpec",
+    "RlhfSpec",
     "ScalingSpec",
+    "SftSpec",
     "Spec",
     "TokenizerSpec",
     "TokensSpec",
+    "TrainingSpec",
 ]

@@ -36,6 +36,17 @@ class ScalingSpec(Spec, frozen=True):
     log_every: Annotated[int, Meta(ge=1)] = 20
     """Steps between two lines of training metrics."""
 
+    rollout_workers: Annotated[int, Meta(ge=1)] = 1
+    """vLLM engines that sample completions in RLHF."""
+    cpus_per_rollout: Annotated[float, Meta(ge=0)] = 0.0
+    """CPU cores that each engine reserves; 0 shares the training workers', since they take turns."""
+    gpus_per_rollout: Annotated[float, Meta(ge=0)] = 0.0
+    """GPUs that each engine reserves; 0 samples on CPUs."""
+    rollout_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
+    """How long an engine may take over one batch, or over new weights, until it is started again."""
+    verify_rollout_prompts: Annotated[int, Meta(ge=0)] = 0
+    """After every sync of weights, greedy completions of so many prompts must equal transformers'; 0: no check."""
+
     def check(self) -> None:
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")

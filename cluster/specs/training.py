@@ -1,4 +1,4 @@
-"""Specs of training, evaluation and export."""
+"""Specs of training runs: what all of them share, and pretraining."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ from msgspec import Meta
 from cluster.errors import SpecError
 from cluster.spec import Spec
 
+# Whatever holds a causal language model as a Hugging Face folder.
+MODELS = "pretrain|pretrained|sft|rlhf|quantized|model"
 
-class PretrainSpec(Spec, frozen=True):
-    """A causal language model trained from scratch on a token store."""
 
-    kind: ClassVar[str] = "pretrain"
-    stage: ClassVar[str] = "pipelines.training.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens"}
+class TrainingSpec(Spec, frozen=True):
+    """What every training run has: the batch, the optimizer, its schedule, and one seed."""
 
-    model: str = "gpt2-1m"
-    """Named size, such as `gpt2-124m` or `llama-1m` (the table is in pipelines/training/models.py)."""
-    model_overrides: dict[str, Any] = {}
-    """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
-    total_tokens: Annotated[int, Meta(ge=1)] = 2_000_000
-    """Tokens to train on; epochs follow from the size of the store."""
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -51,40 +44,26 @@ class PretrainSpec(Spec, frozen=True):
     """Numbers of forward and backward pass; optimizer state is fp32 in both."""
     evaluate_every_steps: Annotated[int, Meta(ge=0)] = 0
     """Steps between validation losses during training; 0 validates at the end only."""
-    validation_sequences: Annotated[int, Meta(ge=1)] = 256
-    """Sequences of the held-out split that the validation loss is taken over."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of initialization, data order and dropout."""
 
     def check(self) -> None:
         if self.min_learning_rate_fraction and self.schedule == "constant":
-            raise SpecError("pretrain.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
+            raise SpecError(f"{self.kind}.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
 
 
-class EvaluationSpec(Spec, frozen=True):
-    """Held-out loss of a model, beside compressors that saw the same bytes, and sample completions."""
+class PretrainSpec(TrainingSpec, frozen=True):
+    """A causal language model trained from scratch on a token store."""
 
-    kind: ClassVar[str] = "evaluation"
-    stage: ClassVar[str] = "pipelines.evaluation.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
+    kind: ClassVar[str] = "pretrain"
+    stage: ClassVar[str] = "pipelines.training.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens"}
 
-    stride_tokens: Annotated[int, Meta(ge=0)] = 0
-    """Step of the sliding window in tokens, each token scored once with at least the rest as context; 0: half."""
-    ngram_order: Annotated[int, Meta(ge=1, le=8)] = 5
-    """Order of the byte n-gram model (interpolated Witten-Bell) that the model is compared with."""
-    prompts: tuple[str, ...] = ("def fibonacci(n):\n", "import os\n\n\ndef read_")
-    """Beginnings that the model completes."""
-    completion_tokens: Annotated[int, Meta(ge=1)] = 64
-    """Length of each completion."""
-
-
-class ExportSpec(Spec, frozen=True):
-    """A model as a Hugging Face folder: safetensors, tokenizer, and a model card written from the lineage."""
-
-    kind: ClassVar[str] = "model"
-    stage: ClassVar[str] = "pipelines.export.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "evaluation": "evaluation"}
-    optional_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
-
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers that the weights are stored in."""
+    model: str = "gpt2-1m"
+    """Named size, such as `gpt2-124m` or `llama-1m` (the table is in pipelines/training/models.py)."""
+    model_overrides: dict[str, Any] = {}
+    """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
+    total_tokens: Annotated[int, Meta(ge=1)] = 2_000_000
+    """Tokens to train on; epochs follow from the size of the store."""
+    validation_sequences: Annotated[int, Meta(ge=1)] = 256
+    """Sequences of the held-out split that the validation loss is taken over."""

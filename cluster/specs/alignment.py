@@ -1,0 +1,109 @@
+"""Specs of alignment: preference pairs, the reward model, reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+from cluster.specs.training import MODELS, TrainingSpec
+
+
+class PreferencesSpec(Spec, frozen=True):
+    """Pairs of answers to one request, the better (`chosen`) and the worse (`rejected`), split as JSON lines."""
+
+    kind: ClassVar[str] = "preferences"
+    stage: ClassVar[str] = "pipelines.alignment.preferences:build"
+    inputs: ClassVar[dict[str, str]] = {"conversations": "conversations"}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
+
+    source: Literal["corrupted", "file"] = "corrupted"
+    """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
+    path: str = ""
+    """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    foreign_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    """Share of the rejected answers that belong to another request; the others are damaged copies."""
+    heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    """Share held out (`file` only: `corrupted` keeps the conversations' own split)."""
+    max_bad_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """The run fails when a larger share of the file's records is not of its format."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the damage, of the choice of foreign answers, and of the split."""
+
+    def check(self) -> None:
+        if (self.source == "file") != bool(self.path):
+            raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+
+
+class RewardSpec(TrainingSpec, frozen=True):
+    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry)."""
+
+    kind: ClassVar[str] = "reward"
+    stage: ClassVar[str] = "pipelines.alignment.reward:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
+
+    epochs: Annotated[float, Meta(gt=0)] = 1.0
+    """Passes over the train split."""
+    sequence_length: Annotated[int, Meta(ge=8)] = 512
+    """Longest conversation in tokens; pairs with a longer one are left out and counted."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[int, Meta(ge=0)] = 10
+    """Steps of linear warm-up."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
+    validation_pairs: Annotated[int, Meta(ge=1)] = 1000
+    """Pairs of the held-out split that the accuracy is taken over."""
+
+
+class RlhfSpec(TrainingSpec, frozen=True):
+    """A model tuned by GRPO with a KL penalty, on completions that vLLM samples from its current weights."""
+
+    kind: ClassVar[str] = "rlhf"
+    stage: ClassVar[str] = "pipelines.alignment.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations", "reward": "reward"}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("reward",)
+
+    steps: Annotated[int, Meta(ge=1)] = 50
+    """Optimizer steps; each samples `global_batch_size` completions from the weights before it."""
+    group_size: Annotated[int, Meta(ge=2)] = 8
+    """Completions of one prompt, compared with one another (GRPO's G)."""
+    rewards: dict[str, float] = field(default_factory=lambda: {"python_parses": 1.0})
+    """Weights of the reward functions: names in pipelines/alignment/rewards.py, `module:function`, or
+    `reward_model` (the sigmoid of the reward model's score)."""
+    kl_coef: Annotated[float, Meta(ge=0)] = 0.02
+    """Weight of the KL penalty towards the model that training starts from."""
+    max_kl: Annotated[float, Meta(ge=0)] = 0.0
+    """Bound on the mean KL (nats per token): a step that finds it exceeded learns from the penalty alone; 0: none."""
+    clip_ratio: Annotated[float, Meta(gt=0)] = 0.2
+    """PPO's clipping of the probability ratio, against the engine that sampled."""
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    """Temperature of the samples."""
+    max_prompt_tokens: Annotated[int, Meta(ge=1)] = 256
+    """Prompts with more tokens are left out and counted."""
+    max_completion_tokens: Annotated[int, Meta(ge=1)] = 128
+    """Longest completion."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-5
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "constant"
+    """Learning rate after warm-up; `wsd` keeps the peak and decays over the last `decay_fraction`."""
+    warmup_steps: Annotated[int, Meta(ge=0)] = 5
+    """Steps of linear warm-up."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
+    evaluate_every_steps: Annotated[int, Meta(ge=0)] = 10
+    """Steps between evaluations on held-out prompts; the first and the last weights are always evaluated."""
+    evaluation_prompts: Annotated[int, Meta(ge=1)] = 256
+    """Held-out prompts of an evaluation, one completion each."""
+
+    def check(self) -> None:
+        super().check()
+        if self.global_batch_size % self.group_size:
+            raise SpecError(
+                f"rlhf.group_size: {self.group_size} does not divide the global batch of {self.global_batch_size}",
+                "The batch is prompts times group_size.",
+            )
+        if not self.rewards:
+            raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")

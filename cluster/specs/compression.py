@@ -1,0 +1,33 @@
+"""Specs of compression."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+from cluster.specs.training import MODELS
+
+
+class QuantizeSpec(Spec, frozen=True):
+    """A model with weights of few bits, in the compressed-tensors format that vLLM serves on CPUs and GPUs."""
+
+    kind: ClassVar[str] = "quantized"
+    stage: ClassVar[str] = "pipelines.compression.stage:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
+
+    scheme: Literal["int8", "int4"] = "int8"
+    """`int8`: weights per channel, activations per token; `int4`: weights in groups, activations as they are."""
+    group_size: Annotated[int, Meta(ge=0)] = 32
+    """Weights that share a scale (`int4` only)."""
+    report_conversations: Annotated[int, Meta(ge=1)] = 64
+    """Held-out conversations that the quality report is made on."""
+    report_tokens: Annotated[int, Meta(ge=1)] = 32
+    """Greedy tokens per conversation that are compared with the original's."""
+
+    def check(self) -> None:
+        if self.scheme == "int4" and not self.group_size:
+            raise SpecError("quantized.group_size: int4 needs groups", "Set 32, 64 or 128.")
