@@ -1,0 +1,1 @@
+"""Alignment: preference pairs, the reward model, and reinforcement learning from it."""

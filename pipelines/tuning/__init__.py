@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: open models, conversations, chat templates and loss masks, the stage that trains."""
