@@ -26,7 +26,10 @@ MFU = "mfu"  # model FLOPs utilization, 0 to 1; null on CPUs
 DATA_WAIT_FRACTION = "data_wait_fraction"  # share of the time spent waiting for batches
 MEMORY_BYTES = "memory_bytes"  # peak of rank 0: device memory on GPUs, else resident memory
 ETA_SECONDS = "eta_seconds"
+REWARD = "reward"  # RL: mean over the completions of this step
+KL = "kl"  # RL: nats per token between the policy and the model it started from (k3 estimate)
 VALIDATION_LOSS = "validation_loss"  # nats per token; only in lines of steps that validated
+SHOWN = (LOSS, REWARD, KL, TOKENS_PER_SECOND, ETA_SECONDS)  # while it runs
 
 
 def read(place: Location) -> list[dict[str, Any]]:

@@ -1,21 +1,31 @@
 """Which samples a rank trains on in a step: arithmetic on the step, so that no loader state exists to be lost.
 
 Step s takes positions [s * G, (s + 1) * G) of the run's order, G sequences a global batch; rank r takes the r-th of
-`num_workers` equal slices. Neither workers nor accumulation change what a step sees.
+`num_workers` equal slices. Neither workers nor accumulation change what a step sees. Every kind of training brings a
+`Source` of such batches; the loop is the same for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from cluster import metrics
 from cluster.errors import SpecError
-from cluster.specs import PretrainSpec, ScalingSpec
+from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.order import Order
 from pipelines.tokens.reader import TokenStore
+
+if TYPE_CHECKING:
+    from pipelines.training.engine import Engine
+
+Batch: TypeAlias = Tensor | dict[str, Tensor]  # the first dimension is the sequences
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,12 @@ class BatchPlan:
         return start, start + share
 
 
-def plan_batches(spec: PretrainSpec, scaling: ScalingSpec, sequence_length: int) -> BatchPlan:
+def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchPlan:
     """Raises SpecError where the global batch does not divide."""
     total, workers = spec.global_batch_size, scaling.num_workers
     if total % workers:
         raise SpecError(
-            f"pretrain.global_batch_size: {total} sequences do not divide among {workers} workers",
+            f"{spec.kind}.global_batch_size: {total} sequences do not divide among {workers} workers",
             f"Set scaling.num_workers to a divisor of {total}, or change the batch (which changes the model).",
         )
     share = total // workers
@@ -50,23 +60,85 @@ def plan_batches(spec: PretrainSpec, scaling: ScalingSpec, sequence_length: int)
             f"scaling.micro_batch_size: {micro} does not divide the {share} sequences of a worker's step",
             f"Take a divisor of {share}, such as {max(d for d in range(1, min(micro, share) + 1) if share % d == 0)}.",
         )
-    steps = max(1, spec.total_tokens // (total * sequence_length))
     return BatchPlan(total, workers, micro, share // micro, steps)
 
 
-class Batches:
-    """The training batches of one rank."""
+def pretrain_steps(spec: PretrainSpec, sequence_length: int) -> int:
+    """Steps that a run's tokens make, at least one."""
+    return max(1, spec.total_tokens // (spec.global_batch_size * sequence_length))
 
-    def __init__(self, store: TokenStore, plan: BatchPlan, seed: int, rank: int) -> None:
-        self.store = store
-        self.plan = plan
-        self.rank = rank
-        self.order = Order(store.num_sequences, seed)
 
-    def step(self, step: int) -> list[Tensor]:
-        """The micro-batches of a step, each (micro_batch, sequence_length + 1) int64."""
+@dataclass(frozen=True)
+class Share:
+    """A rank's share of a global batch. Losses are summed and divided by the whole batch's `divisor`."""
+
+    micro_batches: list[Batch]
+    divisor: float
+    tokens: int  # of the global batch, for the log
+
+
+class Source:
+    """Where the batches of a run come from: a function of the step (and, in RL, of the weights), without state.
+
+    All ranks call everything in the same order.
+    """
+
+    plan: BatchPlan
+    rank: int
+
+    def restart(self, step: int) -> None:
+        """The run begins or goes on at `step`: whatever was begun later did not happen."""
+
+    def share(self, step: int, engine: Engine) -> Share:
+        """This rank's share of the batch of a step."""
+        raise NotImplementedError
+
+    def figures(self) -> dict[str, Any]:
+        """What else there is to tell of the step that has just been taken."""
+        return {}
+
+    def taken(self, step: int) -> None:
+        """The optimizer has taken the step."""
+
+    def validate(self, engine: Engine, step: int) -> dict[str, Any]:
+        """Figures on held-out data, the same on all ranks."""
+        return {}
+
+    def rounds(self, count: int) -> Iterator[tuple[list[int], bool]]:
+        """This rank's validation samples among `count`, in micro-batches, and whether they count.
+
+        Under ZeRO 3 ranks must make equally many passes: one that has nothing left repeats and counts nothing.
+        """
+        share = -(-count // self.plan.num_workers)
+        first = self.rank * share
+        for start in range(0, share, self.plan.micro_batch):
+            samples = list(range(first + start, min(first + min(start + self.plan.micro_batch, share), count)))
+            yield (samples, True) if samples else ([0], False)
+
+
+class TokenBatches(Source):
+    """Sequences of a token store, each micro-batch (micro_batch, sequence_length + 1) int64."""
+
+    def __init__(self, store: TokenStore, heldout: TokenStore, plan: BatchPlan, spec: PretrainSpec, rank: int) -> None:
+        self.store, self.heldout = store, heldout
+        self.plan, self.rank = plan, rank
+        self.order = Order(store.num_sequences, spec.seed)
+        self.validation_sequences = min(spec.validation_sequences, heldout.num_sequences)
+
+    def share(self, step: int, engine: Engine | None = None) -> Share:
         samples = self.order.samples(*self.plan.positions(step, self.rank))
-        return list(stack(self.store, samples.tolist()).split(self.plan.micro_batch))
+        tokens = self.plan.global_batch * self.store.sequence_length
+        return Share(list(stack(self.store, samples.tolist()).split(self.plan.micro_batch)), tokens, tokens)
+
+    def validate(self, engine: Engine, step: int) -> dict[str, Any]:
+        """Mean loss (nats per token) over the first `validation_sequences` of the held-out split."""
+        summed = torch.zeros((), dtype=torch.float64)
+        for samples, counts in self.rounds(self.validation_sequences):
+            found = engine.evaluate(stack(self.heldout, samples))
+            summed += found[0] if counts else 0.0
+        dist.all_reduce(summed)
+        tokens = self.validation_sequences * self.heldout.sequence_length
+        return {metrics.VALIDATION_LOSS: float(summed) / tokens}
 
 
 def stack(store: TokenStore, samples: list[int]) -> Tensor:

@@ -31,6 +31,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """The content of `checkpoint.json`: what the state is of, and every file of it."""
 
     step: int
+    tokens: int
     layout: dict[str, int]
     files: dict[str, FileEntry]
 
@@ -43,7 +44,7 @@ class Checkpoints:
         self.layout = layout
         self.keep = keep
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
+    def save(self, step: int, tokens: int, write: Callable[[Path], None]) -> None:
         """Let `write` put the state into a folder, and commit it as the checkpoint after `step` steps."""
         name = _name(step)
         if dist.get_rank() == 0:
@@ -64,31 +65,32 @@ class Checkpoints:
         parts: list[dict[str, FileEntry]] = [{}] * dist.get_world_size()
         dist.all_gather_object(parts, own)
         if dist.get_rank() == 0:
-            manifest = Manifest(step, self.layout, {k: v for part in parts for k, v in part.items()})
+            manifest = Manifest(step, tokens, self.layout, {k: v for part in parts for k, v in part.items()})
             (self.place / name).write_bytes(MANIFEST, msgspec.json.encode(manifest))
             for old in self.steps()[self.keep :]:
                 self._remove(old)
 
-    def load(self, read: Callable[[Path], None]) -> int:
-        """Let `read` take up the newest checkpoint that is whole; return its step, 0 where there is none.
+    def load(self, read: Callable[[Path], None]) -> tuple[int, int]:
+        """Let `read` take up the newest checkpoint that is whole; return its step and tokens, 0 where there is none.
 
         Newer ones that are damaged are removed. Raises InputError for one of another layout.
         """
-        chosen: list[int | InputError] = [0]
+        chosen: list[Manifest | InputError | None] = [None]
         if dist.get_rank() == 0:
             try:
                 chosen = [self._newest()]
             except InputError as error:
                 chosen = [error]
         dist.broadcast_object_list(chosen)
-        step = chosen[0]
-        if isinstance(step, InputError):
-            raise step
-        if step:
-            with self._folder(_name(step), fetch=True) as folder:
-                read(folder)
-                dist.barrier()
-        return step
+        manifest = chosen[0]
+        if isinstance(manifest, InputError):
+            raise manifest
+        if manifest is None:
+            return 0, 0
+        with self._folder(_name(manifest.step), fetch=True) as folder:
+            read(folder)
+            dist.barrier()
+        return manifest.step, manifest.tokens
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, newest first; some may be damaged."""
@@ -107,20 +109,20 @@ class Checkpoints:
     def _manifest(self, step: int) -> Manifest:
         return msgspec.json.decode((self.place / _name(step)).read_bytes(MANIFEST), type=Manifest)
 
-    def _newest(self) -> int:
+    def _newest(self) -> Manifest | None:
         for step in self.steps():
             if not self.whole(step):
                 self._remove(step)
                 continue
-            layout = self._manifest(step).layout
-            if layout != self.layout:
-                now = _text(self.layout)
+            manifest = self._manifest(step)
+            if manifest.layout != self.layout:
+                then, now = _text(manifest.layout), _text(self.layout)
                 raise InputError(
-                    f"the training checkpoint at step {step} was written with {_text(layout)}, this run has {now}",
-                    f"Go on with scaling {_text(layout)}, or remove {self.place.url} to start again.",
+                    f"the training checkpoint at step {step} was written with {then}, this run has {now}",
+                    f"Go on with scaling {then}, or remove {self.place.url} to start again.",
                 )
-            return step
-        return 0
+            return manifest
+        return None
 
     def _remove(self, step: int) -> None:
         self.place.remove(f"{_name(step)}/{MANIFEST}")  # first: a half-removed checkpoint must not look whole

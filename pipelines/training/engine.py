@@ -1,7 +1,7 @@
 """DeepSpeed behind four verbs: train a step, evaluate, save, load. The loop knows nothing of ZeRO.
 
-Losses arrive summed and are divided by the global number of tokens, so that accumulation, workers and ZeRO stage
-change a result only by the order of additions.
+Losses arrive summed and are divided by the global number of tokens (or pairs), so that accumulation, workers and ZeRO
+stage change a result only by the order of additions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor
 
-from cluster.specs import PretrainSpec, ScalingSpec
-from pipelines.training.batches import BatchPlan
+from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.training.batches import Batch, BatchPlan, Share
+from pipelines.training.objectives import Objective
 from pipelines.training.optimizers import Layout, Optimizer
 
 STATE = "state"  # DeepSpeed's folder inside a checkpoint
@@ -25,7 +26,7 @@ STATE = "state"  # DeepSpeed's folder inside a checkpoint
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
 
 
-def deepspeed_config(spec: PretrainSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
+def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
     """The DeepSpeed configuration that follows from spec, scaling and batch plan: the one place where it is made."""
     stage = scaling.zero_stage
     bucket = min(BUCKET_ELEMENTS, parameters)
@@ -53,9 +54,9 @@ class Engine:
 
     def __init__(
         self,
-        objective: torch.nn.Module,
+        objective: Objective,
         optimizer: Optimizer,
-        spec: PretrainSpec,
+        spec: TrainingSpec,
         scaling: ScalingSpec,
         plan: BatchPlan,
     ) -> None:
@@ -63,7 +64,8 @@ class Engine:
         # On CPUs DeepSpeed would compile a shared-memory all-reduce that only inference uses.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.spec, self.plan, self.stage = spec, plan, scaling.zero_stage
-        self.optimizer = optimizer
+        self.objective, self.optimizer = objective, optimizer
+        self.frozen = not all(p.requires_grad for p in objective.parameters())
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
@@ -74,18 +76,17 @@ class Engine:
         if self.stage:
             optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer)
 
-    def step(self, micro_batches: list[Tensor], factor: float) -> tuple[float, float]:
+    def step(self, share: Share, factor: float) -> tuple[Tensor, float]:
         """One optimizer step at `factor` of the peak learning rates.
 
-        Micro-batches are (sequences, length + 1) int64. Returns this rank's part of the mean loss of the global batch
-        (the parts of all ranks add up to it) and the global gradient norm before clipping, inf or nan where the
-        gradient is not finite.
+        Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
+        float64 vector (those of all ranks add up to them), and the global gradient norm before clipping, inf or nan
+        where the gradient is not finite.
         """
         self.optimizer.set_factor(factor)
-        tokens = self.plan.global_batch * (micro_batches[0].size(1) - 1)
         total = torch.zeros((), device=self.device)
-        for micro_batch in micro_batches:
-            loss = self.engine(micro_batch.to(self.device)) / tokens
+        for micro_batch in share.micro_batches:
+            loss = self.engine(self.to_device(micro_batch)) / share.divisor
             total += loss.detach()
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
             self.engine.backward(loss * self.plan.num_workers, scale_wrt_gas=False)
@@ -94,31 +95,40 @@ class Engine:
         if norm is None:
             norm = self.engine.get_global_grad_norm()
         norm = float(norm)
-        return float(total), norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
+        return parts, norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
 
     def _clip(self) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)
 
+    def to_device(self, batch: Batch) -> Batch:
+        if isinstance(batch, dict):
+            return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        return batch.to(self.device)
+
     @torch.no_grad()
-    def evaluate(self, batch: Tensor) -> float:
-        """Summed loss of a batch (sequences, length + 1). Every rank must call it equally often."""
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Summed loss and further figures of a batch, a float64 vector. Every rank must call it equally often."""
         self.engine.eval()
-        loss = float(self.engine(batch.to(self.device)))
+        loss = self.engine(self.to_device(batch))
         self.engine.train()
-        return loss
+        return torch.cat([loss.cpu().double().view(1), self.objective.told()])
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the state below `folder`, which all ranks share or each has its own of."""
-        self.engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
+        # Frozen weights, an adapter's base, come from where they came from.
+        self.engine.save_checkpoint(str(folder), tag=STATE, save_latest=False, exclude_frozen_parameters=self.frozen)
 
     def load(self, folder: Path) -> None:
         """Take up the state that the same number of ranks saved at the same ZeRO stage."""
-        self.engine.load_checkpoint(str(folder), tag=STATE)
+        self.engine.load_checkpoint(str(folder), tag=STATE, load_module_strict=not self.frozen)
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's whole weights on the CPU, by name, tied ones once. Every rank must call it."""
+        """The trained weights, whole, on the CPU, by name, tied ones once. Every rank must call it."""
         found = {}
         for name, parameter in self.engine.module.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 found[name] = parameter.detach().cpu().clone()
         return found

@@ -39,20 +39,44 @@ def documents(inputs: Tensor, eos_token_id: int) -> Documents | None:
     return Documents(index - begins, mask.unsqueeze(1))
 
 
-class CausalLM(torch.nn.Module):
-    """Next-token prediction: tokens (batch, length + 1) int64 to the sum of the losses (nats, fp32, scalar)."""
+class Objective(torch.nn.Module):
+    """A model and what is asked of it: `forward` turns a batch into the sum of its losses (fp32, scalar).
 
-    def __init__(self, model: torch.nn.Module, eos_token_id: int, precision: str) -> None:
+    `names` are further sums that a subclass tells by `tell`, in that order, for the log.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, model: torch.nn.Module, precision: str) -> None:
         super().__init__()
         self.model = model
-        self.eos_token_id = eos_token_id
         self.bf16 = precision == "bf16"
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64)
+
+    def tell(self, *sums: Tensor) -> None:
+        self._sums += torch.stack(sums).detach().cpu().double()
+
+    def told(self) -> Tensor:
+        """The sums since the last call, (len(names),) float64."""
+        sums, self._sums = self._sums, torch.zeros_like(self._sums)
+        return sums
+
+    def autocast(self, batch: Tensor) -> torch.autocast:
+        return torch.autocast(batch.device.type, torch.bfloat16, enabled=self.bf16)
+
+
+class CausalLM(Objective):
+    """Next-token prediction on packed documents: tokens (batch, length + 1) int64; losses in nats."""
+
+    def __init__(self, model: torch.nn.Module, eos_token_id: int, precision: str) -> None:
+        super().__init__(model, precision)
+        self.eos_token_id = eos_token_id
 
     def forward(self, tokens: Tensor) -> Tensor:
         inputs, labels = tokens[:, :-1], tokens[:, 1:]
         packed = documents(inputs, self.eos_token_id)
         positions = packed.positions if packed else None
         mask = packed.mask if packed else None
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.bf16):
+        with self.autocast(tokens):
             logits = self.model(inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
         return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from cluster.specs import PretrainSpec
+from cluster.specs import TrainingSpec
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -153,7 +153,7 @@ class Optimizer(torch.optim.Optimizer):
         )
 
 
-def build_optimizer(model: torch.nn.Module, spec: PretrainSpec) -> Optimizer:
+def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
     """The optimizer of a spec for a model whose parameters are still whole.
 
     Weight decay and Muon touch the hidden matrices only: not embeddings, the output layer, norms and biases.
@@ -178,10 +178,12 @@ def _hidden_matrices(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Paramete
     from transformers.pytorch_utils import Conv1D
 
     outer = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    if (output := getattr(model, "get_output_embeddings", lambda: None)()) is not None:
-        outer.add(id(output.weight))
+    outputs_of = (getattr(model, "get_output_embeddings", lambda: None)(), getattr(model, "score", None))
+    outer |= {id(output.weight) for output in outputs_of if output is not None}
     for module in model.modules():
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and id(module.weight) not in outer:
+        if not isinstance(module, (torch.nn.Linear, Conv1D)) or not module.weight.requires_grad:
+            continue
+        if id(module.weight) not in outer:
             inputs, outputs = module.weight.shape[::-1]
             if isinstance(module, Conv1D):  # GPT-2's linear layer, stored transposed
                 inputs, outputs = outputs, inputs

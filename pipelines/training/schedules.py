@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from cluster.specs import PretrainSpec
+from cluster.specs import TrainingSpec
 
 
-def learning_rate_factor(step: int, steps: int, spec: PretrainSpec) -> float:
+def learning_rate_factor(step: int, steps: int, spec: TrainingSpec) -> float:
     """Learning rate of a step (counted from 0, of `steps`) as a fraction of its peak.
 
     Linear warm-up to 1 over `warmup_steps`, then the schedule falls to `min_learning_rate_fraction`, which the step

@@ -1,9 +1,9 @@
-"""The pretraining stage: check, train on a group of workers, and leave a Hugging Face folder."""
+"""The stages that train: check, train on a group of workers, and leave a Hugging Face folder. Pretraining is one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster import metrics
@@ -13,11 +13,12 @@ from cluster.location import Location
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.reader import TokenStore
-from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.models import configuration
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
 STATE = ".train"  # below the output while training: checkpoints
+TOKENIZER_FILES = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template")
 
 
 def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
@@ -37,7 +38,7 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         sequence_length=store.sequence_length,
         eos_token_id=store.eos_token_id,
     )
-    return plan_batches(ctx.spec, ctx.scaling, store.sequence_length)
+    return plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
 
 
 def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
@@ -45,20 +46,39 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
 
     Raises SpecError before any cluster time for what is wrong in the spec, JobError where training fails.
     """
+    return run_training(ctx, "pipelines.training.worker:pretrain", lambda: validate(ctx), tokenizer_files(ctx))
+
+
+def tokenizer_files(ctx: Context[PretrainSpec]) -> Iterable[tuple[str, bytes]]:
+    """The files of the tokenizer that made the tokens: they go with the model."""
+    place = ctx.inputs["tokens"].parent("tokenizer").location
+    return ((name, place.read_bytes(name)) for name in place.walk() if name.startswith(TOKENIZER_FILES))
+
+
+def run_training(
+    ctx: Context[Any],
+    recipe: str,
+    plan: Callable[[], BatchPlan],
+    files: Iterable[tuple[str, bytes]] = (),
+    prepare: Callable[[], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Plan, train by a recipe (see worker.py) and finish: what every stage that trains does.
+
+    `plan` raises what can be known without a cluster; `prepare` returns what the recipe needs besides, made on it.
+    `files` are written beside the weights.
+    """
     if ctx.output.exists(SUMMARY_FILE):  # killed after its last step
         return _finish(ctx.output)
-    plan = validate(ctx)
+    batches = plan()
     connect(ctx.scaling)
     from pipelines.training.launch import run_workers  # Ray Train reads its environment when it is imported
     from pipelines.training.worker import Work, train
 
-    work = Work(ctx.spec, ctx.scaling, plan, ctx.inputs["tokens"], ctx.output, ctx.output / STATE, ctx.name)
-    tokenizer = ctx.inputs["tokens"].parent("tokenizer").location
-    total = plan.steps * plan.global_batch * TokenStore(ctx.inputs["tokens"].local(), "train").sequence_length
-    figures = run_workers(train, work, ctx.scaling, _watcher(ctx, total))
-    for name in tokenizer.walk():
-        if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
-            ctx.output.write_bytes(name, tokenizer.read_bytes(name))
+    state = ctx.output / STATE
+    work = Work(recipe, ctx.spec, ctx.scaling, batches, ctx.inputs, ctx.output, state, ctx.name, prepare())
+    figures = run_workers(train, work, ctx.scaling, _watcher(ctx, batches.steps))
+    for name, data in files:
+        ctx.output.write_bytes(name, data)
     ctx.output.write_bytes(SUMMARY_FILE, json.dumps(figures, indent=2).encode())
     return _finish(ctx.output)
 
@@ -69,7 +89,7 @@ def _finish(output: Location) -> dict[str, Any]:
     return dict(json.loads(output.read_bytes(SUMMARY_FILE)))
 
 
-def _watcher(ctx: Context[PretrainSpec], total: int) -> Callable[[], None]:
+def _watcher(ctx: Context[Any], steps: int) -> Callable[[], None]:
     """A function that tells each new line of the metrics as progress."""
     told = -1
 
@@ -78,7 +98,7 @@ def _watcher(ctx: Context[PretrainSpec], total: int) -> Callable[[], None]:
         lines = metrics.read(ctx.output)
         if lines and lines[-1][metrics.STEP] != told:
             told = lines[-1][metrics.STEP]
-            shown = (metrics.LOSS, metrics.TOKENS_PER_SECOND, metrics.ETA_SECONDS)
-            ctx.progress(lines[-1][metrics.TOKENS], total, "tokens", **{name: lines[-1][name] for name in shown})
+            shown = [name for name in metrics.SHOWN if name in lines[-1]]
+            ctx.progress(told, steps, "steps", **{name: lines[-1][name] for name in shown})
 
     return watch

@@ -43,11 +43,12 @@ class Clock:
     num_devices: int
     flops_per_token: float
     waited: float = 0.0
+    _step: int = 0
     _tokens: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def lap(self, tokens: int, total_tokens: int) -> dict[str, Any]:
-        """The rate fields of a metrics line, `tokens` of `total_tokens` done; starts the next lap."""
+    def lap(self, step: int, steps: int, tokens: int) -> dict[str, Any]:
+        """The rate fields of a metrics line after `step` of `steps` steps and `tokens` tokens; starts the next lap."""
         now = time.monotonic()
         seconds = max(now - self._started, 1e-9)
         rate = (tokens - self._tokens) / seconds
@@ -58,11 +59,11 @@ class Clock:
             metrics.MFU: round(rate * self.flops_per_token / (peak * self.num_devices), 4) if peak else None,
             metrics.DATA_WAIT_FRACTION: round(self.waited / seconds, 4),
             metrics.MEMORY_BYTES: memory_bytes(self.device),
-            metrics.ETA_SECONDS: round((total_tokens - tokens) / rate, 1) if rate else None,
+            metrics.ETA_SECONDS: round((steps - step) * seconds / max(1, step - self._step), 1),
         }
-        self.restart(tokens)
+        self.restart(step, tokens)
         return line
 
-    def restart(self, tokens: int) -> None:
+    def restart(self, step: int, tokens: int) -> None:
         """Begin a lap here: what came before (a checkpoint's load, a validation) does not count as training."""
-        self._tokens, self._started, self.waited = tokens, time.monotonic(), 0.0
+        self._step, self._tokens, self._started, self.waited = step, tokens, time.monotonic(), 0.0

@@ -1,11 +1,16 @@
-"""What runs in every training worker: builds the parts, runs the loop, and writes the model from rank 0."""
+"""What runs in every training worker: a recipe brings model, objective and batches; the loop and the engine are shared.
+
+A recipe is named by an import string, so that the work travels without it and a worker imports only what it needs.
+"""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +21,14 @@ import transformers
 from cluster.artifact import Artifact
 from cluster.location import Location
 from cluster.metrics import MetricsLog
-from cluster.specs import PretrainSpec, ScalingSpec
+from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
-from pipelines.training.batches import Batches, BatchPlan
+from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.engine import Engine
 from pipelines.training.loop import Loop
 from pipelines.training.models import build_model, configuration, count_parameters
-from pipelines.training.objectives import CausalLM
+from pipelines.training.objectives import CausalLM, Objective
 from pipelines.training.optimizers import build_optimizer
 from pipelines.training.throughput import Clock, flops_per_token
 
@@ -32,56 +37,82 @@ from pipelines.training.throughput import Clock, flops_per_token
 class Work:
     """Everything that a worker needs to know; travels pickled."""
 
-    spec: PretrainSpec
+    recipe: str
+    spec: TrainingSpec
     scaling: ScalingSpec
     plan: BatchPlan
-    tokens: Artifact
+    inputs: dict[str, Artifact]
     output: Location
     state: Location  # temporary, shared by all workers and attempts
     name: str
+    extra: dict[str, Any] = field(default_factory=dict)  # what a recipe of this kind needs besides
+
+
+@dataclass
+class Parts:
+    """What a recipe brings. `write` turns the trained weights into the files of the artifact, in a folder."""
+
+    objective: Objective
+    source: Source
+    sequence_length: int
+    write: Callable[[dict[str, torch.Tensor], Path], None]
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+Recipe = Callable[[Work, int], Parts]
 
 
 def train(work: Work) -> dict[str, Any]:
     """Train on this rank. Returns the metrics."""
     _prepare(work.scaling)
-    spec, scaling, plan = work.spec, work.scaling, work.plan
-    folder = work.tokens.local()
-    store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
-    length, eos = store.sequence_length, store.eos_token_id
-    config = configuration(
-        spec.model,
-        spec.model_overrides,
-        vocab_size=store.vocab_size,
-        sequence_length=length,
-        eos_token_id=eos,
-    )
-    model = build_model(config, spec.seed)
+    module, _, function = work.recipe.partition(":")
+    recipe: Recipe = getattr(importlib.import_module(module), function)
+    parts = recipe(work, dist.get_rank())
+    model, config = parts.objective.model, parts.objective.model.config
     parameters = count_parameters(model)
-    optimizer = build_optimizer(model, spec)
-    engine = Engine(CausalLM(model, eos, spec.precision), optimizer, spec, scaling, plan)
-    flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, length)
-    layout = {"num_workers": plan.num_workers, "zero_stage": scaling.zero_stage}
+    engine = Engine(parts.objective, build_optimizer(model, work.spec), work.spec, work.scaling, work.plan)
+    flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)
+    layout = {"num_workers": work.plan.num_workers, "zero_stage": work.scaling.zero_stage}
     loop = Loop(
-        spec=spec,
-        scaling=scaling,
+        spec=work.spec,
+        scaling=work.scaling,
         engine=engine,
-        batches=Batches(store, plan, spec.seed, dist.get_rank()),
-        heldout=heldout,
-        checkpoints=Checkpoints(work.state / "checkpoints", layout, scaling.keep_checkpoints),
-        clock=Clock(engine.device, plan.num_workers, flops),
+        source=parts.source,
+        checkpoints=Checkpoints(work.state / "checkpoints", layout, work.scaling.keep_checkpoints),
+        clock=Clock(engine.device, work.plan.num_workers, flops),
         open_log=lambda step: MetricsLog(work.output, work.name, step),
     )
     figures = loop.run()
     weights = engine.weights()
     if dist.get_rank() == 0:
-        _write_model(model, weights, work.output)
-    return {
-        **figures,
-        "parameters": parameters,
-        "tokens": plan.steps * plan.global_batch * length,
-        "steps": plan.steps,
-        "epochs": round(plan.steps * plan.global_batch / store.num_sequences, 4),
-    }
+        with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+            parts.write(weights, Path(folder))
+            for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):  # each file whole or not at all
+                work.output.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
+    return {**figures, "parameters": parameters, "steps": work.plan.steps, **parts.figures}
+
+
+def pretrain(work: Work, rank: int) -> Parts:
+    """The recipe of pretraining: fresh weights, sequences of a token store."""
+    spec, plan = work.spec, work.plan
+    assert isinstance(spec, PretrainSpec)
+    folder = work.inputs["tokens"].local()
+    store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
+    config = configuration(
+        spec.model,
+        spec.model_overrides,
+        vocab_size=store.vocab_size,
+        sequence_length=store.sequence_length,
+        eos_token_id=store.eos_token_id,
+    )
+    model = build_model(config, spec.seed)
+    return Parts(
+        objective=CausalLM(model, store.eos_token_id, spec.precision),
+        source=TokenBatches(store, heldout, plan, spec, rank),
+        sequence_length=store.sequence_length,
+        write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
+        figures={"epochs": round(plan.steps * plan.global_batch / store.num_sequences, 4)},
+    )
 
 
 def _prepare(scaling: ScalingSpec) -> None:
@@ -94,11 +125,3 @@ def _prepare(scaling: ScalingSpec) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _write_model(model: transformers.PreTrainedModel, weights: dict[str, torch.Tensor], output: Location) -> None:
-    """Write the Hugging Face folder, each file whole or not at all."""
-    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        model.save_pretrained(folder, state_dict=weights)
-        for path in sorted(Path(folder).iterdir()):
-            output.write_bytes(path.name, path.read_bytes())

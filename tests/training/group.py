@@ -20,7 +20,7 @@ from tests.training.tiny import LENGTH, pretrain
 
 def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
-    from pipelines.training.batches import plan_batches
+    from pipelines.training.batches import plan_batches, pretrain_steps
     from pipelines.training.worker import Work, train
 
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
@@ -29,9 +29,9 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         spec = pretrain(**case["spec"])
         scaling = ScalingSpec(num_workers=ranks, log_every=1, **case["scaling"])
         output = Location(f"{root}/{name}")
-        figures = train(
-            Work(spec, scaling, plan_batches(spec, scaling, LENGTH), tokens, output, output / ".train", name)
-        )
+        plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
+        recipe, inputs = "pipelines.training.worker:pretrain", {"tokens": tokens}
+        figures = train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name))
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())
     dist.destroy_process_group()

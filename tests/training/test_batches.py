@@ -11,7 +11,7 @@ from cluster.artifact import Artifact
 from cluster.errors import SpecError
 from cluster.specs import PretrainSpec, ScalingSpec
 from pipelines.tokens.reader import TokenStore
-from pipelines.training.batches import Batches, plan_batches
+from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps
 
 
 @given(
@@ -21,19 +21,19 @@ from pipelines.training.batches import Batches, plan_batches
 )
 def test_ranks_share_out_the_positions_of_a_step(workers: int, micro: int | None, step: int) -> None:
     spec = PretrainSpec(global_batch_size=12, total_tokens=10**9)
-    plan = plan_batches(spec, ScalingSpec(num_workers=workers, micro_batch_size=micro), 16)
+    plan = plan_batches(spec, ScalingSpec(num_workers=workers, micro_batch_size=micro), pretrain_steps(spec, 16))
     found = [p for rank in range(workers) for p in range(*plan.positions(step, rank))]
     assert found == list(range(step * 12, (step + 1) * 12))
 
 
 def test_the_same_sequences_whatever_the_split(tokens: Artifact) -> None:
-    store = TokenStore(tokens.local(), "train")
-    spec = PretrainSpec(global_batch_size=8)
+    store, heldout = TokenStore(tokens.local(), "train"), TokenStore(tokens.local(), "heldout")
+    spec = PretrainSpec(global_batch_size=8, seed=3)
 
     def step(number: int, **scaling: int) -> torch.Tensor:
-        plan = plan_batches(spec, ScalingSpec(**scaling), store.sequence_length)  # type: ignore[arg-type]
-        ranks = [Batches(store, plan, seed=3, rank=rank) for rank in range(plan.num_workers)]
-        return torch.cat([batch for rank in ranks for batch in rank.step(number)])
+        plan = plan_batches(spec, ScalingSpec(**scaling), 100)  # type: ignore[arg-type]
+        ranks = [TokenBatches(store, heldout, plan, spec, rank) for rank in range(plan.num_workers)]
+        return torch.cat([batch for rank in ranks for batch in rank.share(number).micro_batches])
 
     one = step(70, num_workers=1)  # in the second epoch
     assert one.shape == (8, store.sequence_length + 1)

@@ -45,19 +45,19 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     place.remove()
     found = Checkpoints(place, LAYOUT, keep=2)
     for step in (1, 2, 3):
-        found.save(10 * step, State(step).write)
+        found.save(10 * step, 70 * step, State(step).write)
     return found
 
 
 def test_the_newest_is_loaded_and_the_oldest_dropped(checkpoints: Checkpoints) -> None:
     state = State()
     assert checkpoints.steps() == [30, 20]
-    assert checkpoints.load(state.read) == 30
+    assert checkpoints.load(state.read) == (30, 210)
     assert state.value == 3
 
 
 def test_without_any_the_run_begins_at_step_0(tmp_path: Path) -> None:
-    assert Checkpoints(Location(tmp_path / "none"), LAYOUT, 2).load(State().read) == 0
+    assert Checkpoints(Location(tmp_path / "none"), LAYOUT, 2).load(State().read) == (0, 0)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_passed_over(checkpoints: Checkpoints, damage: s
     else:
         place.write_bytes(file, data[:-1] if damage == "truncate" else bytes([data[0] ^ 1]) + data[1:])
     state = State()
-    assert checkpoints.load(state.read) == 20
+    assert checkpoints.load(state.read) == (20, 140)
     assert state.value == 2
     assert checkpoints.steps() == [20]
 
@@ -77,15 +77,15 @@ def test_a_damaged_checkpoint_is_passed_over(checkpoints: Checkpoints, damage: s
 def test_a_checkpoint_without_its_manifest_does_not_count(checkpoints: Checkpoints) -> None:
     checkpoints.place.remove(f"step-00000030/{MANIFEST}")
     state = State()
-    assert checkpoints.load(state.read) == 20
-    checkpoints.save(30, State(4).write)  # what was left of it is replaced
-    assert checkpoints.load(state.read) == 30
+    assert checkpoints.load(state.read) == (20, 140)
+    checkpoints.save(30, 210, State(4).write)  # what was left of it is replaced
+    assert checkpoints.load(state.read) == (30, 210)
     assert state.value == 4
 
 
 def test_a_manifest_cut_short_does_not_count(checkpoints: Checkpoints) -> None:
     checkpoints.place.write_bytes(f"step-00000030/{MANIFEST}", b'{"step": 30, "la')
-    assert checkpoints.load(State().read) == 20
+    assert checkpoints.load(State().read) == (20, 140)
 
 
 def test_another_layout_is_refused(checkpoints: Checkpoints) -> None:

@@ -117,7 +117,7 @@ def test_the_artifact_is_a_hugging_face_folder(undisturbed: tuple[Artifact, list
     assert artifact.metrics["tokens"] == STEPS * BATCH * LENGTH
     assert artifact.metrics["validation_loss"] < 0.7 * read(artifact.location)[0]["loss"]
     assert [line["step"] for line in read(artifact.location)] == list(range(10, STEPS + 1, 10))
-    assert progress[-1][:3] == (STEPS * BATCH * LENGTH, STEPS * BATCH * LENGTH, "tokens")
+    assert progress[-1][:3] == (STEPS, STEPS, "steps")
 
 
 def test_validation_loss_is_what_the_saved_model_has(undisturbed: tuple[Artifact, list[Any]]) -> None:
