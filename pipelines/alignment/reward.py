@@ -1,0 +1,193 @@
+"""The reward model: a scalar head on a fine-tuned model, trained on pairs.
+
+Loss -log sigmoid(r(chosen) - r(rejected)), after Bradley and Terry (1952), as in Ouyang et al. 2022 (arXiv:2203.02155).
+The score is read at the last token, the end of the answer; padding stands to the right, where nothing looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cluster import metrics
+from cluster.context import Context
+from cluster.errors import InputError
+from cluster.specs import RewardSpec
+from pipelines.alignment.preferences import read_preferences
+from pipelines.tokens.order import Order
+from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
+from pipelines.training.engine import Engine
+from pipelines.training.objectives import Objective
+from pipelines.training.stage import STATE, run_training
+from pipelines.training.worker import Parts, Work
+from pipelines.tuning.encoding import Encoded, encode
+from pipelines.tuning.sequences import Sequences
+from pipelines.tuning.stage import tokenizer_files
+from pipelines.tuning.templates import prepare
+
+ACCURACY = "accuracy"  # share of pairs whose chosen answer has the higher score
+
+
+def scores(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Rewards (batch,) fp32 of right-padded sequences (batch, length) of `lengths` tokens each."""
+    hidden = getattr(model, model.base_model_prefix)(tokens, use_cache=False).last_hidden_state
+    last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+    return model.score(last).squeeze(-1).float()
+
+
+class BradleyTerry(Objective):
+    """Pairs, chosen in even rows and rejected in odd ones: tokens (2 * pairs, length), lengths (2 * pairs,)."""
+
+    names = (ACCURACY,)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        with self.autocast(batch["tokens"]):
+            found = scores(self.model, batch["tokens"], batch["lengths"])
+        margin = found[0::2] - found[1::2]
+        self.tell((margin > 0).sum())
+        return -F.logsigmoid(margin).sum()
+
+
+class PairBatches(Source):
+    """Pairs in shuffled order. In the sequences, pair i is 2 i (chosen) and 2 i + 1 (rejected)."""
+
+    def __init__(self, train: Sequences, heldout: Sequences, plan: BatchPlan, spec: RewardSpec, rank: int) -> None:
+        self.train, self.heldout = train, heldout
+        self.plan, self.rank = plan, rank
+        self.order = Order(len(train) // 2, spec.seed)
+        self.validation = min(spec.validation_pairs, len(heldout) // 2)
+
+    def share(self, step: int, engine: Engine) -> Share:
+        whole = self.order.samples(step * self.plan.global_batch, (step + 1) * self.plan.global_batch)
+        own = self.order.samples(*self.plan.positions(step, self.rank)).tolist()
+        size = self.plan.micro_batch
+        micro_batches = [pairs(self.train, own[i : i + size]) for i in range(0, len(own), size)]
+        tokens = int(self.train.lengths[2 * whole].sum() + self.train.lengths[2 * whole + 1].sum())
+        return Share(list(micro_batches), len(whole), tokens)
+
+    def validate(self, engine: Engine, step: int) -> dict[str, Any]:
+        summed = torch.zeros(2, dtype=torch.float64)
+        for samples, counts in self.rounds(self.validation):
+            found = engine.evaluate(pairs(self.heldout, samples))
+            summed += found if counts else 0.0
+        dist.all_reduce(summed)
+        loss, right = (summed / self.validation).tolist()
+        low, high = wilson_interval(right, self.validation)
+        found = {metrics.VALIDATION_LOSS: loss, "heldout_accuracy": right, "heldout_pairs": self.validation}
+        return {**found, "heldout_accuracy_low": low, "heldout_accuracy_high": high}
+
+
+def pairs(sequences: Sequences, samples: Sequence[int]) -> dict[str, Tensor]:
+    rows = [row for sample in samples for row in (2 * sample, 2 * sample + 1)]
+    return {"tokens": sequences.batch(rows)["tokens"], "lengths": torch.from_numpy(sequences.lengths[rows])}
+
+
+def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share found on `count` samples (Wilson 1927)."""
+    center = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return (center - spread) / scale, (center + spread) / scale
+
+
+def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
+    """Train the reward model and leave it as a Hugging Face sequence classifier with one label."""
+    spec = ctx.spec
+    tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
+    prepare(tokenizer, "")
+    left_out: dict[str, int] = {}
+
+    def plan() -> BatchPlan:
+        sizes = {}
+        for split in ("train", "heldout"):
+            sequences, left_out[split] = encode_split(ctx, tokenizer, split)
+            sequences.save(ctx.output / STATE, f"{split}.npz")
+            sizes[split] = len(sequences) // 2
+        return plan_batches(spec, ctx.scaling, math.ceil(spec.epochs * sizes["train"] / spec.global_batch_size))
+
+    def needs() -> dict[str, Any]:
+        return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
+
+    return run_training(ctx, "pipelines.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
+
+
+def encode_split(ctx: Context[RewardSpec], tokenizer: Any, split: str) -> tuple[Sequences, int]:
+    """The pairs of a split whose sequences are not too long, and how many had one."""
+    rows = read_preferences(ctx.inputs["preferences"].local(), split)
+    kept: list[Encoded] = []
+    for row in rows:
+        pair = [
+            encode(tokenizer, [*row["prompt"], {"role": "assistant", "content": row[role]}])
+            for role in ("chosen", "rejected")
+        ]
+        if all(len(e.tokens) <= ctx.spec.sequence_length for e in pair):
+            kept += pair
+    if not kept:
+        raise InputError(
+            f"{ctx.inputs['preferences'].record.ref}: no {split} pair fits into {ctx.spec.sequence_length} tokens",
+            "Raise reward.sequence_length, or give more pairs.",
+        )
+    return Sequences.collect(kept), len(rows) - len(kept) // 2
+
+
+def recipe(work: Work, rank: int) -> Parts:
+    """A model folder with a fresh head, trained on pairs."""
+    spec = work.spec
+    assert isinstance(spec, RewardSpec)
+    train, heldout = (Sequences.load(work.state, f"{split}.npz") for split in ("train", "heldout"))
+    torch.manual_seed(spec.seed)  # the head
+    model = AutoModelForSequenceClassification.from_pretrained(
+        work.inputs["model"].local(),
+        num_labels=1,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        pad_token_id=work.extra["eos_token_id"],
+    )
+
+    def write(weights: dict[str, Tensor], into: Path) -> None:
+        model.save_pretrained(into, state_dict=weights)
+
+    return Parts(
+        objective=BradleyTerry(model, spec.precision),
+        source=PairBatches(train, heldout, work.plan, spec, rank),
+        sequence_length=int(train.lengths.mean()),
+        write=write,
+        figures={
+            "pairs": len(train) // 2,
+            "too_long": work.extra["left_out"],
+            "epochs": round(work.plan.steps * work.plan.global_batch / (len(train) // 2), 4),
+        },
+    )
+
+
+class RewardModel:
+    """A finished reward model that scores answers. The conversation is rendered by its own template and tokenizer."""
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        self.model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def score(self, conversations: list[list[dict[str, str]]], batch_size: int = 32) -> list[float]:
+        """The reward of each conversation, which ends with an answer; any real number, higher is better."""
+        encoded = [encode(self.tokenizer, messages).tokens for messages in conversations]
+        order = np.argsort([len(tokens) for tokens in encoded], kind="stable").tolist()
+        found: dict[int, float] = {}
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            length = len(encoded[rows[-1]])
+            tokens = torch.tensor([encoded[row] + [0] * (length - len(encoded[row])) for row in rows])
+            lengths = torch.tensor([len(encoded[row]) for row in rows])
+            device = self.model.device
+            found |= zip(rows, scores(self.model, tokens.to(device), lengths.to(device)).tolist(), strict=True)
+        return [found[row] for row in range(len(encoded))]

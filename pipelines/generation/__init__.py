@@ -1,0 +1,1 @@
+"""vLLM engines as Ray actors: generate, score, take new weights."""

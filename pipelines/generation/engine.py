@@ -1,0 +1,170 @@
+"""One vLLM engine in one Ray actor: token ids in, token ids and their log-probabilities out; weights on request.
+
+The model runs in the actor's own process, so that new weights are a plain assignment: no disk, no second copy. Every
+answer is bound to a version of the weights, and the checksum of what the engine really holds goes back to the learner.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cluster.errors import JobError
+
+if TYPE_CHECKING:
+    from cluster.artifact import Artifact
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # by default every engine binds itself to the same first cores
+}
+INITIAL = 0  # version of the weights that an engine starts with
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs. `gpus` 0 is a CPU engine of `threads` threads; `takes_weights`: it can be synchronised."""
+
+    max_model_len: int
+    dtype: str = "float32"
+    gpus: float = 0.0
+    threads: int = 1
+    kv_cache_gib: float = 0.5
+    takes_weights: bool = False
+    temperature_in_logprobs: bool = True
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Sampled token ids, each with its log-probability (nats) under the distribution it was drawn from.
+
+    `finished`: the end-of-text token, which is then the last, was reached.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+class StaleWeights(JobError):
+    """The engine does not hold the weights that were asked for."""
+
+
+class GenerationEngine:
+    """A vLLM engine on a model artifact."""
+
+    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+        os.environ |= ENVIRONMENT
+        import vllm._custom_ops as custom_ops
+        from vllm import LLM
+
+        engine: dict[str, Any] = {"dtype": options.dtype}
+        if options.gpus == 0:
+            engine |= {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30), "enforce_eager": True}
+            if options.takes_weights:
+                # oneDNN keeps a packed copy of every matrix that new weights would not reach.
+                custom_ops._supports_onednn = False
+        self.version = INITIAL
+        self.llm = LLM(
+            str(artifact.local()),
+            skip_tokenizer_init=True,
+            max_model_len=options.max_model_len,
+            disable_log_stats=True,
+            logprobs_mode="processed_logprobs" if options.temperature_in_logprobs else "raw_logprobs",
+            seed=0,
+            **engine,
+        )
+
+    def pid(self) -> int:
+        """The engine's process, and a sign of life."""
+        return os.getpid()
+
+    def load(self, version: int, weights: dict[str, Tensor]) -> tuple[int, int]:
+        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use."""
+        self.version = -1  # until all are there
+        self.llm.apply_model(lambda model: _assign(model, weights))
+        self.llm.reset_prefix_cache()
+        self.version = version
+        return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
+
+    def generate(
+        self,
+        version: int,
+        prompts: list[list[int]],
+        *,
+        max_tokens: int,
+        eos_token_id: int,
+        temperature: float = 0.0,
+        seeds: list[int] | None = None,
+    ) -> list[Completion]:
+        """One completion of each prompt, each drawn with its own seed, or greedily at temperature 0.
+
+        Raises StaleWeights where the engine holds another version of the weights.
+        """
+        from vllm import SamplingParams
+
+        if version != self.version:
+            raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
+        options = {"max_tokens": max_tokens, "temperature": temperature, "stop_token_ids": [eos_token_id]}
+        parameters = [
+            SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
+        ]
+        outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
+        return [_completion(output.outputs[0]) for output in outputs]
+
+    def score(self, sequences: list[list[int]]) -> list[list[float]]:
+        """Log-probability (nats) of every token but the first of each sequence, given those before it.
+
+        A sequence may be at most `max_model_len - 1` tokens long.
+        """
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
+        outputs = self.llm.generate([{"prompt_token_ids": s} for s in sequences], parameters, use_tqdm=False)
+        return [
+            [place[token].logprob for token, place in zip(s[1:], output.prompt_logprobs[1:], strict=True)]
+            for s, output in zip(sequences, outputs, strict=True)
+        ]
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Memory of the weights, and resident memory of the whole process (KV cache included)."""
+        import psutil
+
+        weights = self.llm.apply_model(lambda model: sum(t.nbytes for t in _tensors(model)))[0]
+        return {"weights_bytes": int(weights), "resident_bytes": psutil.Process().memory_info().rss}
+
+
+def _assign(model: Any, weights: dict[str, Tensor]) -> None:
+    model.load_weights(iter(weights.items()))
+
+
+def _completion(output: Any) -> Completion:
+    tokens = list(output.token_ids)
+    logprobs = [place[token].logprob for token, place in zip(tokens, output.logprobs, strict=True)]
+    return Completion(tokens, logprobs, output.finish_reason == "stop")
+
+
+def _tensors(model: torch.nn.Module) -> Iterable[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def checksum(weights: Iterable[Tensor]) -> int:
+    """The sum of all weights' bit patterns modulo 2**64.
+
+    It does not depend on their order, on what is fused into one matrix, or on padding by zeros, so that the learner's
+    model and the engine's have the same one exactly if they hold the same numbers in some order.
+    """
+    total = 0
+    for tensor in weights:
+        width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+        total += int(tensor.detach().contiguous().view(width).to(torch.int64).sum())
+    return total % 2**64

@@ -1,0 +1,98 @@
+"""Several engines as one: shares out prompts, keeps the weights in step, and brings a dead or hung engine back.
+
+The engines are actors that Ray restarts when they die; one that answers too late is killed first. A restarted engine
+holds the weights it was first started with and says so by their version: it gets the newest ones before it works on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+from torch import Tensor
+
+from cluster.artifact import Artifact
+from cluster.errors import JobError
+from cluster.specs import ScalingSpec
+from pipelines.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
+
+Call = Callable[[Any], Any]  # an engine's handle to the reference of its answer
+
+
+def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> list[Any]:
+    """Handles of `rollout_workers` engines that begin to start now. They end with the process that called this."""
+    actor = ray.remote(GenerationEngine).options(
+        num_cpus=scaling.cpus_per_rollout,
+        num_gpus=options.gpus,
+        max_restarts=-1,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
+    )
+    return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
+
+
+class Fleet:
+    """The engines behind `handles`, as one process, the learner's rank 0, uses them."""
+
+    def __init__(self, handles: list[Any], timeout_seconds: float, max_failures: int) -> None:
+        self.handles = handles
+        self.timeout_seconds = timeout_seconds
+        self.max_failures = max_failures
+        self.version: int | None = None  # of the weights that all engines got; none yet
+        self.restarts = 0
+        self._weights: Any = None
+        self._checksum = 0
+
+    def sync(self, version: int, weights: dict[str, Tensor]) -> None:
+        """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
+        self.version, self._weights, self._checksum = version, ray.put(weights), checksum(weights.values())
+        self._on_all([self._load] * len(self.handles))
+
+    def generate(self, prompts: list[list[int]], seeds: list[int], **options: Any) -> list[Completion]:
+        """One completion of each prompt, from the newest weights, in order (see `GenerationEngine.generate`)."""
+        size = -(-len(prompts) // len(self.handles))
+
+        def call(part: slice) -> Call:
+            return lambda engine: engine.generate.remote(self.version, prompts[part], seeds=seeds[part], **options)
+
+        shares = self._on_all([call(slice(i * size, (i + 1) * size)) for i in range(len(self.handles))])
+        return [completion for share in shares for completion in share]
+
+    def _load(self, engine: Any) -> Any:
+        return engine.load.remote(self.version, self._weights)
+
+    def _on_all(self, calls: list[Call]) -> list[Any]:
+        """Every engine's call at the same time, and their answers; an engine that fails is brought back and asked
+        again."""
+        answers: dict[int, Any] = {}
+        references = {i: call(self.handles[i]) for i, call in enumerate(calls)}
+        for _ in range(self.max_failures + 1):
+            answers |= {i: answer for i, ref in references.items() if (answer := self._answer(i, ref)) is not None}
+            failed = [i for i in range(len(calls)) if i not in answers]
+            if not failed:
+                return [answers[i] for i in range(len(calls))]
+            self.restarts += len(failed)
+            ready = [i for i in failed if self._answer(i, self._load(self.handles[i])) is not None]
+            references = {i: calls[i](self.handles[i]) for i in ready}
+        raise JobError(
+            f"rollout engine {failed[0]} failed {self.max_failures + 1} times in a row",
+            "Run the same command to go on from the last checkpoint; --debug shows the engine's output.",
+        )
+
+    def _answer(self, index: int, reference: Any) -> Any:
+        """An engine's answer, or None where it died, hung or had been started anew."""
+        try:
+            answer = ray.get(reference, timeout=self.timeout_seconds)
+        except GetTimeoutError:
+            ray.kill(self.handles[index], no_restart=False)
+            return None
+        except (ActorDiedError, ActorUnavailableError, StaleWeights):
+            return None
+        if isinstance(answer, tuple) and answer != (self.version, self._checksum):
+            raise JobError(
+                f"rollout engine {index} does not hold the weights that it was sent: version and checksum {answer}, "
+                f"not {(self.version, self._checksum)}",
+                "vLLM changes this architecture's weights when it loads them; it cannot be synchronised in memory.",
+            )
+        return answer

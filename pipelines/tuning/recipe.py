@@ -1,0 +1,97 @@
+"""The recipe of SFT: the model with or without an adapter, and what is learned of a conversation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from cluster.specs import SftSpec
+from pipelines.training.objectives import Objective
+from pipelines.training.worker import Parts, Work
+from pipelines.tuning.sequences import ConversationBatches, Sequences
+
+
+class AnswerLM(Objective):
+    """Next-token prediction of marked tokens: tokens (batch, length + 1), learn (batch, length); losses in nats."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        inputs, labels = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+        with self.autocast(inputs):
+            logits = self.model(inputs, use_cache=False).logits
+        return F.cross_entropy(logits[batch["learn"]].float(), labels[batch["learn"]], reduction="sum")
+
+
+def sft(work: Work, rank: int) -> Parts:
+    """A model folder, fine-tuned on conversations."""
+    spec, state = work.spec, work.state
+    assert isinstance(spec, SftSpec)
+    train, heldout = (Sequences.load(state, f"{split}.npz") for split in ("train", "heldout"))
+    folder = work.inputs["model"].local()
+    model = load_model(folder, spec, work.extra)
+    parameters = model.num_parameters()
+    trained = model if spec.adapter == "none" else add_adapter(model, spec)
+
+    def write(weights: dict[str, Tensor], into: Path) -> None:
+        if spec.adapter == "none":
+            model.save_pretrained(into, state_dict=weights)
+            return
+        # The low-rank updates go onto the base as it is stored, not onto its packed copy.
+        whole = add_adapter(load_model(folder, spec, work.extra, packed=False), spec)
+        whole.load_state_dict(weights, strict=False)
+        whole.save_pretrained(into / "adapter")
+        whole.merge_and_unload().save_pretrained(into)
+
+    return Parts(
+        objective=AnswerLM(trained, spec.precision),
+        source=ConversationBatches(train, heldout, work.plan, spec, spec.validation_sequences, rank),
+        sequence_length=int(train.lengths.mean()),
+        write=write,
+        figures={
+            "parameters": parameters,
+            "trained_parameters": sum(
+                getattr(p, "ds_numel", p.numel()) for p in trained.parameters() if p.requires_grad
+            ),
+            "conversations": len(train),
+            "too_long": work.extra["left_out"],
+            "epochs": round(work.plan.steps * work.plan.global_batch / len(train), 4),
+        },
+    )
+
+
+def load_model(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
+    """The model in fp32 (its linear layers in NF4 for qlora), with rows for the tokens that the template added."""
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    if spec.adapter == "qlora" and packed:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16 if spec.precision == "bf16" else torch.float32,
+        )
+        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
+    if extra["vocab_size"] > model.config.vocab_size:
+        model.resize_token_embeddings(extra["vocab_size"])
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = extra["eos_token_id"]
+    return model
+
+
+def add_adapter(model: Any, spec: SftSpec) -> Any:
+    """Low-rank updates of every linear layer but the output (Hu et al. 2021, arXiv:2106.09685)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(spec.seed)
+    config = LoraConfig(
+        r=spec.lora_rank,
+        lora_alpha=spec.lora_alpha,
+        lora_dropout=spec.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)

@@ -1,0 +1,78 @@
+"""The SFT stage: encode the conversations, train on the assistant's words, and leave a model that chats.
+
+All weights, low-rank updates (LoRA), or low-rank updates over an NF4 base (QLoRA); whichever it is, the artifact is a
+whole Hugging Face folder with its chat template, so that what follows need not know.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from cluster.context import Context
+from cluster.errors import InputError, SpecError
+from cluster.specs import SftSpec
+from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.stage import STATE, run_training
+from pipelines.tuning.conversations import read_conversations
+from pipelines.tuning.encoding import encode
+from pipelines.tuning.sequences import Sequences
+from pipelines.tuning.templates import prepare
+
+
+def build(ctx: Context[SftSpec]) -> dict[str, Any]:
+    """Fine-tune; a run that was killed goes on from its newest whole checkpoint.
+
+    Raises SpecError and InputError before any cluster time, JobError where training fails.
+    """
+    spec = ctx.spec
+    tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
+    added = prepare(tokenizer, spec.template)
+    if added and spec.adapter != "none":
+        raise SpecError(
+            f"sft.template: {spec.template} adds {added} tokens, which an adapter does not learn",
+            "Choose `alpaca` or `completion`, or `adapter: none`.",
+        )
+    if spec.adapter == "qlora" and ctx.scaling.zero_stage == 3:
+        raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
+    left_out: dict[str, int] = {}
+
+    def plan() -> BatchPlan:
+        sizes = {}
+        for split in ("train", "heldout"):
+            sequences, left_out[split] = encode_split(ctx, tokenizer, split)
+            sequences.save(ctx.output / STATE, f"{split}.npz")
+            sizes[split] = len(sequences)
+        return plan_batches(spec, ctx.scaling, math.ceil(spec.epochs * sizes["train"] / spec.global_batch_size))
+
+    def needs() -> dict[str, Any]:
+        return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
+
+    return run_training(ctx, "pipelines.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
+
+
+def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str) -> tuple[Sequences, int]:
+    """The conversations of a split that are not too long, and how many were."""
+    rows = read_conversations(ctx.inputs["conversations"].local(), split)
+    encoded = [encode(tokenizer, row["messages"]) for row in rows]
+    kept = [e for e in encoded if len(e.tokens) <= ctx.spec.sequence_length and any(e.learn)]
+    if not kept:
+        raise InputError(
+            f"{ctx.inputs['conversations'].record.ref}: no {split} conversation fits into "
+            f"{ctx.spec.sequence_length} tokens ({len(rows)} are there)",
+            "Raise sft.sequence_length, or give more conversations.",
+        )
+    return Sequences.collect(kept), len(rows) - len(kept)
+
+
+def tokenizer_files(tokenizer: Any) -> Iterator[tuple[str, bytes]]:
+    """The files of a tokenizer, chat template included."""
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            yield path.name, path.read_bytes()
