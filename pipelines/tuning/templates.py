@@ -46,7 +46,8 @@ def prepare(tokenizer: Any, name: str) -> int:
     """
     if name == "chatml":
         tokenizer.chat_template = CHATML
-        return int(tokenizer.add_special_tokens({"eos_token": TURN_END, "extra_special_tokens": [TURN_START]}))
+        turns = {"eos_token": TURN_END, "extra_special_tokens": [TURN_START]}
+        return int(tokenizer.add_special_tokens(turns, replace_extra_special_tokens=False))
     if name:
         if tokenizer.eos_token is None:
             raise SpecError(f"sft.template: {name} ends with the tokenizer's eos, and it has none", "Choose chatml.")
