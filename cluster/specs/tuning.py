@@ -69,7 +69,7 @@ class SftSpec(TrainingSpec, frozen=True):
     """`none` trains all weights, `lora` low-rank updates, `qlora` low-rank updates over an NF4 base."""
     lora_rank: Annotated[int, Meta(ge=1)] = 16
     """Rank of the updates (Hu et al. 2021, r)."""
-    lora_alpha: Annotated[float, Meta(gt=0)] = 32.0
+    lora_alpha: Annotated[int, Meta(ge=1)] = 32
     """Scale of the updates: alpha / rank."""
     lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Dropout before the updates."""

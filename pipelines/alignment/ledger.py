@@ -1,4 +1,4 @@
-"""The ledger of an RL run: which prompts were given out and which were learned from, so that none is lost or used twice.
+"""The ledger of an RL run: which prompts were given out and which were learned from; none is lost or used twice.
 
 An append-only file of events. A step's prompts are written before any is sent to an engine (`issued`), and again when
 the optimizer has taken the step (`consumed`). A run that goes on at an earlier step says so (`resumed`): what stood

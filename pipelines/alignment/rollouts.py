@@ -1,0 +1,194 @@
+"""The batches of RLHF: prompts from the order, completions from vLLM, rewards, advantages.
+
+A step's batch is a function of the weights before it, the step and the seed: after a crash the same prompts get the
+same completions again. Rank 0 talks to the engines and keeps the ledger; every rank scores and learns its own share.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cluster import metrics
+from cluster.location import Location
+from cluster.specs import RlhfSpec
+from pipelines.alignment.curve import Curve
+from pipelines.alignment.grpo import group_advantages, k3, token_logprobs
+from pipelines.alignment.ledger import Ledger
+from pipelines.alignment.scoring import Scorer
+from pipelines.alignment.sync import WeightSync
+from pipelines.generation.engine import Completion
+from pipelines.tokens.order import Order
+from pipelines.training.batches import BatchPlan, Share, Source
+from pipelines.training.engine import Engine
+from pipelines.training.loop import mix
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request as messages and as the token ids that generation is given."""
+
+    id: str
+    messages: list[dict[str, str]]
+    tokens: list[int]
+
+
+def write_prompts(place: Location, split: str, prompts: list[Prompt]) -> None:
+    place.write_bytes(f"{split}.json", json.dumps([vars(prompt) for prompt in prompts]).encode())
+
+
+def read_prompts(place: Location, split: str) -> list[Prompt]:
+    return [Prompt(**row) for row in json.loads(place.read_bytes(f"{split}.json"))]
+
+
+class RolloutBatches(Source):
+    """Completions of the policy's own, `group_size` for each prompt."""
+
+    def __init__(
+        self,
+        spec: RlhfSpec,
+        plan: BatchPlan,
+        rank: int,
+        train: list[Prompt],
+        heldout: list[Prompt],
+        sync: WeightSync,
+        scorer: Scorer,
+        reference: Any,
+        output: Location,
+        eos_token_id: int,
+    ) -> None:
+        self.spec, self.plan, self.rank = spec, plan, rank
+        self.train, self.heldout = train, heldout[: spec.evaluation_prompts]
+        self.order = Order(len(train), spec.seed)
+        self.sync, self.scorer, self.reference = sync, scorer, reference
+        self.eos_token_id = eos_token_id
+        self.ledger = Ledger(output) if rank == 0 else None
+        self.curve = Curve(output) if rank == 0 else None
+        self._figures: dict[str, Any] = {}
+
+    def restart(self, step: int) -> None:
+        if self.ledger and self.curve:
+            self.ledger.resumed(step)
+            self.curve.cut(step)
+
+    def taken(self, step: int) -> None:
+        if self.ledger:
+            self.ledger.consumed(step)
+
+    def figures(self) -> dict[str, Any]:
+        return self._figures
+
+    def share(self, step: int, engine: Engine) -> Share:
+        self.sync(step, engine)
+        if step == 0:
+            self._evaluate(engine, 0)
+        began = time.monotonic()
+        count = self.spec.global_batch_size // self.spec.group_size
+        positions = self.order.samples(step * count, (step + 1) * count).tolist()
+        if self.ledger:
+            self.ledger.issued(step, step * count, [self.train[i].id for i in positions])
+        prompts = [self.train[i] for i in positions for _ in range(self.spec.group_size)]
+        completions = self._complete(prompts, [mix(self.spec.seed, step, i) for i in range(len(prompts))])
+        seconds = time.monotonic() - began
+        rewards, by_name = self._scores(prompts, completions)
+        advantages = group_advantages(rewards, self.spec.group_size)
+        first, last = self.plan.positions(0, self.rank)
+        batches = self._batches(engine, prompts[first:last], completions[first:last], advantages[first:last])
+        tokens = sum(len(c.tokens) for c in completions)
+        kl = self._kl(batches, tokens)
+        limited = bool(self.spec.max_kl) and kl > self.spec.max_kl
+        if limited:
+            for batch in batches:
+                batch["advantages"].zero_()  # this step only pulls the policy back
+        self._figures = {
+            metrics.REWARD: round(float(rewards.mean()), 6),
+            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            metrics.KL: round(kl, 6),
+            "kl_limited": limited,
+            "completion_tokens": round(tokens / len(completions), 2),
+            "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
+            "rollout_seconds": round(seconds, 3),
+        }
+        return Share(list(batches), tokens, tokens + sum(len(p.tokens) for p in prompts))
+
+    def validate(self, engine: Engine, step: int) -> dict[str, Any]:
+        self.sync(step, engine)
+        return self._evaluate(engine, step)
+
+    def _evaluate(self, engine: Engine, step: int) -> dict[str, Any]:
+        """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
+        seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
+        completions = self._complete(self.heldout, seeds)
+        rewards, by_name = self._scores(self.heldout, completions)
+        share = -(-len(completions) // self.plan.num_workers)
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        zeros = torch.zeros(len(completions[own]))
+        batches = self._batches(engine, self.heldout[own], completions[own], zeros)
+        tokens = sum(len(c.tokens) for c in completions)
+        found = {
+            "heldout_reward": round(float(rewards.mean()), 6),
+            **{f"heldout_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            "heldout_kl": round(self._kl(batches, tokens), 6),
+            "heldout_completion_tokens": round(tokens / len(completions), 2),
+            "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
+        }
+        if self.curve:
+            self.curve.add({metrics.STEP: step, **found})
+        return found
+
+    def _complete(self, prompts: list[Prompt], seeds: list[int]) -> list[Completion]:
+        """A completion of each prompt, on every rank."""
+        box: list[Any] = [None]
+        if self.sync.fleet:
+            options = {"max_tokens": self.spec.max_completion_tokens, "temperature": self.spec.temperature}
+            tokens = [prompt.tokens for prompt in prompts]
+            box = [self.sync.fleet.generate(tokens, seeds, eos_token_id=self.eos_token_id, **options)]
+        dist.broadcast_object_list(box)
+        completions: list[Completion] = box[0]
+        return completions
+
+    def _scores(self, prompts: list[Prompt], completions: list[Completion]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted reward of each completion, and each function's, in order; every rank scores its share."""
+        share = -(-len(prompts) // self.plan.num_workers)
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
+        dist.all_gather_object(parts, self.scorer([p.messages for p in prompts[own]], completions[own]))
+        by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
+        total = sum(weight * by_name[name] for name, weight in self.spec.rewards.items())
+        assert isinstance(total, Tensor)
+        return total, by_name
+
+    @torch.no_grad()
+    def _batches(
+        self, engine: Engine, prompts: list[Prompt], completions: list[Completion], advantages: Tensor
+    ) -> list[dict[str, Tensor]]:
+        """Micro-batches, right-padded, with the reference's log-probabilities."""
+        size, batches = self.plan.micro_batch, []
+        for start in range(0, len(prompts), size):
+            rows = list(zip(prompts[start : start + size], completions[start : start + size], strict=True))
+            length = max(len(p.tokens) + len(c.tokens) for p, c in rows)
+            tokens = torch.zeros((len(rows), length), dtype=torch.int64)
+            learn = torch.zeros((len(rows), length), dtype=torch.bool)
+            behaviour = torch.zeros((len(rows), length))
+            for row, (prompt, completion) in enumerate(rows):
+                begin, end = len(prompt.tokens), len(prompt.tokens) + len(completion.tokens)
+                tokens[row, :end] = torch.tensor(prompt.tokens + completion.tokens)
+                learn[row, begin:end] = True
+                behaviour[row, begin:end] = torch.tensor(completion.logprobs)
+            reference = token_logprobs(self.reference, tokens.to(engine.device), self.spec.temperature).cpu()
+            batch = {"tokens": tokens, "learn": learn[:, 1:], "behaviour": behaviour[:, 1:], "reference": reference}
+            batches.append({**batch, "advantages": advantages[start : start + size].clone()})
+        return batches
+
+    def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float:
+        """KL to the reference (nats per token) over the batches of all ranks, by what the engine said when it drew."""
+        parts = [k3(batch["behaviour"], batch["reference"])[batch["learn"]].sum().double() for batch in batches]
+        summed = torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
+        dist.all_reduce(summed)
+        return float(summed) / tokens

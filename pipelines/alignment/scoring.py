@@ -1,0 +1,36 @@
+"""All rewards of a spec at once: Python functions on the text, the reward model on the conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cluster.specs import RlhfSpec
+from pipelines.alignment.reward import RewardModel
+from pipelines.alignment.rewards import REWARD_MODEL, Sample, reward_function
+from pipelines.generation.engine import Completion
+
+
+class Scorer:
+    """Scores completions of conversations by every reward function of a spec."""
+
+    def __init__(self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None) -> None:
+        self.functions = {name: reward_function(name) for name in spec.rewards if name != REWARD_MODEL}
+        self.tokenizer = tokenizer
+        self.model = model
+
+    def __call__(
+        self, conversations: list[list[dict[str, str]]], completions: list[Completion]
+    ) -> dict[str, list[float]]:
+        """The unweighted reward of each completion, by function."""
+        answers = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in completions]
+        samples = [
+            Sample(messages, answer, completion.finished)
+            for messages, answer, completion in zip(conversations, answers, completions, strict=True)
+        ]
+        found = {name: [function(sample) for sample in samples] for name, function in self.functions.items()}
+        if self.model is not None:
+            whole = [[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples]
+            found[REWARD_MODEL] = torch.tensor(self.model.score(whole)).sigmoid().tolist()
+        return found

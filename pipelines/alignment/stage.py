@@ -1,0 +1,165 @@
+"""The RLHF stage: vLLM engines beside a group of training workers, and a ledger that accounts for every prompt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.artifact import Artifact
+from cluster.context import Context
+from cluster.errors import InputError, SpecError
+from cluster.specs import RlhfSpec, ScalingSpec
+from pipelines.alignment import curve, ledger
+from pipelines.alignment.grpo import Grpo
+from pipelines.alignment.reward import RewardModel
+from pipelines.alignment.rewards import REWARD_MODEL, reward_function
+from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
+from pipelines.alignment.scoring import Scorer
+from pipelines.alignment.sync import WeightSync
+from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.stage import STATE, run_training
+from pipelines.training.worker import Parts, Work
+from pipelines.tuning.conversations import read_conversations
+from pipelines.tuning.encoding import prompt_tokens
+from pipelines.tuning.stage import tokenizer_files
+from pipelines.tuning.templates import prepare
+
+
+def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
+    """Tune by GRPO; a run that was killed goes on from its newest whole checkpoint.
+
+    Raises SpecError and InputError before any cluster time; JobError where training fails, where engine and learner
+    disagree, or where the ledger does not add up.
+    """
+    spec = ctx.spec
+    tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
+    prepare(tokenizer, "")
+    engines: list[Any] = []
+    left_out: dict[str, int] = {}
+
+    def plan() -> BatchPlan:
+        for name in spec.rewards:
+            if name != REWARD_MODEL:
+                reward_function(name)
+        if (REWARD_MODEL in spec.rewards) != ("reward" in ctx.inputs):
+            raise SpecError("rlhf.rewards: `reward_model` and the input `reward` go together", "Give both, or neither.")
+        for split in ("train", "heldout"):
+            prompts, left_out[split] = encode_split(ctx, tokenizer, split)
+            write_prompts(ctx.output / STATE, split, prompts)
+        return plan_batches(spec, ctx.scaling, spec.steps)
+
+    def needs() -> dict[str, Any]:
+        engines.extend(start_engines(ctx.inputs["model"], spec, ctx.scaling))
+        return {"engines": engines, "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
+
+    try:
+        figures = run_training(ctx, "pipelines.alignment.stage:recipe", plan, tokenizer_files(tokenizer), needs)
+    finally:
+        for engine in engines:
+            stop(engine)
+    return figures | finish(ctx)
+
+
+def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[list[Prompt], int]:
+    """The prompts of a split that are not too long, and how many were."""
+    rows = read_conversations(ctx.inputs["prompts"].local(), split)
+    prompts = []
+    for row in rows:
+        messages = row["messages"]
+        while messages and messages[-1]["role"] == "assistant":
+            messages = messages[:-1]
+        prompts.append(Prompt(row["id"], messages, prompt_tokens(tokenizer, messages)))
+    kept = [prompt for prompt in prompts if len(prompt.tokens) <= ctx.spec.max_prompt_tokens]
+    if not kept:
+        raise InputError(
+            f"{ctx.inputs['prompts'].record.ref}: no {split} prompt fits into {ctx.spec.max_prompt_tokens} tokens",
+            "Raise rlhf.max_prompt_tokens, or give more prompts.",
+        )
+    return kept, len(prompts) - len(kept)
+
+
+def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list[Any]:
+    from pipelines.generation import fleet
+    from pipelines.generation.engine import EngineOptions
+
+    options = EngineOptions(
+        max_model_len=spec.max_prompt_tokens + spec.max_completion_tokens,
+        dtype=engine_dtype(scaling),
+        gpus=scaling.gpus_per_rollout,
+        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+        takes_weights=True,
+    )
+    return fleet.start(model, options, scaling)
+
+
+def engine_dtype(scaling: ScalingSpec) -> str:
+    return "bfloat16" if scaling.gpus_per_rollout else "float32"
+
+
+def stop(engine: Any) -> None:
+    import ray
+
+    ray.kill(engine)
+
+
+def recipe(work: Work, rank: int) -> Parts:
+    """A policy, its frozen beginning as the reference, and batches that the policy samples itself."""
+    from pipelines.generation.fleet import Fleet
+
+    spec, scaling = work.spec, work.scaling
+    assert isinstance(spec, RlhfSpec)
+    folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
+    policy, reference = load_model(folder), load_model(folder).eval()
+    device = "cuda" if scaling.gpus_per_worker else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    reward = work.inputs["reward"].local() if "reward" in work.inputs else None
+    train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
+    verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
+    sync = WeightSync(
+        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures) if rank == 0 else None,
+        getattr(torch, engine_dtype(scaling)),
+        load_model(folder).eval() if verify else None,
+        verify,
+        eos,
+    )
+    source = RolloutBatches(
+        spec=spec,
+        plan=work.plan,
+        rank=rank,
+        train=train,
+        heldout=heldout,
+        sync=sync,
+        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None),
+        reference=reference.to(device),
+        output=work.output,
+        eos_token_id=eos,
+    )
+
+    def write(weights: dict[str, Tensor], into: Path) -> None:
+        policy.save_pretrained(into, state_dict=weights)
+
+    return Parts(
+        objective=Grpo(policy, spec.precision, spec.clip_ratio, spec.kl_coef, spec.temperature),
+        source=source,
+        sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
+        write=write,
+        figures={"prompts": len(train), "too_long": work.extra["left_out"]},
+    )
+
+
+def load_model(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
+    """Check the ledger, draw the curve, and tell what changed between the first and the last evaluation."""
+    prompts = ledger.consumed_prompts(ledger.read(ctx.output))
+    points = curve.read(ctx.output)
+    ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
+    first = {f"first_{name}": points[0][name] for name in curve.names(points)}
+    return {"prompts_consumed": len(prompts), **first}

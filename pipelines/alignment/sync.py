@@ -1,0 +1,73 @@
+"""The learner's weights in the rollout engines: sent in memory before each step, and checked.
+
+The version of the weights is the number of steps that made them. On request, greedy completions by transformers with
+exactly these weights are compared with the engines' after every sync: they must be the same tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cluster.errors import JobError
+from pipelines.generation.fleet import Fleet
+from pipelines.training.engine import Engine
+
+GREEDY_TOKENS = 24
+
+
+class WeightSync:
+    """Called by all ranks; only rank 0 has the fleet. `twin` is a transformers model to verify with, or None."""
+
+    def __init__(
+        self, fleet: Fleet | None, dtype: torch.dtype, twin: Any, prompts: list[list[int]], eos_token_id: int
+    ) -> None:
+        self.fleet = fleet
+        self.dtype = dtype
+        self.twin = twin
+        self.prompts = prompts
+        self.eos_token_id = eos_token_id
+        self.version = -1
+        self.verified = 0
+
+    def __call__(self, version: int, engine: Engine) -> None:
+        """Bring the engines to the weights after `version` steps. Raises JobError where they do not agree."""
+        if version == self.version:
+            return
+        weights = engine.weights()
+        self.version = version
+        if self.fleet:
+            self.fleet.sync(version, {name: weight.to(self.dtype) for name, weight in weights.items()})
+            if self.twin is not None:
+                self._verify(weights)
+
+    def _verify(self, weights: dict[str, Tensor]) -> None:
+        assert self.fleet
+        self.twin.load_state_dict(weights, strict=False)
+        completions = self.fleet.generate(
+            self.prompts,
+            [0] * len(self.prompts),
+            max_tokens=GREEDY_TOKENS,
+            temperature=0.0,
+            eos_token_id=self.eos_token_id,
+        )
+        for prompt, completion in zip(self.prompts, completions, strict=True):
+            expected = greedy(self.twin, prompt, self.eos_token_id)
+            if completion.tokens != expected:
+                raise JobError(
+                    f"after the sync of version {self.version} the rollout engine and transformers disagree: "
+                    f"{completion.tokens} and {expected}",
+                    "The engine does not compute what the learner trains; do not trust its samples.",
+                )
+        self.verified += 1
+
+
+@torch.inference_mode()
+def greedy(model: Any, prompt: list[int], eos_token_id: int) -> list[int]:
+    """Greedy token ids by transformers, the end-of-text token included."""
+    tokens = torch.tensor([prompt], device=model.device)
+    options = {"do_sample": False, "max_new_tokens": GREEDY_TOKENS, "pad_token_id": eos_token_id}
+    output = model.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=eos_token_id, **options)
+    return [int(token) for token in output[0, len(prompt) :]]
