@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def build(ctx: Context[ConversationsSpec]) -> dict[str, Any]:
     taken_in = sum(map(len, splits.values())) + len(rejected)
     for split in SPLITS:
         splits[split].sort(key=lambda row: (keyed_hash(spec.seed, "order", row["id"]), row["id"]))
-    splits, duplicates = without_duplicates(splits)
+    splits, duplicates = without_duplicates(
+        splits, whole=lambda row: row["messages"], request=lambda row: row["messages"][:-1]
+    )
     unique = len(splits["train"])
     splits["train"] = splits["train"][: spec.max_conversations or None]
     flow = {
@@ -67,29 +70,35 @@ def build(ctx: Context[ConversationsSpec]) -> dict[str, Any]:
 
 def read_conversations(folder: Path, split: str) -> list[Row]:
     """The rows of a split (`id`, `messages`, `source`, `license`) of a conversations folder, in their order."""
-    with (folder / f"{split}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return read_lines(folder / f"{split}.jsonl")
 
 
-def without_duplicates(splits: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], list[Row]]:
-    """The splits without exact duplicates, and without held-out conversations whose request is asked in train."""
+def without_duplicates(
+    splits: dict[str, list[Row]], whole: Callable[[Row], Any], request: Callable[[Row], Any]
+) -> tuple[dict[str, list[Row]], list[Row]]:
+    """The splits without rows that are equal as a `whole`, and without held-out ones whose `request` is in train."""
     seen: dict[str, str] = {}
     requests: dict[str, str] = {}
     kept: dict[str, list[Row]] = {split: [] for split in SPLITS}
     duplicates: list[Row] = []
     for split in SPLITS:  # train first: it wins over held-out
         for row in splits[split]:
-            whole, request = json.dumps(row["messages"]), json.dumps(row["messages"][:-1])
-            twin = seen.setdefault(whole, row["id"])
+            twin = seen.setdefault(json.dumps(whole(row)), row["id"])
+            asked = json.dumps(request(row))
             if split == "heldout":
-                twin = requests.get(request, twin)
+                twin = requests.get(asked, twin)
             else:
-                requests.setdefault(request, row["id"])
+                requests.setdefault(asked, row["id"])
             if twin == row["id"]:
                 kept[split].append(row)
             else:
                 duplicates.append({"id": row["id"], "reason": "duplicate", "duplicate_of": twin})
     return kept, duplicates
+
+
+def read_lines(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def write_lines(output: Location, name: str, rows: list[Row]) -> None:

@@ -1,0 +1,115 @@
+"""The preferences stage: pairs of a better and a worse answer to one request, as JSON lines.
+
+Made from conversations, the better answer is the true one and the worse a damaged copy of it, or the true answer to
+another request; what these teach is to tell right from broken, and from right but beside the point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cluster.context import Context
+from cluster.errors import InputError, SpecError
+from cluster.specs import PreferencesSpec
+from pipelines.alignment.corruption import corrupt
+from pipelines.alignment.pairs import pair
+from pipelines.tuning.conversations import (
+    SPLITS,
+    Row,
+    held_out,
+    read_conversations,
+    read_lines,
+    without_duplicates,
+    write_lines,
+)
+from pipelines.tuning.records import read_records
+
+# The splits, what was rejected, what was there twice, and how many records there were.
+Found = tuple[dict[str, list[Row]], list[Row], list[Row], int]
+
+FOREIGN = "foreign"
+FOREIGN_REACH = 16  # a foreign answer is one of the next so many shorter or longer ones
+
+
+def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
+    """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
+    found = _of_file(ctx.spec) if ctx.spec.source == "file" else _of_conversations(ctx)
+    splits, rejected, duplicates, records = found
+    flow = {
+        "in": records,
+        **{split: len(splits[split]) for split in SPLITS},
+        "rejected": len(rejected),
+        "duplicates": len(duplicates),
+    }
+    assert sum(flow.values()) == 2 * records, f"pairs were lost or made: {flow}"
+    if not all(splits.values()):
+        raise InputError(
+            f"preferences: nothing is left for {' and '.join(s for s in SPLITS if not splits[s])}: {flow}",
+            "Give more pairs, or a larger held-out fraction.",
+        )
+    report = {
+        "flow": flow,
+        "how": {split: dict(sorted(Counter(row["how"] for row in splits[split]).items())) for split in SPLITS},
+        "reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
+    }
+    for split in SPLITS:
+        write_lines(ctx.output, f"{split}.jsonl", splits[split])
+    write_lines(ctx.output, "rejected.jsonl", rejected + duplicates)
+    ctx.output.write_bytes("report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    return report
+
+
+def read_preferences(folder: Path, split: str) -> list[Row]:
+    """The rows of a split (`id`, `prompt`, `chosen`, `rejected`, `how`) of a preferences folder, in their order."""
+    return read_lines(folder / f"{split}.jsonl")
+
+
+def corrupted(rows: list[Row], foreign_fraction: float, seed: int) -> list[Row]:
+    """One pair of each conversation's last answer, in their order."""
+    answers = [row["messages"][-1]["content"] for row in rows]
+    by_length = sorted(range(len(rows)), key=lambda index: (len(answers[index]), rows[index]["id"]))
+    rank = {index: place for place, index in enumerate(by_length)}
+    pairs = []
+    for index, row in enumerate(rows):
+        rng = Random(f"{seed}/{row['id']}")
+        worse, how = "", FOREIGN
+        if rng.random() < foreign_fraction:
+            place = rank[index]
+            near = by_length[max(0, place - FOREIGN_REACH) : place + FOREIGN_REACH + 1]
+            others = [other for other in near if answers[other] != answers[index]]
+            worse = answers[rng.choice(others)] if others else ""
+        if not worse:
+            worse, how = corrupt(answers[index], rng)
+        pairs.append(
+            {"id": row["id"], "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
+        )
+    return pairs
+
+
+def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
+    if "conversations" not in ctx.inputs:
+        raise SpecError(
+            "preferences.source: answers to damage are those of conversations, and none are given",
+            "Give the step conversations=...",
+        )
+    folder, spec = ctx.inputs["conversations"].local(), ctx.spec
+    rows = {split: read_conversations(folder, split) for split in SPLITS}
+    splits = {split: corrupted(rows[split], spec.foreign_fraction, spec.seed) for split in SPLITS}
+    return splits, [], [], sum(map(len, rows.values()))
+
+
+def _of_file(spec: PreferencesSpec) -> Found:
+    name = Path(spec.path).name
+    good, bad = read_records(spec.path, pair, spec.max_bad_fraction, "preferences")
+    rows = [{"id": f"{name}:{number}", **found, "how": "file"} for number, found in good]
+    rejected = [{"id": f"{name}:{entry.number}", "line": entry.line, "reason": entry.reason} for entry in bad]
+    splits, duplicates = without_duplicates(
+        held_out(rows, spec.heldout_fraction, spec.seed),
+        whole=lambda row: [row["prompt"], row["chosen"], row["rejected"]],
+        request=lambda row: row["prompt"],
+    )
+    return splits, rejected, duplicates, len(good) + len(bad)
