@@ -6,6 +6,7 @@ RPC with a deadline, and the answer becomes one sentence. Every cluster is prote
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import secrets
@@ -18,6 +19,7 @@ from cluster.errors import NotReadyError
 from cluster.specs import ScalingSpec
 
 PROBE_SECONDS = 10.0
+END_SECONDS = 10.0
 PROBES = 4  # a busy head may drop a connection, and is asked again; a dead one is known within two seconds
 PROBE_PAUSE_SECONDS = 0.5
 DEBUG_VARIABLE = "TRUNKLINE_DEBUG"  # set: Ray's own logs, the workers' output and progress bars are shown
@@ -51,7 +53,7 @@ def connect(scaling: ScalingSpec) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "")
-    private = address in ("", "local")
+    private = _is_private()
     _prepare(private)
     if not scaling.gpus_per_worker:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -68,13 +70,27 @@ def connect(scaling: ScalingSpec) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
+    atexit.register(disconnect)
 
 
 def disconnect() -> None:
-    """Leave the cluster; a private one ends."""
+    """Leave the cluster; a private one ends, with every process of it."""
     import ray
 
+    if not ray.is_initialized():
+        return
+    import psutil
+
+    raylets = [p for p in psutil.Process().children() if p.name() == "raylet"] if _is_private() else []
+    family = [process for raylet in raylets for process in raylet.children(recursive=True)]
     ray.shutdown()
+    _, left = psutil.wait_procs(family, timeout=END_SECONDS)
+    for process in left:  # Ray's workers now and then hang in their own end
+        process.kill()
+
+
+def _is_private() -> bool:
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
 
 def _prepare(private: bool) -> None:

@@ -26,7 +26,7 @@ from cluster.specs import ScalingSpec
 sys.exit(guarded(lambda: runtime.connect(ScalingSpec(num_workers=5))))
 """
 ASK = """
-import os, ray, time
+import os, ray, threading
 from cluster import runtime
 from cluster.specs import ScalingSpec
 runtime.connect(ScalingSpec(num_workers=5))
@@ -35,7 +35,24 @@ runtime.connect(ScalingSpec())
 def environment():
     return os.environ["DS_ACCELERATOR"], os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"]
 print(ray.cluster_resources()["CPU"], *ray.get(environment.remote()), flush=True)
-time.sleep(600)
+threading.Event().wait()
+"""
+LINGER = """
+import ray
+from cluster import runtime
+from cluster.specs import ScalingSpec
+runtime.connect(ScalingSpec())
+@ray.remote
+class Lingering:
+    def end(self):
+        import atexit, signal, threading
+        atexit.register(threading.Event().wait)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ray.actor.exit_actor()
+try:
+    ray.get(Lingering.remote().end.remote())
+except ray.exceptions.RayActorError:
+    pass
 """
 MARK = "TRUNKLINE_TEST_MARK"
 
@@ -90,6 +107,15 @@ def test_a_private_cluster_dies_with_its_driver(tmp_path: Path) -> None:
     while (left := marked(mark)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.5)
     assert left == []
+
+
+def test_a_worker_that_hangs_in_its_end_does_not_outlive_the_run(tmp_path: Path) -> None:
+    home, mark = environment(tmp_path, **{MARK: str(tmp_path)}), str(tmp_path)
+    subprocess.run([sys.executable, "-c", LINGER], env=home, cwd=PROJECT_ROOT, timeout=120, check=True)
+    # Ray's own helpers notice within seconds that their head is gone; the worker never would.
+    left = marked(mark)
+    psutil.wait_procs(left, timeout=30)
+    assert marked(mark) == []
 
 
 @pytest.fixture
