@@ -23,6 +23,8 @@ class PreferencesSpec(Spec, frozen=True):
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
     path: str = ""
     """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    pairs_per_conversation: Annotated[int, Meta(ge=1)] = 1
+    """Pairs of each conversation of the train split (`corrupted` only)."""
     foreign_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.3
     """Share of the rejected answers that belong to another request; the others are damaged copies."""
     heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.05

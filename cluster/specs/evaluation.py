@@ -17,6 +17,8 @@ class EvaluationSpec(Spec, frozen=True):
     stage: ClassVar[str] = "pipelines.evaluation.stage:build"
     inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
 
+    heldout_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Held-out text to score: whole documents in corpus order, as many as begin within; 0 scores all."""
     stride_tokens: Annotated[int, Meta(ge=0)] = 0
     """Step of the sliding window in tokens, each token scored once with at least the rest as context; 0: half."""
     ngram_order: Annotated[int, Meta(ge=1, le=8)] = 5

@@ -6,6 +6,7 @@ another request; what these teach is to tell right from broken, and from right b
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -68,14 +69,16 @@ def read_preferences(folder: Path, split: str) -> list[Row]:
     return read_lines(folder / f"{split}.jsonl")
 
 
-def corrupted(rows: list[Row], foreign_fraction: float, seed: int) -> list[Row]:
-    """One pair of each conversation's last answer, in their order."""
+def corrupted(rows: list[Row], count: int, foreign_fraction: float, seed: int) -> list[Row]:
+    """`count` pairs of each conversation's last answer, in their order, each damaged anew."""
     answers = [row["messages"][-1]["content"] for row in rows]
     by_length = sorted(range(len(rows)), key=lambda index: (len(answers[index]), rows[index]["id"]))
     rank = {index: place for place, index in enumerate(by_length)}
     pairs = []
-    for index, row in enumerate(rows):
-        rng = Random(f"{seed}/{row['id']}")
+    for index, number in itertools.product(range(len(rows)), range(count)):
+        row = rows[index]
+        name = f"{row['id']}#{number}" if count > 1 else row["id"]
+        rng = Random(f"{seed}/{name}")
         worse, how = "", FOREIGN
         if rng.random() < foreign_fraction:
             place = rank[index]
@@ -85,7 +88,7 @@ def corrupted(rows: list[Row], foreign_fraction: float, seed: int) -> list[Row]:
         if not worse:
             worse, how = corrupt(answers[index], rng)
         pairs.append(
-            {"id": row["id"], "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
+            {"id": name, "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
         )
     return pairs
 
@@ -98,8 +101,9 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
         )
     folder, spec = ctx.inputs["conversations"].local(), ctx.spec
     rows = {split: read_conversations(folder, split) for split in SPLITS}
-    splits = {split: corrupted(rows[split], spec.foreign_fraction, spec.seed) for split in SPLITS}
-    return splits, [], [], sum(map(len, rows.values()))
+    counts = {"train": spec.pairs_per_conversation, "heldout": 1}  # an interval wants independent pairs
+    splits = {split: corrupted(rows[split], counts[split], spec.foreign_fraction, spec.seed) for split in SPLITS}
+    return splits, [], [], sum(len(rows[split]) * counts[split] for split in SPLITS)
 
 
 def _of_file(spec: PreferencesSpec) -> Found:

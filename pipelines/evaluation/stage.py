@@ -6,6 +6,7 @@ on exactly the bytes that the model saw; `xz -9` sees the held-out text alone.
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import math
@@ -43,6 +44,11 @@ def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
     decoder = TokenBytes(tokenizer)
     texts = heldout_texts(ctx.inputs["corpus"].local())
     heldout = TokenStore(ctx.inputs["tokens"].local(), "heldout")
+    if len(heldout.documents) - 1 != len(texts):
+        raise InputError(
+            f"the token store has {len(heldout.documents) - 1} held-out documents, the corpus {len(texts)}"
+        )
+    texts = beginning(texts, spec.heldout_bytes)
     documents = heldout_documents(heldout, decoder, texts)
 
     context = min(heldout.sequence_length, model.config.max_position_embeddings)
@@ -86,14 +92,18 @@ def heldout_texts(corpus: Path) -> list[bytes]:
     return texts
 
 
+def beginning(texts: list[bytes], limit: int) -> list[bytes]:
+    """The documents that begin within the first `limit` bytes; all for 0."""
+    starts = [0, *itertools.accumulate(map(len, texts))]
+    return [text for start, text in zip(starts, texts, strict=False) if not limit or start < limit]
+
+
 def heldout_documents(store: TokenStore, decoder: TokenBytes, texts: list[bytes]) -> list[NDArray[np.int64]]:
-    """Token ids of each held-out document, without its eos. Raises InputError where they do not spell its bytes.
+    """Token ids of the first documents, without their eos. Raises InputError where they do not spell their bytes.
 
     Bits per byte divide one's surprise by the other's length: that they are the same text is checked, not assumed.
     """
-    bounds = store.documents.tolist()
-    if len(bounds) - 1 != len(texts):
-        raise InputError(f"the token store has {len(bounds) - 1} held-out documents, the corpus {len(texts)}")
+    bounds = store.documents[: len(texts) + 1].tolist()
     documents = []
     for index, (begin, end, text) in enumerate(zip(bounds, bounds[1:], texts, strict=False)):
         document = store.tokens(begin, end - 1)

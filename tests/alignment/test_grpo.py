@@ -1,0 +1,108 @@
+"""GRPO's arithmetic against its definition, and the reward that the demo trains on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cluster.errors import SpecError
+from pipelines.alignment.grpo import Grpo, group_advantages, k3
+from pipelines.alignment.rewards import Sample, python_parses, reward_function
+
+
+class Unigram(nn.Module):
+    """The smallest model: the same logits everywhere."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, tokens: torch.Tensor, use_cache: bool) -> object:
+        return type("Output", (), {"logits": self.logits.expand(*tokens.shape, -1)})()
+
+
+def batch(behaviour: float, reference: float, advantage: float) -> dict[str, torch.Tensor]:
+    """One sequence of three tokens, of which the last two are learned."""
+    return {
+        "tokens": torch.tensor([[0, 1, 1]]),
+        "learn": torch.tensor([[False, True]]),
+        "behaviour": torch.tensor([[0.0, behaviour]]),
+        "reference": torch.tensor([[0.0, reference]]),
+        "advantages": torch.tensor([advantage]),
+    }
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("behaviour", [math.log(0.5), math.log(0.9), math.log(0.1)])
+def test_the_loss_is_its_definition(behaviour: float, advantage: float) -> None:
+    model = Unigram([0.0, 0.0])  # log pi = log 0.5 everywhere
+    objective = Grpo(model, "fp32", clip_ratio=0.2, kl_coef=0.1, temperature=1.0)
+    loss = objective(batch(behaviour, math.log(0.25), advantage))
+    ratio = 0.5 / math.exp(behaviour)
+    surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+    penalty = 0.25 / 0.5 - math.log(0.25 / 0.5) - 1
+    assert float(loss) == pytest.approx(0.1 * penalty - surrogate, rel=1e-5)
+
+
+def test_a_good_answer_becomes_likelier_and_a_clipped_one_is_left() -> None:
+    model = Unigram([0.0, 0.0])
+    objective = Grpo(model, "fp32", clip_ratio=0.2, kl_coef=0.0, temperature=1.0)
+    objective(batch(math.log(0.5), math.log(0.5), 1.0)).backward()
+    assert model.logits.grad is not None and model.logits.grad[1] < 0  # down the gradient, token 1 gains
+    model.logits.grad = None
+    objective(batch(math.log(0.3), math.log(0.5), 1.0)).backward()  # already 1.67 times as likely
+    assert float(model.logits.grad.abs().sum()) == 0
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-5, 5), st.floats(0.1, 10))
+def test_advantages_know_neither_offset_nor_scale(rewards: list[float], offset: float, scale: float) -> None:
+    values = torch.tensor(rewards, dtype=torch.float64)
+    found = group_advantages(values, len(rewards))
+    assert float(found.sum()) == pytest.approx(0.0, abs=1e-6)
+    if float(values.std()) > 0.1:
+        moved = group_advantages(values * scale + offset, len(rewards))
+        assert torch.allclose(found, moved, atol=2e-2)
+
+
+def test_groups_do_not_see_each_other() -> None:
+    found = group_advantages(torch.tensor([1.0, 0.0, 5.0, 5.0]), 2)
+    assert found.tolist() == pytest.approx([1.0, -1.0, 0.0, 0.0], abs=1e-3)
+
+
+@given(st.floats(-8, 0), st.floats(-8, 0))
+def test_k3_is_never_negative(logprob: float, reference: float) -> None:
+    assert float(k3(torch.tensor(logprob, dtype=torch.float64), torch.tensor(reference, dtype=torch.float64))) >= 0
+
+
+REQUEST = 'def add(a, b):\n    """Add two numbers."""'
+
+
+@pytest.mark.parametrize(
+    ("answer", "finished", "reward"),
+    [
+        ("    return a + b", True, 1.0),
+        ("    return a + b", False, 0.0),  # cut off, whatever it looks like
+        ("    return (a + b", True, 0.0),
+        ("", True, 0.0),  # the docstring alone is no body
+        ("return a + b", True, 0.0),  # beside the function, not in it
+        ("    return a\ndef more():\n    pass", True, 0.0),  # a second function
+        ("    return '\\d'", True, 1.0),
+        ("    return a\x00", True, 0.0),
+    ],
+)
+def test_python_parses(answer: str, finished: bool, reward: float) -> None:
+    sample = Sample([{"role": "user", "content": REQUEST}], answer, finished)
+    assert python_parses(sample) == reward
+
+
+def test_a_reward_of_ones_own_and_one_that_is_not_there() -> None:
+    assert reward_function("math:sqrt") is math.sqrt
+    with pytest.raises(SpecError, match="python_parses"):
+        reward_function("python_parse")
+    with pytest.raises(SpecError, match="nowhere"):
+        reward_function("math:nowhere")

@@ -1,0 +1,107 @@
+"""A tiny model that answers function heads with bodies, half of the time: enough to improve, small enough for seconds.
+
+Also a program: `python tiny_chat.py STORE STEPS` builds the RLHF artifact in a process of its own, to be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
+from cluster.store import Store
+
+SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=1.0, max_failures=3)
+OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
+
+def write_conversations(path: Path, count: int = 600) -> None:
+    """Functions of one or two nested expressions, as JSON lines of messages."""
+    rng, rows = Random(0), []
+    for number in range(count):
+        name, operator = rng.choice(list(OPERATORS.items()))
+        a, b, c = (rng.randrange(100) for _ in range(3))
+        request = f'def {name}_{number}(x):\n    """{name.title()} {a} {b} {c}."""'
+        answer = f"    y = ((x {operator} {a}) {operator} [{b}, (x + {c})][0])\n    return (y, [x])"
+        messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        rows.append(json.dumps({"messages": messages}) + "\n")
+    path.write_text("".join(rows))
+
+
+def write_model(folder: Path, texts: Path) -> None:
+    """An untrained Llama of 60,000 parameters and a byte-level BPE of 300 pieces, as a Hugging Face folder."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    lines = [m["content"] for line in texts.read_text().splitlines() for m in json.loads(line)["messages"]]
+    bpe.train_from_iterator(lines, vocab_size=300, special_tokens=["<|endoftext|>"])
+    PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=bpe.get_vocab_size(),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def make_sft(store: Store, epochs: float = 2.0, **changes: Any) -> dict[str, Artifact]:
+    """The conversations and a model that has learned them a little."""
+    folder = Path(store.root.url).parent / "tiny-source"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        write_conversations(folder / "functions.jsonl")
+        write_model(folder / "model", folder / "functions.jsonl")
+    spec = ConversationsSpec(source="file", path=str(folder / "functions.jsonl"), heldout_fraction=0.2)
+    conversations = build(spec, {}, store=store, name="tiny")
+    model = build(PretrainedSpec(source=str(folder / "model")), {}, store=store, name="tiny")
+    fields: dict[str, Any] = {
+        "template": "chatml",
+        "epochs": epochs,
+        "sequence_length": 256,
+        "global_batch_size": 16,
+        "optimizer": "muon",
+        "muon_learning_rate": 0.02,
+        "learning_rate": 5e-3,
+        "schedule": "linear",
+    }
+    inputs = {"model": model, "conversations": conversations}
+    sft = build(SftSpec(**(fields | changes)), inputs, store=store, scaling=SCALING, name="tiny")
+    return {"model": sft, "prompts": conversations}
+
+
+def rlhf(steps: int, **changes: Any) -> RlhfSpec:
+    fields: dict[str, Any] = {
+        "steps": steps,
+        "global_batch_size": 64,
+        "group_size": 8,
+        "learning_rate": 4e-4,
+        "warmup_steps": 2,
+        "kl_coef": 0.01,
+        "max_kl": 1.0,
+        "max_prompt_tokens": 128,
+        "max_completion_tokens": 64,
+        "evaluate_every_steps": 5,
+        "evaluation_prompts": 100,
+    }
+    return RlhfSpec(**(fields | changes))
+
+
+if __name__ == "__main__":
+    own = Store(sys.argv[1])
+    build(rlhf(int(sys.argv[2])), make_sft(own), store=own, scaling=SCALING, name="tiny")
