@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import artifacts, demo, doctor, jobs, local, pipelines, serve, specs, submit
+from cluster.cli import artifacts, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit
 from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
 
@@ -28,6 +28,7 @@ class Commands(LazyGroup):
         "serve": serve.serve,
         "generate": serve.generate,
         "chat": serve.chat,
+        "infra": infra.infra,
         "doctor": doctor.doctor,
     }
 

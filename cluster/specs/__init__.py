@@ -5,6 +5,7 @@ from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import ComparisonSpec, EvaluationSpec, ExportSpec
+from cluster.specs.infra import InfraSpec
 from cluster.specs.scaling import ScalingSpec
 from cluster.specs.serving import EndpointSpec
 from cluster.specs.tokens import TokenizerSpec, TokensSpec
@@ -29,6 +30,7 @@ SPECS: dict[str, type[Spec]] = {
         ComparisonSpec,
         ExportSpec,
         EndpointSpec,
+        InfraSpec,
         ScalingSpec,
     )
 }
@@ -41,6 +43,7 @@ __all__ = [
     "EndpointSpec",
     "EvaluationSpec",
     "ExportSpec",
+    "InfraSpec",
     "PreferencesSpec",
     "PretrainSpec",
     "PretrainedSpec",

@@ -1,0 +1,83 @@
+"""`ctl infra`: manifests for KubeRay, and their validation without a cluster."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.lazy import group
+from cluster.cli.options import Config, Name, Sets
+from cluster.cli.output import AsJson, print_json
+
+if TYPE_CHECKING:
+    from cluster.kubernetes.objects import Order
+
+infra = group("Kubernetes: write the manifests of a run and an endpoint, and check manifests.")
+
+
+@infra.command()
+def render(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for base/ and overlays/gpu/.", show_default=False)],
+    config: Config = None,
+    set_: Sets = None,
+    name: Name = "",
+) -> None:
+    """Write a kustomize tree: the pipeline's steps, `scaling`, `endpoint` and `infra` come from --config and --set."""
+    from cluster.graph import read_changes
+    from cluster.kubernetes.tree import tree, write
+
+    files = tree(_order(read_changes(config, set_ or []), name))
+    write(files, out)
+    for path in files:
+        print(out / path)
+
+
+def _order(changes: dict[str, Any], name: str) -> "Order":
+    from cluster.graph import INPUTS
+    from cluster.kubernetes.objects import Order
+    from cluster.pipeline import load_script
+    from cluster.provenance import PROJECT_ROOT
+    from cluster.spec import convert, fields
+    from cluster.specs import EndpointSpec, InfraSpec
+    from cluster.store import Store
+
+    spec = convert(changes.pop("infra", None) or {}, InfraSpec, "infra")
+    endpoint = changes.pop("endpoint", None) or {}
+    graph = load_script(PROJECT_ROOT / spec.pipeline).graph(Store(spec.store or None), changes, name)
+    run = {step.key: fields(step.spec) for step in graph.steps} | {"scaling": fields(graph.scaling)}
+    for key, given in changes.items():
+        if INPUTS in given:
+            run[key][INPUTS] = given[INPUTS]
+    built_last = f"{graph.steps[-1].kind}/{graph.name}"
+    return Order(
+        infra=spec,
+        scaling=graph.scaling,
+        endpoint=convert({"model": built_last, **endpoint}, EndpointSpec, "endpoint"),
+        run=run,
+        run_name=graph.name,
+    )
+
+
+@infra.command()
+def validate(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders of manifests; - reads them from stdin.")],
+    crds: Annotated[Path | None, typer.Option("--crds", help="KubeRay's CRDs: a file or a folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check manifests without a cluster; exit 3 where one would be refused. Warnings do not count."""
+    from cluster.errors import SpecError
+    from cluster.kubernetes.documents import read
+    from cluster.kubernetes.schema import read_crds
+    from cluster.kubernetes.validate import validate as check
+
+    schemas = read_crds(crds) if crds else {}
+    report = check((document for path in paths for document in read(path)), schemas)
+    if as_json:
+        print_json({"findings": [finding.as_dict() for finding in report.findings], "notes": report.notes})
+    else:
+        for line in (*report.findings, *(f"note: {note}" for note in report.notes)):
+            print(line)
+    if report.errors:
+        raise SpecError(f"{report.errors} errors in {report.documents} manifests")
+    if not as_json:
+        print(f"{report.documents} manifests, no errors")

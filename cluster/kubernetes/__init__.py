@@ -1,0 +1,1 @@
+"""Kubernetes: manifests for KubeRay from our specs, and a validator of manifests that needs no cluster."""

@@ -1,0 +1,137 @@
+"""The pods of a Ray cluster: one container of our image, what it may use and what it may do.
+
+What KubeRay puts in by itself is left to it: the start command, the token, the probes, /dev/shm, the autoscaler. CPUs,
+memory and GPUs stand in the container's limits only, from which KubeRay tells Ray what a pod has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.runtime import ENVIRONMENT
+from cluster.specs import InfraSpec
+
+STORE_FOLDER = "/mnt/trunkline"
+RUN_FOLDER = "/etc/trunkline"
+APP_FOLDER = "/home/trunkline/app"  # where the Dockerfiles put the project
+USER_ID = 1000  # the Dockerfiles' user
+STOP_SECONDS = 60  # a training worker saves a checkpoint, a replica answers what it has begun
+GPU = "nvidia.com/gpu"
+
+PART_OF = "app.kubernetes.io/part-of"
+COMPONENT = "app.kubernetes.io/component"
+
+HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
+
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER_ID,
+    "runAsGroup": USER_ID,
+    "fsGroup": USER_ID,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What one pod has."""
+
+    cpus: int
+    memory_gib: int
+    gpus: int = 0
+
+    def resources(self) -> Manifest:
+        """Limits, and requests equal to them: a pod that gets what it asks for is the last to be evicted."""
+        quantities = {"cpu": str(self.cpus), "memory": f"{self.memory_gib}Gi"}
+        if self.gpus:
+            quantities[GPU] = str(self.gpus)
+        return {"limits": quantities, "requests": dict(quantities)}
+
+
+@dataclass(frozen=True)
+class Pods:
+    """Makes the pod templates of one component (`cluster`, `job`, `endpoint`), with one image."""
+
+    infra: InfraSpec
+    component: str
+    image: str
+    run_config: str = ""  # ConfigMap that the head sees in RUN_FOLDER
+
+    def head(self, size: Size, *, ports: dict[str, int], autoscaler: bool) -> Manifest:
+        """The head: Ray's control plane and the drivers of jobs."""
+        template = self._template(self._container("ray-head", size, HEAD_PORTS | ports), token=autoscaler)
+        if self.run_config:
+            spec = template["spec"]
+            mount = {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True}
+            spec.setdefault("volumes", []).append({"name": "run", "configMap": {"name": self.run_config}})
+            spec["containers"][0].setdefault("volumeMounts", []).append(mount)
+        return template
+
+    def worker(self, size: Size, *, ports: dict[str, int]) -> Manifest:
+        """A worker; what runs in it is asked to end, and waited for, before the pod goes."""
+        container = self._container("ray-worker", size, ports)
+        command = ["/bin/sh", "-c", f"ray stop --grace-period {STOP_SECONDS}"]
+        container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
+        template = self._template(container)
+        template["spec"]["terminationGracePeriodSeconds"] = STOP_SECONDS + 30
+        if size.gpus:
+            template["spec"]["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
+            if self.infra.gpu_node_selector:
+                template["spec"]["nodeSelector"] = dict(self.infra.gpu_node_selector)
+        return template
+
+    def submitter(self) -> Manifest:
+        """The pod that submits a RayJob and follows its log; KubeRay fills in the command."""
+        container = {
+            "name": "ray-job-submitter",
+            "image": self.image,
+            "imagePullPolicy": "IfNotPresent",
+            "resources": Size(1, 1).resources(),
+            "securityContext": CONTAINER_SECURITY,
+        }
+        template = self._template(container, volumes=[])
+        template["spec"]["restartPolicy"] = "Never"
+        return template
+
+    def _container(self, name: str, size: Size, ports: dict[str, int]) -> Manifest:
+        infra = self.infra
+        environment = ENVIRONMENT | {"TRUNKLINE_STORE": infra.store or STORE_FOLDER}
+        if infra.store_endpoint:
+            environment["AWS_ENDPOINT_URL"] = infra.store_endpoint
+        return _without_empty(
+            {
+                "name": name,
+                "image": self.image,
+                "imagePullPolicy": "IfNotPresent",
+                "ports": [{"name": key, "containerPort": port} for key, port in ports.items()],
+                "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
+                "envFrom": [{"secretRef": {"name": infra.store_secret}}] if infra.store_secret else [],
+                "resources": size.resources(),
+                "securityContext": CONTAINER_SECURITY,
+                "volumeMounts": [] if infra.store else [{"name": "store", "mountPath": STORE_FOLDER}],
+            }
+        )
+
+    def _template(self, container: Manifest, volumes: list[Manifest] | None = None, token: bool = False) -> Manifest:
+        """`token`: the pod talks to the API server."""
+        infra = self.infra
+        claim = {"claimName": f"{infra.name}-store"}
+        stored = [] if infra.store else [{"name": "store", "persistentVolumeClaim": claim}]
+        spec = {
+            "securityContext": POD_SECURITY,
+            "serviceAccountName": infra.service_account,
+            "imagePullSecrets": [{"name": infra.pull_secret}] if infra.pull_secret else [],
+            "containers": [container],
+            "volumes": stored if volumes is None else volumes,
+        }
+        spec = _without_empty(spec) | ({} if token else {"automountServiceAccountToken": False})
+        return {"metadata": {"labels": {PART_OF: infra.name, COMPONENT: self.component}}, "spec": spec}
+
+
+def _without_empty(manifest: Manifest) -> Manifest:
+    return {key: value for key, value in manifest.items() if value not in ("", [], {})}
