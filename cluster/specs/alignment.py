@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
 from cluster.errors import SpecError
 from cluster.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
+
+Damage = Literal[
+    "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
+]
 
 
 class PreferencesSpec(Spec, frozen=True):
@@ -27,6 +31,8 @@ class PreferencesSpec(Spec, frozen=True):
     """Pairs of each conversation of the train split (`corrupted` only)."""
     foreign_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.3
     """Share of the rejected answers that belong to another request; the others are damaged copies."""
+    damage: tuple[Damage, ...] = get_args(Damage)
+    """Kinds of damage, one of which befalls a copy."""
     heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     """Share held out (`file` only: `corrupted` keeps the conversations' own split)."""
     max_bad_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.05
@@ -37,6 +43,8 @@ class PreferencesSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if not self.damage:
+            raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
 
 
 class RewardSpec(TrainingSpec, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 CLOSING = ")]}'\""
@@ -105,11 +105,14 @@ KINDS: dict[str, Callable[[str, Random], str]] = {
 }
 
 
-def corrupt(text: str, rng: Random) -> tuple[str, str]:
-    """The text, damaged, and the name of the damage; it always differs. Raises ValueError for a blank text."""
+def corrupt(text: str, rng: Random, kinds: Sequence[str] = tuple(KINDS)) -> tuple[str, str]:
+    """The text, damaged in one of `kinds`, and its name; it always differs, if need be by `repeat_words`.
+
+    Raises ValueError for a blank text.
+    """
     if not text.strip():
         raise ValueError("there is nothing to damage in a blank text")
-    for name in rng.sample(list(KINDS), len(KINDS)):
+    for name in [*rng.sample(kinds, len(kinds)), repeat_words.__name__]:
         damaged = KINDS[name](text, rng)
         if damaged != text:
             return damaged, name

@@ -69,7 +69,7 @@ def read_preferences(folder: Path, split: str) -> list[Row]:
     return read_lines(folder / f"{split}.jsonl")
 
 
-def corrupted(rows: list[Row], count: int, foreign_fraction: float, seed: int) -> list[Row]:
+def corrupted(rows: list[Row], count: int, spec: PreferencesSpec) -> list[Row]:
     """`count` pairs of each conversation's last answer, in their order, each damaged anew."""
     answers = [row["messages"][-1]["content"] for row in rows]
     by_length = sorted(range(len(rows)), key=lambda index: (len(answers[index]), rows[index]["id"]))
@@ -78,15 +78,15 @@ def corrupted(rows: list[Row], count: int, foreign_fraction: float, seed: int) -
     for index, number in itertools.product(range(len(rows)), range(count)):
         row = rows[index]
         name = f"{row['id']}#{number}" if count > 1 else row["id"]
-        rng = Random(f"{seed}/{name}")
+        rng = Random(f"{spec.seed}/{name}")
         worse, how = "", FOREIGN
-        if rng.random() < foreign_fraction:
+        if rng.random() < spec.foreign_fraction:
             place = rank[index]
             near = by_length[max(0, place - FOREIGN_REACH) : place + FOREIGN_REACH + 1]
             others = [other for other in near if answers[other] != answers[index]]
             worse = answers[rng.choice(others)] if others else ""
         if not worse:
-            worse, how = corrupt(answers[index], rng)
+            worse, how = corrupt(answers[index], rng, spec.damage)
         pairs.append(
             {"id": name, "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
         )
@@ -102,7 +102,7 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
     folder, spec = ctx.inputs["conversations"].local(), ctx.spec
     rows = {split: read_conversations(folder, split) for split in SPLITS}
     counts = {"train": spec.pairs_per_conversation, "heldout": 1}  # an interval wants independent pairs
-    splits = {split: corrupted(rows[split], counts[split], spec.foreign_fraction, spec.seed) for split in SPLITS}
+    splits = {split: corrupted(rows[split], counts[split], spec) for split in SPLITS}
     return splits, [], [], sum(len(rows[split]) * counts[split] for split in SPLITS)
 
 

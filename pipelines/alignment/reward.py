@@ -117,7 +117,24 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     def needs() -> dict[str, Any]:
         return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
-    return run_training(ctx, "pipelines.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
+    figures = run_training(ctx, "pipelines.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
+    return figures | {"heldout_accuracy_by_kind": accuracy_by_kind(ctx)}
+
+
+def accuracy_by_kind(ctx: Context[RewardSpec]) -> dict[str, float]:
+    """The finished model's accuracy on the held-out pairs of each kind of rejected answer."""
+    rows = read_preferences(ctx.inputs["preferences"].local(), "heldout")[: ctx.spec.validation_pairs]
+    with ctx.scratch() as folder:
+        ctx.output.get(folder)
+        model = RewardModel(folder)
+    chosen, rejected = (
+        model.score([[*row["prompt"], {"role": "assistant", "content": row[role]}] for row in rows])
+        for role in ("chosen", "rejected")
+    )
+    kinds: dict[str, list[bool]] = {}
+    for row, better, worse in zip(rows, chosen, rejected, strict=True):
+        kinds.setdefault(row["how"], []).append(better > worse)
+    return {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())}
 
 
 def encode_split(ctx: Context[RewardSpec], tokenizer: Any, split: str) -> tuple[Sequences, int]:

@@ -69,6 +69,8 @@ class GenerationEngine:
         engine: dict[str, Any] = {"dtype": options.dtype}
         if options.gpus == 0:
             engine |= {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30), "enforce_eager": True}
+            # vLLM 0.29 on CPUs fails where a prompt is read in pieces and its request has a seed of its own.
+            engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options.max_model_len)}
             if options.takes_weights:
                 # oneDNN keeps a packed copy of every matrix that new weights would not reach.
                 custom_ops._supports_onednn = False

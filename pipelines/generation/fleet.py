@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 from torch import Tensor
 
 from cluster.artifact import Artifact
@@ -89,6 +89,11 @@ class Fleet:
             return None
         except (ActorDiedError, ActorUnavailableError, StaleWeights):
             return None
+        except RayTaskError as error:  # an engine that failed within a batch is in no state to go on
+            ray.kill(self.handles[index], no_restart=False)
+            raise JobError(
+                f"rollout engine {index} failed: {str(error).splitlines()[-1]}", "--debug shows the engine's output."
+            ) from error
         if isinstance(answer, tuple) and answer != (self.version, self._checksum):
             raise JobError(
                 f"rollout engine {index} does not hold the weights that it was sent: version and checksum {answer}, "

@@ -1,0 +1,181 @@
+"""The comparison stage: the models of one line side by side, each through the engine that serves it.
+
+Every model answers the same held-out prompts with the same seeds and reads the same held-out text. On CPUs one process
+takes one model after the other, since most of an engine's start is importing it; GPUs get a fresh process for each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from transformers import AutoConfig, AutoTokenizer
+
+from cluster.artifact import Artifact
+from cluster.context import Context
+from cluster.errors import InputError, JobError
+from cluster.runtime import connect
+from cluster.specs import ComparisonSpec
+from pipelines.alignment.reward import RewardModel
+from pipelines.alignment.rewards import Sample, python_parses
+from pipelines.evaluation.loss import Window, windows
+from pipelines.evaluation.stage import beginning, heldout_texts
+from pipelines.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
+from pipelines.training.loop import mix
+from pipelines.tuning.conversations import read_conversations
+from pipelines.tuning.encoding import prompt_tokens
+from pipelines.tuning.templates import prepare
+
+MODELS = ("base", "sft", "rlhf", "int8")
+PLAIN = "completion"  # the template of a model that has none
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What one model is asked: prompts and texts as its own token ids."""
+
+    prompts: list[list[int]]
+    seeds: list[int]
+    max_completion_tokens: int
+    eos_token_id: int
+    windows: list[Window]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What it answered: completions, the nats of the texts, and how fast it wrote."""
+
+    completions: list[Completion]
+    nats: float
+    tokens_per_second: float
+
+
+class Examiner:
+    """An actor that opens models one after another and puts an exam to each."""
+
+    def examine(self, artifact: Artifact, options: EngineOptions, exam: Exam) -> Sheet:
+        engine = GenerationEngine(artifact, options)
+        asked = {"max_tokens": exam.max_completion_tokens, "eos_token_id": exam.eos_token_id, "temperature": 1.0}
+        engine.generate(INITIAL, exam.prompts[:1], seeds=exam.seeds[:1], **asked)  # the first call sets kernels up
+        began = time.monotonic()
+        completions = engine.generate(INITIAL, exam.prompts, seeds=exam.seeds, **asked)
+        seconds = time.monotonic() - began
+        scores = engine.score([window.tokens.tolist() for window in exam.windows])
+        nats = -sum(sum(score[window.skip :]) for score, window in zip(scores, exam.windows, strict=True))
+        return Sheet(completions, nats, sum(len(c.tokens) for c in completions) / seconds)
+
+
+def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
+    """Write comparison.json and samples.jsonl. Returns the rows of the table by model."""
+    spec, folder = ctx.spec, ctx.inputs["prompts"].local()
+    models = {name: ctx.inputs[name] for name in MODELS if name in ctx.inputs}
+    if not models:
+        raise InputError("comparison: no model is given", f"Give some of {', '.join(MODELS)}.")
+    rows = read_conversations(folder, "heldout")
+    requests = [[m for m in row["messages"] if m["role"] != "assistant"][:1] for row in rows][: spec.prompts]
+    texts = beginning(heldout_texts(ctx.inputs["corpus"].local()), spec.heldout_bytes)
+    begin = AutoTokenizer.from_pretrained(next(iter(models.values())).local()).eos_token
+    connect(ctx.scaling)
+    table: dict[str, Any] = {}
+    samples = []
+    examiner: Any = None
+    try:
+        for number, (name, model) in enumerate(models.items()):
+            ctx.progress(number, len(models), "models")
+            exam, options, tokenizer = set_exam(model, requests, texts, begin, ctx)
+            if examiner is None or options.gpus:
+                examiner = _start(options)
+            sheet = _examine(examiner, model, options, exam, ctx.scaling.rollout_timeout_seconds)
+            if options.gpus:
+                ray.kill(examiner)
+            answers = [tokenizer.decode(c.tokens, skip_special_tokens=True) for c in sheet.completions]
+            graded = [
+                Sample(messages, answer, completion.finished)
+                for messages, answer, completion in zip(requests, answers, sheet.completions, strict=True)
+            ]
+            table[name] = {
+                "model": model.record.ref,
+                "bits_per_byte": round(sheet.nats / math.log(2) / sum(map(len, texts)), 4),
+                "python_parses": round(float(np.mean([python_parses(sample) for sample in graded])), 4),
+                "reward": mean_reward(ctx, graded),
+                "size_bytes": sum(e.size_bytes for n, e in model.record.files.items() if _is_weights(n)),
+                "tokens_per_second": round(sheet.tokens_per_second, 1),
+            }
+            samples += [{"model": name, **asdict(sample)} for sample in graded[:8]]
+    finally:
+        if examiner is not None:
+            ray.kill(examiner)
+    lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
+    ctx.output.write_bytes("samples.jsonl", "".join(lines).encode())
+    ctx.output.write_bytes("comparison.json", (json.dumps(table, indent=2) + "\n").encode())
+    return {"prompts": len(requests), "heldout_bytes": sum(map(len, texts)), "models": table}
+
+
+def set_exam(
+    model: Artifact, requests: list[Any], texts: list[bytes], begin: str, ctx: Context[ComparisonSpec]
+) -> tuple[Exam, EngineOptions, Any]:
+    """The exam in a model's own tokens, how to run it, and its tokenizer. A document begins after `begin`."""
+    folder, spec, scaling = model.local(), ctx.spec, ctx.scaling
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
+    prompts = [prompt_tokens(tokenizer, messages) for messages in requests]
+    limit = AutoConfig.from_pretrained(folder).max_position_embeddings
+    longest = max(map(len, prompts)) + spec.max_completion_tokens
+    if longest > limit:
+        raise InputError(
+            f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
+            "Lower comparison.max_completion_tokens, or conversations.max_prompt_chars.",
+        )
+    encode = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    documents = [np.array(tokenizer(text.decode(), **encode)["input_ids"], dtype=np.int64) for text in texts]
+    context = limit - 2  # the engine wants room for one token more
+    cut = [
+        window
+        for document in documents
+        for window in windows(document, tokenizer.convert_tokens_to_ids(begin), context, context // 2)
+    ]
+    seeds = [mix(spec.seed, i) for i in range(len(prompts))]
+    quantized = "quantization_config" in json.loads((Path(folder) / "config.json").read_text())
+    options = EngineOptions(
+        max_model_len=limit,
+        dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),
+        gpus=scaling.gpus_per_rollout,
+        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+    )
+    return Exam(prompts, seeds, spec.max_completion_tokens, tokenizer.eos_token_id, cut), options, tokenizer
+
+
+def mean_reward(ctx: Context[ComparisonSpec], samples: list[Sample]) -> float | None:
+    """The reward model's mean score of the answers, as a probability; None without a reward model."""
+    if "reward" not in ctx.inputs:
+        return None
+    model = RewardModel(ctx.inputs["reward"].local())
+    scores = model.score([[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples])
+    return round(float(np.mean(1 / (1 + np.exp(-np.array(scores))))), 4)
+
+
+def _start(options: EngineOptions) -> Any:
+    variables = {"OMP_NUM_THREADS": str(options.threads)}
+    actor = ray.remote(Examiner).options(num_cpus=0, num_gpus=options.gpus, runtime_env={"env_vars": variables})
+    return actor.remote()
+
+
+def _examine(examiner: Any, model: Artifact, options: EngineOptions, exam: Exam, timeout_seconds: float) -> Sheet:
+    try:
+        sheet: Sheet = ray.get(examiner.examine.remote(model, options, exam), timeout=timeout_seconds)
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise JobError(f"vLLM did not run {model.record.ref}: {reason}", "--debug shows its output.") from error
+    return sheet
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(WEIGHTS) and "/" not in name
