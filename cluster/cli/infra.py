@@ -12,7 +12,7 @@ from cluster.cli.output import AsJson, print_json
 if TYPE_CHECKING:
     from cluster.kubernetes.objects import Order
 
-infra = group("Kubernetes: write the manifests of a run and an endpoint, and check manifests.")
+infra = group("Kubernetes: manifests for KubeRay, and a check without a cluster.")
 
 
 @infra.command()
@@ -22,7 +22,10 @@ def render(
     set_: Sets = None,
     name: Name = "",
 ) -> None:
-    """Write a kustomize tree: the pipeline's steps, `scaling`, `endpoint` and `infra` come from --config and --set."""
+    """Write the manifests of a run and an endpoint, for kustomize.
+
+    The pipeline's steps, `scaling`, `endpoint` and `infra` come from --config and --set.
+    """
     from cluster.graph import read_changes
     from cluster.kubernetes.tree import tree, write
 
@@ -64,7 +67,10 @@ def validate(
     crds: Annotated[Path | None, typer.Option("--crds", help="KubeRay's CRDs: a file or a folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check manifests without a cluster; exit 3 where one would be refused. Warnings do not count."""
+    """Check manifests without a cluster.
+
+    Exits with 3 where one would be refused, or gives a secret away. Warnings do not count.
+    """
     from cluster.errors import SpecError
     from cluster.kubernetes.documents import read
     from cluster.kubernetes.schema import read_crds

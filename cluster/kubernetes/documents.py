@@ -81,13 +81,22 @@ def read(path: Path) -> Iterator[Document]:
     """
     if str(path) == STDIN:
         found = list(load(sys.stdin.read(), STDIN))
-    elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))
-        if not files:
-            raise InputError(f"{path} holds no YAML files")
-        found = [document for file in files for document in load(file.read_text(), str(file))]
-    elif path.is_file():
-        found = list(load(path.read_text(), str(path)))
     else:
-        raise InputError(f"{path}: no such file or folder")
+        found = [document for file in _files(path) for document in load(_text(file), str(file))]
     yield from (document for document in found if document.kind not in ("Kustomization", "CustomResourceDefinition"))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))
+    if not files:
+        raise InputError(f"{path} holds no YAML files")
+    return files
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError, SpecError
+from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
 from cluster.kubernetes.tree import difference, manifests, tree, with_gpus, write
@@ -323,3 +326,19 @@ def test_every_order_has_the_same_files_but_the_volume() -> None:
     assert convert(fields(S3), InfraSpec, "infra") == S3
     with pytest.raises(SpecError, match="infra"):
         convert({"namespace": "Not a label"}, InfraSpec, "infra")
+
+
+def test_the_example_of_the_documentation(tmp_path: Path, schemas: dict[tuple[str, str], Schema]) -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "lab.yaml").write_text(textwrap.dedent(f"   {example}"))
+    done = ctl("infra", "render", "-c", tmp_path / "lab.yaml", "--name", "first", "--out", tmp_path / "k8s")
+    assert done.returncode == 0, done.stderr
+    bodies = [document.body for document in read(tmp_path / "k8s")]
+    assert problems(*bodies, schemas=schemas) == []
+    job = find(bodies, "RayJob")["metadata"]
+    assert f"job/{job['name']}" in text
+    for name in ("trunkline-endpoint-serve-svc", "trunkline-head-svc", "app.kubernetes.io/component in (common, job)"):
+        assert name in text
+    components = {body["metadata"]["labels"]["app.kubernetes.io/component"] for body in bodies}
+    assert components == {"common", "cluster", "job", "endpoint"}

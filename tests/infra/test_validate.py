@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cluster.errors import InputError
 from cluster.kubernetes.documents import load, read
@@ -15,7 +17,7 @@ from cluster.kubernetes.schema import Schema, check, read_crds
 from cluster.kubernetes.validate import validate
 from tests.cli.command import ctl
 from tests.conftest import ROOT
-from tests.infra.orders import problems
+from tests.infra.orders import changed, order, problems, rendered
 
 MANIFESTS = ROOT / "infra" / "kuberay"
 
@@ -115,6 +117,34 @@ def test_ctl_names_file_document_field_and_remedy(tmp_path: Path) -> None:
     assert "1 errors in 2 manifests" in done.stderr
     (found,) = json.loads(ctl("infra", "validate", file, "--json").stdout)["findings"]
     assert (found["field"], found["level"]) == ("spec.backoffLimit", "error")
-    assert ctl("infra", "validate", tmp_path / "none.yaml").returncode == 3
+    none = ctl("infra", "validate", tmp_path / "none.yaml")
+    assert none.returncode == 3 and "none.yaml: No such file" in none.stderr
     file.write_text(text)
     assert ctl("infra", "validate", file).returncode == 0
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**40) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in places(item, (*path, str(key).replace(".", "|"))))]
+
+
+VALID = [body for body in rendered(order()) if body["apiVersion"] == "ray.io/v1"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), junk=JUNK)
+def test_junk_anywhere_is_a_finding_and_no_crash(
+    schemas: dict[tuple[str, str], Schema], data: st.DataObject, junk: Any
+) -> None:
+    body = data.draw(st.sampled_from(VALID))
+    place = data.draw(st.sampled_from([place for place in places(body) if place]))
+    broken = changed(body, {".".join(place): junk})
+    for finding in problems(broken) + problems(broken, schemas=schemas):
+        assert finding.field and finding.message and finding.remedy
