@@ -72,8 +72,8 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
         placement = {"bundles": [{"CPU": spec.cpus}]}
         engine["kv_cache_memory_bytes"] = int(spec.kv_cache_gib * 2**30)
         engine["enforce_eager"] = True  # compiling takes minutes on a CPU
-        if spec.dtype == "auto":
-            engine["dtype"] = "float32"
+        if spec.dtype == "auto" and "quantization_config" not in model_config(artifact):
+            engine["dtype"] = "float32"  # integer kernels have no float32: a quantized model says its own
         # By default every replica's engine binds itself to the same first cores of the machine.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, round(spec.cpus)))}
     deployment: dict[str, Any] = {

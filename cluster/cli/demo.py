@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from cluster.artifact import Artifact
     from cluster.store import Store
 
-PROMPT = "import os\n\n\ndef read_"
-COMPLETION_TOKENS = 48
+REQUEST = 'def get_name(self):\n    """Return the name of the object."""'
+ANSWER_TOKENS = 64
+COLUMNS = ("bits/byte", "parses", "reward", "size", "tokens/s")
 
 
 def demo(
@@ -22,7 +23,7 @@ def demo(
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the endpoint running.")] = False,
     store: StoreRoot = None,
 ) -> None:
-    """Train, evaluate and serve a small code model on this machine, in minutes; finished stages are not run again."""
+    """Train, tune, align, quantize and serve a small code model here, in minutes; what is finished is not run again."""
     import time
 
     from cluster.cli.pipelines import load
@@ -37,11 +38,17 @@ def demo(
         raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
     graph, opened = load(PROJECT_ROOT / "pipelines" / "quickstart.py", config, set_, "", store)
     built = run(graph, opened, make_view())
-    model = built["model"]
-    _say("quality on held-out files, in bits per byte (lower is better)", _quality(built["evaluation"]))
+    model = built["quantized"]
+    _say("the base model on held-out files, in bits per byte (lower is better)", _quality(built["evaluation"]))
+    _say(
+        "GRPO on held-out requests, from the first weights to the last",
+        built["rlhf"].location.read_bytes("curve.txt").decode(),
+    )
+    _say("the reward model on held-out pairs", _accuracy(built["reward"]))
     if serve:
         _serve_and_ask(model, opened, port, keep_serving)
     _lineage(model)
+    _say("the models of the line", _table(built["comparison"]))
     print(f"\nDone in {time.monotonic() - clock:.0f} s. Next: ctl chat --model {model.record.ref}", flush=True)
 
 
@@ -62,6 +69,32 @@ def _quality(evaluation: "Artifact") -> str:
     return "\n".join(f"  {name:<26} {value:6.3f}   {note}" for name, value, note in rows)
 
 
+def _accuracy(reward: "Artifact") -> str:
+    found = reward.metrics
+    low, high = found["heldout_accuracy_low"], found["heldout_accuracy_high"]
+    kinds = ", ".join(f"{kind} {share:.2f}" for kind, share in found["heldout_accuracy_by_kind"].items())
+    return (
+        f"  right on {found['heldout_accuracy']:.3f} of {found['heldout_pairs']} "
+        f"(95 % interval {low:.3f} to {high:.3f})\n  by kind of the worse answer: {kinds}"
+    )
+
+
+def _table(comparison: "Artifact") -> str:
+    """One row a model; what cannot be had is a dash."""
+    rows = []
+    for name, row in comparison.metrics["models"].items():
+        reward = "-" if row["reward"] is None else f"{row['reward']:.3f}"
+        cells = (
+            f"{row['bits_per_byte']:.3f}",
+            f"{row['python_parses']:.1%}",
+            reward,
+            f"{row['size_bytes'] / 1e6:.2f} MB",
+            f"{row['tokens_per_second']:,.0f}",
+        )
+        rows.append(f"  {name:<6}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(["  " + " " * 6 + "".join(f"{column:>12}" for column in COLUMNS), *rows])
+
+
 def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> None:
     """Bring the endpoint up, ask it once with the `openai` package, and take it down unless it is to stay."""
     import os
@@ -80,7 +113,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
         os.environ["RAY_ADDRESS"] = head.address
     endpoint = import_module("serving.app").deploy(spec, store)
     answer = _ask(endpoint.base_url, endpoint.name)
-    _say(f"a completion from {endpoint.base_url}, fetched with the openai package", _indent(PROMPT + answer))
+    _say(f"an answer from {endpoint.base_url}, fetched with the openai package", _indent(f"{REQUEST}\n{answer}"))
     runtime.disconnect()
     if keep:
         print(f"\nThe endpoint stays at {endpoint.base_url}; `ctl down` ends it.", flush=True)
@@ -93,8 +126,10 @@ def _ask(base_url: str, model: str) -> str:
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Ray has sent every library's notes to the terminal
     client = OpenAI(base_url=base_url, api_key="none")
-    reply = client.completions.create(model=model, prompt=PROMPT, max_tokens=COMPLETION_TOKENS, temperature=0)
-    return reply.choices[0].text
+    reply = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": REQUEST}], max_tokens=ANSWER_TOKENS, temperature=0
+    )
+    return reply.choices[0].message.content or ""
 
 
 def _indent(text: str) -> str:

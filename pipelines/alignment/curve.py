@@ -11,6 +11,7 @@ from cluster.location import Location
 
 CURVE_FILE = "curve.jsonl"
 PICTURE_FILE = "curve.png"
+TEXT_FILE = "curve.txt"
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -45,13 +46,16 @@ def names(points: list[dict[str, Any]]) -> list[str]:
     return [name for name in points[0] if name != metrics.STEP]
 
 
-def in_text(points: list[dict[str, Any]], name: str) -> str:
-    """One figure over the run: name, first value, bars, last value."""
-    values = [point[name] for point in points]
+def in_text(points: list[dict[str, Any]]) -> str:
+    """One line a figure, for a terminal: name, first value, bars, last value."""
+    return "".join(_line(name, [point[name] for point in points]) for name in names(points))
+
+
+def _line(name: str, values: list[float]) -> str:
     low, high = min(values), max(values)
     spread = (high - low) or 1.0
     bars = "".join(BARS[round((value - low) / spread * (len(BARS) - 1))] for value in values)
-    return f"{name:<28} {values[0]:7.3f} {bars} {values[-1]:7.3f}"
+    return f"{name:<28} {values[0]:7.3f} {bars} {values[-1]:7.3f}\n"
 
 
 def in_png(points: list[dict[str, Any]], title: str) -> bytes:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from cluster import metrics
 from cluster.context import Context
@@ -190,6 +191,7 @@ class RewardModel:
     """A finished reward model that scores answers. The conversation is rendered by its own template and tokenizer."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
+        logging.disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
         self.model = model.to(device).eval()

@@ -115,6 +115,8 @@ class RolloutBatches(Source):
             "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
             "rollout_seconds": round(seconds, 3),
         }
+        if self.sync.verified:
+            self._figures["verified_syncs"] = self.sync.verified
         return Share(list(batches), tokens, tokens + sum(len(p.tokens) for p in prompts))
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:

@@ -161,5 +161,6 @@ def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     prompts = ledger.consumed_prompts(ledger.read(ctx.output))
     points = curve.read(ctx.output)
     ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
+    ctx.output.write_bytes(curve.TEXT_FILE, curve.in_text(points).encode())
     first = {f"first_{name}": points[0][name] for name in curve.names(points)}
     return {"prompts_consumed": len(prompts), **first}

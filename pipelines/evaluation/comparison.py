@@ -63,7 +63,11 @@ class Examiner:
 
     def examine(self, artifact: Artifact, options: EngineOptions, exam: Exam) -> Sheet:
         engine = GenerationEngine(artifact, options)
-        asked = {"max_tokens": exam.max_completion_tokens, "eos_token_id": exam.eos_token_id, "temperature": 1.0}
+        asked: dict[str, Any] = {
+            "max_tokens": exam.max_completion_tokens,
+            "eos_token_id": exam.eos_token_id,
+            "temperature": 1.0,
+        }
         engine.generate(INITIAL, exam.prompts[:1], seeds=exam.seeds[:1], **asked)  # the first call sets kernels up
         began = time.monotonic()
         completions = engine.generate(INITIAL, exam.prompts, seeds=exam.seeds, **asked)

@@ -60,7 +60,7 @@ def write_model(folder: Path, texts: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def make_sft(store: Store, epochs: float = 2.0, **changes: Any) -> dict[str, Artifact]:
+def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Artifact]:
     """The conversations and a model that has learned them a little."""
     folder = Path(store.root.url).parent / "tiny-source"
     if not folder.exists():

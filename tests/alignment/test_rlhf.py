@@ -1,0 +1,187 @@
+"""RLHF with real vLLM rollouts: it learns, its engines hold the learner's weights, and no kill changes a bit of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.errors import SpecError
+from cluster.metrics import read
+from cluster.store import Store
+from pipelines.alignment import curve, ledger
+from pipelines.tokens.order import Order
+from pipelines.tuning.conversations import read_conversations
+from tests.alignment.tiny_chat import SCALING, make_sft, rlhf
+from tests.conftest import ROOT
+
+STEPS = 12
+SCRIPT = Path(__file__).with_name("tiny_chat.py")
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Artifact]:
+    return make_sft(Store(tmp_path_factory.mktemp("rlhf") / "artifacts"))
+
+
+def run(inputs: dict[str, Artifact], root: Path, steps: int = STEPS, **scaling: Any) -> Artifact:
+    """Train in a store of its own, from the shared inputs."""
+    scaled = msgspec.structs.replace(SCALING, **scaling)
+    return build(rlhf(steps), inputs, store=Store(root), scaling=scaled, name="tiny")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A run that nothing happens to; after every sync four greedy completions are compared with transformers'."""
+    return run(inputs, tmp_path_factory.mktemp("undisturbed"), verify_rollout_prompts=4)
+
+
+def test_parsing_rises_on_heldout_prompts_and_kl_stays_bounded(undisturbed: Artifact) -> None:
+    metrics = undisturbed.metrics
+    assert metrics["heldout_python_parses"] >= metrics["first_heldout_python_parses"] + 0.15
+    assert metrics["heldout_kl"] <= undisturbed.spec["max_kl"]
+    assert metrics["first_heldout_kl"] == pytest.approx(0, abs=1e-4)
+
+
+def test_every_sync_was_verified_and_both_sides_agree(undisturbed: Artifact) -> None:
+    lines = read(undisturbed.location)
+    assert lines[-1]["verified_syncs"] == STEPS  # one before each step; the one after the last follows
+    assert max(line["rollout_logprob_gap"] for line in lines) < 1e-4
+
+
+def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
+    points = curve.read(undisturbed.location)
+    assert [point["step"] for point in points] == [0, 5, 10, STEPS]
+    picture = undisturbed.location.read_bytes(curve.PICTURE_FILE)
+    assert picture.startswith(b"\x89PNG")
+    assert picture == curve.in_png(points, undisturbed.name)
+    lines = undisturbed.location.read_bytes(curve.TEXT_FILE).decode().splitlines()
+    parses = next(line for line in lines if line.startswith("heldout_python_parses"))
+    first, last = (f"{points[end]['heldout_python_parses']:.3f}" for end in (0, -1))
+    assert parses.split()[1:] == [first, parses.split()[2], last]
+    assert len(parses.split()[2]) == len(points)
+
+
+def test_the_ledger_is_the_order(undisturbed: Artifact, inputs: dict[str, Artifact]) -> None:
+    consumed = ledger.consumed_prompts(ledger.read(undisturbed.location))
+    ids = [row["id"] for row in read_conversations(inputs["prompts"].local(), "train")]
+    spec = undisturbed.spec
+    count = STEPS * spec["global_batch_size"] // spec["group_size"]
+    assert consumed == [ids[i] for i in Order(len(ids), spec["seed"]).samples(0, count)]
+    assert len(set(consumed)) == count  # less than an epoch: none twice
+
+
+def same(artifact: Artifact, reference: Artifact) -> None:
+    """The same weights, held-out figures, curve and prompts, to the bit."""
+    kept = [name for name in reference.metrics if not name.startswith("verified")]
+    assert {name: artifact.metrics[name] for name in kept} == {name: reference.metrics[name] for name in kept}
+    for name in ("model.safetensors", curve.CURVE_FILE, curve.PICTURE_FILE, curve.TEXT_FILE):
+        assert artifact.record.files[name] == reference.record.files[name], name
+    assert ledger.consumed_prompts(ledger.read(artifact.location)) == ledger.consumed_prompts(
+        ledger.read(reference.location)
+    )
+
+
+def staging(root: Path) -> Path | None:
+    return next(root.glob(".staging/rlhf-*"), None)
+
+
+def await_that(what: Callable[[], bool], error: str) -> None:
+    """Return once something holds that no one tells of."""
+    pause, deadline = threading.Event(), time.monotonic() + 240
+    while not what():
+        assert time.monotonic() < deadline, error
+        pause.wait(0.02)
+
+
+def consumed_steps(root: Path) -> int:
+    place = staging(root)
+    path = place / ledger.LEDGER_FILE if place else None
+    return path.read_text().count('"consumed"') if path and path.exists() else 0
+
+
+def has_checkpoint(root: Path) -> bool:
+    place = staging(root)
+    return bool(place and any(place.glob(".train/checkpoints/step-*/checkpoint.json")))
+
+
+def family(pid: int, name: str = "") -> list[psutil.Process]:
+    """The descendants of a process, those whose title begins with `ray::NAME` where a name is given."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if not name or (process.cmdline() or [""])[0].startswith(f"ray::{name}"):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_killed_engine_and_killed_learner_change_no_bit(
+    undisturbed: Artifact, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    killed = []
+
+    def kill() -> None:
+        await_that(lambda: consumed_steps(tmp_path) >= 2, "no step was taken")
+        killed.extend(family(os.getpid(), "GenerationEngine"))
+        killed[0].kill()
+        await_that(lambda: has_checkpoint(tmp_path) and consumed_steps(tmp_path) >= 5, "no checkpoint")
+        workers = family(os.getpid(), "RayTrainWorker")
+        killed.append(workers[0])
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    artifact = run(inputs, tmp_path)
+    killer.join()
+    assert len(killed) == 2
+    events = ledger.read(artifact.location)
+    assert any(event["event"] == "resumed" and event["step"] > 0 for event in events), "it began anew"
+    same(artifact, undisturbed)
+
+
+def test_a_killed_driver_goes_on_to_the_same_bits(
+    undisturbed: Artifact, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    root = tmp_path / "artifacts"
+    for artifact in (*inputs.values(), inputs["model"].parent("model")):
+        copied = root / artifact.kind / artifact.record.folder
+        artifact.location.get(copied)
+    (tmp_path / "tiny-source").symlink_to(Path(inputs["model"].store_url).parent / "tiny-source")
+    driver = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(root), str(STEPS)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        await_that(lambda: has_checkpoint(root) and consumed_steps(root) >= 4, "no checkpoint")
+        everyone = family(driver.pid)
+    finally:
+        for process in [*family(driver.pid), psutil.Process(driver.pid)]:
+            os.kill(process.pid, signal.SIGKILL)
+        driver.wait()
+    assert len(everyone) > 4
+    assert not Store(root).list("rlhf"), "it had finished before it was killed"
+    same(run(inputs, root), undisturbed)
+
+
+def test_what_is_wrong_with_the_rewards_is_said_before_any_work(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    for rewards, words in (({"reward_model": 1.0}, "go together"), ({"python_parse": 1.0}, "python_parses")):
+        with pytest.raises(SpecError, match=words):
+            build(rlhf(2, rewards=rewards), inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
