@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
 from cluster.spec import Spec
 from cluster.specs.training import MODELS
 
@@ -21,13 +20,9 @@ class QuantizeSpec(Spec, frozen=True):
 
     scheme: Literal["int8", "int4"] = "int8"
     """`int8`: weights per channel, activations per token; `int4`: weights in groups, activations as they are."""
-    group_size: Annotated[int, Meta(ge=0)] = 32
-    """Weights that share a scale (`int4` only)."""
+    group_size: Literal[32, 64, 128] = 32
+    """Weights that share a scale (`int4` only); it must divide the width of every layer."""
     report_conversations: Annotated[int, Meta(ge=1)] = 64
     """Held-out conversations that the quality report is made on."""
     report_tokens: Annotated[int, Meta(ge=1)] = 32
     """Greedy tokens per conversation that are compared with the original's."""
-
-    def check(self) -> None:
-        if self.scheme == "int4" and not self.group_size:
-            raise SpecError("quantized.group_size: int4 needs groups", "Set 32, 64 or 128.")

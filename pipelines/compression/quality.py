@@ -1,0 +1,171 @@
+"""What a quantized model costs and saves, beside its original: each answers the same conversations through vLLM.
+
+Perplexity is of the held-out answers. Agreement compares greedy completions token by token at the same place: after the
+first difference two completions go their own ways, so it falls faster than quality does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from transformers import AutoConfig, AutoTokenizer
+
+from cluster.artifact import Artifact
+from cluster.errors import InputError, JobError
+from cluster.location import Location
+from cluster.runtime import connect
+from cluster.specs import QuantizeSpec, ScalingSpec
+from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
+from pipelines.tuning.conversations import read_conversations
+from pipelines.tuning.encoding import Encoded, encode, prompt_tokens
+from pipelines.tuning.templates import prepare
+
+KV_CACHE_GIB = 1.0
+PLAIN = "completion"  # the template of a model that has none: request and answer as one text
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The model that is being made, as an engine takes an artifact."""
+
+    location: Location
+
+    def local(self) -> Path:
+        """Its folder; of an object store, a copy among the engine's machine's temporary files."""
+        if self.location.is_local:
+            return self.location.path
+        folder = Path(tempfile.mkdtemp(prefix="trunkline-"))
+        self.location.get(folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Conversations as token ids: whole, with the answers marked, and the prompts of their last answers."""
+
+    whole: list[Encoded]
+    prompts: list[list[int]]
+    left_out: int
+    max_model_len: int
+    max_tokens: int
+    eos_token_id: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model made of them."""
+
+    perplexity: float
+    completions: list[list[int]]
+    resident_bytes: int
+
+
+def compare(
+    original: Artifact,
+    quantized: Draft,
+    conversations: Artifact,
+    spec: QuantizeSpec,
+    scaling: ScalingSpec,
+    progress: Callable[..., None],
+) -> dict[str, Any]:
+    """The report, but for the sizes on disk. Both models are asked as they would be served."""
+    questions = read_questions(original.local(), conversations, spec)
+    connect(scaling)
+    asked: dict[str, tuple[Artifact | Draft, str]] = {
+        "original": (original, "bfloat16" if scaling.gpus_per_rollout else "float32"),
+        "quantized": (quantized, "bfloat16"),  # vLLM's integer kernels for CPUs have no float32
+    }
+    answers = {}
+    for number, (name, (model, dtype)) in enumerate(asked.items()):
+        progress(number, len(asked), "models asked")
+        answers[name] = ask(name, model, dtype, questions, scaling)
+    pairs = list(zip(answers["original"].completions, answers["quantized"].completions, strict=True))
+    compared = sum(max(len(a), len(b)) for a, b in pairs)
+    return {
+        **{
+            name: {"dtype": asked[name][1], "perplexity": answer.perplexity, "resident_bytes": answer.resident_bytes}
+            for name, answer in answers.items()
+        },
+        "equal_tokens": round(sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False)) / compared, 4),
+        "identical_completions": round(sum(a == b for a, b in pairs) / len(pairs), 4),
+        "conversations": len(pairs),
+        "left_out": questions.left_out,
+        "scored_tokens": sum(sum(encoded.learn[1:]) for encoded in questions.whole),
+        "compared_tokens": compared,
+    }
+
+
+def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) -> Questions:
+    """The first held-out conversations that have an answer and fit into the model's context, and how many do not.
+
+    Raises InputError where none does.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
+    limit = AutoConfig.from_pretrained(folder).max_position_embeddings
+    rows = read_conversations(conversations.local(), "heldout")[: spec.report_conversations]
+    whole, prompts, longest = [], [], 0
+    for messages in (row["messages"] for row in rows):
+        encoded = encode(tokenizer, messages)
+        if not any(encoded.learn[1:]):
+            continue
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        prompt = prompt_tokens(tokenizer, messages[:last])
+        length = max(len(encoded.tokens) + 1, len(prompt) + spec.report_tokens)
+        if length <= limit:
+            whole.append(encoded)
+            prompts.append(prompt)
+            longest = max(longest, length)
+    if not whole:
+        raise InputError(
+            f"{conversations.record.ref}: none of {len(rows)} held-out conversations has an answer and fits into the "
+            f"model's {limit} tokens",
+            "Give shorter ones, or lower quantized.report_tokens.",
+        )
+    return Questions(whole, prompts, len(rows) - len(whole), longest, spec.report_tokens, tokenizer.eos_token_id)
+
+
+def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, scaling: ScalingSpec) -> Answers:
+    """Start an engine on a model, put all questions to it, and end it. Raises JobError where it fails."""
+    options = EngineOptions(
+        max_model_len=questions.max_model_len,
+        dtype=dtype,
+        gpus=scaling.gpus_per_rollout,
+        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+        kv_cache_gib=KV_CACHE_GIB,
+    )
+    actor = ray.remote(GenerationEngine).options(
+        num_cpus=scaling.cpus_per_rollout,
+        num_gpus=options.gpus,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
+    )
+    engine = actor.remote(model, options)
+    greedy = {"max_tokens": questions.max_tokens, "eos_token_id": questions.eos_token_id}
+    calls = (
+        lambda: engine.generate.remote(INITIAL, questions.prompts, **greedy),
+        lambda: engine.memory_bytes.remote(),
+        lambda: engine.score.remote([encoded.tokens for encoded in questions.whole]),
+    )
+    try:
+        completions, memory, scores = (ray.get(call(), timeout=scaling.rollout_timeout_seconds) for call in calls)
+    except RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise JobError(f"vLLM did not run the {name} model: {reason}", "--debug shows the engine's output.") from error
+    finally:
+        ray.kill(engine)
+    learned = [
+        logprob
+        for encoded, logprobs in zip(questions.whole, scores, strict=True)
+        for logprob, learn in zip(logprobs, encoded.learn[1:], strict=True)
+        if learn
+    ]
+    perplexity = math.exp(-sum(learned) / len(learned))
+    return Answers(round(perplexity, 4), [c.tokens for c in completions], memory["resident_bytes"])
