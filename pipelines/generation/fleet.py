@@ -27,6 +27,7 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
         max_restarts=-1,
+        max_task_retries=-1,  # a call to an engine that is being restarted waits for it; one of old weights is refused
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
     )
     return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]

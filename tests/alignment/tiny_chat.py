@@ -23,13 +23,14 @@ OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
 
 def write_conversations(path: Path, count: int = 600) -> None:
-    """Functions of one or two nested expressions, as JSON lines of messages."""
+    """Functions, some short and some of nested expressions, which are easier to get wrong, as JSON lines."""
     rng, rows = Random(0), []
     for number in range(count):
         name, operator = rng.choice(list(OPERATORS.items()))
         a, b, c = (rng.randrange(100) for _ in range(3))
         request = f'def {name}_{number}(x):\n    """{name.title()} {a} {b} {c}."""'
-        answer = f"    y = ((x {operator} {a}) {operator} [{b}, (x + {c})][0])\n    return (y, [x])"
+        nested = f"    y = ((x {operator} {a}) {operator} [{b}, (x + {c})][0])\n    z = [(y, {{x: ({a}, [{b}])}})]\n"
+        answer = f"{nested}    return (y, [z])" if rng.random() < 0.6 else f"    return x {operator} {a}"
         messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
         rows.append(json.dumps({"messages": messages}) + "\n")
     path.write_text("".join(rows))
@@ -90,7 +91,7 @@ def rlhf(steps: int, **changes: Any) -> RlhfSpec:
         "steps": steps,
         "global_batch_size": 64,
         "group_size": 8,
-        "learning_rate": 4e-4,
+        "learning_rate": 6e-4,
         "warmup_steps": 2,
         "kl_coef": 0.01,
         "max_kl": 1.0,
