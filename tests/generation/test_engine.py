@@ -1,0 +1,145 @@
+"""Rollout engines compute what transformers computes, take weights in memory, and cannot pass old ones for new."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.errors import JobError
+from cluster.specs import PretrainedSpec, ScalingSpec
+from cluster.store import Store
+from pipelines.alignment.grpo import token_logprobs
+from pipelines.alignment.sync import GREEDY_TOKENS, greedy
+from pipelines.generation.engine import EngineOptions, StaleWeights, checksum
+from pipelines.generation.fleet import Fleet, start
+from tests.alignment.tiny_chat import write_conversations, write_model
+
+EOS = 0
+PROMPTS = [[5, 6, 7], [40, 41], list(range(50, 90))]
+ASKED: dict[str, Any] = {"max_tokens": GREEDY_TOKENS, "eos_token_id": EOS}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("engine")
+    write_conversations(folder / "functions.jsonl", 50)
+    write_model(folder / "model", folder / "functions.jsonl")
+    return build(PretrainedSpec(source=str(folder / "model")), {}, store=Store(folder / "artifacts"), name="tiny")
+
+
+def other(artifact: Artifact, seed: int) -> Any:
+    """The same architecture with other weights, spread so that its choices are clear."""
+    found = AutoModelForCausalLM.from_pretrained(artifact.local(), dtype=torch.float32).eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.copy_(
+                torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.0) + (parameter.dim() == 1)
+            )
+    return found
+
+
+@pytest.fixture(scope="module")
+def handles(model: Artifact, ray_cluster: None) -> Iterator[list[Any]]:
+    found = start(model, EngineOptions(max_model_len=128, threads=2, takes_weights=True), ScalingSpec())
+    yield found
+    ray.kill(found[0])
+
+
+@pytest.fixture
+def fleet(handles: list[Any]) -> Fleet:
+    return Fleet(handles, timeout_seconds=120, max_failures=1)
+
+
+def weights_of(found: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in found.named_parameters()}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_after_a_sync_greedy_tokens_are_those_of_transformers(fleet: Fleet, model: Artifact, seed: int) -> None:
+    policy = other(model, seed)
+    fleet.sync(seed, weights_of(policy))
+    found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+    assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
+    assert [c.finished for c in found] == [c.tokens[-1] == EOS for c in found]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_samples_come_with_the_probabilities_they_were_drawn_from(
+    fleet: Fleet, model: Artifact, temperature: float
+) -> None:
+    policy = other(model, 4)
+    fleet.sync(4, weights_of(policy))
+    found = fleet.generate(PROMPTS, [1, 2, 3], temperature=temperature, **ASKED)
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        whole = torch.tensor([prompt + completion.tokens])
+        with torch.no_grad():
+            expected = token_logprobs(policy, whole, temperature)[0, len(prompt) - 1 :]
+        assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    again = fleet.generate(PROMPTS[::-1], [3, 2, 1], temperature=temperature, **ASKED)
+    assert [c.tokens for c in again[::-1]] == [c.tokens for c in found]  # the seed decides, not the neighbours
+
+
+def test_scores_are_log_probabilities(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
+    policy = other(model, 5)
+    fleet.sync(5, weights_of(policy))
+    scores = ray.get(handles[0].score.remote(PROMPTS), timeout=120)
+    for prompt, score in zip(PROMPTS, scores, strict=True):
+        with torch.no_grad():
+            expected = token_logprobs(policy, torch.tensor([prompt]), 1.0)[0].tolist()
+        assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_prompts_than_one_pass_takes(fleet: Fleet, model: Artifact) -> None:
+    """vLLM would read some in pieces, and fail where they have seeds of their own."""
+    fleet.sync(6, weights_of(other(model, 6)))
+    prompts = [[1 + (i + j) % 200 for j in range(96)] for i in range(120)]
+    found = fleet.generate(prompts, list(range(120)), temperature=1.0, max_tokens=8, eos_token_id=EOS)
+    assert all(1 <= len(c.tokens) <= 8 and all(math.isfinite(x) for x in c.logprobs) for c in found)
+
+
+def test_another_version_is_refused(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
+    fleet.sync(7, weights_of(other(model, 7)))
+    with pytest.raises(StaleWeights, match="version 7, not 8"):
+        ray.get(handles[0].generate.remote(8, PROMPTS, **ASKED), timeout=120)
+
+
+def test_an_engine_that_answers_too_late_is_started_again(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
+    before = ray.get(handles[0].pid.remote(), timeout=120)
+    hasty = Fleet(handles, timeout_seconds=0.001, max_failures=1)
+    with pytest.raises(JobError, match="engine 0 failed 2 times"):
+        hasty.sync(8, weights_of(other(model, 8)))
+    policy = other(model, 9)
+    fleet.sync(9, weights_of(policy))
+    assert ray.get(handles[0].pid.remote(), timeout=120) != before
+    found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+    assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
+
+
+def test_an_engine_that_keeps_its_own_copies_is_found_out(model: Artifact, ray_cluster: None) -> None:
+    """An engine for serving packs its matrices: weights that are assigned to it would not be used."""
+    (handle,) = start(model, EngineOptions(max_model_len=128, threads=2, takes_weights=False), ScalingSpec())
+    try:
+        with pytest.raises(JobError, match=r"does not hold|failed"):
+            Fleet([handle], timeout_seconds=120, max_failures=0).sync(1, weights_of(other(model, 1)))
+    finally:
+        ray.kill(handle)
+
+
+@given(st.lists(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_the_checksum_knows_neither_order_nor_fusion_nor_padding(values: list[list[float]]) -> None:
+    tensors = [torch.tensor(row) for row in values]
+    assert checksum(tensors) == checksum(tensors[::-1]) == checksum([torch.cat([*tensors, torch.zeros(5)])])
+    changed = tensors[0].clone()
+    changed[0] = 1.5 if float(changed[0]) != 1.5 else 2.5
+    assert checksum([changed, *tensors[1:]]) != checksum(tensors)
