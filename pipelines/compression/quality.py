@@ -28,7 +28,7 @@ from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import Encoded, encode, prompt_tokens
 from pipelines.tuning.templates import prepare
 
-KV_CACHE_GIB = 1.0
+KV_CACHE_GIB = 1.0  # of both engines, and within their resident memory
 PLAIN = "completion"  # the template of a model that has none: request and answer as one text
 
 
@@ -94,6 +94,7 @@ def compare(
             name: {"dtype": asked[name][1], "perplexity": answer.perplexity, "resident_bytes": answer.resident_bytes}
             for name, answer in answers.items()
         },
+        "kv_cache_bytes": int(KV_CACHE_GIB * 2**30),
         "equal_tokens": round(sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False)) / compared, 4),
         "identical_completions": round(sum(a == b for a, b in pairs) / len(pairs), 4),
         "conversations": len(pairs),

@@ -1,8 +1,8 @@
 """Integer weights by rounding to nearest, written in the compressed-tensors format, vLLM's own.
 
-The linear layers are rounded, not the embeddings and not the head: small models lose most there. No data is needed; at
-4 bits, GPTQ's calibration would lose less. There each scale is the one of nine, from the widest value's down, that
-loses least; at 8 bits the widest value's is the best.
+The linear layers are rounded, not the embeddings and not the head: small models lose most there. It needs no data;
+methods that calibrate on some, such as GPTQ, lose less at 4 bits. At 4 bits each scale is the one of nine, from the
+widest value's down, that loses least; at 8 bits the widest value's is as good.
 """
 
 from __future__ import annotations
