@@ -6,7 +6,10 @@ answer is bound to a version of the weights, and the checksum of what the engine
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -136,12 +139,14 @@ class GenerationEngine:
             for s, output in zip(sequences, outputs, strict=True)
         ]
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Memory of the weights, and resident memory of the whole process (KV cache included)."""
+    def resident_bytes(self) -> int:
+        """Resident memory of the whole process, KV cache included, without what the allocator merely keeps."""
         import psutil
 
-        weights = self.llm.apply_model(lambda model: sum(t.nbytes for t in _tensors(model)))[0]
-        return {"weights_bytes": int(weights), "resident_bytes": psutil.Process().memory_info().rss}
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
+        return int(psutil.Process().memory_info().rss)
 
 
 def _assign(model: Any, weights: dict[str, Tensor]) -> None:
@@ -152,11 +157,6 @@ def _completion(output: Any) -> Completion:
     tokens = list(output.token_ids)
     logprobs = [place[token].logprob for token, place in zip(tokens, output.logprobs, strict=True)]
     return Completion(tokens, logprobs, output.finish_reason == "stop")
-
-
-def _tensors(model: torch.nn.Module) -> Iterable[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def checksum(weights: Iterable[Tensor]) -> int:
