@@ -152,11 +152,11 @@ def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, sc
     greedy = {"max_tokens": questions.max_tokens, "eos_token_id": questions.eos_token_id}
     calls = (
         lambda: engine.generate.remote(INITIAL, questions.prompts, **greedy),
-        lambda: engine.memory_bytes.remote(),
+        lambda: engine.resident_bytes.remote(),
         lambda: engine.score.remote([encoded.tokens for encoded in questions.whole]),
     )
     try:
-        completions, memory, scores = (ray.get(call(), timeout=scaling.rollout_timeout_seconds) for call in calls)
+        completions, resident, scores = (ray.get(call(), timeout=scaling.rollout_timeout_seconds) for call in calls)
     except RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise JobError(f"vLLM did not run the {name} model: {reason}", "--debug shows the engine's output.") from error
@@ -169,4 +169,4 @@ def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, sc
         if learn
     ]
     perplexity = math.exp(-sum(learned) / len(learned))
-    return Answers(round(perplexity, 4), [c.tokens for c in completions], memory["resident_bytes"])
+    return Answers(round(perplexity, 4), [c.tokens for c in completions], resident)
