@@ -106,19 +106,21 @@ class GenerationEngine:
         prompts: list[list[int]],
         *,
         max_tokens: int,
-        eos_token_id: int,
+        eos_token_id: int | None,
         temperature: float = 0.0,
         seeds: list[int] | None = None,
     ) -> list[Completion]:
         """One completion of each prompt, each drawn with its own seed, or greedily at temperature 0.
 
+        Without an `eos_token_id` all go on to `max_tokens`.
         Raises StaleWeights where the engine holds another version of the weights.
         """
         from vllm import SamplingParams
 
         if version != self.version:
             raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
-        options = {"max_tokens": max_tokens, "temperature": temperature, "stop_token_ids": [eos_token_id]}
+        ends = {"ignore_eos": True} if eos_token_id is None else {"stop_token_ids": [eos_token_id]}
+        options = {"max_tokens": max_tokens, "temperature": temperature, **ends}
         parameters = [
             SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
         ]
