@@ -34,7 +34,7 @@ class ConversationsSpec(Spec, frozen=True):
     source: Literal["docstrings", "file"] = "docstrings"
     """`docstrings`: functions of a Python corpus, head and docstring asked, body answered; `file`: `path`."""
     path: str = ""
-    """JSON array or JSON lines (`.gz` too) of `file`."""
+    """JSON array or JSON lines (`.gz` too) of `file`; `package:NAME/FILE` is a file that a Python package carries."""
     format: Literal["messages", "alpaca", "sharegpt", "prompt-response"] = "messages"
     """Layout of the file's records: `messages` (role, content), `instruction/input/output`, `conversations`
     (from, value), `prompt/response`."""
@@ -76,7 +76,7 @@ class SftSpec(TrainingSpec, frozen=True):
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
     sequence_length: Annotated[int, Meta(ge=8)] = 512
-    """Longest conversation in tokens; longer ones are left out and counted."""
+    """Longest conversation in tokens (and never beyond the model's context); longer ones are left out and counted."""
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10

@@ -43,7 +43,11 @@ def sft(work: Work, rank: int) -> Parts:
         # The low-rank updates go onto the base as it is stored, not onto its packed copy.
         whole = add_adapter(load_model(folder, spec, work.extra, packed=False), spec)
         whole.load_state_dict(weights, strict=False)
+        config = whole.peft_config["default"]
+        config.base_model_name_or_path = work.inputs["model"].record.ref  # and not its place on this machine
+        config.target_modules = sorted(config.target_modules)  # a set: in the order of this process's hashes
         whole.save_pretrained(into / "adapter")
+        (into / "adapter" / "README.md").unlink()  # a form to fill in
         whole.merge_and_unload().save_pretrained(into)
 
     return Parts(

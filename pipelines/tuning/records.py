@@ -7,6 +7,7 @@ larger one belongs cut into parts.
 from __future__ import annotations
 
 import gzip
+import importlib.resources
 import json
 import re
 import zlib
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from cluster.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
+PACKAGE = "package:"
 BETWEEN = re.compile(r"[\s,]*")
 
 T = TypeVar("T")
@@ -71,9 +73,21 @@ def read_records(
     return good, bad
 
 
+def located(path: str) -> Path:
+    """The file of a path. `package:NAME/FILE` is one that a Python package carries, wherever it is installed, so that
+    a spec which names it is the same on every machine."""
+    if not path.startswith(PACKAGE):
+        return Path(path)
+    name, _, file = path.removeprefix(PACKAGE).partition("/")
+    try:
+        return Path(str(importlib.resources.files(name).joinpath(file)))
+    except (ImportError, ValueError):
+        raise InputError(f"{path}: there is no Python package {name!r}", "Install it, or give a file.") from None
+
+
 def _records(path: str) -> Iterator[Record]:
     try:
-        data = Path(path).read_bytes()
+        data = located(path).read_bytes()
         if data.startswith(GZIP_MAGIC):
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
@@ -40,12 +40,13 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
         )
     if spec.adapter == "qlora" and ctx.scaling.zero_stage == 3:
         raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
+    longest = longest_conversation(ctx)
     left_out: dict[str, int] = {}
 
     def plan() -> BatchPlan:
         sizes = {}
         for split in ("train", "heldout"):
-            sequences, left_out[split] = encode_split(ctx, tokenizer, split)
+            sequences, left_out[split] = encode_split(ctx, tokenizer, split, longest)
             sequences.save(ctx.output / STATE, f"{split}.npz")
             sizes[split] = len(sequences)
         return plan_batches(spec, ctx.scaling, math.ceil(spec.epochs * sizes["train"] / spec.global_batch_size))
@@ -56,16 +57,27 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     return run_training(ctx, "pipelines.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
 
 
-def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str) -> tuple[Sequences, int]:
+def longest_conversation(ctx: Context[SftSpec]) -> int:
+    """In tokens: what the spec allows, and the model can take. Raises InputError for one that cannot be trained."""
+    config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
+    if hasattr(config, "quantization_config"):
+        raise InputError(
+            f"{ctx.inputs['model'].record.ref} is quantized: its weights cannot be trained",
+            "Give the model that it was made from.",
+        )
+    return min(ctx.spec.sequence_length, getattr(config, "max_position_embeddings", ctx.spec.sequence_length))
+
+
+def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, int]:
     """The conversations of a split that are not too long, and how many were."""
     rows = read_conversations(ctx.inputs["conversations"].local(), split)
     encoded = [encode(tokenizer, row["messages"]) for row in rows]
-    kept = [e for e in encoded if len(e.tokens) <= ctx.spec.sequence_length and any(e.learn)]
+    kept = [e for e in encoded if len(e.tokens) <= longest and any(e.learn)]
     if not kept:
         raise InputError(
-            f"{ctx.inputs['conversations'].record.ref}: no {split} conversation fits into "
-            f"{ctx.spec.sequence_length} tokens ({len(rows)} are there)",
-            "Raise sft.sequence_length, or give more conversations.",
+            f"{ctx.inputs['conversations'].record.ref}: no {split} conversation fits into {longest} tokens "
+            f"({len(rows)} are there)",
+            "Raise sft.sequence_length (or take a model of a longer context), or give more conversations.",
         )
     return Sequences.collect(kept), len(rows) - len(kept)
 

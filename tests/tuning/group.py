@@ -1,0 +1,58 @@
+"""Tunes a list of cases on gloo ranks without Ray: run by test_layouts as
+
+`python -m tests.tuning.group ROOT RANKS CASES.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from cluster.location import Location
+from cluster.specs import ScalingSpec
+from cluster.store import Store
+from tests.tuning.tiny_sft import make_inputs, sft
+
+STEPS = 8
+
+
+def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
+    from transformers import AutoTokenizer
+
+    from pipelines.training.batches import plan_batches
+    from pipelines.training.worker import Work, train
+    from pipelines.tuning.conversations import read_conversations
+    from pipelines.tuning.encoding import encode
+    from pipelines.tuning.sequences import Sequences
+    from pipelines.tuning.templates import prepare
+
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
+    inputs = make_inputs(Store(f"{root}/store"), Path(root))
+    for name, case in cases.items():
+        spec = sft(**case["spec"])
+        scaling = ScalingSpec(num_workers=ranks, log_every=1, **case["scaling"])
+        tokenizer = AutoTokenizer.from_pretrained(inputs["model"].local())
+        prepare(tokenizer, spec.template)
+        output = Location(f"{root}/{name}")
+        if rank == 0:
+            for split in ("train", "heldout"):
+                rows = read_conversations(inputs["conversations"].local(), split)
+                Sequences.collect(encode(tokenizer, row["messages"]) for row in rows).save(output, f"{split}.npz")
+        dist.barrier()
+        extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": 0}
+        plan = plan_batches(spec, scaling, STEPS)
+        work = Work("pipelines.tuning.recipe:sft", spec, scaling, plan, inputs, output, output, name, extra)
+        figures = train(work)
+        if rank == 0:
+            output.write_bytes("figures.json", json.dumps(figures).encode())
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    root, ranks = sys.argv[1], int(sys.argv[2])
+    mp.spawn(rank_main, (ranks, root, json.loads(Path(sys.argv[3]).read_text())), nprocs=ranks)

@@ -1,0 +1,79 @@
+"""The same tuning on other workers, batch splits and ZeRO stages: equal but for the order of additions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cluster.location import Location
+from cluster.metrics import LOSS, read
+from cluster.store import Store
+from tests.conftest import ROOT
+from tests.tuning.group import STEPS
+from tests.tuning.tiny_sft import make_inputs, write_sources
+
+
+def case(adapter: str, **scaling: Any) -> dict[str, Any]:
+    return {"spec": {"adapter": adapter}, "scaling": scaling}
+
+
+TWO_RANKS = {
+    "all": case("none"),
+    "all-micro2": case("none", micro_batch_size=2),
+    "all-zero3": case("none", zero_stage=3),
+    **{f"lora-zero{stage}": case("lora", zero_stage=stage) for stage in range(4)},
+    **{f"qlora-zero{stage}": case("qlora", zero_stage=stage) for stage in range(3)},
+}
+ONE_RANK = {f"{name}-one": case(adapter) for name, adapter in (("all", "none"), ("lora", "lora"), ("qlora", "qlora"))}
+AGREE = [
+    *(("all", other) for other in ("all-micro2", "all-zero3", "all-one")),
+    *(("lora-zero1", other) for other in ("lora-zero0", "lora-zero2", "lora-zero3", "lora-one")),
+    *(("qlora-zero1", other) for other in ("qlora-zero0", "qlora-zero2", "qlora-one")),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one output folder for each case."""
+    root = tmp_path_factory.mktemp("layouts")
+    make_inputs(Store(root / "store"), write_sources(root))
+    for ranks, cases in ((2, TWO_RANKS), (1, ONE_RANK)):
+        (root / f"{ranks}.json").write_text(json.dumps(cases))
+        command = [sys.executable, "-m", "tests.tuning.group", str(root), str(ranks), str(root / f"{ranks}.json")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+def trajectory(runs: Path, name: str) -> list[float]:
+    """Losses of all steps and, last, the validation loss."""
+    losses = [line[LOSS] for line in read(Location(runs / name))]
+    assert len(losses) == STEPS
+    return [*losses, json.loads((runs / name / "figures.json").read_text())["validation_loss"]]
+
+
+@pytest.mark.parametrize(("reference", "name"), AGREE)
+def test_layouts_agree(runs: Path, reference: str, name: str) -> None:
+    assert trajectory(runs, name) == pytest.approx(trajectory(runs, reference), abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_updates_are_whole_in_every_layout(runs: Path, adapter: str) -> None:
+    reference = load_file(runs / f"{adapter}-one" / "adapter" / "adapter_model.safetensors")
+    for name in TWO_RANKS:
+        if name.startswith(adapter):
+            found = load_file(runs / name / "adapter" / "adapter_model.safetensors")
+            assert found.keys() == reference.keys()
+            assert all((found[key] - reference[key]).abs().max() < 1e-3 for key in reference), name
+
+
+def test_they_learn(runs: Path) -> None:
+    for name in ("all", "lora-zero1", "qlora-zero1"):
+        losses = trajectory(runs, name)
+        assert losses[-1] < losses[0] - 0.1, name

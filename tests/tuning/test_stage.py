@@ -1,0 +1,288 @@
+"""The stage on a real cluster: models that chat, adapters that fit, and no kill that changes a bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from cluster import metrics
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.errors import InputError, SpecError
+from cluster.spec import convert
+from cluster.specs import PretrainedSpec, QuantizeSpec, SftSpec
+from cluster.store import Store
+from pipelines.tuning.conversations import read_conversations
+from pipelines.tuning.encoding import encode
+from pipelines.tuning.templates import prepare
+from tests.conftest import ROOT
+from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
+
+TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
+
+Inputs = dict[str, Artifact]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sources(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, sources: Path) -> Inputs:
+    return make_inputs(Store(tmp_path_factory.mktemp("inputs")), sources)
+
+
+def run(inputs: Inputs, root: Path, spec: SftSpec, **scaling: Any) -> Artifact:
+    """Tune in a store of its own, from the shared inputs."""
+    return build(spec, inputs, store=Store(root), scaling=msgspec.structs.replace(SCALING, **scaling), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def full(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artifact:
+    return run(inputs, tmp_path_factory.mktemp("full"), sft("none"), checkpoint_every_seconds=1000.0)
+
+
+@pytest.fixture(scope="module")
+def lora(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artifact:
+    return run(inputs, tmp_path_factory.mktemp("lora"), sft("lora"), checkpoint_every_seconds=1000.0)
+
+
+@pytest.fixture(scope="module")
+def qlora(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artifact:
+    tokenizer = AutoTokenizer.from_pretrained(inputs["model"].local())
+    prepare(tokenizer, TEMPLATES["qlora"])
+    median = statistics.median(lengths(tokenizer, inputs))
+    return run(inputs, tmp_path_factory.mktemp("qlora"), sft("qlora", sequence_length=int(median)))
+
+
+def lengths(tokenizer: Any, inputs: Inputs) -> list[int]:
+    rows = read_conversations(inputs["conversations"].local(), "train")
+    return [len(encode(tokenizer, row["messages"]).tokens) for row in rows]
+
+
+def loaded(artifact: Artifact) -> Any:
+    return AutoModelForCausalLM.from_pretrained(artifact.local(), dtype=torch.float32)
+
+
+def heldout_loss(model: Any, tokenizer: Any, inputs: Inputs, longest: int = LENGTH) -> float:
+    """Nats per learned token over the held-out conversations, one at a time, as anyone would compute it."""
+    summed, count = 0.0, 0
+    for row in read_conversations(inputs["conversations"].local(), "heldout"):
+        encoded = encode(tokenizer, row["messages"])
+        if len(encoded.tokens) > longest:
+            continue
+        tokens = torch.tensor([encoded.tokens])
+        with torch.no_grad():
+            chosen = model(tokens).logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
+        learned = torch.tensor(encoded.learn[1:])
+        summed, count = summed - float(chosen[learned].sum()), count + int(learned.sum())
+    return summed / count
+
+
+def test_all_weights_learn_and_the_figures_are_true(full: Artifact, inputs: Inputs) -> None:
+    first = metrics.read(full.location)[0]
+    assert full.metrics["validation_loss"] < 0.5 * first["loss"]
+    assert full.metrics["trained_parameters"] == full.metrics["parameters"] == loaded(full).num_parameters()
+    tokenizer = AutoTokenizer.from_pretrained(full.local())
+    expected = heldout_loss(loaded(full), tokenizer, inputs)
+    assert full.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
+    assert not [name for name in full.record.files if name.startswith((".train", "adapter"))]
+
+
+def test_it_chats_with_the_template_that_it_carries(full: Artifact, inputs: Inputs) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(full.local()), loaded(full)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert len(tokenizer) == model.config.vocab_size == loaded(inputs["model"]).config.vocab_size + 2
+    assert (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id) == (end, end, end)
+    finished = 0
+    rows = read_conversations(inputs["conversations"].local(), "heldout")[:10]
+    for row in rows:
+        ask = row["messages"][:-1]
+        text = tokenizer.apply_chat_template(ask, tokenize=False, add_generation_prompt=True)
+        assert text == f"<|im_start|>user\n{ask[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        tokens = model.generate(**prompt, max_new_tokens=LENGTH // 2, do_sample=False)[0]
+        answer = tokens[prompt["input_ids"].shape[1] :].tolist()
+        finished += answer[-1] == end and end not in answer[:-1]
+    assert finished >= 0.8 * len(rows)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_an_adapter_is_merged_and_can_be_had_apart(
+    adapter: str, inputs: Inputs, request: pytest.FixtureRequest
+) -> None:
+    artifact: Artifact = request.getfixturevalue(adapter)
+    base = loaded(inputs["model"])
+    weights = load_file(artifact.local() / "adapter" / "adapter_model.safetensors")
+    assert all(".lora_A." in name or ".lora_B." in name for name in weights)
+    assert sum(tensor.numel() for tensor in weights.values()) == artifact.metrics["trained_parameters"]
+    assert artifact.metrics["parameters"] == base.num_parameters()
+    merged, before = loaded(artifact), dict(base.named_parameters())
+    for name, parameter in merged.named_parameters():
+        low_rank = f"base_model.model.{name.removesuffix('.weight')}.lora"
+        up, down = (weights.get(f"{low_rank}_{side}.weight") for side in "BA")
+        update = torch.zeros(()) if up is None or down is None else 2.0 * up @ down
+        assert (up is None) == ("proj" not in name)
+        assert up is None or update.abs().max() > 1e-3, f"{name} has not been trained"
+        torch.testing.assert_close(parameter, before[name] + update, rtol=0, atol=1e-6)
+    with_adapter = PeftModel.from_pretrained(base, artifact.local() / "adapter")
+    tokens = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(tokens).logits, with_adapter(tokens).logits, rtol=0, atol=1e-4)
+
+
+def test_lora_learns_and_the_figures_are_true(lora: Artifact, inputs: Inputs) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(lora.local())
+    assert tokenizer.chat_template.startswith("{% for message") and "### Response:" in tokenizer.chat_template
+    before, after = (heldout_loss(loaded(artifact), tokenizer, inputs) for artifact in (inputs["model"], lora))
+    assert lora.metrics["validation_loss"] == pytest.approx(after, rel=1e-4)
+    assert after < 0.9 * before
+
+
+def test_qlora_learns_over_packed_weights(qlora: Artifact, inputs: Inputs) -> None:
+    """Its loss is that of the packed model; the artifact's, whose weights are whole, is near it."""
+    tokenizer = AutoTokenizer.from_pretrained(qlora.local())
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    packed = AutoModelForCausalLM.from_pretrained(
+        inputs["model"].local(), dtype=torch.float32, quantization_config=nf4, device_map={"": "cpu"}
+    )
+    models = loaded(inputs["model"]), loaded(qlora), PeftModel.from_pretrained(packed, qlora.local() / "adapter")
+    before, after, expected = (heldout_loss(m, tokenizer, inputs, qlora.spec["sequence_length"]) for m in models)
+    told = qlora.metrics["validation_loss"]
+    assert after < 0.9 * before
+    assert told == pytest.approx(after, rel=0.05)
+    assert abs(told - expected) < 0.1 * abs(told - after)
+    assert "quantization_config" not in json.loads((qlora.local() / "config.json").read_text())
+
+
+def test_conversations_that_are_too_long_are_counted(qlora: Artifact, inputs: Inputs) -> None:
+    found = lengths(AutoTokenizer.from_pretrained(qlora.local()), inputs)
+    too_long = sum(length > qlora.spec["sequence_length"] for length in found)
+    assert 0 < too_long < len(found)
+    assert (qlora.metrics["too_long"], qlora.metrics["conversations"]) == (too_long, len(found) - too_long)
+
+
+def same(artifact: Artifact, reference: Artifact) -> None:
+    """The same files and figures, but for what the clock decides."""
+
+    def timeless(of: Artifact) -> tuple[Any, ...]:
+        logs = (metrics.METRICS_FILE, "tensorboard/")
+        files = {name: entry for name, entry in of.record.files.items() if not name.startswith(logs)}
+        lines = [{k: v for k, v in line.items() if k not in TIMED} for line in metrics.read(of.location)]
+        return files, of.metrics, lines
+
+    assert timeless(artifact) == timeless(reference)
+
+
+def await_checkpoint(root: Path) -> None:
+    """Return once a run below `root` has committed a checkpoint; its file system sends no events."""
+    pause, deadline = threading.Event(), time.monotonic() + 120
+    while not any(root.glob(".staging/sft-*/.train/checkpoints/step-*/checkpoint.json")):
+        assert time.monotonic() < deadline, "no checkpoint"
+        pause.wait(0.02)
+
+
+def test_a_killed_driver_of_lora_goes_on_to_the_same_bits(lora: Artifact, sources: Path, tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.tuning.tiny_sft", str(tmp_path), str(sources), "lora"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        await_checkpoint(tmp_path)
+    finally:
+        family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        for process in family:
+            os.kill(process.pid, signal.SIGKILL)
+        driver.wait()
+    assert len(family) > 4
+    own = Store(tmp_path)
+    assert not own.list("sft"), "it had finished before it was killed"
+    same(run(make_inputs(own, sources), tmp_path, sft("lora")), lora)
+
+
+def test_a_killed_worker_of_a_full_run_changes_no_bit(full: Artifact, inputs: Inputs, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        await_checkpoint(tmp_path)
+        everyone = psutil.Process().children(recursive=True)
+        workers = [process for process in everyone if process.cmdline()[:1] == ["ray::RayTrainWorker"]]
+        killed.append(workers[-1].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    artifact = run(inputs, tmp_path, sft("none"))
+    killer.join()
+    assert killed
+    same(artifact, full)
+
+
+@pytest.mark.parametrize(
+    ("spec", "scaling", "words"),
+    [
+        (sft("lora", template="chatml"), {}, "chatml adds 2 tokens, which an adapter does not learn"),
+        (sft("lora", template=""), {}, "the model has no chat template of its own.*chatml, alpaca, completion"),
+        (sft("qlora"), {"zero_stage": 3}, "ZeRO 3 cannot cut the packed weights"),
+        (sft("none"), {"num_workers": 3}, "16 sequences do not divide among 3 workers"),
+    ],
+)
+def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
+    spec: SftSpec,
+    scaling: dict[str, Any],
+    words: str,
+    inputs: Inputs,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    with pytest.raises(SpecError, match=words):
+        run(inputs, Path(store.root.url), spec, **scaling)
+
+
+def test_conversations_that_are_all_too_long(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no train conversation fits into 8 tokens \(480 are there\)"):
+        run(inputs, tmp_path, sft("none", sequence_length=8))
+
+
+def test_no_conversation_goes_beyond_the_models_context(inputs: Inputs, tmp_path: Path) -> None:
+    """A model of absolute positions fails there, within a step; another one guesses."""
+    config = json.loads((inputs["model"].local() / "config.json").read_text())
+    short = shutil.copytree(inputs["model"].local(), tmp_path / "short")
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    own = Store(tmp_path / "artifacts")
+    model = build(PretrainedSpec(source=str(short)), {}, store=own, name="short")
+    with pytest.raises(InputError, match="no train conversation fits into 8 tokens"):
+        run(inputs | {"model": model}, tmp_path / "artifacts", sft("none"))
+
+
+def test_a_quantized_model_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    int8 = build(QuantizeSpec(), {"model": inputs["model"]}, store=Store(tmp_path), name="int8")
+    with pytest.raises(InputError, match="is quantized: its weights cannot be trained"):
+        run(inputs | {"model": int8}, tmp_path, sft("none"))
+
+
+def test_muon_does_not_go_with_an_adapter() -> None:
+    with pytest.raises(SpecError, match="muon trains whole matrices"):
+        convert({"adapter": "lora", "optimizer": "muon"}, SftSpec, "sft")
