@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -277,3 +278,16 @@ def test_files_of_the_world(name: str, format_: Any, expected: dict[str, int], s
         pytest.skip(f"{path} is not on this machine")
     made = build(ConversationsSpec(source="file", path=str(path), format=format_), {}, store=store, name="x")
     assert {key: made.metrics["flow"][key] for key in expected} == expected
+
+
+def test_a_file_that_a_package_carries_is_found_from_anywhere(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "package:pipelines/data/short_answers.jsonl"
+    spec = ConversationsSpec(source="file", path=path, format="prompt-response")
+    flow = build(spec, {}, store=store, name="x").metrics["flow"]
+    assert (flow["in"], flow["rejected"], flow["duplicates"]) == (321, 0, 0)
+    for wrong, said in (("no_such/x.json", "no Python package 'no_such'"), ("pipelines/data/no.json", "No such file")):
+        with pytest.raises(InputError, match=said):
+            build(msgspec.structs.replace(spec, path=f"package:{wrong}"), {}, store=store, name="x")
