@@ -100,7 +100,8 @@ def start_head(*, num_cpus: int | None, port: int, dashboard_port: int) -> Node:
     address = f"{_own_address()}:{port}"
     node = Node(id=secrets.token_hex(8), role="head", address=address, dashboard=f"http://127.0.0.1:{dashboard_port}")
     arguments = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
-    arguments += [f"--ray-client-server-port={_free_port()}"]
+    # Ray keeps the address of the cluster that jobs join in its folder, and all clusters' folder is /tmp/ray.
+    arguments += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={_folder(port)}"]
     _ray_start(node, arguments, num_cpus)
     return node
 
@@ -113,6 +114,11 @@ def join(address: str, *, num_cpus: int | None) -> Node:
     node = Node(id=secrets.token_hex(8), role="worker", address=address)
     _ray_start(node, [f"--address={address}"], num_cpus)
     return node
+
+
+def _folder(port: int) -> Path:
+    """Where a head keeps its logs and sockets: the path of a socket must be shorter than 104 bytes."""
+    return Path(f"/tmp/trunkline-{os.getuid()}-{port}")
 
 
 def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
@@ -142,7 +148,7 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
     except subprocess.TimeoutExpired:
         stop(node)
         raise NotReadyError(
-            f"Ray did not start within {START_SECONDS:.0f} s", "See /tmp/ray/session_latest/logs."
+            f"Ray did not start within {START_SECONDS:.0f} s", "See session_latest/logs in /tmp/trunkline-*."
         ) from None
     except BaseException:
         stop(node)

@@ -11,7 +11,6 @@ import math
 import os
 import secrets
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from cluster.specs import ScalingSpec
 
 PROBE_SECONDS = 10.0
 END_SECONDS = 10.0
-PROBES = 6  # a busy head may drop a connection, and is asked again; a dead one is known within five seconds
-PROBE_PAUSE_SECONDS = 1.0
 DEBUG_VARIABLE = "TRUNKLINE_DEBUG"  # set: Ray's own logs, the workers' output and progress bars are shown
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
 
@@ -154,24 +151,19 @@ def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     from ray.exceptions import AuthenticationError
 
-    pause = threading.Event()
-    for _ in range(PROBES):
-        channel = init_grpc_channel(address)  # anew: one that failed to connect answers from memory for a while
-        try:
-            stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=timeout_seconds)
-            return True
-        except AuthenticationError:
+    channel = init_grpc_channel(address)
+    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    try:
+        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=timeout_seconds)
+    except AuthenticationError:
+        raise refused(address) from None
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise refused(address) from None
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise refused(address) from None
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                return False
-        finally:
-            channel.close()
-        pause.wait(PROBE_PAUSE_SECONDS)
-    return False
+        return False
+    finally:
+        channel.close()
+    return True
 
 
 def refused(address: str) -> NotReadyError:

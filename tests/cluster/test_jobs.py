@@ -12,7 +12,7 @@ import pytest
 from cluster import package
 from cluster.errors import InputError
 from cluster.provenance import PROJECT_ROOT
-from tests.cluster.local_cluster import LocalCluster
+from tests.cluster.local_cluster import LocalCluster, free_port
 
 SCRIPT = '''
 """A pipeline of one step."""
@@ -91,6 +91,18 @@ def test_a_job_runs_on_the_cluster(local_cluster: LocalCluster, script: Path) ->
     assert json.loads(record.read_text())["metrics"] == {"cpus": 2.0}
     again = local_cluster.ctl("jobs", "retry", job["id"]).strip()
     assert "is there" in local_cluster.ctl("jobs", "logs", "-f", again)
+
+
+def test_a_job_joins_the_cluster_that_it_was_given_to(
+    local_cluster: LocalCluster, script: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Ray by itself sends a job's driver to whichever cluster of the machine started last."""
+    later = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
+    try:
+        later.up()
+        assert "built in" in local_cluster.ctl("submit", str(script), "--set", "work.number=3")
+    finally:
+        later.ctl("down")
 
 
 def test_a_job_ends_as_its_driver_does(local_cluster: LocalCluster, script: Path) -> None:
