@@ -1,0 +1,116 @@
+"""A document on its way through the corpus, and what is said of one that cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+T = TypeVar("T")
+
+COLUMNS = ("id", "text", "source", "license", "url", "metadata")
+DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+UNKNOWN = "unknown"
+# Reasons of records that are whole and no documents: set aside and counted as what is broken is, but no sign of damage.
+NO_DOCUMENTS = frozenset({"redirect", "namespace", "model", "not_html", "http_status", "revisit"})
+
+Numbers = npt.NDArray[np.uint64]  # of documents: piece << 32 | row
+
+
+class Document:
+    """One text and what is known of it. Rules may change `text` and add to `metadata` (JSON values only).
+
+    `id` names the document for ever and holds nothing of this machine: the file's name below the source's path, then
+    `#` and the record's own id or number where a file holds several.
+    """
+
+    __slots__ = ("_derived", "_text", "id", "license", "metadata", "source", "url")
+
+    def __init__(
+        self,
+        id: str,
+        text: str,
+        *,
+        source: str = "",
+        license: str = "",
+        url: str = "",
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.id = id
+        self.source = source
+        self.license = license
+        self.url = url
+        self.metadata: dict[str, Any] = {} if metadata is None else metadata
+        self._text = text
+        self._derived: dict[Callable[[str], Any], Any] = {}
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    @text.setter
+    def text(self, text: str) -> None:
+        if text != self._text:
+            self._text = text
+            self._derived = {}
+
+    def derive(self, function: Callable[[str], T]) -> T:
+        """`function(text)`, computed once for as long as the text stays as it is: words, lines, n-grams."""
+        if function not in self._derived:
+            self._derived[function] = function(self._text)
+        return self._derived[function]
+
+    @classmethod
+    def of_row(cls, row: dict[str, str]) -> Document:
+        """A document back from a row of `DOCUMENT_SCHEMA`."""
+        text, metadata = row["text"], json.loads(row["metadata"])
+        return cls(row["id"], text, source=row["source"], license=row["license"], url=row["url"], metadata=metadata)
+
+    def row(self) -> dict[str, str]:
+        """The document as a row of `DOCUMENT_SCHEMA`."""
+        return {
+            "id": self.id,
+            "text": self._text,
+            "source": self.source,
+            "license": self.license or UNKNOWN,
+            "url": self.url,
+            "metadata": json.dumps(self.metadata, ensure_ascii=False, sort_keys=True),
+        }
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that cannot be read: `id` as a document's would be, where in the file it lies, and why."""
+
+    id: str
+    position: str  # "line 12", "byte 4096", "member PMC1.nxml"; empty for the whole file
+    reason: str
+    source: str = ""
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether something is wrong with it, and not merely no document."""
+        return self.reason.partition(":")[0] not in NO_DOCUMENTS
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: `name` is its identity, `path` where it lies (a local path or an fsspec URL)."""
+
+    name: str
+    path: str
+    size_bytes: int
+    stamp: str  # changes when the file does: time of change or entity tag
+    source: int = 0  # which of the corpus's sources
+    origin: dict[str, str] = field(default_factory=dict, compare=False)  # what its source knows: license, url, source
+
+
+def keyed_hash(seed: int, purpose: str, value: str) -> int:
+    """A 64-bit hash of a value for one purpose of one seed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}/{value}".encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,90 @@
+"""Rules over documents: `rule(document, config) -> reason`, an empty reason where the document stays.
+
+A rule may change the document (`document.text = ...`) before it decides; the corpus counts how many it changed. Words,
+lines and the like are computed once a text: `document.derive(words)`. A reason is one word, or a word and a detail
+after a colon (`contaminated: humaneval.jsonl:12`); words are counted, details are shown as examples. Found by the type
+of the config, and imported when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.specs.cleaners import (
+    BadWords,
+    ChineseLines,
+    ChineseQuality,
+    ChineseRepetition,
+    ConvertChinese,
+    Decontaminate,
+    HalfWidth,
+    Language,
+    NormalizeWhitespace,
+    RemoveGutenbergBoilerplate,
+    RemoveLicenseHeader,
+    RemovePersonalData,
+    RemoveWebBoilerplate,
+    RepairUnicode,
+    UrlBlockList,
+)
+from cluster.specs.filters import (
+    C4,
+    CodeParrot,
+    CodeParrotHeuristics,
+    FineWeb,
+    GopherQuality,
+    GopherRepetition,
+    Length,
+    NotEmpty,
+    Signal,
+)
+from cluster.specs.rules import Python, Rule
+from pipelines.corpus.documents import Document
+from pipelines.corpus.readers import load
+
+Apply = Callable[[Document, Any], str]
+
+RULES: dict[type[Rule], str] = {
+    Python: "pipelines.corpus.rules.user:apply",
+    RepairUnicode: "pipelines.corpus.rules.unicode:repair",
+    NormalizeWhitespace: "pipelines.corpus.rules.unicode:whitespace",
+    RemoveGutenbergBoilerplate: "pipelines.corpus.rules.boilerplate:gutenberg",
+    RemoveLicenseHeader: "pipelines.corpus.rules.boilerplate:license_header",
+    RemoveWebBoilerplate: "pipelines.corpus.rules.boilerplate:web",
+    Language: "pipelines.corpus.rules.language:language",
+    RemovePersonalData: "pipelines.corpus.rules.pii:remove",
+    ConvertChinese: "pipelines.corpus.rules.chinese:convert",
+    HalfWidth: "pipelines.corpus.rules.chinese:half_width",
+    ChineseLines: "pipelines.corpus.rules.chinese:lines",
+    ChineseQuality: "pipelines.corpus.rules.chinese:quality",
+    ChineseRepetition: "pipelines.corpus.rules.chinese:repetition",
+    UrlBlockList: "pipelines.corpus.rules.blocklists:url",
+    BadWords: "pipelines.corpus.rules.blocklists:bad_words",
+    Decontaminate: "pipelines.corpus.rules.decontamination:decontaminate",
+    NotEmpty: "pipelines.corpus.rules.bounds:not_empty",
+    Length: "pipelines.corpus.rules.bounds:length",
+    Signal: "pipelines.corpus.rules.bounds:signal",
+    C4: "pipelines.corpus.rules.c4:c4",
+    GopherQuality: "pipelines.corpus.rules.gopher:gopher_quality",
+    GopherRepetition: "pipelines.corpus.rules.gopher:gopher_repetition",
+    FineWeb: "pipelines.corpus.rules.fineweb:fineweb",
+    CodeParrot: "pipelines.corpus.rules.code:code_parrot",
+    CodeParrotHeuristics: "pipelines.corpus.rules.code:code_parrot_heuristics",
+}
+
+
+def apply(rules: Sequence[Rule], document: Document) -> tuple[int, str, list[bool]]:
+    """Run a document through the rules until one rejects it.
+
+    Returns the number of rules that it passed, the reason of the one that rejected it (empty: it stays), and for each
+    rule that saw it whether it changed the text.
+    """
+    changed: list[bool] = []
+    for passed, rule in enumerate(rules):
+        before = document.text
+        reason: str = load(RULES[type(rule)])(document, rule)
+        changed.append(document.text is not before and document.text != before)
+        if reason:
+            return passed, reason, changed
+    return len(rules), "", changed
