@@ -84,20 +84,21 @@ class Store:
         found = [self._read(k, folder) for k in kinds for folder, _ in self._folders(k)]
         return sorted((a for a in found if a is not None), key=lambda a: a.record.started_at)
 
-    def resolve(self, ref: str) -> Artifact:
+    def resolve(self, ref: str, kind: str | None = None) -> Artifact:
         """Find an artifact by alias, `kind/folder`, folder, name or beginning of a fingerprint.
 
+        `kind`: where to look when the reference does not say.
         A name that several artifacts share (say, of one pipeline run twice) takes the newest of the kind written
         before it: `model/quickstart`. Raises InputError where nothing or more than one kind of thing matches.
         """
         aliases = self.aliases()
         if ref in aliases:
-            kind, _, print_ = aliases[ref].partition("/")
-            return self.get(kind, print_)
-        kind, _, rest = ref.rpartition("/")
+            target, _, print_ = aliases[ref].partition("/")
+            return self.get(target, print_)
+        named, _, rest = ref.rpartition("/")
         matches = [
             a
-            for a in self.list(kind or None)
+            for a in self.list(named or kind)
             if rest in (a.name, a.record.folder) or (len(rest) >= 4 and a.fingerprint.startswith(rest))
         ]
         if not matches:

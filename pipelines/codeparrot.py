@@ -2,7 +2,7 @@
 
 Published hyperparameters: batch 32 x 8 accumulation (256 sequences of 1,024 tokens an update), 50,000 updates, cosine
 after 1,000 steps of warm-up, learning rate 5e-4, weight decay 0.1, mixed precision. By default it learns from this
-machine's own Python sources; `--set corpus.source=text-files --set corpus.path=...` takes yours.
+machine's own Python sources; `--set 'corpus.sources=[{reader: text, path: ...}]'` takes yours.
 """
 
 from cluster.pipeline import main, pipeline
@@ -12,7 +12,7 @@ from cluster.specs import CorpusSpec, EvaluationSpec, ExportSpec, PretrainSpec, 
 @pipeline
 def codeparrot(step):
     """Train CodeParrot small with its published hyperparameters (GPUs recommended)."""
-    corpus = step(CorpusSpec(near_dedup=True))
+    corpus = step(CorpusSpec(near_duplicates="drop"))
     tokenizer = step(TokenizerSpec(vocab_size=50_000), corpus=corpus)
     tokens = step(TokensSpec(sequence_length=1024), corpus=corpus, tokenizer=tokenizer)
     model = step(

@@ -20,6 +20,7 @@ from cluster.specs import (
     TokenizerSpec,
     TokensSpec,
 )
+from cluster.specs.filters import CodeParrot
 
 # Damage that a model of a million parameters can learn to see; names swapped for others it cannot.
 DAMAGE = ("drop_closing", "shuffle_lines", "break_indentation", "repeat_words", "truncate")
@@ -29,7 +30,14 @@ MUON = {"optimizer": "muon", "weight_decay": 0.0, "schedule": "linear"}
 @pipeline
 def quickstart(step):
     """Pretrain, tune, align and quantize a small code model on the Python sources of this machine."""
-    corpus = step(CorpusSpec(max_bytes=12_000_000, max_file_bytes=100_000, heldout_fraction=0.08, part_bytes=1_000_000))
+    corpus = step(
+        CorpusSpec(
+            rules=(CodeParrot(max_bytes=100_000),),
+            max_bytes=12_000_000,
+            heldout_fraction=0.08,
+            part_bytes=1_000_000,
+        )
+    )
     tokenizer = step(TokenizerSpec(vocab_size=2048), corpus=corpus)
     tokens = step(TokensSpec(sequence_length=256), corpus=corpus, tokenizer=tokenizer)
     base = step(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import artifacts, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit
+from cluster.cli import artifacts, corpus, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit
 from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
 
@@ -24,6 +24,7 @@ class Commands(LazyGroup):
         "submit": submit.submit,
         "jobs": jobs.jobs,
         "artifacts": artifacts.artifacts,
+        "corpus": corpus.corpus,
         "spec": specs.spec,
         "serve": serve.serve,
         "generate": serve.generate,

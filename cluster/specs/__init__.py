@@ -6,20 +6,25 @@ from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import ComparisonSpec, EvaluationSpec, ExportSpec
 from cluster.specs.infra import InfraSpec
+from cluster.specs.mixture import MixturePhase, MixtureSpec
 from cluster.specs.scaling import ScalingSpec
 from cluster.specs.serving import EndpointSpec
 from cluster.specs.tokens import TokenizerSpec, TokensSpec
 from cluster.specs.training import PretrainSpec, TrainingSpec
 from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
+from cluster.specs.vocabulary import ExtendedModelSpec, VocabularySpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls
     for cls in (
         CorpusSpec,
         TokenizerSpec,
+        VocabularySpec,
         TokensSpec,
+        MixtureSpec,
         PretrainSpec,
         PretrainedSpec,
+        ExtendedModelSpec,
         ConversationsSpec,
         SftSpec,
         PreferencesSpec,
@@ -43,7 +48,10 @@ __all__ = [
     "EndpointSpec",
     "EvaluationSpec",
     "ExportSpec",
+    "ExtendedModelSpec",
     "InfraSpec",
+    "MixturePhase",
+    "MixtureSpec",
     "PreferencesSpec",
     "PretrainSpec",
     "PretrainedSpec",
@@ -56,4 +64,5 @@ __all__ = [
     "TokenizerSpec",
     "TokensSpec",
     "TrainingSpec",
+    "VocabularySpec",
 ]

@@ -32,8 +32,8 @@ def model_card(name: str, spec: ExportSpec, inputs: dict[str, Artifact], paramet
     """README.md of an exported model, with the Hub's YAML front matter."""
     ancestors = list(lineage([inputs[role] for role in sorted(inputs)]))
     by_kind = {artifact.kind: artifact for artifact in ancestors}
-    model, corpus = inputs["model"], by_kind.get("corpus")
-    licenses = license_counts(corpus.local()) if corpus else Counter()
+    model, corpora = inputs["model"], [artifact for artifact in ancestors if artifact.kind == "corpus"]
+    licenses = sum((license_counts(corpus.local()) for corpus in corpora), Counter[str]())
     sections = [
         front_matter(licenses),
         f"# {name}",
@@ -43,7 +43,7 @@ def model_card(name: str, spec: ExportSpec, inputs: dict[str, Artifact], paramet
         "Research and teaching: this is a base model that continues text of the kind it was trained on. It was not "
         "tuned to follow instructions nor to be safe, and it may repeat passages of its training data; check the "
         "licences below before you publish what it writes.",
-        *(training_data(corpus, licenses) if corpus else ()),
+        *(text for corpus in corpora for text in training_data(corpus)),
         "## Tokenizer",
         bullets(by_kind["tokenizer"].spec) if "tokenizer" in by_kind else "Comes with the model.",
         "## Training",
@@ -91,17 +91,19 @@ def slug(name: str) -> str:
     return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split())
 
 
-def training_data(corpus: Artifact, licenses: Counter[str]) -> Sequence[str]:
+def training_data(corpus: Artifact) -> Sequence[str]:
+    licenses = license_counts(corpus.local())
     report = json.loads(corpus.location.read_bytes("report.json"))
     rows = [(name, f"{number:,}") for name, number in licenses.most_common(SHOWN_LICENSES)]
     if hidden := licenses.most_common()[SHOWN_LICENSES:]:
         rows.append((f"{len(hidden)} others", f"{sum(number for _, number in hidden):,}"))
+    readers = ", ".join(f"`{source['reader']}`" for source in corpus.spec["sources"])
     return (
-        "## Training data",
-        f"{sum(licenses.values()):,} documents of the source `{corpus.spec.get('source', corpus.name)}`.",
+        f"## Training data: {corpus.name}",
+        f"{sum(licenses.values()):,} documents of {readers}.",
         "Licences:",
         table(("licence", "documents"), rows),
-        "Where the files of the source went (`in` is the sum of all that follow):",
+        "Where the documents went (`in` is the sum of all that follow):",
         table(("outcome", "documents"), [(name, f"{number:,}") for name, number in report["flow"].items()]),
         "Filters:",
         bullets(corpus.spec),

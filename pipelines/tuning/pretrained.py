@@ -20,7 +20,7 @@ from transformers.utils import logging
 from cluster.context import Context
 from cluster.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
-from pipelines.corpus.sources import license_of
+from pipelines.corpus.readers.installed import license_of
 
 # No pickled weights: reading them may run what their author wrote.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")

@@ -41,9 +41,9 @@ CASES = {
     "missing config": Case(["plan", QUICKSTART, "-c", "no.yaml"], 3, ["no.yaml", "no such file"]),
     "missing artifact": Case(["artifacts", "show", "ghost"], 3, ["ghost"]),
     "missing corpus": Case(
-        ["run", QUICKSTART, "--set", "corpus.source=text-files", "--set", "corpus.path=/nowhere"],
+        ["run", QUICKSTART, "--set", "corpus.sources=[{reader: text, path: /nowhere}]"],
         3,
-        ["corpus.path", "/nowhere", "not a folder"],
+        ["corpus.sources", "/nowhere", "not a folder"],
     ),
     "unknown kind": Case(["spec", "schema", "corpse"], 3, ["corpse", "'corpus'"]),
     "bad name": Case(["run", QUICKSTART, "--name", "a/b"], 3, ["--name 'a/b'"]),

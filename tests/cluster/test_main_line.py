@@ -62,7 +62,7 @@ def test_the_model_knows_where_it_comes_from(local_cluster: LocalCluster, submit
     tree = json.loads(local_cluster.ctl("artifacts", "lineage", "model/quickstart", "--json"))
     base = tree["parents"]["model"]["parents"]["model"]["parents"]["model"]  # of the export, of RLHF, of SFT
     corpus = base["parents"]["tokens"]["parents"]["corpus"]
-    assert corpus["spec"]["source"] == "installed-python"
+    assert corpus["spec"]["sources"][0]["reader"] == "installed-python"
     assert corpus["metrics"]["licenses"]["Apache-2.0"] > 0
     assert tree["versions"]["torch"].startswith("2.")
     card = next((local_cluster.home / "store" / "model").glob("*/README.md")).read_text()

@@ -97,7 +97,7 @@ def test_values_as_typed(text: str, value: object) -> None:
 
 def test_merge_and_diff() -> None:
     old = specs.fields(CorpusSpec())
-    new = specs.merge(old, {"max_bytes": 5, "suffixes": [".py"]})
+    new = specs.merge(old, {"max_bytes": 5, "near_duplicates": "keep"})
     assert specs.diff(old, new) == ["max_bytes: 0 -> 5"]
     assert specs.merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
 

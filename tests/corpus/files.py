@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 
 from cluster.specs import CorpusSpec
+from cluster.specs.filters import CodeParrot
+from cluster.specs.sources import TextSource
 
 WORDS = ["value", "index", "result", "self", "path", "count", "name", "key", "item", "data", "size", "node", "left"]
 
@@ -38,7 +40,7 @@ def write_corpus(root: Path, documents: int = 120) -> dict[str, int]:
     }
     for name, text in planted.items():
         (root / name).write_text(text)
-    (root / "latin.py").write_bytes("s = 'caf\xe9'\n".encode("latin-1"))
+    (root / "broken.py").write_bytes(b"\x00\x01\x02" * 100)
     for i in range(5):  # the same but for white space
         (root / f"copy_{i}.py").write_text(source(i).replace("\n", "  \n"))
     for i in range(documents):  # the same but for its last line
@@ -47,5 +49,6 @@ def write_corpus(root: Path, documents: int = 120) -> dict[str, int]:
 
 
 def spec(root: Path, **fields: object) -> CorpusSpec:
-    defaults = {"source": "text-files", "path": str(root), "max_file_bytes": 100_000, "part_bytes": 60_000}
+    sources = (TextSource(path=str(root), suffixes=(".py",)),)
+    defaults = {"sources": sources, "rules": (CodeParrot(max_bytes=100_000),), "part_bytes": 60_000}
     return CorpusSpec(**{**defaults, "heldout_fraction": 0.2, **fields})  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from cluster.artifact import Artifact, Code, Parent, Record
 from cluster.location import Location
 from cluster.pipeline import build
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from cluster.specs.dedup import MinHash
+from cluster.specs.sources import TextSource
 from cluster.store import Store
 
 STEPS = 6
@@ -29,7 +31,7 @@ def write_sources(folder: Path) -> None:
 
 def make_data(store: Store, folder: Path) -> dict[str, Artifact]:
     """The corpus, tokenizer and tokens artifacts of the files in `folder`."""
-    spec = CorpusSpec(source="text-files", path=str(folder), heldout_fraction=0.2, near_dedup_threshold=0.99)
+    spec = CorpusSpec(sources=(TextSource(path=str(folder)),), heldout_fraction=0.2, minhash=MinHash(bands=1, rows=64))
     corpus = build(spec, {}, store=store, name="tiny")
     tokenizer = build(TokenizerSpec(vocab_size=320), {"corpus": corpus}, store=store, name="tiny")
     inputs = {"corpus": corpus, "tokenizer": tokenizer}

@@ -17,6 +17,8 @@ from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError
 from cluster.pipeline import build
 from cluster.specs import ConversationsSpec, CorpusSpec
+from cluster.specs.dedup import MinHash
+from cluster.specs.sources import TextSource
 from cluster.store import Store
 from pipelines.tuning.conversations import read_conversations, read_lines
 from pipelines.tuning.formats import FORMATS, checked
@@ -52,7 +54,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artif
     write_module(root / "long.py", range(901, 902), f'def long():\n    """Say much."""\n    return "{"x" * 300}"\n')
     (root / "python2.py").write_text('print "of the module that is not Python any more"\n' * 3)
     spec = CorpusSpec(
-        source="text-files", path=str(root), heldout_fraction=0.25, part_bytes=4000, near_dedup_threshold=0.99
+        sources=(TextSource(path=str(root)),),
+        heldout_fraction=0.25,
+        part_bytes=4000,
+        minhash=MinHash(bands=1, rows=64),  # what is planted here is alike
     )
     return build(spec, {}, store=Store(root / "store"), name="planted")
 

@@ -1,0 +1,96 @@
+"""The rounds of de-duplication: edges by key ranges in tasks, clusters here, repeated lines in tasks."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from cluster import spec as specs
+from cluster.context import Context
+from cluster.errors import InputError
+from cluster.location import Location
+from cluster.specs import CorpusSpec
+from pipelines.corpus.cleaning import LINES, Corpus
+from pipelines.corpus.decisions import Cluster, decide
+from pipelines.corpus.duplicates import Clusters, Edges, Index, components, is_known, partition_edges
+from pipelines.corpus.hash_index import PARTITIONS
+from pipelines.corpus.line_dedup import write_drops
+from pipelines.ordered import ordered_map
+
+
+def known_index(ctx: Context[CorpusSpec]) -> Index | None:
+    """The index of the older corpus that is the input `known`, if there is one.
+
+    Raises InputError where it was not kept, or was made in another way than this corpus's.
+    """
+    known = ctx.inputs.get("known")
+    if known is None:
+        return None
+    place = known.location / "index"
+    pieces = [int(name.partition(".")[0]) for name in place.names("exact")]
+    if not pieces:
+        raise InputError(f"{known.record.ref} has no index to compare with", "Build it with `keep_index: true`.")
+    if known.spec["minhash"] != specs.fields(ctx.spec)["minhash"]:
+        raise InputError(
+            f"corpus.minhash: {known.record.ref} was made with {known.spec['minhash']}", "Use the same settings."
+        )
+    return Index(place, pieces)
+
+
+def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], known: Index | None) -> list[Cluster]:
+    """Find duplicates, decide about each, and find repeated lines where that is asked for; the largest clusters."""
+    _forget_unused(corpus.index, pieces)
+    index = Index(corpus.index, pieces)
+    clusters = components(_edges(ctx, corpus, index, known))
+    largest = decide(corpus, clusters, known.place if known else None)
+    if ctx.spec.line_dedup:
+        _drop_lines(ctx, corpus, pieces, _dropped(ctx.spec, clusters))
+    return largest
+
+
+def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None) -> Any:
+    def find(task: dict[str, Any]) -> dict[str, Any]:
+        name = f"edges/{task['partition']:02d}.npz"
+        if not corpus.work.exists(name):
+            buffer = io.BytesIO()
+            np.savez(buffer, **partition_edges(index, task["partition"], known)._asdict())
+            corpus.work.write_bytes(name, buffer.getvalue())
+        return {"name": name}
+
+    tasks = [{"partition": partition} for partition in range(PARTITIONS)]
+    for number, done in enumerate(ordered_map(find, tasks, ctx.scaling.data_workers), 1):
+        ctx.progress(number, PARTITIONS, "key ranges")
+        with np.load(io.BytesIO(corpus.work.read_bytes(done["name"]))) as found:
+            yield Edges(found["first"], found["other"], found["exact"])
+
+
+def _dropped(spec: CorpusSpec, clusters: Clusters) -> Any:
+    """The sorted numbers of the documents that go."""
+    goes = clusters.exact | is_known(clusters.representatives) | (spec.near_duplicates == "drop")
+    return clusters.documents[goes]
+
+
+def _drop_lines(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], dropped: Any) -> None:
+    config = ctx.spec.line_dedup
+    assert config is not None
+    lines = Index(corpus.work / LINES, pieces)
+    corpus.work.write_bytes("dropped.npy", dropped.tobytes())
+
+    def find(task: dict[str, Any]) -> dict[str, Any]:
+        gone = np.frombuffer(corpus.work.read_bytes("dropped.npy"), dtype=np.uint64)
+        return {"lines": write_drops(lines, task["partition"], gone, config)}
+
+    tasks = [{"partition": partition} for partition in range(PARTITIONS)]
+    for number, _ in enumerate(ordered_map(find, tasks, ctx.scaling.data_workers), 1):
+        ctx.progress(number, PARTITIONS, "ranges of lines")
+
+
+def _forget_unused(index: Location, pieces: list[int]) -> None:
+    """Remove pieces of chunks that were cleaned and then not needed: they would stay in an index that is kept."""
+    wanted = set(pieces)
+    for folder in ("exact", "near", "ids"):
+        for name in index.names(folder):
+            if int(name.partition(".")[0]) not in wanted:
+                index.remove(f"{folder}/{name}")

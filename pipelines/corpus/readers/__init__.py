@@ -1,0 +1,80 @@
+"""Readers: a file in, documents out, and `Broken` for every record that cannot be read.
+
+A reader is a function `read(source, file) -> Iterator[Document | Broken]` that streams: it never holds a file that may
+be large. What it raises ends the file there, and the corpus says where and why (`UNREADABLE` lists what may be raised).
+Found by the type of the source, and imported when first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from cluster.specs.sources import (
+    CodeSource,
+    HuggingFaceSource,
+    InstalledPythonSource,
+    JatsSource,
+    JsonLinesSource,
+    ParquetSource,
+    RedPajamaSource,
+    Source,
+    TextSource,
+    WarcSource,
+    WikipediaSource,
+)
+from pipelines.corpus.documents import Broken, Document, SourceFile
+
+Read = Callable[[Any, SourceFile], Iterator[Document | Broken]]
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, ValueError)
+
+
+class Reader(NamedTuple):
+    """Where a reader is, and the files that it takes where the source does not say."""
+
+    place: str
+    suffixes: tuple[str, ...]
+    listing: str = "pipelines.corpus.files:list_files"
+
+
+_RECORDS = "pipelines.corpus.readers.records"
+READERS: dict[type[Source], Reader] = {
+    InstalledPythonSource: Reader(
+        "pipelines.corpus.readers.text:read", (".py",), "pipelines.corpus.readers.installed:list_files"
+    ),
+    TextSource: Reader("pipelines.corpus.readers.text:read", (".txt", ".md", ".py")),
+    JatsSource: Reader("pipelines.corpus.readers.jats:read", (".xml", ".nxml", ".tar.gz", ".tgz", ".txt")),
+    JsonLinesSource: Reader(f"{_RECORDS}:read_json", (".jsonl", ".json", ".ndjson")),
+    RedPajamaSource: Reader(
+        "pipelines.corpus.readers.redpajama:read", (".jsonl", ".json"), "pipelines.corpus.readers.redpajama:list_files"
+    ),
+    ParquetSource: Reader(f"{_RECORDS}:read_parquet", (".parquet",)),
+    CodeSource: Reader(f"{_RECORDS}:read_code", (".jsonl", ".json")),
+    WarcSource: Reader("pipelines.corpus.readers.warc:read", (".warc", ".wet")),
+    WikipediaSource: Reader("pipelines.corpus.readers.wikipedia:read", (".xml", ".bz2")),
+    HuggingFaceSource: Reader(
+        "pipelines.corpus.readers.huggingface:read", (), "pipelines.corpus.readers.huggingface:list_files"
+    ),
+}
+
+
+@functools.cache
+def load(place: str) -> Any:
+    """The object at `module:name`."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
+    """The documents of a file. Raises one of `UNREADABLE` where the file cannot be read any further."""
+    found: Iterator[Document | Broken] = load(READERS[type(source)].place)(source, file)
+    return found
+
+
+def list_files(source: Source) -> list[SourceFile]:
+    """All files of a source, sorted by name. Raises InputError where there are none."""
+    found: list[SourceFile] = load(READERS[type(source)].listing)(source)
+    return found

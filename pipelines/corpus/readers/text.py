@@ -1,0 +1,37 @@
+"""A file is a document: plain text or source code, of any encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.specs.sources import Source
+from pipelines.corpus.documents import Broken, Document, SourceFile
+from pipelines.corpus.encodings import decode
+from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
+
+
+def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
+    """One document; `Broken` for a binary file and for one of more than `MAX_DOCUMENT_BYTES`, decompressed."""
+    if file.size_bytes > MAX_DOCUMENT_BYTES:
+        yield _too_large(file)
+        return
+    with open_stream(file) as stream:
+        data = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(data) > MAX_DOCUMENT_BYTES:
+        yield _too_large(file)
+        return
+    try:
+        text, encoding, replaced = decode(data)
+    except ValueError as error:
+        yield Broken(file.name, "", str(error))
+        return
+    metadata: dict[str, str | int] = {}
+    if encoding != "utf-8":
+        metadata["encoding"] = encoding
+    if replaced:
+        metadata["replacement_characters"] = replaced
+    yield Document(file.name, text, metadata=metadata, **file.origin)
+
+
+def _too_large(file: SourceFile) -> Broken:
+    return Broken(file.name, "", f"file_size: more than {MAX_DOCUMENT_BYTES} bytes; split it, a document a file")

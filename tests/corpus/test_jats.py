@@ -1,0 +1,579 @@
+"""The reader of PMC's articles: text, metadata, packages, and what it says of files that are broken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import html
+import io
+import tarfile
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lxml import etree
+
+from cluster.specs.sources import JatsSource
+from pipelines.corpus.documents import Broken, Document, SourceFile
+from pipelines.corpus.files import list_files
+from pipelines.corpus.readers import jats_xml
+from pipelines.corpus.readers.jats import read
+from pipelines.corpus.readers.mathml import text_of
+from tests.conftest import SHARED_DATA
+
+DTD = '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS v1.2//EN" "http://dtd.invalid/JATS.dtd">\n'
+FRONT = """<front><journal-meta><journal-title-group><journal-title>J  Test</journal-title></journal-title-group>
+</journal-meta><article-meta>{meta}<title-group><article-title>A title</article-title></title-group>{abstract}
+</article-meta></front>"""
+
+
+def article(body: str = "<p>Body.</p>", meta: str = "", abstract: str = "", back: str = "", rest: str = "") -> str:
+    front = FRONT.format(meta=meta, abstract=abstract)
+    return (
+        '<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML" '
+        f'article-type="research-article" xml:lang="en">{front}<body>{body}</body><back>{back}</back>{rest}</article>'
+    )
+
+
+def found(path: Path, data: str | bytes, **options: Any) -> list[Document | Broken]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return list(read(JatsSource(path=str(path), **options), SourceFile(path.name, str(path), 0, "")))
+
+
+def only(path: Path, data: str | bytes, **options: Any) -> Document:
+    (document,) = found(path, data, **options)
+    assert isinstance(document, Document), document
+    return document
+
+
+def broken(path: Path, data: str | bytes) -> Broken:
+    (record,) = found(path, data)
+    assert isinstance(record, Broken), record.text
+    return record
+
+
+@pytest.fixture
+def xml(tmp_path: Path) -> Path:
+    return tmp_path / "a.xml"
+
+
+def blocks(path: Path, body: str, **options: Any) -> list[str]:
+    """The blocks of a body's text, without the title."""
+    return only(path, article(body), **options).text.split("\n\n")[1:]
+
+
+# Text.
+
+
+def test_title_abstract_sections_and_headings_in_order(xml: Path) -> None:
+    document = only(
+        xml,
+        article(
+            "<sec><label>1.</label><title>Intro</title><p>One.</p><sec><title>Deep\n  er</title><p>Two.</p></sec></sec>"
+            "<sec><title>Nothing here</title></sec><sec><title>End</title><p>Three.</p></sec>",
+            abstract="<abstract><title>Abstract</title><sec><title>Aims</title><p>Why.</p></sec></abstract>"
+            '<abstract abstract-type="toc"><p>Blurb.</p></abstract>',
+        ),
+    )
+    assert document.text == (
+        "A title\n\nAbstract\n\nAims\n\nWhy.\n\n1. Intro\n\nOne.\n\nDeep er\n\nTwo.\n\nEnd\n\nThree."
+    )
+    assert document.id == "a.xml"
+
+
+def test_inline_markup_joins_without_blanks(xml: Path) -> None:
+    assert blocks(
+        xml,
+        '<p>\n  H<sub>2</sub>O at 10<sup>-5</sup> of <italic>E. coli</italic>, as <xref rid="a">[1]</xref>–'
+        '<xref>3</xref> (<bold>T<italic>x</italic></bold>)<xref ref-type="bibr"><sup>7</sup></xref>.'
+        " <!-- no --><?pi no?>\tEnd </p>",
+    ) == ["H2O at 10-5 of E. coli, as [1]–3 (Tx)7. End"]
+
+
+def test_line_breaks_stay_in_paragraphs_and_not_in_headings(xml: Path) -> None:
+    body = "<sec><title>A<break/>B</title><p>one <break/>\n two<break/></p></sec>"
+    assert blocks(xml, body) == ["A B", "one\ntwo"]
+
+
+def test_no_break_spaces_are_kept(xml: Path) -> None:
+    assert blocks(xml, "<p>5&#160;mm&#8201;x  2</p>") == ["5\u00a0mm\u2009x 2"]
+
+
+def test_floats_wait_for_the_end_of_their_paragraph(xml: Path) -> None:
+    body = (
+        "<p>See <fig><label>Fig. 1</label><caption><title>What.</title><p>It shows.</p></caption><graphic/></fig>here"
+        "<fn><label>*</label><p>A note.</p></fn>.</p><boxed-text><caption><title>Box</title></caption><p>In it.</p>"
+        "</boxed-text><p>After.</p>"
+    )
+    assert blocks(xml, body) == ["See here.", "Fig. 1 What.", "It shows.", "* A note.", "Box", "In it.", "After."]
+
+
+def test_figures_collected_behind_the_body_come_before_the_back(xml: Path) -> None:
+    text = article("<p>B.</p>", back="<app-group><app><title>App</title><p>X.</p></app></app-group>").replace(
+        "</article>", "<floats-group><fig><label>F1</label><caption><p>C.</p></caption></fig></floats-group></article>"
+    )
+    assert only(xml, text).text == "A title\n\nB.\n\nF1 C.\n\nApp\n\nX."
+
+
+def test_a_figure_without_a_caption_lends_its_label_to_nothing(xml: Path) -> None:
+    assert blocks(xml, "<fig><label>Fig. 9</label><graphic/></fig><p>Next.</p>") == ["Next."]
+
+
+def test_lists_are_one_block_nested_by_indentation(xml: Path) -> None:
+    body = """<p>Of:<list list-type="order"><list-item><p>one</p></list-item><list-item><p>two</p><p>more</p>
+      <list list-type="bullet"><list-item><p>in</p></list-item></list></list-item></list>end</p>
+      <list list-type="alpha-lower"><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list>
+      <list list-type="simple"><list-item><p>plain</p></list-item></list>
+      <list><list-item><label>(i)</label><p>own</p></list-item></list>"""
+    assert blocks(xml, body) == ["Of:", "1. one\n2. two\n  more\n  - in", "end", "a. a\nb. b", "plain", "(i) own"]
+
+
+def test_definitions_verses_quotes_and_code(xml: Path) -> None:
+    body = """<def-list><title>Terms</title><def-item><term>IOP</term><def><p>pressure</p></def></def-item></def-list>
+      <verse-group><verse-line>Roses</verse-line><verse-line>are red</verse-line></verse-group>
+      <disp-quote><p>Quoted.</p><attrib>Someone</attrib></disp-quote><preformat>if x:
+    y  =  1</preformat><p>Call <code>f(x)</code> now.</p>"""
+    assert blocks(xml, body) == [
+        "Terms", "IOP: pressure", "Roses\nare red", "Quoted.", "Someone", "if x:\n    y  =  1", "Call f(x) now."
+    ]  # fmt: skip
+
+
+def test_tables_by_option_and_captions_always(xml: Path) -> None:
+    body = """<table-wrap><label>Table 1</label><caption><p>Counts</p></caption><alternatives><graphic/><table><thead>
+      <tr><th>a</th><th>b<sup>*</sup></th></tr></thead><tbody><tr><td>1</td><td><p>x</p><p>y</p></td></tr></tbody></table>
+      </alternatives><table-wrap-foot><fn><label>*</label><p>not all</p></fn></table-wrap-foot></table-wrap>"""
+    assert blocks(xml, body) == ["Table 1 Counts", "* not all"]
+    assert blocks(xml, body, tables=True) == ["Table 1 Counts", "a | b*\n1 | x y", "* not all"]
+
+
+def test_formulas_by_option_and_alternatives_once(xml: Path) -> None:
+    math = "<mml:math><mml:msub><mml:mi>x</mml:mi><mml:mi>i</mml:mi></mml:msub></mml:math>"
+    tex = r"<tex-math>\documentclass[12pt]{minimal} \begin{document}$$x_{i}$$\end{document}</tex-math>"
+    body = (
+        f"<p>For <inline-formula><alternatives>{math}{tex}<graphic/></alternatives></inline-formula>, so\n"
+        f"<disp-formula><label>(1)</label>{math}</disp-formula>and <inline-formula>a<sub>1</sub></inline-formula>.</p>"
+    )
+    assert blocks(xml, body) == ["For $$x_{i}$$, so", "x_i (1)", "and a1."]
+    assert blocks(xml, body, formulas=False) == ["For , so", "and ."]
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("<mfrac><mrow><mi>a</mi><mo>+</mo><mi>b</mi></mrow><msup><mi>c</mi><mn>2</mn></msup></mfrac>", "(a + b)/c^2"),
+        ("<mo>-</mo><mn>1</mn><mo>=</mo><mo>-</mo><mi>x</mi>", "-1 = -x"),
+        ("<msqrt><mi>x</mi><mo>−</mo><mn>1</mn></msqrt>", "√(x − 1)"),
+        ("<mroot><mi>x</mi><mn>3</mn></mroot>", "(x)^(1/3)"),
+        ("<mover><mi>y</mi><mo>¯</mo></mover>", "y\u0304"),
+        ("<mover><mrow><mi>a</mi><mi>b</mi></mrow><mo>^</mo></mover>", "hat(ab)"),
+        ("<munderover><mo>∑</mo><mrow><mi>i</mi><mo>=</mo><mn>1</mn></mrow><mi>n</mi></munderover>", "∑_(i = 1)^n"),
+        ("<mi>log</mi><mi>p</mi><mo>\u2061</mo><mi>sin</mi><mi>x</mi>", "log p sin x"),
+        ("<mfenced><mi>a</mi><mi>b</mi></mfenced>", "(a, b)"),
+        ("<semantics><mi>x</mi><annotation>x_tex</annotation></semantics>", "x"),
+        ("<mtable><mtr><mtd><mi>a</mi></mtd><mtd><mn>1</mn></mtd></mtr><mtr><mtd/></mtr></mtable>", "a 1;"),
+        ("<mmultiscripts><mi>U</mi><mprescripts/><mn>92</mn><mn>238</mn></mmultiscripts>", "_92^238U"),
+        ("<mfrac><mi>a</mi></mfrac><msup/>", "a"),
+    ],
+)  # fmt: skip
+def test_mathml(markup: str, text: str) -> None:
+    namespace = 'xmlns="http://www.w3.org/1998/Math/MathML"'
+    assert text_of(etree.fromstring(f"<math {namespace}>{markup}</math>")) == text
+
+
+def test_references_by_option(xml: Path) -> None:
+    references = """<ref-list><title>References</title>
+      <ref id="r1"><label>1.</label><mixed-citation>Doe J. <italic>Nature</italic> 2001.</mixed-citation></ref>
+      <ref id="r2"><label>2.</label><element-citation><person-group><name><surname>Roe</surname><given-names>A
+      </given-names></name><etal/></person-group><article-title>On it</article-title><source>Cell</source>
+      <year>1999</year><volume>3</volume><issue>4</issue><fpage>5</fpage><lpage>9</lpage></element-citation></ref></ref-list>"""
+    assert only(xml, article(back=references)).text == "A title\n\nBody."
+    assert only(xml, article(back=references), references=True).text.split("\n\n")[2:] == [
+        "References", "1. Doe J. Nature 2001.", "2. Roe A, et al (1999). On it. Cell 3(4):5–9"
+    ]  # fmt: skip
+
+
+def test_what_is_about_the_authors_by_option(xml: Path) -> None:
+    back = """<ack><title>Acknowledgements</title><p>Thanks.</p></ack><sec><title>Competing interests</title><p>No.</p>
+      </sec><sec sec-type="data-availability"><title>Data</title><p>Online.</p></sec><fn-group><fn fn-type="con"><p>JD
+      did it.</p></fn><fn><p><bold>Funding:</bold> NIH.</p></fn><fn><p>A real note.</p></fn></fn-group>"""
+    meta = "<funding-group><funding-statement>By us.</funding-statement></funding-group>"
+    text = article(back=back, meta=meta)
+    assert only(xml, text).text.split("\n\n")[2:] == ["Data", "Online.", "A real note."]
+    assert only(xml, text, acknowledgements=True).text.split("\n\n")[2:] == [
+        "Acknowledgements", "Thanks.", "Competing interests", "No.", "Data", "Online.", "JD did it.", "Funding: NIH.",
+        "A real note.", "By us.",
+    ]  # fmt: skip
+
+
+def test_breaks_put_in_for_looks_are_no_blanks(xml: Path) -> None:
+    gene = "\n\t\t<italic>G</italic>\n\t\t<sup>+</sup> and \n\t\t<italic>H</italic>"
+    pretty = "".join(f"seen {gene} in [\n\t\t<xref>{i}</xref>]. " for i in range(9))
+    filled = "".join(f"seen\n<italic>G{i}</italic> in\nit. " for i in range(9))
+    assert blocks(xml, f"<p>{pretty}</p>")[0].startswith("seen G+ and H in [0]. seen")
+    assert blocks(xml, f"<p>{filled}</p>")[0].startswith("seen G0 in it. seen G1 in it.")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1), min_size=1))
+def test_every_paragraph_comes_out_as_it_went_in(
+    tmp_path_factory: pytest.TempPathFactory, paragraphs: list[str]
+) -> None:
+    body = etree.Element("body")
+    for paragraph in paragraphs:
+        element = etree.SubElement(etree.SubElement(body, "sec"), "p")
+        etree.SubElement(element, "italic").text = paragraph
+    inner = etree.tostring(body, encoding="unicode").removeprefix("<body>").removesuffix("</body>")
+    path = tmp_path_factory.mktemp("jats", numbered=True) / "a.xml"
+    assert blocks(path, inner) == paragraphs
+
+
+# Metadata.
+
+
+def test_metadata(xml: Path) -> None:
+    meta = """<article-id pub-id-type="pmc">123</article-id><article-id pub-id-type="pmid">77</article-id>
+      <article-id pub-id-type="doi">https://doi.org/10.1/Ab(c)&lt;1&gt;</article-id>
+      <article-version>2</article-version>
+      <pub-date pub-type="pmc-release"><year>2020</year><month>1</month><day>1</day></pub-date>
+      <pub-date pub-type="ppub"><year>2006</year><month>Feb</month></pub-date><pub-date pub-type="epub"/>"""
+    document = only(xml, article(meta=meta))
+    assert document.metadata == {
+        "article_type": "research-article", "language": "en", "journal": "J Test", "pmcid": "PMC123", "pmid": "77",
+        "doi": "10.1/Ab(c)<1>", "date": "2006-02", "version": "2",
+    }  # fmt: skip
+    assert document.url == "https://doi.org/10.1/Ab(c)%3C1%3E"
+    assert document.license == ""
+
+
+def test_address_at_pmc_where_there_is_no_doi(xml: Path) -> None:
+    document = only(xml, article(meta='<article-id pub-id-type="pmcid">PMC9.3</article-id>'))
+    assert document.url == "https://pmc.ncbi.nlm.nih.gov/articles/PMC9/"
+    assert (document.metadata["pmcid"], document.metadata["version"]) == ("PMC9", "3")
+    assert only(xml.with_name("PMC8.xml"), article()).metadata["pmcid"] == "PMC8"
+
+
+@pytest.mark.parametrize(
+    ("dates", "date"),
+    [
+        ('<pub-date date-type="pub" publication-format="electronic"><day>3</day><month>04</month><year>2019</year>'
+         '</pub-date><pub-date date-type="collection"><year>2018</year></pub-date>', "2019-04-03"),
+        ('<pub-date pub-type="epub" iso-8601-date="2021-01-15T10:00"><year>1999</year></pub-date>', "2021-01-15"),
+        ('<pub-date pub-type="ppub"><season>Spring</season><year>2001</year></pub-date>', "2001"),
+        ('<pub-date><month>13</month><year>2001</year></pub-date>', "2001"),
+        ('<pub-date><year>in press</year></pub-date>', ""),
+    ],
+)  # fmt: skip
+def test_dates(xml: Path, dates: str, date: str) -> None:
+    assert only(xml, article(meta=dates)).metadata.get("date", "") == date
+
+
+@pytest.mark.parametrize(
+    ("permissions", "license"),
+    [
+        ('<license xlink:href="http://creativecommons.org/licenses/by-nc-nd/4.0/"/>', "CC-BY-NC-ND-4.0"),
+        ('<license><ali:license_ref xmlns:ali="http://www.niso.org/schemas/ali/1.0/">'
+         "https://creativecommons.org/publicdomain/zero/1.0/</ali:license_ref></license>", "CC0-1.0"),
+        ('<license xlink:href="https://creativecommons.org/licenses/by/3.0/igo/legalcode"/>', "CC-BY-3.0-IGO"),
+        ('<license><p>Terms (<uri xlink:href="http://creativecommons.org/licenses/by/2.0">x</uri>).</p></license>',
+         "CC-BY-2.0"),
+        ("<license><license-p>distributed under the Creative Commons Attribution License, which permits any use, "
+         "even non-commercial</license-p></license>", "CC-BY"),
+        ("<license><p>the Creative Commons Attribution Non-Commercial License 3.0</p></license>", "CC-BY-NC-3.0"),
+        ("<license><p>under a Creative Commons Attribution-ShareAlike 4.0 International License.</p></license>",
+         "CC-BY-SA-4.0"),
+        ('<license license-type="CC BY-NC 4.0"><p>See the site.</p></license>', "CC-BY-NC-4.0"),
+        ("<copyright-statement>This is in the public domain.</copyright-statement>", "public-domain"),
+        ("<copyright-statement>All rights reserved.</copyright-statement>", ""),
+    ],
+)  # fmt: skip
+def test_licenses(xml: Path, permissions: str, license: str) -> None:
+    assert only(xml, article(meta=f"<permissions>{permissions}</permissions>")).license == license
+
+
+def test_a_figures_license_is_not_the_articles(xml: Path) -> None:
+    url = "http://creativecommons.org/licenses/by/4.0/"
+    fig = f'<fig><caption><p>C.</p></caption><permissions><license xlink:href="{url}"/></permissions></fig>'
+    assert only(xml, article(fig)).license == ""
+
+
+def test_translations_and_reports_are_documents_of_their_own(xml: Path) -> None:
+    meta = """<article-id pub-id-type="pmc">5</article-id><article-id pub-id-type="doi">10.1/en</article-id>
+      <permissions><license xlink:href="https://creativecommons.org/licenses/by/4.0/"/></permissions>"""
+    rest = """<sub-article article-type="translation" xml:lang="pt"><front-stub><article-id pub-id-type="doi">10.1/pt
+      </article-id><title-group><article-title>Um título</article-title></title-group></front-stub><body><p>Corpo.</p>
+      </body><sub-article article-type="reply"><body><p>Resposta.</p></body></sub-article></sub-article>
+      <response response-type="reply"><front-stub/></response>"""
+    main, translated, reply, empty = found(xml, article(meta=meta, rest=rest))
+    assert isinstance(main, Document) and isinstance(translated, Document) and isinstance(reply, Document)
+    assert (main.text, translated.text, reply.text) == ("A title\n\nBody.", "Um título\n\nCorpo.", "Resposta.")
+    assert (translated.id, reply.id) == ("a.xml#part1", "a.xml#part1#part1")
+    assert translated.metadata == {
+        "article_type": "translation", "language": "pt", "doi": "10.1/pt", "pmcid": "PMC5", "journal": "J Test",
+        "part_of": "a.xml",
+    }  # fmt: skip
+    assert reply.metadata["part_of"] == "a.xml" and reply.license == "CC-BY-4.0"
+    assert reply.url == "https://pmc.ncbi.nlm.nih.gov/articles/PMC5/"
+    assert isinstance(empty, Broken) and empty.id == "a.xml#part2" and empty.reason.startswith("no_text")
+
+
+def test_a_translated_title_stands_before_its_abstract(xml: Path) -> None:
+    text = article(abstract='<trans-abstract xml:lang="es"><p>Resumen.</p></trans-abstract>').replace(
+        "</title-group>",
+        '<trans-title-group xml:lang="es"><trans-title>Título</trans-title></trans-title-group></title-group>',
+    )
+    assert only(xml, text).text == "A title\n\nTítulo\n\nResumen.\n\nBody."
+
+
+# Robustness.
+
+
+def test_named_entities_without_a_dtd(xml: Path) -> None:
+    body = "<p>5&nbsp;&micro;m &lt; &alpha; &amp; &Gcy; &nosuch; <![CDATA[&nbsp;<b>]]></p>"
+    document = only(xml, DTD + article(body))
+    assert document.text.endswith("5\u00a0µm < α & Г &nosuch; &nbsp;<b>")
+    assert document.metadata["unknown_entities"] == ["nosuch"]
+
+
+def test_entities_of_the_file_itself_where_they_are_plain_text(xml: Path) -> None:
+    declared = '<!DOCTYPE article [<!ENTITY co "A &#38; B"><!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    document = only(xml, declared + article("<p>&co; &x;</p>"))
+    assert document.text.endswith("A & B &x;")
+
+
+def test_a_billion_laughs_blow_nothing_up(xml: Path) -> None:
+    lols = "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9))
+    document = only(xml, f'<!DOCTYPE lolz [<!ENTITY l0 "lol">{lols}]>' + article("<p>&l9; &l0;</p>"))
+    assert document.text.endswith("&l9; lol")
+    assert document.metadata["unknown_entities"] == ["l9"]
+
+
+def test_hostile_prologs_take_no_time(xml: Path) -> None:
+    started = time.perf_counter()
+    found(xml, "<!-- a -->" * 5000 + "<" * 40_000 + "<![CDATA[" * 5000)
+    found(xml, "<" + "a" * 60_000 + article("<p>" + "<![CDATA[" * 5000 + "</p>"))
+    assert time.perf_counter() - started < 5
+
+
+def test_deep_nesting_is_broken_and_no_crash(xml: Path) -> None:
+    lists = "<list><list-item><p>x" * 80 + "</p></list-item></list>" * 80
+    sections = "<sec><p>x</p>" * 300 + "</sec>" * 300
+    for body in (lists, sections):
+        for record in found(xml, article(body)):
+            assert isinstance(record, Document) or record.reason.startswith("malformed")
+    assert broken(xml, article(sections)).reason.startswith("malformed")
+
+
+def test_junk_before_the_article_is_skipped_and_noted(xml: Path) -> None:
+    document = only(xml, "\ufeff<?xml version='1.0'?>\n  HTTP/1.1 200 OK\n" + DTD + article())
+    assert document.text == "A title\n\nBody."
+    assert document.metadata["skipped"].startswith("line 2, column 3: HTTP/1.1 200 OK")
+
+
+def test_empty_files_and_files_without_an_article(xml: Path) -> None:
+    assert broken(xml, "") == Broken("a.xml", "", "empty")
+    assert broken(xml, " \n ").reason == "empty"
+    record = broken(xml, '<?xml version="1.0"?>\n<book><p>x</p>&</book>')
+    assert record.reason.startswith("no_article") and record.position == "line 2, column 15"
+    assert broken(xml, "<book/>").reason.startswith("no_article")
+
+
+def test_truncated_and_malformed_articles_say_where(xml: Path) -> None:
+    whole = DTD + article("\n<p>one</p>\n<p>two</p>")
+    record = broken(xml, whole[: whole.index("two")])
+    assert record.reason.startswith("truncated: ") and record.position.startswith("line 6, column ")
+    record = broken(xml, whole.replace("<p>two</p>", "<p>two</q>"))
+    assert record.reason == "malformed: Opening and ending tag mismatch: p line 6 and q"
+    assert record.position == "line 6, column 11"
+    record = broken(xml, whole.replace("two", "R&D"))
+    assert record.reason.startswith("malformed: ") and record.position.startswith("line 6, column ")
+
+
+def test_position_on_the_line_where_the_article_begins(xml: Path) -> None:
+    record = broken(xml, "<!-- x --> <article ><p></q></article>")
+    assert record.position == "line 1, column 29"
+
+
+def test_article_without_text(xml: Path) -> None:
+    assert broken(xml, "<article><front/></article>").reason.startswith("no_text")
+
+
+@pytest.mark.parametrize(
+    "encoding", ["iso-8859-1", "windows-1252", "utf-16", "utf-16-le", "utf-8-sig", "gb18030", "utf-32"]
+)
+def test_encodings(xml: Path, encoding: str) -> None:
+    declared = encoding if encoding not in ("utf-8-sig", "utf-16-le") else encoding[:-3].rstrip("-")
+    data = (f'<?xml version="1.0" encoding="{declared}"?>\n' + DTD + article("<p>Médéa à côté</p>")).encode(encoding)
+    assert only(xml, data).text.endswith("Médéa à côté")
+
+
+def test_wrong_and_unknown_encodings(xml: Path) -> None:
+    text = '<?xml version="1.0" encoding="{}"?>\n' + article("\n<p>é</p>")
+    record = broken(xml, text.format("utf-8").encode("latin-1"))
+    assert record.reason.startswith("malformed: ") and record.position.startswith("line 5, column ")
+    record = broken(xml, text.format("ascii").encode())
+    assert "ascii" in record.reason and record.position == "line 5, column 4"
+    assert "klingon" in broken(xml, text.format("klingon")).reason
+
+
+def test_undeclared_prefixes_of_jats_are_known(xml: Path) -> None:
+    text = article('<p><ext-link xlink:href="u">L</ext-link></p>').replace("xmlns:xlink=", "x=")
+    assert only(xml, text).text.endswith("L")
+
+
+def test_default_and_prefixed_namespaces(xml: Path) -> None:
+    assert only(xml, article().replace("<article ", '<article xmlns="https://jats.nlm.nih.gov/ns/" ', 1)).text
+    prefixed = '<j:article xmlns:j="u:x"><j:body><j:p>P.</j:p></j:body></j:article>'
+    assert only(xml, prefixed).text == "P."
+
+
+# Files of several articles.
+
+
+def test_many_articles_in_one_root_each_for_itself(xml: Path) -> None:
+    first, second, third = (article(f"<p>Number {i}.</p>") for i in (1, 2, 3))
+    cut = second[: second.index("Number")]
+    data = '<?xml version="1.0"?>\n<articles xmlns:q="u:q">\n' + first + "\n" + cut + "\n" + third + "\n</articles>\n"
+    one, two, three = found(xml, data)
+    assert isinstance(one, Document) and one.id == "a.xml#1" and one.text.endswith("Number 1.")
+    assert isinstance(two, Broken) and two.id == "a.xml#2" and two.reason.startswith("truncated")
+    assert two.position == "line 9, column 1"
+    assert isinstance(three, Document) and three.id == "a.xml#3" and three.text.endswith("Number 3.")
+
+
+def test_files_joined_one_behind_the_other(xml: Path) -> None:
+    one, two, end = found(xml, DTD + article() + "\n" + DTD + article() + "\nrubbish")
+    assert (one.id, two.id) == ("a.xml", "a.xml#2")
+    assert isinstance(end, Broken) and end.id == "a.xml#end" and "rubbish" in end.reason
+    assert end.position.startswith("line ")
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 300])
+def test_articles_are_found_wherever_chunks_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    data = "<articles>" + " \n".join(article(f"<p>Number {i} é.</p>") for i in range(4)) + "</articles>"
+    whole = [(d.id, getattr(d, "text", "")) for d in found(tmp_path / "a.xml", data)]
+    monkeypatch.setattr(jats_xml, "CHUNK_BYTES", chunk_bytes)
+    assert [(d.id, getattr(d, "text", "")) for d in found(tmp_path / "a.xml", data)] == whole
+    assert len(whole) == 4
+
+
+def test_memory_is_one_articles(tmp_path: Path) -> None:
+    path = tmp_path / "many.xml"
+    with open(path, "w") as file:
+        file.write("<articles>")
+        for i in range(300):
+            file.write(article(f"<p>{i} {'word ' * 10_000}</p>"))
+        file.write("</articles>")
+    tracemalloc.start()
+    count = sum(1 for _ in read(JatsSource(path=str(path)), SourceFile(path.name, str(path), 0, "")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 300
+    assert peak < 6 << 20  # the file holds 15 MB
+
+
+def test_an_article_too_large_is_left_out_and_the_next_is_read(xml: Path) -> None:
+    large = article("<p>" + "x y " * (17 << 20) + "</p>")
+    record, small = found(xml, "<articles>" + large + article("<p>Small.</p>") + "</articles>")
+    assert (
+        isinstance(record, Broken) and record.reason.startswith("too_large") and record.position.startswith("line 1,")
+    )
+    assert isinstance(small, Document) and small.text.endswith("Small.")
+
+
+# Packages and plain texts.
+
+
+def package(members: dict[str, str | bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in members.items():
+            data = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz"])
+def test_packages(tmp_path: Path, ending: str) -> None:
+    members: dict[str, str | bytes] = {
+        "PMC1/one.nxml": article("<p>One.</p>"),
+        "PMC1/fig.jpg": b"\xff\xd8",
+        "PMC1/data.txt": "an author's supplement",
+        "PMC2/PMC2.xml": article("<p>Two.</p>"),
+        "PMC3/bad.nxml": "<article>\n<p></article>",
+        "PMC4.txt": "==== Front\nJ Test 1234 Title Names\n==== Body\nText of it.\n\nMore.\n==== Refs\n1. Doe\n",
+    }
+    one, two, bad, text = found(tmp_path / f"p{ending}", package(members))
+    assert isinstance(one, Document) and one.id == f"p{ending}#PMC1/one.nxml" and one.text.endswith("One.")
+    assert isinstance(two, Document) and two.metadata["pmcid"] == "PMC2"
+    assert isinstance(bad, Broken) and bad.position.startswith("member PMC3/bad.nxml, line 2, column ")
+    assert isinstance(text, Document) and text.text == "Text of it.\n\nMore." and text.metadata == {"pmcid": "PMC4"}
+
+
+def test_a_package_cut_off_says_after_which_member(tmp_path: Path) -> None:
+    tar = gzip.decompress(package({"a.xml": article("<p>A.</p>"), "b.xml": article("<p>" + "B" * 9000 + "</p>")}))
+    first, last = found(tmp_path / "p.tar", tar[:5000])
+    assert isinstance(first, Document) and first.text.endswith("A.")
+    assert isinstance(last, Broken) and last.position == "after member b.xml" and last.reason.startswith("truncated")
+    assert broken(tmp_path / "p.tar", b"").reason.startswith("truncated")
+
+
+def test_plain_texts_alone(tmp_path: Path) -> None:
+    path = tmp_path / "PMC7.txt"
+    document = only(path, "\ufeffTitle\r\n\r\nText.\r\n")
+    assert (document.text, document.url) == ("Title\n\nText.", "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/")
+    marked = "==== Front\nx\n==== Body\nB\n==== Refs\nR\n"
+    assert only(path, marked, references=True).text == "B\n\nR"
+    assert broken(path, b"one\n tw\xff").position == "line 2, column 4"
+    assert broken(path, "").reason == "empty"
+    assert broken(path, "==== Front\nx\n").reason.startswith("no_text")
+
+
+# Real articles.
+
+
+def _shared(name: str, **options: Any) -> list[tuple[str, list[Document | Broken]]]:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: the shared data is not here")
+    source = JatsSource(path=str(folder), **options)
+    return [(file.name, list(read(source, file))) for file in list_files(source)]
+
+
+def test_every_real_article_is_read_and_agrees_with_its_index() -> None:
+    files = dict(_shared("jats"))
+    with open(SHARED_DATA / "jats" / "INDEX.csv", encoding="utf-8", newline="") as index:
+        rows = {row["file"].removeprefix("jats/"): row for row in csv.DictReader(index)}
+    assert len(files) == 106 and set(files) <= set(rows)
+    for name, records in files.items():
+        document, row = records[0], rows[name]
+        assert isinstance(document, Document) and not any(isinstance(record, Broken) for record in records), name
+        known = document.metadata
+        assert known.get("doi", "").lower() == row["doi"].lower(), name
+        if not name.endswith("f1000research_1.xml"):  # there the index took the PMCID of a cited article
+            assert known.get("pmcid", "").removeprefix("PMC") == row["pmcid"].removeprefix("PMC"), name
+        assert known.get("article_type", "") == row["type"], name
+        assert known.get("language", "") == row["lang"].lower(), name
+        assert known["journal"] == html.unescape(row["journal"]), name
+        kind = row["licence"].removeprefix("licenses/").replace("/", "-").upper()
+        stated = {"TEXT:CC-BY?": "CC-BY", "PUBLICDOMAIN-ZERO": "CC0-1.0"}.get(kind, f"CC-{kind}")
+        assert document.license.startswith(stated), (name, document.license, row["licence"])
+        assert known["date"][:2] in ("19", "20") and document.url, name
+        assert all("<" not in word or ">" not in word for word in document.text.split()[:50]), name
+
+
+def test_broken_real_files_are_read_or_say_why() -> None:
+    files = {name.rsplit("/", 1)[1]: records for name, records in _shared("jats_hard", references=True)}
+    (entity,) = files["2318-0889-tinf-33-e200057.xml"]
+    assert isinstance(entity, Document) and "¿" in entity.text and "unknown_entities" not in entity.metadata
+    (junk,) = files["document5.xml"]
+    assert isinstance(junk, Broken) and junk.position == "line 2, column 1" and junk.reason.startswith("no_article")
+    (empty,) = files["fulltext.xml"]
+    assert isinstance(empty, Broken) and empty.reason == "empty"
