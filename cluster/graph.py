@@ -10,6 +10,7 @@ from typing import Any
 from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError, nearest
+from cluster.spec import ANY
 from cluster.specs import ScalingSpec, Spec
 from cluster.store import Store
 
@@ -88,17 +89,21 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _check_inputs(key: str, spec: Spec, inputs: dict[str, Step | Artifact]) -> None:
     for name, given in inputs.items():
-        if name not in spec.inputs:
+        kinds = spec.inputs.get(name, spec.inputs.get(ANY))
+        if kinds is None:
             raise SpecError(f"{key}: no input is called {name!r}", nearest(name, list(spec.inputs) or ["(none)"]))
-        if given.kind not in spec.inputs[name].split("|"):
-            raise SpecError(f"{key}: input {name!r} must be a {_kinds(spec, name)}, not a {given.kind}")
-    for name in spec.inputs:
-        if name not in inputs and name not in spec.optional_inputs:
-            raise SpecError(f"{key}: input {name!r} is missing", f"Pass the {_kinds(spec, name)} step as `{name}=...`.")
+        if given.kind not in kinds.split("|"):
+            raise SpecError(f"{key}: input {name!r} must be a {_either(kinds)}, not a {given.kind}")
+    for name, kinds in spec.inputs.items():
+        if name == ANY and not inputs:
+            raise SpecError(f"{key}: there is no input", f"Pass {_either(kinds)} steps under names of your own.")
+        if name != ANY and name not in inputs and name not in spec.optional_inputs:
+            raise SpecError(f"{key}: input {name!r} is missing", f"Pass the {_either(kinds)} step as `{name}=...`.")
+    spec.check_inputs(inputs)
 
 
-def _kinds(spec: Spec, name: str) -> str:
-    return " or ".join(spec.inputs[name].split("|"))
+def _either(kinds: str) -> str:
+    return " or ".join(kinds.split("|"))
 
 
 def read_changes(config: Path | None, sets: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -16,11 +17,13 @@ from cluster.errors import SpecError, nearest
 
 S = TypeVar("S", bound="Spec")
 
+ANY = "*"  # in `inputs`: as many more inputs of a kind as there are, under any names
+
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all specs. Subclasses set the class variables and document every field in the line below it.
 
-    `inputs` maps each input to its kind, or to several: `"pretrain|sft"`.
+    `inputs` maps each input to its kind, or to several: `"pretrain|sft"`; `ANY` stands for one or more of any name.
     """
 
     kind: ClassVar[str]
@@ -31,6 +34,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def check(self) -> None:
         """Raise SpecError where fields contradict each other; bounds of single fields belong into their types."""
+
+    def check_inputs(self, names: Collection[str]) -> None:
+        """Raise SpecError where fields do not fit the names of the inputs; for specs of `ANY` inputs."""
 
 
 def fields(spec: Spec) -> dict[str, Any]:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from cluster.errors import SpecError
 from cluster.spec import Spec
 
 
 class TokenizerSpec(Spec, frozen=True):
-    """A byte-level BPE tokenizer trained on the train split of a corpus."""
+    """A tokenizer trained on a sample of the train split of a corpus."""
 
     kind: ClassVar[str] = "tokenizer"
     stage: ClassVar[str] = "pipelines.tokens.tokenizer:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
 
+    algorithm: Literal["byte_bpe", "bpe", "wordpiece", "unigram"] = "byte_bpe"
+    """`byte_bpe` as GPT-2, `bpe` as LLaMA (SentencePiece, bytes for rare characters), `unigram` as T5 (SentencePiece
+    with NFKC: line ends become blanks), `wordpiece` as BERT, cased (rare characters and blanks are lost)."""
     vocab_size: Annotated[int, Meta(ge=257)] = 2048
-    """Pieces, the 256 bytes and the special token included."""
+    """Pieces, the 256 bytes (but of `wordpiece`) and the special tokens included."""
     sample_bytes: Annotated[int, Meta(ge=1)] = 50_000_000
-    """Text to train on, taken from the front of the (already shuffled) train split."""
+    """About how much text to train on: documents of the whole train split, chosen by a hash of their ids."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens besides the end of text (`<|endoftext|>`) and the unknown token of the kinds that have one."""
+    character_coverage: Annotated[float, Meta(gt=0, le=1)] = 0.9995
+    """Share of the sample's characters that get a piece of their own, the most frequent first; not of `byte_bpe`."""
+
+    def check(self) -> None:
+        if len(set(self.special_tokens)) < len(self.special_tokens) or "" in self.special_tokens:
+            raise SpecError("tokenizer.special_tokens: each must be there once and not be empty", "Name each once.")
 
 
 class TokensSpec(Spec, frozen=True):
@@ -27,7 +40,13 @@ class TokensSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "tokens"
     stage: ClassVar[str] = "pipelines.tokens.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": "tokenizer"}
+    revision: ClassVar[int] = 2
+    inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": "tokenizer|vocabulary"}
 
     sequence_length: Annotated[int, Meta(ge=2)] = 256
-    """Tokens of a training sample; documents are concatenated with an end-of-text token between them and cut."""
+    """Tokens that a training sample has as inputs; its labels are the tokens behind them."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """`concatenate`: documents, an end-of-text token after each, one after another, cut wherever a sequence ends;
+    `best_fit`: only documents longer than a sequence are cut, and gaps are padded (Ding et al. 2024)."""
+    verify_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.002
+    """Share of the documents that the reference tokenizer encodes as well, to check the fast one."""

@@ -10,7 +10,7 @@ from cluster.errors import SpecError
 from cluster.spec import Spec
 
 # Whatever holds a causal language model as a Hugging Face folder.
-MODELS = "pretrain|pretrained|sft|rlhf|quantized|model"
+MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
 
 
 class TrainingSpec(Spec, frozen=True):
@@ -53,17 +53,17 @@ class TrainingSpec(Spec, frozen=True):
 
 
 class PretrainSpec(TrainingSpec, frozen=True):
-    """A causal language model trained from scratch on a token store."""
+    """A causal language model trained from scratch on a token store, or on a mixture of several."""
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens"}
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture"}
 
     model: str = "gpt2-1m"
     """Named size, such as `gpt2-124m` or `llama-1m` (the table is in pipelines/training/models.py)."""
     model_overrides: dict[str, Any] = {}
     """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
     total_tokens: Annotated[int, Meta(ge=1)] = 2_000_000
-    """Tokens to train on; epochs follow from the size of the store."""
+    """Tokens to train on; epochs follow from the size of the store (of a mixture, from the sizes and the weights)."""
     validation_sequences: Annotated[int, Meta(ge=1)] = 256
-    """Sequences of the held-out split that the validation loss is taken over."""
+    """Sequences of the held-out split (of each source of a mixture) that the validation loss is taken over."""

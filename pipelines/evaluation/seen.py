@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cluster.errors import InputError
-from pipelines.tokens.order import Order
 from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import TokenStream
 
 
 class TokenBytes:
@@ -44,21 +44,19 @@ class TokenBytes:
         return b"".join([table[token] for token in tokens.tolist()])
 
 
-def seen_sequences(store: TokenStore, samples: int, seed: int) -> NDArray[np.int64]:
-    """Sorted indices of the sequences among the first `samples` positions of a run with this `seed`."""
-    return np.unique(Order(store.num_sequences, seed).samples(0, samples))
+def seen_sequences(stream: TokenStream, positions: int) -> list[tuple[TokenStore, NDArray[np.int64]]]:
+    """For each store of a run, the sorted indices of its sequences among the first `positions` positions."""
+    sources, samples = stream.order.samples(0, positions)
+    return [(store, np.unique(samples[sources == number])) for number, store in enumerate(stream.stores.values())]
 
 
 def seen_text(store: TokenStore, sequences: NDArray[np.int64], decoder: TokenBytes) -> Iterator[bytes]:
-    """The unique text of these (sorted) sequences: neighbours joined, split where a document ends.
+    """The unique text of these sequences: what touches is joined, and split where a document ends.
 
-    A sequence covers its `sequence_length` inputs and the label behind the last of them.
+    A sequence covers its inputs and the label behind the last of them.
     """
-    breaks = np.flatnonzero(np.diff(sequences) != 1) + 1
-    for run in np.split(sequences, breaks):
-        if not len(run):
-            continue
-        tokens = store.tokens(int(run[0]) * store.sequence_length, (int(run[-1]) + 1) * store.sequence_length + 1)
+    for start, stop in store.covered(sequences):
+        tokens = store.tokens(start, stop)
         ends = np.flatnonzero(tokens == store.eos_token_id)
         for document in np.split(tokens, ends):
             if text := decoder.decode(document):

@@ -30,6 +30,7 @@ from pipelines.evaluation.loss import total_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import open_stream, token_sources
 
 
 def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
@@ -114,12 +115,16 @@ def heldout_documents(store: TokenStore, decoder: TokenBytes, texts: list[bytes]
 
 
 def trained_text(trained: Artifact, tokens: Artifact, decoder: TokenBytes) -> list[bytes]:
-    """The unique text that a pretrain artifact consumed. Raises InputError where it was trained on other tokens."""
-    if trained.record.parents["tokens"].fingerprint != tokens.fingerprint:
+    """The unique text that a pretrain artifact consumed, of all sources where they were several.
+
+    Raises InputError where it was not trained on `tokens`.
+    """
+    seen = trained.parent("tokens")
+    if tokens.fingerprint not in {source.fingerprint for source in token_sources(seen).values()}:
         raise InputError(f"{trained.record.ref} was not trained on {tokens.record.ref}", "Give the tokens it saw.")
-    store = TokenStore(tokens.local(), "train")
-    samples = trained.metrics["steps"] * trained.spec["global_batch_size"]
-    return list(seen_text(store, seen_sequences(store, samples, trained.spec["seed"]), decoder))
+    positions = trained.metrics["steps"] * trained.spec["global_batch_size"]
+    sequences = seen_sequences(open_stream(seen, trained.spec["seed"], positions), positions)
+    return [text for store, numbers in sequences for text in seen_text(store, numbers, decoder)]
 
 
 def xz_bits_per_byte(texts: list[bytes]) -> float:

@@ -3,11 +3,15 @@
 Every epoch is a keyed permutation of [0, n): a balanced Feistel network over the next even number of bits, walked
 along its cycle until it lands inside (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). The
 state of a data loader is therefore one integer, and the worker layout does not enter.
+`WindowedOrder` is for shards that are still being written.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -71,3 +75,44 @@ class Order:
             for key in keys:
                 left, right = right, left ^ (_mix(right + key) & self._mask)
         return (left << self._half_bits) | right
+
+
+class WindowedOrder:
+    """One pass over shards that are still being written, shuffled within windows of consecutive shards.
+
+    A window is known as soon as all its shards are finished, and shards that come later change nothing before them:
+    a sample's place is a function of the seed and of the sizes of the shards up to the end of its window.
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], shards_per_window: int, seed: int, complete: bool = False) -> None:
+        """`shard_sizes`: samples of each finished shard; `complete` says that no more will come."""
+        if shards_per_window < 1 or any(size < 0 for size in shard_sizes):
+            raise ValueError(f"windows of {shards_per_window} shards of {list(shard_sizes)} samples are impossible")
+        self.seed = seed
+        starts = [0, *itertools.accumulate(shard_sizes)]
+        self._starts = starts[::shards_per_window]
+        if complete and self._starts[-1] < starts[-1]:
+            self._starts.append(starts[-1])
+
+    @property
+    def num_known(self) -> int:
+        """Positions whose sample is known: those of all windows whose shards are finished."""
+        return self._starts[-1]
+
+    def sample(self, position: int) -> int:
+        """The sample at a position, counted through all shards. Raises ValueError for one that is not known yet."""
+        return int(self.samples(position, position + 1)[0])
+
+    def samples(self, start: int, stop: int) -> Positions:
+        """The samples at positions [start, stop), shape (stop - start,). Raises ValueError beyond `num_known`."""
+        if not 0 <= start <= stop <= self.num_known:
+            raise ValueError(f"of positions {start} to {stop} only those below {self.num_known} are known")
+        pieces = [np.empty(0, dtype=np.int64)]
+        while start < stop:
+            window = bisect.bisect_right(self._starts, start) - 1
+            first, end = self._starts[window], self._starts[window + 1]
+            size, until = end - first, min(stop, end)
+            shuffled = Order(size, self.seed)  # a window's number takes the place of the epoch's
+            pieces.append(first + shuffled.samples(window * size + start - first, window * size + until - first))
+            start = until
+        return np.concatenate(pieces)

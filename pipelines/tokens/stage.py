@@ -1,20 +1,24 @@
-"""The tokens stage, on Ray Data: every part of the corpus becomes a shard, encoded, written and digested by one task.
+"""The tokens stage, on Ray Data: every part of the corpus becomes a shard, encoded, packed, written and digested by one
+task with a few megabytes in memory.
 
 A shard's summary is written after it, so that a killed run redoes at most the shards that were being written. The
-layout follows the corpus and not the workers; the only thing left for one process is to add up document offsets.
+layout follows the corpus and not the workers; the only thing left for one process is to add up offsets.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from pathlib import Path
+import os
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tokenizers import Tokenizer
 
 from cluster.artifact import Artifact
 from cluster.context import Context
@@ -23,49 +27,63 @@ from cluster.location import Location
 from cluster.runtime import connect
 from cluster.specs import TokensSpec
 from pipelines.ordered import ordered_map
-from pipelines.tokens.reader import DOCUMENTS_FILE, INDEX_FILE
-from pipelines.tokens.tokenizer import END_OF_TEXT
+from pipelines.tokens.encoder import Encoder, Mismatch, load, sample
+from pipelines.tokens.packing import best_fit
+from pipelines.tokens.reader import DOCUMENTS_FILE, INDEX_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE
 
 SPLITS = ("train", "heldout")
-BATCH_DOCUMENTS = 256
+BATCH_DOCUMENTS = 1024
+BATCH_BYTES = 4 << 20  # of text that is encoded at once; one document may be larger
+PIECES = (DOCUMENTS_FILE, SEQUENCES_FILE, SEGMENTS_FILE)  # of a split; a shard's own lie beside it until the end
 
 
 def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
-    """Write the shards, `documents.idx` of each split, and `index.json`. Raises InputError for a corpus too small."""
-    if ctx.output.exists(INDEX_FILE):  # killed after its last step
-        return _clean(ctx.output)
+    """Write the shards, the offsets of each split, and `index.json`. Raises InputError for a corpus too small."""
+    output, spec = ctx.output, ctx.spec
+    if output.exists(INDEX_FILE):  # killed after its last step
+        return _clean(output)
     corpus, tokenizer = ctx.inputs["corpus"], ctx.inputs["tokenizer"]
     connect(ctx.scaling)
-    reference = load(str(tokenizer.local()))
-    vocab_size = reference.get_vocab_size()
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+    encoder = load(str(tokenizer.local()))
     tasks = [
         {"split": split, "part": name, "shard": f"{split}/shard-{number:05d}"}
         for split in SPLITS
         for number, name in enumerate(n for n in corpus.location.names(split) if n.endswith(".parquet"))
     ]
-    output = ctx.output
+    found = {f"{split}/{name}" for split in SPLITS for name in output.names(split)}
     done: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    summaries = ordered_map(
-        lambda task: encode_part(corpus, tokenizer, output, dtype, **task), tasks, ctx.scaling.data_workers
-    )
-    for number, summary in enumerate(summaries, 1):
-        done[summary["split"]].append(summary)
-        tokens = sum(entry["num_tokens"] for entries in done.values() for entry in entries)
-        ctx.progress(number, len(tasks), "parts", tokens=tokens)
-    splits = {split: _finish(output, split, done[split]) for split in SPLITS}
-    if splits["train"]["num_tokens"] <= ctx.spec.sequence_length:
+    tokens = encoded_bytes = 0
+    started = time.monotonic()
+    summaries = ordered_map(lambda task: _task(corpus, tokenizer, output, spec, task), tasks, ctx.scaling.data_workers)
+    for number, (task, summary) in enumerate(zip(tasks, summaries, strict=True), 1):
+        done[task["split"]].append(summary)
+        tokens += summary["num_tokens"]
+        encoded_bytes += 0 if f"{task['shard']}.json" in found else summary["num_bytes"]
+        speed = encoded_bytes / 1e6 / (time.monotonic() - started)
+        ctx.progress(number, len(tasks), "parts", tokens=tokens, mb_per_second=round(speed, 1))
+    return assemble(output, spec, encoder, tokenizer.fingerprint, done)
+
+
+def assemble(
+    output: Location, spec: TokensSpec, encoder: Encoder, fingerprint: str, summaries: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Make one store of all shards, given their summaries by split, and return the stage's metrics."""
+    splits = {split: _finish(output, split, summaries[split]) for split in SPLITS}
+    if splits["train"]["num_tokens"] <= spec.sequence_length:
         raise InputError(
-            f"tokens.sequence_length: {ctx.spec.sequence_length} is longer than the whole train split "
+            f"tokens.sequence_length: {spec.sequence_length} is longer than the whole train split "
             f"({splits['train']['num_tokens']} tokens)",
             "Give shorter sequences or a larger corpus.",
         )
     index = {
-        "dtype": dtype,
-        "vocab_size": vocab_size,
-        "eos_token_id": reference.token_to_id(END_OF_TEXT),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "sequence_length": ctx.spec.sequence_length,
+        "dtype": _dtype(encoder).name,
+        "vocab_size": encoder.vocab_size,
+        "eos_token_id": encoder.eos_token_id,
+        "tokenizer_fingerprint": fingerprint,
+        "sequence_length": spec.sequence_length,
+        "packing": spec.packing,
+        "encoder": encoder.name,
+        "encoder_note": encoder.why_not,
         "splits": splits,
     }
     output.write_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
@@ -73,71 +91,140 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
 
 
 def _clean(output: Location) -> dict[str, Any]:
-    """Remove the shards' summaries, which only resuming needs, and return the stage's metrics."""
-    splits = json.loads(output.read_bytes(INDEX_FILE))["splits"]
+    """Remove what only resuming needs, the shards' summaries and pieces, and return the stage's metrics."""
+    index = json.loads(output.read_bytes(INDEX_FILE))
+    splits = index["splits"]
     for split in SPLITS:
-        for shard in splits[split]["shards"]:
-            output.remove(f"{split}/{_summary_name(shard['file'])}")
-    figures = {f"{split}_tokens": splits[split]["num_tokens"] for split in SPLITS}
-    return {**figures, "bytes_per_token": splits["train"]["num_bytes"] / splits["train"]["num_tokens"]}
+        shards = {shard["file"] for shard in splits[split]["shards"]}
+        for name in output.names(split):
+            if name not in shards and name not in PIECES:
+                output.remove(f"{split}/{name}")
+    train = splits["train"]
+    metrics = {f"{split}_tokens": splits[split]["num_tokens"] for split in SPLITS}
+    metrics |= {"bytes_per_token": train["num_bytes"] / train["num_tokens"], "encoder": index["encoder"]}
+    metrics["fallback_shards"] = sum("fallback" in shard for split in SPLITS for shard in splits[split]["shards"])
+    if index["encoder_note"]:
+        metrics["encoder_note"] = index["encoder_note"]
+    if index["packing"] == "best_fit":
+        places = train["num_sequences"] * (index["sequence_length"] + 1)
+        metrics["padding_fraction"] = 1 - train["num_tokens"] / places
+        metrics["cuts"] = train["num_segments"] - train["num_documents"]
+    return metrics
 
 
-def _summary_name(shard: str) -> str:
-    return shard.removesuffix(".bin") + ".json"
+def _dtype(encoder: Encoder) -> np.dtype[np.integer]:
+    return np.dtype("<u2" if encoder.vocab_size <= 2**16 else "<u4")
 
 
-@functools.cache
-def load(folder: str) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (kept, since a worker encodes many parts).
-
-    It takes `<|endoftext|>` in a text for ordinary characters: only we may end a document.
-    """
-    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def _task(
+    corpus: Artifact, tokenizer: Artifact, output: Location, spec: TokensSpec, task: dict[str, str]
+) -> dict[str, Any]:
+    os.environ.setdefault("RAYON_NUM_THREADS", "1")  # a task reserves one CPU
+    return encode_part(corpus.location, load(str(tokenizer.local())), output, spec, **task)
 
 
 def encode_part(
-    corpus: Artifact, tokenizer: Artifact, output: Location, dtype: str, split: str, part: str, shard: str
+    corpus: Location, encoder: Encoder, output: Location, spec: TokensSpec, split: str, part: str, shard: str
 ) -> dict[str, Any]:
-    """Encode one part into one shard; the end-of-text token follows every document."""
+    """Encode one part into one shard unless that has been done, and return its summary.
+
+    Where the accelerator is caught at a mistake, the reference encodes the whole shard; `fallback` then says why.
+    """
     if output.exists(f"{shard}.json"):
         return dict(json.loads(output.read_bytes(f"{shard}.json")))
-    encoder = load(str(tokenizer.local()))
-    end = encoder.token_to_id(END_OF_TEXT)
-    digest = hashlib.sha256()
-    lengths: list[int] = []
-    num_bytes = 0
-    with corpus.location.open(f"{split}/{part}") as source, output.open(f"{shard}.bin", "wb") as sink:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
-            texts = batch.column("text").to_pylist()
-            num_bytes += sum(len(text.encode()) for text in texts)
-            for encoding in encoder.encode_batch_fast(texts, add_special_tokens=False):
-                ids = np.array([*encoding.ids, end], dtype=np.dtype(dtype).newbyteorder("<"))
-                lengths.append(len(ids))
-                data = ids.tobytes()
-                digest.update(data)
-                sink.write(data)
-    summary = {
-        "split": split,
-        "file": f"{shard.rpartition('/')[2]}.bin",
-        "num_tokens": sum(lengths),
-        "num_bytes": num_bytes,
-        "sha256": digest.hexdigest(),
-        "lengths": lengths,
-    }
+    source = f"{split}/{part}"
+    try:
+        summary = _write(corpus, source, encoder, output, spec, shard, accelerated=True)
+    except Mismatch as error:
+        summary = _write(corpus, source, encoder, output, spec, shard, accelerated=False)
+        summary["fallback"] = str(error)
     output.write_bytes(f"{shard}.json", json.dumps(summary).encode())
     return summary
 
 
-def _finish(output: Location, split: str, summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write the document index of a split and return its entry of the index."""
-    lengths = np.array([length for summary in summaries for length in summary["lengths"]], dtype=np.int64)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    output.write_bytes(f"{split}/{DOCUMENTS_FILE}", offsets.astype("<i8").tobytes())
-    return {
-        "num_tokens": int(offsets[-1]),
-        "num_documents": len(lengths),
-        "num_bytes": sum(summary["num_bytes"] for summary in summaries),
-        "shards": [{key: summary[key] for key in ("file", "num_tokens", "sha256")} for summary in summaries],
+def _write(
+    corpus: Location, source: str, encoder: Encoder, output: Location, spec: TokensSpec, shard: str, accelerated: bool
+) -> dict[str, Any]:
+    """Write a shard and its pieces; an end-of-text token follows every document."""
+    dtype = _dtype(encoder)
+    digest = hashlib.sha256()
+    lengths = [np.empty(0, dtype=np.int64)]
+    num_bytes = num_documents = 0
+    with output.open(f"{shard}.bin", "wb") as sink:
+        for texts, size_bytes in _texts(corpus, source):
+            encoded = encoder.encode(texts) if accelerated else encoder.encode_by_reference(texts)
+            if accelerated:
+                encoder.verify(texts, encoded, sample(shard, num_documents, len(texts), spec.verify_fraction))
+            data = np.insert(encoded.ids.astype(dtype), encoded.offsets[1:], encoder.eos_token_id).data
+            digest.update(data)
+            sink.write(data)
+            lengths.append(np.diff(encoded.offsets) + 1)
+            num_bytes += size_bytes
+            num_documents += len(texts)
+    summary = {
+        "file": f"{shard.rpartition('/')[2]}.bin",
+        "num_tokens": sum(int(some.sum()) for some in lengths),
+        "num_documents": num_documents,
+        "num_bytes": num_bytes,
+        "sha256": digest.hexdigest(),
     }
+    return summary | _write_pieces(output, shard, np.concatenate(lengths), spec)
+
+
+def _texts(corpus: Location, source: str) -> Iterator[tuple[list[str], int]]:
+    """The texts of a part, some megabytes at a time, and their size in bytes of UTF-8."""
+    with corpus.open(source) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
+            column = batch.column("text")
+            ends = np.cumsum(pc.binary_length(column).to_numpy(zero_copy_only=False), dtype=np.int64)
+            start = before = 0
+            while start < len(column):
+                stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
+                yield _strings(column[start:stop]), int(ends[stop - 1]) - before
+                start, before = stop, int(ends[stop - 1])
+
+
+def _strings(column: pa.Array) -> list[str]:
+    strings: list[str] = column.to_numpy(zero_copy_only=False).tolist()  # faster than to_pylist
+    return strings
+
+
+def _write_pieces(output: Location, shard: str, lengths: npt.NDArray[np.int64], spec: TokensSpec) -> dict[str, int]:
+    """The offsets within one shard: where documents end and, for `best_fit`, what sequences hold."""
+    pieces = {DOCUMENTS_FILE: np.cumsum(lengths)}
+    figures = {}
+    if spec.packing == "best_fit":
+        packed = best_fit(lengths, spec.sequence_length + 1)
+        pieces |= {SEQUENCES_FILE: packed.offsets[1:], SEGMENTS_FILE: packed.segments}
+        figures = {"num_sequences": len(packed.offsets) - 1, "num_segments": len(packed.segments)}
+    for name, array in pieces.items():
+        output.write_bytes(f"{shard}.{name}", array.astype(OFFSET).tobytes())
+    return figures
+
+
+def _finish(output: Location, split: str, summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the shards' offsets into those of a split, a shard at a time, and return its entry of the index."""
+    totals = {
+        name: sum(summary[name] for summary in summaries)
+        for name in ("num_tokens", "num_documents", "num_bytes", "num_sequences", "num_segments")
+        if all(name in summary for summary in summaries)
+    }
+    _join(output, split, summaries, DOCUMENTS_FILE, "num_tokens", [0])
+    if "num_sequences" in totals:
+        _join(output, split, summaries, SEQUENCES_FILE, "num_segments", [0])
+        _join(output, split, summaries, SEGMENTS_FILE, "num_tokens", [])
+    kept = ("file", "num_tokens", "sha256", "fallback")
+    return {**totals, "shards": [{key: summary[key] for key in kept if key in summary} for summary in summaries]}
+
+
+def _join(
+    output: Location, split: str, summaries: list[dict[str, Any]], name: str, counted: str, begin: list[int]
+) -> None:
+    """One file of the shards' pieces, each moved by what the shards before it hold."""
+    base = 0
+    with output.open(f"{split}/{name}", "wb") as sink:
+        sink.write(np.array(begin, dtype=OFFSET).data)
+        for summary in summaries:
+            piece = output.read_bytes(f"{split}/{summary['file'].removesuffix('.bin')}.{name}")
+            sink.write((np.frombuffer(piece, dtype=OFFSET) + base).data)
+            base += summary[counted]

@@ -1,49 +1,89 @@
-"""Training a byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019) on the train split of a corpus."""
+"""Training a tokenizer of one of four kinds on a fair sample of the train split of a corpus.
+
+Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), WordPiece (Devlin et al. 2019; merges chosen by frequency
+and not by likelihood), and SentencePiece's BPE and unigram (Kudo 2018). The same text gives the same files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import regex
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from cluster.context import Context
 from cluster.errors import InputError
 from cluster.specs import TokenizerSpec
+from pipelines.tokens import sentencepiece_model
+from pipelines.tokens.sampling import texts
 
 END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "[UNK]"  # of WordPiece
+_BERT_WORD = regex.compile(r"[^\s\p{P}$+<=>^`|~]+")  # BERT takes all ASCII symbols for punctuation
+_HAN = regex.compile(r"\p{Han}")  # always a word alone
 
 
 def build(ctx: Context[TokenizerSpec]) -> dict[str, Any]:
-    """Write a Hugging Face tokenizer folder."""
-    from transformers import PreTrainedTokenizerFast
+    """Write a Hugging Face tokenizer folder, with SentencePiece's `tokenizer.model` for `bpe` and `unigram`.
 
-    trained = train(_sample(ctx.inputs["corpus"].local(), ctx.spec.sample_bytes), ctx.spec.vocab_size)
-    if trained.get_vocab_size() != ctx.spec.vocab_size:
+    Raises InputError where the corpus does not yield as many pieces.
+    """
+    spec, corpus = ctx.spec, ctx.inputs["corpus"].location
+    model = b""
+    if spec.algorithm in sentencepiece_model.KINDS:
+        proto = sentencepiece_model.train(
+            texts(corpus, "train", spec.sample_bytes),
+            spec.vocab_size,
+            spec.algorithm,
+            end_of_text=END_OF_TEXT,
+            special_tokens=spec.special_tokens,
+            character_coverage=spec.character_coverage,
+        )
+        model, trained = proto.SerializeToString(), sentencepiece_model.tokenizer(proto)
+    elif spec.algorithm == "wordpiece":
+        trained = train_wordpiece(
+            lambda: texts(corpus, "train", spec.sample_bytes),
+            spec.vocab_size,
+            spec.special_tokens,
+            spec.character_coverage,
+        )
+    else:
+        trained = train(texts(corpus, "train", spec.sample_bytes), spec.vocab_size, spec.special_tokens)
+    if trained.get_vocab_size() != spec.vocab_size:
         raise InputError(
             f"tokenizer.vocab_size: the corpus yields only {trained.get_vocab_size()} pieces "
-            f"of the {ctx.spec.vocab_size} asked for",
+            f"of the {spec.vocab_size} asked for",
             "Give a smaller vocabulary or more text.",
         )
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=trained, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
-    )
     with ctx.scratch() as folder:
-        wrapped.save_pretrained(folder)
+        save(folder, trained, model, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
         ctx.output.put(folder)
-    return {"vocab_size": ctx.spec.vocab_size}
+    return {"vocab_size": spec.vocab_size, "algorithm": spec.algorithm}
 
 
-def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
+def save(folder: Path, tokenizer: Tokenizer, model: bytes = b"", **roles: str | None) -> None:
+    """Write a tokenizer in Hugging Face's format, and the SentencePiece model that it was made from, if any.
+
+    `roles` says which tokens are `eos_token`, `bos_token` and so on.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+    if model:
+        (folder / "tokenizer.model").write_bytes(model)
+
+
+def train(texts: Iterator[str], vocab_size: int, special_tokens: Iterable[str] = ()) -> Tokenizer:
     """A byte-level BPE whose alphabet is all 256 bytes, so that no text is unknown to it. Deterministic."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special_tokens],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -51,13 +91,59 @@ def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _sample(corpus: Path, sample_bytes: int) -> Iterator[str]:
-    """Documents from the front of the shuffled train split until `sample_bytes` have been given."""
-    given = 0
-    for path in sorted((corpus / "train").glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=["text"]):
-            for text in batch.column("text").to_pylist():
-                if given >= sample_bytes:
-                    return
-                given += len(text.encode())
-                yield text
+def train_wordpiece(
+    read: Callable[[], Iterator[str]],
+    vocab_size: int,
+    special_tokens: Iterable[str] = (),
+    character_coverage: float = 0.9995,
+) -> Tokenizer:
+    """BERT's cased tokenizer: words cut at blanks and punctuation, every Han character a word. `read` is called twice.
+
+    Characters within words are given their ids beforehand (as special tokens of the training alone), because the
+    trainer would number them in the order of a randomly seeded hash table.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=False)
+    first, within = _characters((normalizer.normalize_str(text) for text in read()), character_coverage)
+    special = [END_OF_TEXT, UNKNOWN, *special_tokens]
+    draft = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    draft.normalizer, draft.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*special, *(f"##{character}" for character in within)],
+        initial_alphabet=first,
+        limit_alphabet=len(first),
+        show_progress=False,
+    )
+    draft.train_from_iterator(read(), trainer)
+    tokenizer = Tokenizer(models.WordPiece(draft.get_vocab(), unk_token=UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = draft.normalizer, draft.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _characters(texts: Iterator[str], coverage: float) -> tuple[list[str], list[str]]:
+    """The most frequent characters that cover so much of the texts, and those of them found within words; sorted."""
+    counts: Counter[str] = Counter()
+    within: set[str] = set()
+    for text in texts:
+        counts.update(text)
+        for word in _BERT_WORD.findall(text):
+            within.update(word[1:])
+    kept = set(covering(counts, coverage))
+    return sorted(kept), sorted(character for character in kept & within if not _HAN.match(character))
+
+
+def covering(counts: Counter[str], coverage: float) -> list[str]:
+    """The fewest characters that make up `coverage` of a text, blanks apart, the most frequent first."""
+    blank = [character for character in counts if character.isspace()]
+    for character in blank:
+        del counts[character]
+    needed = coverage * counts.total()
+    kept: list[str] = []
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if needed <= 0:
+            break
+        kept.append(character)
+        needed -= count
+    return kept

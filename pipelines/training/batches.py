@@ -19,8 +19,8 @@ from torch import Tensor
 from cluster import metrics
 from cluster.errors import SpecError
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from pipelines.tokens.order import Order
 from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import TokenStream
 
 if TYPE_CHECKING:
     from pipelines.training.engine import Engine
@@ -37,6 +37,11 @@ class BatchPlan:
     micro_batch: int
     accumulation: int
     steps: int
+
+    @property
+    def num_positions(self) -> int:
+        """Sequences of the whole run."""
+        return self.steps * self.global_batch
 
     def positions(self, step: int, rank: int) -> tuple[int, int]:
         """First and last-plus-one position of a rank in a step."""
@@ -117,28 +122,43 @@ class Source:
 
 
 class TokenBatches(Source):
-    """Sequences of a token store, each micro-batch (micro_batch, sequence_length + 1) int64."""
+    """Sequences of a token store or a mixture, each micro-batch (micro_batch, sequence_length + 1) int64."""
 
-    def __init__(self, store: TokenStore, heldout: TokenStore, plan: BatchPlan, spec: PretrainSpec, rank: int) -> None:
-        self.store, self.heldout = store, heldout
+    def __init__(
+        self, stream: TokenStream, heldout: dict[str, TokenStore], plan: BatchPlan, spec: PretrainSpec, rank: int
+    ) -> None:
+        """`heldout` by source, as the stores of `stream`."""
+        self.stream, self.heldout = stream, heldout
         self.plan, self.rank = plan, rank
-        self.order = Order(store.num_sequences, spec.seed)
-        self.validation_sequences = min(spec.validation_sequences, heldout.num_sequences)
+        self.validation_sequences = {
+            name: min(spec.validation_sequences, store.num_sequences) for name, store in heldout.items()
+        }
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
-        samples = self.order.samples(*self.plan.positions(step, self.rank))
-        tokens = self.plan.global_batch * self.store.sequence_length
-        return Share(list(stack(self.store, samples.tolist()).split(self.plan.micro_batch)), tokens, tokens)
+        sequences = torch.from_numpy(self.stream.read(*self.plan.positions(step, self.rank)))
+        start = step * self.plan.global_batch
+        tokens = self.stream.num_labels(start, start + self.plan.global_batch)
+        return Share(list(sequences.split(self.plan.micro_batch)), tokens, tokens)
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
-        """Mean loss (nats per token) over the first `validation_sequences` of the held-out split."""
-        summed = torch.zeros((), dtype=torch.float64)
-        for samples, counts in self.rounds(self.validation_sequences):
-            found = engine.evaluate(stack(self.heldout, samples))
-            summed += found[0] if counts else 0.0
+        """Mean loss (nats per token) over the first `validation_sequences` of the held-out split.
+
+        Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run.
+        """
+        summed = torch.zeros(len(self.heldout), dtype=torch.float64)
+        for number, (name, store) in enumerate(self.heldout.items()):
+            for samples, counts in self.rounds(self.validation_sequences[name]):
+                found = engine.evaluate(stack(store, samples))
+                summed[number] += found[0] if counts else 0.0
         dist.all_reduce(summed)
-        tokens = self.validation_sequences * self.heldout.sequence_length
-        return {metrics.VALIDATION_LOSS: float(summed) / tokens}
+        losses = {
+            name: total / sum(map(store.num_labels, range(self.validation_sequences[name])))
+            for (name, store), total in zip(self.heldout.items(), summed.tolist(), strict=True)
+        }
+        shares = self.stream.order.curriculum.shares(self.plan.num_positions)
+        mean = sum(share * loss for share, loss in zip(shares, losses.values(), strict=True))
+        each = {f"{metrics.VALIDATION_LOSS}_{name}": loss for name, loss in losses.items()}
+        return {metrics.VALIDATION_LOSS: mean, **(each if self.stream.is_mixture else {})}
 
 
 def stack(store: TokenStore, samples: list[int]) -> Tensor:

@@ -66,7 +66,7 @@ class Objective(torch.nn.Module):
 
 
 class CausalLM(Objective):
-    """Next-token prediction on packed documents: tokens (batch, length + 1) int64; losses in nats."""
+    """Next-token prediction on packed documents: tokens (batch, length + 1) int64, padding negative; losses in nats."""
 
     def __init__(self, model: torch.nn.Module, eos_token_id: int, precision: str) -> None:
         super().__init__(model, precision)
@@ -74,6 +74,7 @@ class CausalLM(Objective):
 
     def forward(self, tokens: Tensor) -> Tensor:
         inputs, labels = tokens[:, :-1], tokens[:, 1:]
+        inputs = inputs.where(inputs >= 0, self.eos_token_id)
         packed = documents(inputs, self.eos_token_id)
         positions = packed.positions if packed else None
         mask = packed.mask if packed else None

@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from cluster.location import Location
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
-from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import open_stores, open_stream, token_sources
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.models import configuration
 
@@ -23,14 +23,18 @@ TOKENIZER_FILES = ("tokenizer", "special_tokens", "vocab", "merges", "added_toke
 
 def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     """Check everything that can be checked without a cluster. Raises SpecError or InputError."""
-    folder = ctx.inputs["tokens"].local()
-    store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
-    store.require_tokenizer(ctx.inputs["tokens"].record.parents["tokenizer"].fingerprint)  # it goes with the model
-    if heldout.num_sequences < 1:
-        raise InputError(
-            f"the held-out split has {heldout.num_tokens} tokens: not one sequence of {heldout.sequence_length}",
-            "Raise corpus.heldout_fraction, or shorten tokens.sequence_length.",
-        )
+    tokens = ctx.inputs["tokens"]
+    stores = open_stores(tokens, "train")
+    for name, source in token_sources(tokens).items():
+        stores[name].require_tokenizer(source.record.parents["tokenizer"].fingerprint)  # it goes with the model
+    for name, heldout in open_stores(tokens, "heldout").items():
+        if heldout.num_sequences < 1:
+            raise InputError(
+                f"the held-out split of {name!r} has {heldout.num_tokens} tokens: "
+                f"not one sequence of {heldout.sequence_length}",
+                "Raise corpus.heldout_fraction, or shorten tokens.sequence_length.",
+            )
+    store = next(iter(stores.values()))
     configuration(
         ctx.spec.model,
         ctx.spec.model_overrides,
@@ -38,7 +42,9 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         sequence_length=store.sequence_length,
         eos_token_id=store.eos_token_id,
     )
-    return plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
+    plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
+    open_stream(tokens, ctx.spec.seed, plan.num_positions)
+    return plan
 
 
 def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
@@ -51,7 +57,8 @@ def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
 
 def tokenizer_files(ctx: Context[PretrainSpec]) -> Iterable[tuple[str, bytes]]:
     """The files of the tokenizer that made the tokens: they go with the model."""
-    place = ctx.inputs["tokens"].parent("tokenizer").location
+    source = next(iter(token_sources(ctx.inputs["tokens"]).values()))
+    place = source.parent("tokenizer").location
     return ((name, place.read_bytes(name)) for name in place.walk() if name.startswith(TOKENIZER_FILES))
 
 

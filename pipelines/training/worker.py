@@ -22,7 +22,7 @@ from cluster.artifact import Artifact
 from cluster.location import Location
 from cluster.metrics import MetricsLog
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.engine import Engine
@@ -93,25 +93,25 @@ def train(work: Work) -> dict[str, Any]:
 
 
 def pretrain(work: Work, rank: int) -> Parts:
-    """The recipe of pretraining: fresh weights, sequences of a token store."""
+    """The recipe of pretraining: fresh weights, sequences of a token store or a mixture."""
     spec, plan = work.spec, work.plan
     assert isinstance(spec, PretrainSpec)
-    folder = work.inputs["tokens"].local()
-    store, heldout = TokenStore(folder, "train"), TokenStore(folder, "heldout")
+    stream = open_stream(work.inputs["tokens"], spec.seed, plan.num_positions)
+    heldout = open_stores(work.inputs["tokens"], "heldout")
     config = configuration(
         spec.model,
         spec.model_overrides,
-        vocab_size=store.vocab_size,
-        sequence_length=store.sequence_length,
-        eos_token_id=store.eos_token_id,
+        vocab_size=stream.vocab_size,
+        sequence_length=stream.sequence_length,
+        eos_token_id=stream.eos_token_id,
     )
     model = build_model(config, spec.seed)
     return Parts(
-        objective=CausalLM(model, store.eos_token_id, spec.precision),
-        source=TokenBatches(store, heldout, plan, spec, rank),
-        sequence_length=store.sequence_length,
+        objective=CausalLM(model, stream.eos_token_id, spec.precision),
+        source=TokenBatches(stream, heldout, plan, spec, rank),
+        sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
-        figures={"epochs": round(plan.steps * plan.global_batch / store.num_sequences, 4)},
+        figures=stream.epochs(plan.num_positions),
     )
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import InputError, SpecError
+from cluster.gc import collect
 from cluster.graph import read_changes
 from cluster.pipeline import Pipeline, load_script, pipeline, run
 from cluster.plan import make_plan
 from cluster.store import Store
 from cluster.view import View
 from tests.conftest import ROOT
-from tests.core.toys import CountSpec, WordsSpec
+from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 
 SCRIPT = '''
 """A toy."""
@@ -154,3 +155,32 @@ def test_a_wrong_set_of_a_script_exits_3_in_one_sentence(tmp_path: Path) -> None
     output = wrong.communicate(timeout=60)[0]
     assert wrong.returncode == 3
     assert output == "ctl: count.factr: unknown field. Did you mean 'factor'?\n"
+
+
+def test_inputs_of_any_name(store: Store) -> None:
+    def function(step):  # type: ignore[no-untyped-def]
+        words = step(WordsSpec(words=("a", "b", "c")))
+        one, two = step(CountSpec(), name="one", words=words), step(CountSpec(factor=2), name="two", words=words)
+        return step(TotalSpec(), small=one, large=two)
+
+    sums = Pipeline(function)
+    built = run(sums.graph(store), store, View())
+    assert built["total"].metrics == {"total": 9}
+    assert set(built["total"].record.parents) == {"small", "large"}
+
+    added = sums.graph(store, read_changes(None, [f"total.inputs.again={built['one'].record.ref}"]))
+    short = built["one"].fingerprint[:12]
+    assert make_plan(added, store)[-1].reasons == (f"input again: none -> {short}",)
+    assert run(added, store, View())["total"].metrics == {"total": 12}
+
+    store.set_alias("kept", built["total"])
+    collect(store, 0, dry_run=False)
+    assert {a.record.ref for a in store.list()} == {a.record.ref for a in built.values()}
+
+    for wrong, words in (
+        (lambda step: step(TotalSpec()), "no input.*count or total steps"),
+        (lambda step: step(TotalSpec(), any=step(WordsSpec())), "'any' must be a count or total, not a words"),
+        (lambda step: step(TotalSpec(without=("x",)), y=built["one"].record.ref), "'x' is no input"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            Pipeline(wrong).graph(store)

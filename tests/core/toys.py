@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
 from cluster.context import Context
-from cluster.errors import InputError
-from cluster.spec import Spec
+from cluster.errors import InputError, SpecError
+from cluster.spec import ANY, Spec
 
 
 class WordsSpec(Spec, frozen=True):
@@ -39,6 +40,22 @@ class CountSpec(Spec, frozen=True):
     """What the number is multiplied by."""
 
 
+class TotalSpec(Spec, frozen=True):
+    """The sum of any number of counts."""
+
+    kind: ClassVar[str] = "total"
+    stage: ClassVar[str] = "tests.core.toys:build_total"
+    inputs: ClassVar[dict[str, str]] = {ANY: "count|total"}
+
+    without: tuple[str, ...] = ()
+    """Inputs that do not count."""
+
+    def check_inputs(self, names: Collection[str]) -> None:
+        for name in self.without:
+            if name not in names:
+                raise SpecError(f"total.without: {name!r} is no input")
+
+
 def build_words(ctx: Context[WordsSpec]) -> dict[str, Any]:
     for number, word in enumerate(ctx.spec.words):
         name = f"{number}.txt"
@@ -60,3 +77,10 @@ def build_count(ctx: Context[CountSpec]) -> dict[str, Any]:
         raise InputError("count: there are no words")
     ctx.output.write_bytes("count.txt", str(ctx.spec.factor * len(words)).encode())
     return {"count": ctx.spec.factor * len(words)}
+
+
+def build_total(ctx: Context[TotalSpec]) -> dict[str, Any]:
+    counted = {name: artifact for name, artifact in ctx.inputs.items() if name not in ctx.spec.without}
+    total = sum(next(iter(artifact.metrics.values())) for artifact in counted.values())
+    ctx.output.write_bytes("total.txt", str(total).encode())
+    return {"total": total}

@@ -25,9 +25,10 @@ from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
+from pipelines.tokens.encoder import load
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stage import build as tokens_stage
-from pipelines.tokens.stage import encode_part, load
+from pipelines.tokens.stage import encode_part
 from tests.conftest import ROOT
 from tests.corpus.files import spec, write_corpus
 
@@ -65,7 +66,7 @@ def test_the_store_is_the_corpus_encoded(line: dict[str, Artifact], split: str) 
 
 def test_sequences_tile_the_store_across_shards(line: dict[str, Artifact]) -> None:
     store = TokenStore(line["tokens"].local(), "train")
-    assert len(list(store.folder.glob("*.bin"))) > 2
+    assert len([name for name in store.folder.names() if name.endswith(".bin")]) > 2
     assert store.num_sequences == (store.num_tokens - 1) // 64
     sequences = np.stack([store.sequence(i) for i in range(store.num_sequences)])
     assert sequences.shape == (store.num_sequences, 65)
@@ -91,15 +92,14 @@ def test_packing_loses_and_repeats_no_token(
     folder = tmp_path_factory.mktemp("part")
     (folder / "train").mkdir()
     pq.write_table(pa.table({"text": texts}), folder / "train" / "part-00000.parquet")
-    corpus = Artifact(line["corpus"].record, Location(folder), line["corpus"].store_url)
     where = {"split": "train", "part": "part-00000.parquet", "shard": "train/shard-00000"}
-    summary = encode_part(corpus, line["tokenizer"], Location(folder / "out"), "uint16", **where)
-    tokenizer = load(str(line["tokenizer"].local()))
-    end = tokenizer.token_to_id("<|endoftext|>")
+    encoder = load(str(line["tokenizer"].local()))
+    summary = encode_part(Location(folder), encoder, Location(folder / "out"), TokensSpec(sequence_length=64), **where)
+    tokenizer, end = encoder.reference, encoder.eos_token_id
     found = np.fromfile(folder / "out" / "train" / "shard-00000.bin", dtype="<u2").tolist()
     assert found == [id_ for text in texts for id_ in [*tokenizer.encode(text, add_special_tokens=False).ids, end]]
-    assert found.count(end) == len(texts) == len(summary["lengths"])
-    ends = np.cumsum(summary["lengths"]).tolist()
+    assert found.count(end) == len(texts) == summary["num_documents"]
+    ends = np.fromfile(folder / "out" / "train" / "shard-00000.documents.idx", dtype="<i8").tolist()
     documents = [found[start : stop - 1] for start, stop in zip([0, *ends], ends, strict=False)]
     assert [tokenizer.decode(document) for document in documents] == texts
 
@@ -110,6 +110,22 @@ def test_workers_do_not_show(line: dict[str, Artifact], tmp_path: Path, workers:
     scaling = ScalingSpec(data_workers=workers)
     again = build(TokensSpec(sequence_length=64), inputs, store=Store(tmp_path), scaling=scaling, name="again")
     assert again.record.files == line["tokens"].record.files
+    assert (again.metrics["encoder"], again.metrics["fallback_shards"]) == ("snaptokens", 0)
+
+
+def test_progress_tells_tokens_and_speed(line: dict[str, Artifact], tmp_path: Path) -> None:
+    inputs = {name: line[name] for name in ("corpus", "tokenizer")}
+    told: list[tuple[float, float, str, dict[str, float]]] = []
+    context = Context(
+        TokensSpec(sequence_length=64, packing="best_fit"), inputs, Location(tmp_path), ScalingSpec(), "x", "0" * 64,
+        lambda *report: told.append(report),
+    )  # fmt: skip
+    metrics = tokens_stage(context)
+    assert [report[0] for report in told] == list(range(1, int(told[-1][1]) + 1))
+    assert told[-1][3]["tokens"] == metrics["train_tokens"] + metrics["heldout_tokens"]
+    assert told[-1][3]["mb_per_second"] > 0
+    assert 0 < metrics["padding_fraction"] < 0.2
+    assert metrics["cuts"] > 0
 
 
 def test_finished_shards_are_not_encoded_again(line: dict[str, Artifact], tmp_path: Path) -> None:
@@ -120,7 +136,8 @@ def test_finished_shards_are_not_encoded_again(line: dict[str, Artifact], tmp_pa
     for split in ("train", "heldout"):
         for number, part in enumerate(line["corpus"].location.names(split)):
             where = {"split": split, "part": part, "shard": f"{split}/shard-{number:05d}"}
-            encode_part(*inputs.values(), output, "uint16", **where)
+            encoder = load(str(line["tokenizer"].local()))
+            encode_part(line["corpus"].location, encoder, output, TokensSpec(sequence_length=64), **where)
     shards = {name: (output.path / name).stat().st_mtime_ns for name in output.walk() if name.endswith(".bin")}
     summaries = {name: output.read_bytes(name) for name in output.walk() if name.endswith(".json")}
     metrics = tokens_stage(context)
@@ -209,7 +226,7 @@ def test_kills_leave_the_same_digests(tmp_path: Path) -> None:
 
     assert undisturbed.wait(200) == 0
     root = tmp_path / "killed"
-    for pattern in ("corpus-*/.work/chunk-*.json", "corpus-*/train/part-*.parquet", "tokens-*/train/shard-*.json"):
+    for pattern in ("corpus-*/.work/chunks/*.json", "corpus-*/train/part-*.parquet", "tokens-*/train/shard-*.json"):
         driver = _drive(files, root)
         _wait_for(driver, root, pattern)
         if pattern.startswith("tokens"):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.artifact import Artifact
+from cluster.build import build
 from cluster.errors import SpecError
-from cluster.specs import PretrainSpec, ScalingSpec
+from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
+from cluster.store import Store
+from pipelines.tokens.order import Order
 from pipelines.tokens.reader import TokenStore
-from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps
+from pipelines.tokens.stream import open_stores, open_stream
+from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps, stack
+from tests.training.tiny import make_tokens
 
 
 @given(
@@ -26,20 +31,52 @@ def test_ranks_share_out_the_positions_of_a_step(workers: int, micro: int | None
     assert found == list(range(step * 12, (step + 1) * 12))
 
 
+SPEC = PretrainSpec(global_batch_size=8, seed=3)
+
+
+def step_of(tokens: Artifact, number: int, **scaling: int) -> torch.Tensor:
+    """What a step trains on, put together from ranks that know nothing but the artifact and the step."""
+    plan = plan_batches(SPEC, ScalingSpec(**scaling), 100)  # type: ignore[arg-type]
+    heldout, found = open_stores(tokens, "heldout"), []
+    for rank in range(plan.num_workers):
+        stream = open_stream(tokens, SPEC.seed, plan.num_positions)
+        found += TokenBatches(stream, heldout, plan, SPEC, rank).share(number).micro_batches
+    return torch.cat(found)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Two stores, the smaller of them from the middle of the run on."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    spec = MixtureSpec(
+        weights={"web": 2, "code": 1}, phases=(MixturePhase(weights={"web": 1.0}, until_fraction=0.5),), max_epochs=9
+    )
+    inputs = {"web": make_tokens(store, "web"), "code": make_tokens(store, "code", 100)}
+    return build(spec, inputs, store=store, name="mixed")
+
+
 def test_the_same_sequences_whatever_the_split(tokens: Artifact) -> None:
-    store, heldout = TokenStore(tokens.local(), "train"), TokenStore(tokens.local(), "heldout")
-    spec = PretrainSpec(global_batch_size=8, seed=3)
-
-    def step(number: int, **scaling: int) -> torch.Tensor:
-        plan = plan_batches(spec, ScalingSpec(**scaling), 100)  # type: ignore[arg-type]
-        ranks = [TokenBatches(store, heldout, plan, spec, rank) for rank in range(plan.num_workers)]
-        return torch.cat([batch for rank in ranks for batch in rank.share(number).micro_batches])
-
-    one = step(70, num_workers=1)  # in the second epoch
+    store = TokenStore(tokens.local(), "train")
+    one = step_of(tokens, 70, num_workers=1)  # in the second epoch
+    samples = Order(store.num_sequences, SPEC.seed).samples(560, 568)
+    assert torch.equal(one, stack(store, samples.tolist()))
     assert one.shape == (8, store.sequence_length + 1)
-    assert torch.equal(one, step(70, num_workers=4))
-    assert torch.equal(one, step(70, num_workers=2, micro_batch_size=1))
-    assert not torch.equal(one, step(71, num_workers=1))
+    assert torch.equal(one, step_of(tokens, 70, num_workers=4))
+    assert torch.equal(one, step_of(tokens, 70, num_workers=2, micro_batch_size=1))
+    assert not torch.equal(one, step_of(tokens, 71, num_workers=1))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 14), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5))
+def test_a_run_that_stops_and_goes_on_with_other_workers_sees_the_same(
+    mixture: Artifact, legs: list[tuple[int, int]]
+) -> None:
+    done, seen = 30, []
+    for steps, workers in legs:
+        seen += [step_of(mixture, done + step, num_workers=workers) for step in range(steps)]
+        done += steps
+    whole = open_stream(mixture, SPEC.seed, 800).read(8 * 30, 8 * done)
+    assert torch.equal(torch.cat(seen), torch.from_numpy(whole))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipelines.tokens.reader import PADDING
 from pipelines.training.models import build_model, configuration
 from pipelines.training.objectives import CausalLM, documents
 
@@ -34,6 +35,14 @@ def test_packed_documents_do_not_see_each_other(model: str, overrides: dict[str,
         together = float(causal(packed.unsqueeze(0)))
         separately = sum(float(causal(document.unsqueeze(0))) for document in alone)
     assert together == pytest.approx(separately, rel=1e-6)
+
+
+def test_padding_costs_nothing() -> None:
+    causal = objective("llama-1m", {"hidden_size": 32, "num_hidden_layers": 2})
+    tokens = torch.tensor([[5, 6, EOS, 8, 9, EOS]])
+    padded = torch.cat([tokens, torch.full((1, 4), PADDING)], dim=1)
+    with torch.no_grad():
+        assert float(causal(padded)) == pytest.approx(float(causal(tokens)), rel=1e-6)
 
 
 def test_gradients_do_not_cross_documents() -> None:

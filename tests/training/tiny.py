@@ -12,6 +12,7 @@ from cluster import spec as specs
 from cluster.artifact import Artifact, Code, Parent, Record
 from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
+from tests.core.toys import WordsSpec
 
 VOCAB = 64
 EOS = 0
@@ -45,7 +46,7 @@ def _commit(store: Store, spec: Any, parents: dict[str, Artifact], files: dict[s
 
 def _split(rng: np.random.Generator, documents: int) -> tuple[bytes, bytes, dict[str, Any]]:
     """Documents that count upwards from a random start, each followed by the end-of-text token."""
-    pieces, offsets = [], [0]
+    pieces, offsets = [np.empty(0, dtype=np.int64)], [0]
     for _ in range(documents):
         length = int(rng.integers(5, 40))
         pieces.append(np.append(1 + (int(rng.integers(VOCAB)) + np.arange(length)) % (VOCAB - 1), EOS))
@@ -56,25 +57,28 @@ def _split(rng: np.random.Generator, documents: int) -> tuple[bytes, bytes, dict
     return data, np.asarray(offsets, "<i8").tobytes(), about
 
 
-def make_tokens(store: Store) -> Artifact:
-    """The tokens artifact, with its tokenizer, built or found."""
+def make_tokens(store: Store, corpus: str = "", documents: int = 400, length: int = LENGTH) -> Artifact:
+    """The tokens artifact, with its tokenizer, built or found; another for every name of a corpus."""
     tokenizer = {"tokenizer.json": b'{"model": "tiny"}', "tokenizer_config.json": b"{}"}
     parent = _commit(store, TokenizerSpec(), {}, tokenizer)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(list(corpus.encode()))
     files, splits = {}, {}
-    for split, documents in (("train", 400), ("heldout", 40)):
-        data, offsets, splits[split] = _split(rng, documents)
+    for split, number in (("train", documents), ("heldout", documents // 10)):
+        data, offsets, splits[split] = _split(rng, number)
         files |= {f"{split}/shard-00000.bin": data, f"{split}/documents.idx": offsets}
     index = {
         "dtype": "uint16",
         "vocab_size": VOCAB,
         "eos_token_id": EOS,
         "tokenizer_fingerprint": parent.fingerprint,
-        "sequence_length": LENGTH,
+        "sequence_length": length,
         "splits": splits,
     }
     files["index.json"] = json.dumps(index).encode()
-    return _commit(store, TokensSpec(sequence_length=LENGTH), {"tokenizer": parent}, files)
+    parents = {"tokenizer": parent}
+    if corpus:
+        parents["corpus"] = _commit(store, WordsSpec(words=(corpus,)), {}, {"0.txt": corpus.encode()})
+    return _commit(store, TokensSpec(sequence_length=length), parents, files)
 
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}

@@ -1,0 +1,71 @@
+"""Specs of vocabularies: more pieces for a tokenizer that exists, and a model that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from cluster.errors import SpecError
+from cluster.spec import Spec
+from cluster.specs.training import MODELS
+
+
+class VocabularySpec(Spec, frozen=True):
+    """A tokenizer with new pieces behind its own: text without a new piece keeps its ids.
+
+    The pieces are trained on `corpus`, or are those of another tokenizer (`merge`, as Chinese-LLaMA). Reported are
+    coverage, fertility and compression before and after, over the held-out split of `corpus` and of `unchanged`.
+    """
+
+    kind: ClassVar[str] = "vocabulary"
+    stage: ClassVar[str] = "pipelines.tokens.vocabulary:build"
+    inputs: ClassVar[dict[str, str]] = {
+        "tokenizer": "tokenizer|vocabulary",
+        "corpus": "corpus",
+        "unchanged": "corpus",
+    }
+    optional_inputs: ClassVar[tuple[str, ...]] = ("tokenizer", "corpus", "unchanged")
+
+    base: str = ""
+    """The published tokenizer to extend, where there is no input `tokenizer`: a SentencePiece
+    `.model`, a `tokenizer.json` (tokenizer_config.json beside it), or a folder of these or of GPT-2's two files."""
+    merge: str = ""
+    """Another published tokenizer, in the same formats, whose pieces are added; empty trains pieces on `corpus`."""
+    script: str = ""
+    """Unicode script that every new piece holds a character of, such as `Han`, so that text of other scripts keeps its
+    ids; empty takes any piece."""
+    num_pieces: Annotated[int, Meta(ge=1)] = 20_000
+    """Pieces to train (`merge` takes all of the other tokenizer's)."""
+    sample_bytes: Annotated[int, Meta(ge=1)] = 50_000_000
+    """About how much text of the train split to train on, chosen by a hash of the documents' ids."""
+    character_coverage: Annotated[float, Meta(gt=0, le=1)] = 0.9995
+    """Share of the sample's characters that have a piece of their own afterwards (SentencePiece models only)."""
+    report_bytes: Annotated[int, Meta(ge=1)] = 2_000_000
+    """About how much text of each held-out split to measure on."""
+
+    def check_inputs(self, names: Collection[str]) -> None:
+        if ("tokenizer" in names) == bool(self.base):
+            raise SpecError(
+                "vocabulary.base: a tokenizer to extend is needed, once", "Give `base` or an input, not both."
+            )
+        if not self.merge and "corpus" not in names:
+            raise SpecError(
+                "vocabulary.merge: is empty, and there is no input `corpus` to train on", "Give one of both."
+            )
+
+
+class ExtendedModelSpec(Spec, frozen=True):
+    """A model with rows for the new pieces of a vocabulary, to train further.
+
+    A new row of the embeddings and of the head is the mean of the rows of the pieces that the old tokenizer splits the
+    new one into.
+    """
+
+    kind: ClassVar[str] = "extended"
+    stage: ClassVar[str] = "pipelines.tokens.embeddings:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "tokenizer": "vocabulary"}
+
+    pad_to_multiple_of: Annotated[int, Meta(ge=1)] = 1
+    """Rows are rounded up to a multiple of this, which some tensor cores and parallel layouts ask for."""
