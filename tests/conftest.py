@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -15,6 +16,11 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 # Tests must neither find a user's cluster, store or token, nor leave anything in a user's home.
 for variable in ("RAY_ADDRESS", "TRUNKLINE_STORE", "TRUNKLINE_CACHE", "RAY_AUTH_TOKEN", "TRUNKLINE_DEBUG"):
     os.environ.pop(variable, None)
+
+
+# How long an example may take is the machine's business; a whole test has a limit of its own.
+settings.register_profile("trunkline", deadline=None)
+settings.load_profile("trunkline")
 
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and its children inherit that.

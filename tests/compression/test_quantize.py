@@ -176,7 +176,7 @@ def test_models_without_linear_layers_are_refused(tmp_path: Path) -> None:
         check(tmp_path, SPEC)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), outlier=st.floats(1, 30), scheme=st.sampled_from(["int8", "int4"]))
 def test_the_scale_loses_least(seed: int, outlier: float, scheme: str) -> None:
     """Never more than the scale of the widest value does, and it is a bfloat16 number, as it will be stored."""

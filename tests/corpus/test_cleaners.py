@@ -321,7 +321,7 @@ PIECE = (
 PIECES = st.lists(st.sampled_from(PIECE), max_size=14).map("".join)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=ANY_TEXT | PIECES)
 def test_cleaners_settle_after_one_run(text: str) -> None:
     for rule in CLEANERS:
@@ -329,7 +329,7 @@ def test_cleaners_settle_after_one_run(text: str) -> None:
         assert run(rule, once)[0] == once, rule
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=ANY_TEXT | PIECES)
 def test_no_text_makes_a_rule_fail(text: str) -> None:
     for rule in (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
@@ -156,7 +156,6 @@ def test_what_is_cut_too_often_is_rejected(tmp_path: Path) -> None:
     assert judged(f"first {ITEM} second {ITEM} third {ITEM} fourth", rule) == "contaminated: items.jsonl:1"
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
 def test_spans_are_those_of_the_words(text: str) -> None:
     spans = word_spans(text)
@@ -166,7 +165,6 @@ def test_spans_are_those_of_the_words(text: str) -> None:
     assert words(text) == [word for start, stop in spans for word in words(text[start:stop])]
 
 
-@settings(deadline=None)
 @given(before=st.text(st.characters()), after=st.text(st.characters()), action=st.sampled_from(["reject", "cut"]))
 def test_an_item_is_found_in_any_surroundings(
     before: str, after: str, action: str, tmp_path_factory: pytest.TempPathFactory

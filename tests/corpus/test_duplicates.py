@@ -113,7 +113,7 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found.exact.tolist() == [True, False, True]  # the last: of another member, not of the representative
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(DOCS, DOCS, st.permutations(range(PARTITIONS)))
 def test_components_are_those_of_a_plain_union_find(one: list[Doc], two: list[Doc], order: list[int]) -> None:
     pieces = {7: one, 4096: two}
@@ -131,7 +131,7 @@ def test_components_are_those_of_a_plain_union_find(one: list[Doc], two: list[Do
     assert len(docs) == len(kept) + len(found.documents)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(DOCS, st.data())
 def test_pieces_do_not_show(docs: list[Doc], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(0, len(docs)), max_size=3)) | {0, len(docs)})
@@ -144,7 +144,7 @@ def test_pieces_do_not_show(docs: list[Doc], data: st.DataObject) -> None:
     assert cut.exact.tolist() == whole.exact.tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(DOCS, DOCS)
 def test_an_older_corpus_wins_and_says_what_one_go_would(old: list[Doc], new: list[Doc]) -> None:
     first = [doc._replace(source=0) for doc in old]  # in one go, what wins is the first source
@@ -162,7 +162,7 @@ def test_an_older_corpus_wins_and_says_what_one_go_would(old: list[Doc], new: li
     assert {one_go(number): (one_go(of), exact) for number, (of, exact) in found.items()} == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.booleans()), max_size=120), st.integers(1, 9))
 def test_folding_edges_does_not_show(pairs: list[tuple[int, int, bool]], size: int) -> None:
     ranks = sorted({tuple(sorted(pair[:2])): pair[2] for pair in pairs if pair[0] != pair[1]}.items())
@@ -196,7 +196,7 @@ def index_texts(place: Location, texts: Sequence[str], config: MinHash | None) -
     return Index(place, [0])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.text(alphabet="ab \n\t.", max_size=6), max_size=40))
 def test_exact_duplicates_are_those_of_equal_text_without_white_space(texts: list[str]) -> None:
     groups = defaultdict(list)

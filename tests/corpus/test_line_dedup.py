@@ -79,7 +79,7 @@ def test_lines_of_an_older_corpus_win(tmp_path: Path) -> None:
     assert find(index, ANY, dropped=[1 << 63 | 1], known=known) == {0: {0: [0], 1: [1]}}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.lists(st.sampled_from("abcdef"), max_size=5)), max_size=12),
     st.integers(1, 3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.specs.cleaners import RemovePersonalData
@@ -78,7 +78,6 @@ def test_counts_add_up_and_placeholders_are_not_counted_again() -> None:
     assert document.metadata["personal_data"] == {"email": 3, "ip_address": 1}
 
 
-@settings(deadline=None)
 @given(st.text("ab.@:+-0123456789 /_=", max_size=3000))
 def test_mail_and_numbers_in_a_jumble_settle_after_one_run(text: str) -> None:
     once = cleaned(RemovePersonalData(), text * 5)

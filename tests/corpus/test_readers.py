@@ -262,7 +262,7 @@ def test_what_others_write_as_json(tmp_path: Path) -> None:
 RECORD = st.dictionaries(st.text(max_size=5), st.recursive(st.none() | st.text(max_size=30), st.lists), max_size=4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(RECORD, max_size=8), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
 def test_arrays_and_spread_objects(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], indent: int | None, ascii_only: bool, buffer_bytes: int

@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.evaluation.ngram import ngram_bits_per_byte
@@ -32,7 +32,6 @@ def naive_bits_per_byte(train: list[bytes], heldout: list[bytes], order: int) ->
 documents = st.lists(st.binary(max_size=40) | st.text("ab ", max_size=40).map(str.encode), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(train=documents.filter(any), heldout=documents.filter(any), order=st.integers(1, 8))
 def test_equals_the_formula(train: list[bytes], heldout: list[bytes], order: int) -> None:
     expected = naive_bits_per_byte(train, heldout, order)

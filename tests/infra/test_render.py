@@ -150,7 +150,7 @@ def test_ray_is_the_locked_one() -> None:
     assert f"ray=={RAY_VERSION}" in (ROOT / "requirements" / "cpu.lock").read_text().splitlines()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     workers=st.integers(1, 64),
     cpus=st.floats(0.25, 16),

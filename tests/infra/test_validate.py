@@ -138,7 +138,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 VALID = [body for body in rendered(order()) if body["apiVersion"] == "ray.io/v1"]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), junk=JUNK)
 def test_junk_anywhere_is_a_finding_and_no_crash(
     schemas: dict[tuple[str, str], Schema], data: st.DataObject, junk: Any

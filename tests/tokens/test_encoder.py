@@ -65,7 +65,7 @@ def test_special_tokens_in_a_text_are_characters(encoder: Encoder) -> None:
         assert len(encoded.text(0)) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text() | st.text(" \n\t\u3000a1'<|>\u0301中\U0001f600\u200d"), max_size=5))
 def test_both_encoders_agree_and_lose_nothing(encoder: Encoder, texts: list[str]) -> None:
     fast, exact = encoder.encode(texts), encoder.encode_by_reference(texts)

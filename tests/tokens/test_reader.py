@@ -116,7 +116,7 @@ def test_best_fit_cuts_nothing_that_fits(stores: dict[str, Path], encoder: Encod
     assert order[number].startswith(encoder.reference.decode(piece.tolist()))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text("ab \n", max_size=120), min_size=40, max_size=60), st.sampled_from(["concatenate", "best_fit"]))
 def test_any_texts(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory, texts: list[str], packing: str) -> None:
     check(TokenStore(build_store(tmp_path_factory.mktemp("any"), encoder, texts, packing), "train"))

@@ -134,7 +134,7 @@ def test_every_kind_serves_the_line(trained: dict[str, Artifact], kind: str) -> 
     assert (folder / "tokenizer.model").exists() == (kind in ("bpe", "unigram"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text() | st.text(" \n\t\u3000a1'<|>\u0301中\U0001f600\u200d"))
 def test_byte_bpe_and_bpe_lose_nothing(trained: dict[str, Artifact], text: str) -> None:
     for kind in ("byte_bpe", "bpe"):
@@ -235,7 +235,7 @@ def test_a_converted_bpe_gives_sentencepieces_ids(trained: dict[str, Artifact], 
     assert not same_ids(sentencepiece_model.read(path), HOSTILE + DOCUMENTS[:20])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(" ▁a=\n-") | st.text("aeionrt ▁12") | st.text())
 def test_a_converted_bpe_gives_sentencepieces_ids_for_any_text(text: str) -> None:
     if not MODELS:

@@ -83,7 +83,7 @@ def test_tokenizer_knows_every_byte(line: dict[str, Artifact]) -> None:
     assert (len(tokenizer), tokenizer.eos_token) == (600, "<|endoftext|>")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=80) | st.sampled_from(["<|endoftext|>", "a<|endoftext|><|endoftext|>b"]), min_size=1))
 def test_packing_loses_and_repeats_no_token(
     line: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory, texts: list[str]

@@ -121,7 +121,7 @@ def test_the_report_tells_what_was_won(extended: dict[str, Artifact], kind: str)
 ANY_TEXT = st.text() | st.text("ab fox\n ▁<|>12") | st.text("自然语言处人工智能的方向 a")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=ANY_TEXT)
 def test_text_without_a_new_piece_is_encoded_as_before(
     bases: dict[str, Artifact], extended: dict[str, Artifact], text: str

@@ -22,7 +22,7 @@ for name, tokenizer in TOKENIZERS.items():
 texts = st.text(max_size=12) | st.sampled_from(
     ["    return x", "\n", " ", "", "def f(x):\n    '''Ask.'''", "\r\n\t yes", TURN_START, f"a{TURN_END}b", END_OF_TEXT]
 )
-fresh = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fresh = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite
