@@ -57,8 +57,8 @@ class Page(NamedTuple):
 def read(source: WikipediaSource, file: SourceFile) -> Iterator[Document | Broken]:
     """A document an article, `<file>#<page id>`; metadata holds `title`, `revision`, `timestamp` and `language`.
 
-    Reasons of `Broken` are `redirect`, `namespace`, `model`, `no_text`, and `markup` for what cannot be parsed in
-    reasonable time. Raises ValueError where the XML is malformed or cut off.
+    Reasons of `Broken` are `redirect`, `namespace`, `model`, `no_text`, and `markup` for what is too long or nested
+    too deep. Raises ValueError where the XML is malformed or cut off.
     """
     with open_stream(file) as stream:
         for site, page in _pages(stream):

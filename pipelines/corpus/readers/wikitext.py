@@ -2,7 +2,7 @@
 
 Left out are comments, references, tables, galleries, files, categories, language links, and templates unless asked for.
 Kept are headings on lines of their own (if anything is left below them), list items behind `- `, the text of links,
-code, and TeX between dollars. What is opened and never closed costs the parser quadratic time: `check` bounds it first.
+code, and TeX between dollars.
 """
 
 from __future__ import annotations
@@ -13,56 +13,30 @@ from collections.abc import Callable
 from typing import Any
 
 from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
-from mwparserfromhell.parser import Parser
+from mwparserfromhell.parser import Parser, ParserError
 from mwparserfromhell.wikicode import Wikicode
 
+from pipelines.corpus.readers.wikitext_marks import CUT, cut
+
 MAX_CHARACTERS = 4 << 20  # MediaWiki itself refuses more than 2 MiB
-MAX_LIST_DEPTH = 32
 FILES_AND_CATEGORIES = frozenset(("file", "image", "media", "category"))
+HEADING, ITEM, INDENT = "\x02", "\x03", "\x04"  # like `CUT`, marks that are tidied away
 
-HEADING, REMOVED, ITEM, INDENT = (
-    "\x01",
-    "\x02",
-    "\x03",
-    "\x04",
-)  # marks between rendering and tidying; XML cannot hold them
-
-_ATTRIBUTES = r"""(?:[^<>=/]|/(?!>)|=\s*"[^"<>]*"|=\s*'[^'<>]*'|=(?!\s*["']))*+"""
-_MARKS = re.compile(
-    r"(?P<open>\{\{|\{\||\[\[|\[(?=\w+:|//))|(?P<close>\}\}|^[ \t]*\|\}(?!\})|\]\]?)"
-    rf"|</(?P<end>[a-z]\w*)\s*>|<(?P<tag>[a-z]\w*)(?:{_ATTRIBUTES}(?P<empty>/?)>)?"
-    rf"|^(?P<run>[*#:;]{{{MAX_LIST_DEPTH + 1},}})",
-    re.IGNORECASE | re.MULTILINE,
-)
-_CLOSES = {"}}": "{{", "|}": "{|", "]]": "[[", "]": "["}
-_WALLS = frozenset(("{{", "{|", "[["))
-_LITERAL = r"nowiki|pre|math|chem|ce|syntaxhighlight|source"
-_NOTES = re.compile(
-    rf"(?P<keep><(?P<literal>{_LITERAL})\b[^<>]*(?<!/)>.*?</(?P=literal)\s*>)"
-    r"|(?P<comment>^[ \t]*<!--(?:(?!-->).)*+-->[ \t]*\n|<!--.*?(?:-->|\Z))"
-    r"|<ref\b[^<>]*/>|<ref\b[^<>]*>[^<]*(?:<(?!/?ref\b)[^<]*)*</ref\s*>",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
-)
 _APOSTROPHES = re.compile(r"'{2,}")
 _SPACES = re.compile(r"(?<=[^\s])[ \t]{2,}")
 _MAGIC_WORD = re.compile(r"__[^\W\d_]+__")
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple)(?:-[a-z]+)*:")
 _MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|pdf|djvu|og[gva]|webm|wav|mp3|midi?)$", re.IGNORECASE)
 
-_SINGLE_TAGS = frozenset(("br", "wbr", "hr", "img", "li", "dt", "dd", "tr", "td", "th"))
-_REMOVED_TAGS = frozenset(
-    """ref references table gallery timeline imagemap score graph mapframe maplink hiero templatedata templatestyles
-    categorytree inputbox section indicator includeonly style script""".split()  # noqa: SIM905 - else a page long
-)
 _BLOCK_TAGS = frozenset(
     "p div blockquote center ul ol dl li dt dd h1 h2 h3 h4 poem pre source syntaxhighlight".split()  # noqa: SIM905
 )
 _TEX = {"math": "${}$", "chem": r"$\ce{{{}}}$", "ce": r"$\ce{{{}}}$"}
 
-_EMPTY_PARENTHESES = re.compile(rf"[ \t]*[(（](?:[ \t,;:]*{REMOVED})+[ \t,;:]*[)）]")
-_AFTER_PARENTHESIS = re.compile(rf"(?<=[(（])(?:[ \t,;:]*{REMOVED})+[ \t,;:]*")
-_AT_START = re.compile(rf"^(?:{REMOVED}[ \t]*)+", re.MULTILINE)
-_BEFORE_GAP = re.compile(rf"[ \t]*{REMOVED}+(?=[ \t.,;:!?)）]|$)", re.MULTILINE)
+_EMPTY_PARENTHESES = re.compile(rf"[ \t]*[(（](?:[ \t,;:]*{CUT})+[ \t,;:]*[)）]")
+_AFTER_PARENTHESIS = re.compile(rf"(?<=[(（])(?:[ \t,;:]*{CUT})+[ \t,;:]*")
+_AT_START = re.compile(rf"^(?:{CUT}[ \t]*)+", re.MULTILINE)
+_BEFORE_GAP = re.compile(rf"[ \t]*{CUT}+(?=[ \t.,;:!?)）]|$)", re.MULTILINE)
 _ITEM_MARKS = re.compile(rf"^[{ITEM}{INDENT} \t]+")
 
 
@@ -70,72 +44,19 @@ def to_text(markup: str, *, removed: frozenset[str] = FILES_AND_CATEGORIES, temp
     """The text of a page.
 
     `removed` are the namespaces, in lower case, that links are removed to; `templates` keeps what templates' arguments
-    hold. Raises ValueError where the markup would take too long to parse.
+    hold. Raises ValueError for markup that is too long or nested too deep.
     """
     if len(markup) > MAX_CHARACTERS:
         raise ValueError(f"markup: {len(markup)} characters, more than {MAX_CHARACTERS}")
-    markup = balance(markup)
-    markup = _NOTES.sub(lambda found: found["keep"] or ("" if found["comment"] else REMOVED), markup)
     try:
-        code = Parser().parse(markup, skip_style_tags=True)
+        code = Parser().parse(cut(markup, templates), skip_style_tags=True)
         rendering = _Rendering(removed, templates)
         rendering.add(code)
     except RecursionError as error:
         raise ValueError("markup: nested too deep") from error
+    except ParserError as error:
+        raise ValueError(f"markup: {error}") from error
     return _tidy("".join(rendering.out))
-
-
-def balance(markup: str) -> str:
-    """The markup with what is opened and never closed made text, and tags of HTML without a partner left out.
-
-    As in MediaWiki, templates, tables and links nest in one another: a closing mark of an outer one means nothing in an
-    inner one. Tags end with what they stand in.
-    """
-    opened: list[tuple[str, re.Match[str]]] = []
-    edits: list[tuple[int, int, str]] = []
-    for found in _MARKS.finditer(markup):
-        tag = found["tag"]
-        if tag and found["empty"] is None:
-            _escape(found, edits)  # not even the tag is whole
-        elif found["run"]:
-            edits.append((found.start() + MAX_LIST_DEPTH, found.end(), ""))
-        elif found["open"] or (tag and not found["empty"] and tag.lower() not in _SINGLE_TAGS):
-            opened.append((found["open"] or tag.lower(), found))
-        elif not tag:
-            _close(found, opened, edits)
-    for _, found in opened:
-        _escape(found, edits)
-    if not edits:
-        return markup
-    pieces: list[str] = []
-    position = 0
-    for start, end, replacement in sorted(edits):
-        pieces += (markup[position:start], replacement)
-        position = end
-    return "".join((*pieces, markup[position:]))
-
-
-def _close(found: re.Match[str], opened: list[tuple[str, re.Match[str]]], edits: list[tuple[int, int, str]]) -> None:
-    """Close what the mark closes, and the tags inside it; a mark that closes nothing stays text, unless it is a tag."""
-    name = _CLOSES[found["close"].strip()] if found["close"] else found["end"].lower()
-    depth = len(opened) - 1
-    while depth >= 0 and opened[depth][0] != name and opened[depth][0] not in _WALLS:
-        depth -= 1
-    if depth >= 0 and opened[depth][0] == name:
-        for _, inner in opened[depth + 1 :]:
-            _escape(inner, edits)
-        del opened[depth:]
-    elif found["end"]:
-        edits.append((found.start(), found.end(), ""))
-
-
-def _escape(found: re.Match[str], edits: list[tuple[int, int, str]]) -> None:
-    """Leave out a whole tag; make text of anything else."""
-    if found["tag"] and found["empty"] is not None:
-        edits.append((found.start(), found.end(), ""))
-        return
-    mark = found["open"] or "<"
-    edits.append((found.start(), found.start() + len(mark), "".join(f"&#{ord(sign)};" for sign in mark)))
 
 
 class _Rendering:
@@ -173,7 +94,7 @@ class _Rendering:
         self.out.append(html.unescape(str(node)))
 
     def comment(self, node: Comment) -> None:
-        self.out.append(REMOVED)
+        self.out.append(CUT)
 
     def wikilink(self, node: Wikilink) -> None:
         title = str(node.title).strip()
@@ -187,7 +108,7 @@ class _Rendering:
                 or (node.text is None and _LANGUAGE.match(title))
             )
         ):
-            self.out.append(REMOVED)
+            self.out.append(CUT)
         elif node.text is None:
             self.out.append(html.unescape(title.removeprefix(":")))
         else:
@@ -197,14 +118,14 @@ class _Rendering:
         if node.title is not None:
             self.add(node.title)
         else:
-            self.out.append(REMOVED if node.brackets else str(node.url))
+            self.out.append(CUT if node.brackets else str(node.url))
 
     def template(self, node: Template) -> None:
         if self._templates:
             values = [self._rendered(parameter.value) for parameter in node.params]
             is_block = any("\n" in value for value in values)
             self.out.append(("\n" if is_block else " ").join(filter(None, map(str.strip, values))))
-        self.out.append(REMOVED)
+        self.out.append(CUT)
 
     def argument(self, node: Argument) -> None:
         self.add(node.default)
@@ -216,8 +137,6 @@ class _Rendering:
         elif node.wiki_markup in (":", ";"):
             is_at_start = not self.out or self.out[-1][-1:] in ("", "\n", ITEM, INDENT)
             self.out.append(INDENT if is_at_start else ":")  # a colon inside the line: `; term : definition`
-        elif name in _REMOVED_TAGS:
-            self.out.append(REMOVED)
         elif name in _TEX:
             self.out.append(_TEX[name].format(str(node.contents or "").strip()))
         elif name in ("br", "hr"):
@@ -255,9 +174,9 @@ def _without_quotes(run: re.Match[str]) -> str:
 
 def _tidy(text: str) -> str:
     """Close the gaps that removals leave; drop empty items, headings above nothing, and blank lines in a row."""
-    if REMOVED in text:
-        text = _AFTER_PARENTHESIS.sub("", _EMPTY_PARENTHESES.sub(REMOVED, text))
-        text = _BEFORE_GAP.sub("", _AT_START.sub("", text)).replace(REMOVED, "")
+    if CUT in text:
+        text = _AFTER_PARENTHESIS.sub("", _EMPTY_PARENTHESES.sub(CUT, text))
+        text = _BEFORE_GAP.sub("", _AT_START.sub("", text)).replace(CUT, "")
     lines: list[str] = []
     headings: list[tuple[int, str]] = []
     is_behind_gap = False
