@@ -209,13 +209,13 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     s3fs.S3FileSystem.clear_instance_cache()
     fs = s3fs.S3FileSystem()
-    fs.mkdir("lab")
+    fs.mkdir("crawl")  # the servers of one process share their buckets
     rows = b"".join(b'{"text": "row %d"}\n' % i for i in range(100))
-    fs.pipe_file("lab/raw/a.jsonl.gz", gzip.compress(rows))
-    fs.pipe_file("lab/raw/deep/b.jsonl", rows[:36])
-    fs.pipe_file("lab/raw/.hidden/c.jsonl", rows)
-    fs.pipe_file("lab/raw/empty/", b"")
-    yield "s3://lab/raw"
+    fs.pipe_file("crawl/raw/a.jsonl.gz", gzip.compress(rows))
+    fs.pipe_file("crawl/raw/deep/b.jsonl", rows[:36])
+    fs.pipe_file("crawl/raw/.hidden/c.jsonl", rows)
+    fs.pipe_file("crawl/raw/empty/", b"")
+    yield "s3://crawl/raw"
     server.stop()
     patch.undo()
 
