@@ -19,7 +19,7 @@ from cluster.errors import InputError
 from cluster.specs import CorpusSpec, ScalingSpec
 from cluster.specs.dedup import LineDedup, MinHash
 from cluster.specs.filters import NotEmpty
-from cluster.specs.sources import JsonLinesSource, TextSource
+from cluster.specs.sources import JsonLinesSource, TextSource, WikipediaSource
 from cluster.store import Store
 from tests.conftest import ROOT
 from tests.corpus.files import source, spec, write_corpus
@@ -243,6 +243,19 @@ def test_a_broken_line_costs_itself_only(tmp_path: Path, ray_cluster: None) -> N
     assert {row["license"] for row in train} == {"CC0-1.0"}
     assert all(row["url"].startswith("https://example.org/") for row in train)
     assert len(_ids(corpus)) == 39
+
+
+def test_redirects_are_no_damage(tmp_path: Path, ray_cluster: None) -> None:
+    """Most pages of a Wikipedia are none: they are counted, and the corpus is not refused for them."""
+    page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>{1}</text></revision></page>"
+    pages = [page.format(number, f"#REDIRECT [[{number - 20}]]") for number in range(20, 60)]
+    pages += [page.format(number, f"Page {number} is a page about {source(number, 2)}") for number in range(20)]
+    (tmp_path / "wiki.xml").write_text(f"<mediawiki>{''.join(pages)}</mediawiki>")
+    wiki = CorpusSpec(sources=(WikipediaSource(path=str(tmp_path)),), rules=(), heldout_fraction=0.3)
+    corpus = build(wiki, {}, store=Store(tmp_path / "artifacts"), name="wiki")
+    _adds_up(corpus)
+    assert _report(corpus)["reasons"] == {"read": {"redirect": 40}}
+    assert len(_ids(corpus)) == 20
 
 
 RUN = """

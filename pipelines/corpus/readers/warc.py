@@ -97,14 +97,14 @@ def _text(source: WarcSource, record: WarcRecord, block: bytes) -> tuple[str, di
         case WarcRecordType.response | WarcRecordType.resource:
             found, title, language = _page(source, record, block)
         case WarcRecordType.conversion:
-            kind, _ = media_type(record.headers.get("Content-Type") or "")
-            if kind != "text/plain":
-                raise ValueError(f"not_text: {kind or 'no content type'}")
+            content_type, _ = media_type(_header(record.headers, "Content-Type"))
+            if content_type != "text/plain":
+                raise ValueError(f"not_text: {content_type or 'no content type'}")
             found, title, language = decode(block), "", _header(record.headers, "WARC-Identified-Content-Language")
-        case WarcRecordType.unknown:
-            raise ValueError(f"record_type: {record.headers.get('WARC-Type') or 'none'}")
-        case other:
-            raise ValueError(other.name or str(other))
+        case WarcRecordType.revisit | WarcRecordType.continuation as kind:
+            raise ValueError(str(kind))
+        case _:
+            raise ValueError(f"record_type: {_header(record.headers, 'WARC-Type') or 'none'}")
     if not found.text.strip():
         raise ValueError("no_text")
     metadata: dict[str, str | int] = {

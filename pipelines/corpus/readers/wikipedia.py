@@ -109,6 +109,7 @@ def _pages(stream: io.BufferedReader) -> Iterator[tuple[Site, Page]]:
     )
     site, revision = Site("", "", FILES_AND_CATEGORIES), Revision()
     problem: etree.XMLSyntaxError | None = None
+    is_dump = False
     pending_bytes = 0
     chunk = b" "
     while chunk and problem is None:
@@ -125,6 +126,7 @@ def _pages(stream: io.BufferedReader) -> Iterator[tuple[Site, Page]]:
             kind = etree.QName(element).localname
             if event == "start":
                 if kind == "mediawiki":
+                    is_dump = True
                     site = site._replace(language=element.get(_LANGUAGE, ""))
                 continue
             pending_bytes = 0
@@ -143,6 +145,8 @@ def _pages(stream: io.BufferedReader) -> Iterator[tuple[Site, Page]]:
             raise ValueError(f"no page ends in {MAX_DOCUMENT_BYTES} bytes: this is no dump of MediaWiki's pages")
     if problem is not None:
         raise ValueError(f"line {problem.lineno}: {problem.msg}")
+    if not is_dump:
+        raise ValueError("no element <mediawiki>: this is no dump of MediaWiki's pages")
 
 
 def _site(siteinfo: etree._Element, language: str) -> Site:

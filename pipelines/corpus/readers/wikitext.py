@@ -23,7 +23,7 @@ FILES_AND_CATEGORIES = frozenset(("file", "image", "media", "category"))
 HEADING, ITEM, INDENT = "\x02", "\x03", "\x04"  # like `CUT`, marks that are tidied away
 
 _APOSTROPHES = re.compile(r"'{2,}")
-_SPACES = re.compile(r"(?<=[^\s])[ \t]{2,}")
+_SPACES = re.compile(r"(?<=\S)[ \t]{2,}")
 _MAGIC_WORD = re.compile(r"__[^\W\d_]+__")
 _LANGUAGE = re.compile(r"(?:[a-z]{2,3}|simple)(?:-[a-z]+)*:")
 _MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|pdf|djvu|og[gva]|webm|wav|mp3|midi?)$", re.IGNORECASE)
@@ -82,7 +82,7 @@ class _Rendering:
         if "''" in value:
             value = _APOSTROPHES.sub(_without_quotes, value)
         if "__" in value:
-            value = _MAGIC_WORD.sub(lambda found: "" if found[0].isupper() else found[0], value)
+            value = _MAGIC_WORD.sub(lambda found: CUT if found[0].isupper() else found[0], value)
         self.out.append(_SPACES.sub(" ", value) if "  " in value else value)
 
     def heading(self, node: Heading) -> None:
@@ -99,15 +99,12 @@ class _Rendering:
     def wikilink(self, node: Wikilink) -> None:
         title = str(node.title).strip()
         namespace, colon, _ = title.partition(":")
-        if (
-            colon
-            and namespace
-            and (
-                namespace.strip().lower().replace("_", " ") in self._removed
-                or _MEDIA.search(title)
-                or (node.text is None and _LANGUAGE.match(title))
-            )
-        ):
+        is_elsewhere = colon and (
+            namespace.strip().lower().replace("_", " ") in self._removed
+            or (namespace and _MEDIA.search(title))
+            or (node.text is None and _LANGUAGE.match(title))
+        )
+        if is_elsewhere:
             self.out.append(CUT)
         elif node.text is None:
             self.out.append(html.unescape(title.removeprefix(":")))

@@ -2,7 +2,7 @@
 
 A parser of wikitext tries every opening mark to the end of the page: what is never closed costs it quadratic time, and
 some mixtures of a kilobyte cost it minutes. Here a stack matches the marks, in linear time, and the parser is given
-text in which all of them match. Templates and references, half of a page, need no parser at all.
+text in which all of them match. Templates, tables and references, half of a page, are cut without being parsed.
 """
 
 from __future__ import annotations
@@ -10,23 +10,28 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from mwparserfromhell.definitions import URI_SCHEMES
+
 CUT = "\x01"  # left where something was cut; XML cannot hold it
 MAX_LIST_DEPTH = 32
 
-LITERAL_TAGS = frozenset(("nowiki", "pre", "math", "chem", "ce", "syntaxhighlight", "source"))
-_CUT_TAGS = frozenset(
-    """ref references table gallery timeline imagemap score graph mapframe maplink hiero templatedata templatestyles
-    categorytree inputbox section indicator includeonly style script""".split()  # noqa: SIM905 - else a page long
+_LITERAL_TAGS = frozenset(("nowiki", "pre", "math", "chem", "ce", "syntaxhighlight", "source"))
+_FOREIGN_TAGS = frozenset(
+    """gallery timeline imagemap score graph mapframe maplink hiero templatedata templatestyles categorytree inputbox
+    section style script""".split()  # noqa: SIM905 - else a page long
 )
+_OPAQUE_TAGS = _LITERAL_TAGS | _FOREIGN_TAGS  # what stands in them is no markup
+_CUT = _FOREIGN_TAGS | {"ref", "references", "table", "includeonly", "indicator", "{|", "{{"}
 _EMPTY_TAGS = frozenset(("br", "wbr", "hr", "img"))
 _ITEM_TAGS = {"li": "\n* ", "dt": "\n: ", "dd": "\n: ", "tr": "\n", "td": " ", "th": " "}  # as a rule not closed
-_CLOSES = {"}}": "{{", "|}": "{|", "]]": "[[", "]": "["}
 _WALLS = frozenset(("{{", "[["))  # only their own closing mark ends them
 _TAG_WALLS = _WALLS | {"{|"}
 _MAX_OPEN_TAGS = 100  # that another mark may end
 _ATTRIBUTES = r"""(?:[^<>=/]|/(?!>)|=\s*"[^"<>]*"|=\s*'[^'<>]*'|=(?!\s*["']))*+"""
+_ADDRESS = "(?://|" + "|".join(name + ("://" if slashes else ":") for name, slashes in URI_SCHEMES.items()) + ")"
 _MARKS = re.compile(
-    r"(?P<open>\{\{|\{\||\[\[|\[(?=\w+:|//))|(?P<close>\}\}|^[ \t]*\|\}(?!\})|\]\]?)|(?P<comment><!--)"
+    rf"(?P<bracket>\[(?=\[{_ADDRESS}))|(?P<open>\{{\{{|\{{\||\[\[|\[(?={_ADDRESS}))"
+    r"|(?P<close>\}\}|^[ \t]*\|\}(?!\})|\]+)|(?P<comment><!--)"
     rf"|</(?P<end>[a-z]\w*)\s*>|<(?P<tag>[a-z]\w*)(?:{_ATTRIBUTES}(?P<empty>/?)>)?"
     rf"|^(?P<heading>=+)(?=[^=\n]*$|(?:[^=\n]*+=++){{20}})|^[*#:;]{{{MAX_LIST_DEPTH}}}(?P<run>[*#:;]+)",
     re.IGNORECASE | re.MULTILINE,
@@ -62,8 +67,9 @@ def cut(markup: str, keep_templates: bool = False) -> str:
         scan.escape(mark)
     pieces: list[str] = []
     for edit in sorted(scan.edits):
-        pieces += (markup[position : edit.start], edit.replacement)
-        position = edit.end
+        if edit.start >= position:  # else it is inside of what was cut
+            pieces += (markup[position : edit.start], edit.replacement)
+            position = edit.end
     return "".join((*pieces, markup[position:]))
 
 
@@ -73,8 +79,8 @@ class _Scan:
         self.edits: list[_Edit] = []
         self.skipped = 0  # marks before this position are text
         self._markup = markup
-        self._cut = _CUT_TAGS | {"{|"} if keep_templates else _CUT_TAGS | {"{|", "{{"}
-        self._endless: set[str] = set()  # literal tags that no end follows any more
+        self._cut = _CUT - {"{{"} if keep_templates else _CUT
+        self._endless: set[str] = set()  # opaque tags that no end follows any more
 
     def take(self, found: re.Match[str]) -> None:
         """Note what a mark opens or closes."""
@@ -82,7 +88,7 @@ class _Scan:
         if found["open"]:
             self.opened.append(_Opened(found["open"], start, end, is_tag=False))
         elif found["close"]:
-            self._close(_CLOSES[found["close"].strip()], end)
+            self._close_mark(found["close"].strip(), end)
         elif found["tag"]:
             self._open_tag(found["tag"].lower(), start, end, found["empty"])
         elif found["end"]:
@@ -90,8 +96,8 @@ class _Scan:
                 self.edits.append(_Edit(start, end, ""))
         elif found["comment"]:
             self._cut_comment(start)
-        elif found["heading"]:
-            self.edits.append(_Edit(start, end, _as_text(found["heading"])))
+        elif found["heading"] or found["bracket"]:  # no heading; not a link, for addresses are no titles
+            self.edits.append(_Edit(start, end, _as_text(found[0])))
         else:
             self.edits.append(_Edit(found.start("run"), end, ""))
 
@@ -106,11 +112,13 @@ class _Scan:
         elif slash:
             if name in self._cut:
                 self.edits.append(_Edit(start, end, CUT))
-        elif name in LITERAL_TAGS:
+        elif name in _OPAQUE_TAGS:
             closing = None if name in self._endless else re.compile(rf"</{name}\s*>", re.IGNORECASE)
             closed = closing and closing.search(self._markup, end)
             if closed:
                 self.skipped = closed.end()
+                if name in self._cut:
+                    self.edits.append(_Edit(start, self.skipped, CUT))
             else:
                 self._endless.add(name)
                 self.edits.append(_Edit(start, end, ""))
@@ -118,6 +126,17 @@ class _Scan:
             self.edits.append(_Edit(start, end, _ITEM_TAGS[name]))
         elif name not in _EMPTY_TAGS:
             self.opened.append(_Opened(name, start, end, is_tag=True))
+
+    def _close_mark(self, mark: str, end: int) -> None:
+        if mark == "}}":
+            self._close("{{", end)
+        elif mark == "|}":
+            self._close("{|", end)
+        left = mark.count("]")
+        while left:  # `]]]` ends an address and the link around it
+            is_link = left > 1 and not (self.opened and self.opened[-1].name == "[")
+            left -= 1 + is_link
+            self._close("[[" if is_link else "[", end - left)
 
     def _close(self, name: str, end: int) -> bool:
         """Whether something was open to be closed. Tags and `[` inside it end with it."""
@@ -132,8 +151,6 @@ class _Scan:
         else:
             return False
         if name in self._cut:
-            while self.edits and self.edits[-1].start > mark.start:  # what was inside goes with it
-                self.edits.pop()
             self.edits.append(_Edit(mark.start, end, CUT))
         else:
             for inner in self.opened[depth + 1 :]:

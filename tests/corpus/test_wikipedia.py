@@ -1,0 +1,281 @@
+"""Dumps of MediaWiki: every page is counted, markup becomes text, and no page, however broken, holds up the others."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import re
+import time
+from collections import Counter
+from pathlib import Path
+from xml.sax.saxutils import escape, quoteattr
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.specs.sources import WikipediaSource
+from pipelines.corpus import files, readers
+from pipelines.corpus.documents import Broken, Document
+from pipelines.corpus.readers.wikitext import MAX_CHARACTERS, to_text
+from tests.conftest import SHARED_DATA
+
+HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="de"><siteinfo>
+<base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base><namespaces><namespace key="0" />
+<namespace key="6" case="first-letter">Datei</namespace><namespace key="14">Kategorie</namespace></namespaces>
+</siteinfo>"""
+
+
+def page(number: int, markup: str, *, title: str = "", ns: int = 0, redirect: str = "", model: str = "wikitext") -> str:
+    target = f"<redirect title={quoteattr(redirect)} />" if redirect else ""
+    return (
+        f"<page><title>{escape(title or f'Seite {number}')}</title><ns>{ns}</ns><id>{number}</id>{target}"
+        f"<revision><id>{number}7</id><timestamp>2024-05-01T00:00:00Z</timestamp><model>{model}</model>"
+        f'<text xml:space="preserve">{escape(markup)}</text></revision></page>\n'
+    )
+
+
+def dump(*pages: str) -> bytes:
+    return (HEAD + "".join(pages) + "</mediawiki>").encode()
+
+
+def read(
+    path: Path, data: bytes, name: str = "wiki.xml", *, templates: bool = False, license: str = ""
+) -> tuple[list[Document | Broken], str]:
+    """What a file of these bytes holds, and what ended it early."""
+    (path / name).write_bytes(data)
+    source = WikipediaSource(path=str(path / name), templates=templates, license=license)
+    (file,) = readers.list_files(source)
+    found: list[Document | Broken] = []
+    try:
+        found.extend(readers.read(source, file))
+    except readers.UNREADABLE as error:
+        return found, str(error)
+    return found, ""
+
+
+def ids(found: list[Document | Broken]) -> list[str]:
+    return [record.id.partition("#")[2] for record in found]
+
+
+def test_a_document_knows_its_page(tmp_path: Path) -> None:
+    article = page(12, "Ein [[Wort]].", title="Köln: Dom & Rhein's")
+    (found,), error = read(tmp_path, dump(article))
+    assert not error
+    assert isinstance(found, Document)
+    assert (found.id, found.text, found.license) == ("wiki.xml#12", "Ein Wort.", "CC-BY-SA-4.0")
+    assert found.url == "https://de.wikipedia.org/wiki/K%C3%B6ln:_Dom_%26_Rhein%27s"
+    assert found.metadata == {
+        "title": "Köln: Dom & Rhein's",
+        "revision": "127",
+        "timestamp": "2024-05-01T00:00:00Z",
+        "language": "de",
+    }
+    (found,), _ = read(tmp_path, dump(article), license="CC-BY-SA-3.0")
+    assert isinstance(found, Document)
+    assert found.license == "CC-BY-SA-3.0"
+
+
+def test_what_is_no_article_says_so(tmp_path: Path) -> None:
+    found, error = read(
+        tmp_path,
+        dump(
+            page(1, "#WEITERLEITUNG [[Ziel]]", redirect="Ziel"),
+            page(2, "#REDIRECT [[Altes Ziel#Abschnitt]]"),
+            page(3, "Diskussion", ns=1),
+            page(4, '{"a": 1}', model="json"),
+            page(5, "{{Vorlage}}"),
+            page(6, "x" * (MAX_CHARACTERS + 1)),
+            page(7, "Text"),
+        ),
+    )
+    assert not error
+    assert [record.reason for record in found if isinstance(record, Broken)] == [
+        "redirect: Ziel",
+        "redirect: Altes Ziel#Abschnitt",
+        "namespace: 1",
+        "model: json",
+        "no_text",
+        f"markup: {MAX_CHARACTERS + 1} characters, more than {MAX_CHARACTERS}",
+    ]
+    assert [record.id for record in found if isinstance(record, Document)] == ["wiki.xml#7"]
+
+
+def test_compressed_multistream_utf16_and_a_dump_without_siteinfo(tmp_path: Path) -> None:
+    streams = [HEAD, page(1, "eins"), page(2, "zwei"), "</mediawiki>"]
+    multistream = b"".join(bz2.compress(part.encode()) for part in streams)
+    assert ids(read(tmp_path, multistream, "a.xml.bz2")[0]) == ["1", "2"]
+    assert ids(read(tmp_path, gzip.compress(dump(page(3, "drei"))), "b.xml.gz")[0]) == ["3"]
+    assert ids(read(tmp_path, dump(page(4, "vier")).decode().encode("utf-16"), "c.xml")[0]) == ["4"]
+    (bare,), error = read(tmp_path, f"<mediawiki>{page(5, '[[File:x.png]] fünf')}</mediawiki>".encode(), "d.xml")
+    assert not error
+    assert isinstance(bare, Document)
+    assert (bare.text, bare.url, "language" in bare.metadata) == (" fünf".strip(), "", False)
+
+
+def test_of_several_revisions_the_last_counts(tmp_path: Path) -> None:
+    old, new = page(1, "alt"), page(1, "neu")
+    both = old.replace("</revision>", "</revision>" + new[new.index("<revision>") : new.index("</page>")])
+    (found,), _ = read(tmp_path, dump(both))
+    assert isinstance(found, Document)
+    assert found.text == "neu"
+
+
+def test_what_was_read_before_damage_stays(tmp_path: Path) -> None:
+    pages = [page(number, f"Text {number} " * 2000) for number in range(1, 9)]
+    whole = dump(*pages)
+    found, error = read(tmp_path, whole[: whole.index(b"<id>6</id>")])
+    assert ids(found) == ["1", "2", "3", "4", "5"]
+    assert "line " in error
+    found, error = read(tmp_path, whole.replace(b"<id>4</id>", b"<id>4</di>"), "malformed.xml")
+    assert ids(found) == ["1", "2", "3"]
+    assert "line 7: " in error  # three of the header, and a page a line
+    packed = b"".join(bz2.compress(part.encode()) for part in (HEAD, *pages, "</mediawiki>"))
+    found, error = read(tmp_path, packed[:-60], "cut.xml.bz2")
+    assert ids(found) == ["1", "2", "3", "4", "5", "6", "7", "8"][: len(found)]
+    assert len(found) >= 7
+    assert "cut off" in error
+
+
+def test_what_is_no_dump_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no element <mediawiki>" in read(tmp_path, b"<feed><doc>x</doc></feed>")[1]
+    assert read(tmp_path, b"", "empty.xml")[1]
+    assert "line 1" in read(tmp_path, b"plain text", "text.xml")[1]
+    monkeypatch.setattr("pipelines.corpus.readers.wikipedia.MAX_DOCUMENT_BYTES", 100_000)
+    endless = HEAD.encode() + b"<page><revision><text>" + b"x" * 300_000
+    assert "no page ends in 100000 bytes" in read(tmp_path, endless, "endless.xml")[1]
+
+
+def test_entities_of_a_document_type_are_not_expanded(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE mediawiki [<!ENTITY a "xxxxxxxxxx"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    data = (bomb + HEAD + page(1, "eins").replace("eins", "eins &b;") + "</mediawiki>").encode()
+    found, _ = read(tmp_path, data)
+    assert not any("xxx" in record.text for record in found if isinstance(record, Document))
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("'''Fett''', ''kursiv'', '''''beides''''', l'''''eau''''', f'(x)", "Fett, kursiv, beides, leau, f'(x)"),
+        ("[[Haus|Häuser]]n am [[Fluss]] [[:Category:Ort]]", "Häusern am Fluss Category:Ort"),
+        ("[[File:A.jpg|thumb|Ein [[Bild]]]]Text[[Category:Ort]] [[Bild:b.PNG|20px]] [[fr:Texte]]", "Text"),
+        ("[https://a.de ein Verweis] [https://a.de] https://b.de/c", "ein Verweis https://b.de/c"),
+        ("A{{Vorlage|x={{y}}}} ({{Lautschrift|a}}; geboren) ({{IPA|b}})", "A (geboren)"),
+        ("Satz.<ref>Buch {{S.|1}}</ref> Satz<ref name=a />.<references/>", "Satz. Satz."),
+        ("vor\n{| class=a\n|-\n| b || {{c}}\n{|\n| innen\n|}\n|}\nnach <table><tr><td>x</table>", "vor\n\nnach"),
+        ("a<!-- {{ nie [[ -->b\n<!-- eine Zeile -->\nc <!-- bis zum Ende", "ab\nc"),
+        ("a <score>{ {{ \\new Staff [[ }</score> b<gallery>\nDatei:A.jpg|c [[d\n</gallery>\n[[e]]", "a b\ne"),
+        ("<math>x_1^{2}</math>, <ce>H2O</ce>", r"$x_1^{2}$, $\ce{H2O}$"),
+        ("<nowiki>'''[[x]]''' {{y}} &lt;</nowiki>", "'''[[x]]''' {{y}} <"),
+        (
+            "<syntaxhighlight lang=c>\n#include <a.h>\nx = {{1}};  y\n</syntaxhighlight>",
+            "#include <a.h>\nx = {{1}};  y",
+        ),
+        ("a&nbsp;b &mdash; &#65; &amp;lt; R&D", "a\xa0b — A &lt; R&D"),
+        ("H<sub>2</sub>O<br/>neu <span style='a'>x</span> <b>y</b>", "H2O\nneu x y"),
+        ("__NOTOC__ __init__  zwei", "__init__ zwei"),
+        ("* a\n** b\n# c\n; d : e\n: f\n:* g\n* {{leer}}", "- a\n- b\n- c\nd : e\nf\n- g"),
+        ("<ul><li>eins<li>zwei</ul>", "- eins\n- zwei"),
+        ("a\n\n\n\n== B ==\nc", "a\n\nB\n\nc"),
+        (
+            "== A ==\n=== B ===\nb\n=== C ===\n{{c}}\n== D == <!-- d -->\nd\n== Siehe ==\n* {{e}}\n",
+            "A\n\nB\n\nb\n\nD\n\nd",
+        ),
+        ("{{offen [[nie <b>zu {| da", "{{offen [[nie zu {| da"),
+        ("a }} b ]] c </div> 1 < 2", "a }} b ]] c 1 < 2"),
+        ("{{a|[[b}} c", "{{a|[[b}} c"),
+        ("<div>a [[b</div> c]]", "a b c"),
+        ("[[https://a.de ein Verweis]] [[c|d [https://a.de e]]]", "[ein Verweis] d e"),
+        ("== kein Titel\n====\n" + "*" * 40 + " tief", "== kein Titel\n====\n- tief"),
+        ("", ""),
+    ],
+)
+def test_markup(markup: str, text: str) -> None:
+    assert to_text(markup) == text
+
+
+def test_names_of_the_dumps_own_namespaces_are_known(tmp_path: Path) -> None:
+    (found,), _ = read(tmp_path, dump(page(1, "[[Datei:x|mini]] da [[kategorie:Ort]] [[Star Wars: A]]")))
+    assert isinstance(found, Document)
+    assert found.text == "da Star Wars: A"
+
+
+def test_arguments_of_templates_stay_where_asked_for(tmp_path: Path) -> None:
+    markup = "Die {{lang|fr|[[Seine]]}} fließt.\n{{Kasten\n| Länge = 777 km\n| Ort = {{ort|Paris}}\n}}\n<ref>r</ref>"
+    (found,), _ = read(tmp_path, dump(page(1, markup)), templates=True)
+    assert isinstance(found, Document)
+    assert found.text == "Die fr Seine fließt.\n777 km\nParis"
+
+
+ENDLESS = ("{{a|", '<b a="', "{{a|[[b|<i>", "<ref>a ", "<math>", "<!--", "{|\n|{{a|[[b|\n", "*", "[http://a ", "== a ")
+CROSSED = ("{{a [[b }} c ]] ", "<b><table></b>", "<b>\n== </b>", "<b>=={{\n{|&amp;</b>", "<i>[http://a </i>", "({{a}}")
+MARKS = (
+    "{{",
+    "}}",
+    "[[",
+    "]]",
+    "{|",
+    "|}",
+    "|",
+    "=",
+    "\n",
+    "<b>",
+    "</b>",
+    "<ref>",
+    "</ref>",
+    "<!--",
+    "-->",
+    "''",
+    "*",
+    "a",
+)
+
+
+@pytest.mark.parametrize("unit", ENDLESS + CROSSED)
+def test_no_mark_takes_longer_than_its_length(unit: str) -> None:
+    start = time.process_time()
+    to_text(unit * (60_000 // len(unit)))
+    assert time.process_time() - start < 5  # it is a quarter of a second; minutes, for a parser without precautions
+
+
+@pytest.mark.parametrize("mark", ["[[news:x", "[[https://x", "[[ [[//x ", "{{a|", "{{{a|", "[[a|", "<b>"])
+@pytest.mark.parametrize("templates", [False, True])
+def test_no_depth_takes_longer_than_its_length(mark: str, templates: bool) -> None:
+    start = time.process_time()
+    to_text(mark * 2000 + {"[": "]]", "{": "}}", "<": "</b>"}[mark[0]] * 4000, templates=templates)
+    assert time.process_time() - start < 5
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from(MARKS)))
+def test_any_mixture_of_marks_becomes_text(pieces: list[str]) -> None:
+    text = to_text(" ".join(pieces))
+    assert not set(text) & set("\x01\x02\x03\x04")
+    assert "\n\n\n" not in text
+
+
+@settings(max_examples=100)
+@given(st.text(st.characters(categories=("L", "N"), exclude_characters="\x85"), min_size=1))
+def test_plain_words_stay_as_they_are(text: str) -> None:
+    assert to_text(f"{text} {text}") == f"{text} {text}"
+
+
+def test_published_dumps() -> None:
+    folder = SHARED_DATA / "redpajama_like" / "wikidump"
+    if not folder.exists():
+        pytest.skip("../shared/data/redpajama_like/wikidump is missing")
+    source = WikipediaSource(path=str(folder))
+    counts: dict[str, Counter[str]] = {}
+    for file in files.list_files(source):
+        found = list(readers.read(source, file))
+        counts[file.name[:12]] = Counter("" if isinstance(f, Document) else f.reason.split(":")[0] for f in found)
+        for document in (f for f in found if isinstance(f, Document)):
+            prose = re.sub(r"\$.*?\$", "", document.text, flags=re.DOTALL)  # TeX has braces of its own
+            left = [mark for mark in ("{{", "[[", "<ref", "'''", "{|", "\x01", "\x02") if mark in prose]
+            assert not left, (document.metadata["title"], left)
+            assert document.url or "table-markup" in file.name
+    assert counts == {
+        "enwiki-lates": Counter({"": 106, "redirect": 100}),
+        "bgwiki-lates": Counter({"": 1, "namespace": 2}),
+        "enwiki-table": Counter({"": 5}),
+    }
