@@ -18,7 +18,9 @@ COLUMNS = ("id", "text", "source", "license", "url", "metadata")
 DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 UNKNOWN = "unknown"
 # Reasons of records that are whole and no documents: set aside and counted as what is broken is, but no sign of damage.
-NO_DOCUMENTS = frozenset({"redirect", "namespace", "model", "not_html", "http_status", "revisit"})
+NO_DOCUMENTS = frozenset(
+    {"redirect", "namespace", "model", "not_html", "not_text", "http_status", "revisit", "continuation", "record_type"}
+)
 
 Numbers = npt.NDArray[np.uint64]  # of documents: piece << 32 | row
 
