@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cluster.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.cleaning import LINES, Corpus
 from pipelines.corpus.decisions import Cluster, decide
+from pipelines.corpus.documents import Numbers
 from pipelines.corpus.duplicates import Clusters, Edges, Index, components, is_known, partition_edges
 from pipelines.corpus.hash_index import PARTITIONS
 from pipelines.corpus.line_dedup import write_drops
@@ -50,7 +52,7 @@ def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], kno
     return largest
 
 
-def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None) -> Any:
+def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None) -> Iterator[Edges]:
     def find(task: dict[str, Any]) -> dict[str, Any]:
         name = f"edges/{task['partition']:02d}.npz"
         if not corpus.work.exists(name):
@@ -66,20 +68,20 @@ def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index 
             yield Edges(found["first"], found["other"], found["exact"])
 
 
-def _dropped(spec: CorpusSpec, clusters: Clusters) -> Any:
+def _dropped(spec: CorpusSpec, clusters: Clusters) -> Numbers:
     """The sorted numbers of the documents that go."""
     goes = clusters.exact | is_known(clusters.representatives) | (spec.near_duplicates == "drop")
     return clusters.documents[goes]
 
 
-def _drop_lines(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], dropped: Any) -> None:
+def _drop_lines(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], dropped: Numbers) -> None:
     config = ctx.spec.line_dedup
     assert config is not None
     lines = Index(corpus.work / LINES, pieces)
-    corpus.work.write_bytes("dropped.npy", dropped.tobytes())
+    corpus.work.write_bytes("dropped.u64", dropped.tobytes())
 
     def find(task: dict[str, Any]) -> dict[str, Any]:
-        gone = np.frombuffer(corpus.work.read_bytes("dropped.npy"), dtype=np.uint64)
+        gone = np.frombuffer(corpus.work.read_bytes("dropped.u64"), dtype=np.uint64)
         return {"lines": write_drops(lines, task["partition"], gone, config)}
 
     tasks = [{"partition": partition} for partition in range(PARTITIONS)]

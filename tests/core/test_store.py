@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -23,24 +22,11 @@ from tests.core.toys import CountSpec, WordsSpec
 
 
 @pytest.fixture(scope="module")
-def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def s3_url(s3_server: None) -> str:
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir("lab")
-    yield "s3://lab/artifacts"
-    server.stop()
-    patch.undo()
+    return "s3://lab/artifacts"
 
 
 @pytest.fixture(params=["local", "s3"])

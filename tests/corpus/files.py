@@ -7,7 +7,9 @@ from pathlib import Path
 
 from cluster.specs import CorpusSpec
 from cluster.specs.filters import CodeParrot
-from cluster.specs.sources import TextSource
+from cluster.specs.sources import Source, TextSource
+from pipelines.corpus import readers
+from pipelines.corpus.documents import Broken, Document
 
 WORDS = ["value", "index", "result", "self", "path", "count", "name", "key", "item", "data", "size", "node", "left"]
 
@@ -46,6 +48,17 @@ def write_corpus(root: Path, documents: int = 120) -> dict[str, int]:
     for i in range(documents):  # the same but for its last line
         (root / f"near_{i:03d}.py").write_text(source(i) + f"print({i})\n")
     return {"files": 2 * documents + len(planted) + 1 + 5, "exact": 5, "near": documents, "unreadable": 1}
+
+
+def read_file(source: Source) -> tuple[list[Document | Broken], str]:
+    """What the one file of a source holds, and what ended it early."""
+    (file,) = readers.list_files(source)
+    found: list[Document | Broken] = []
+    try:
+        found.extend(readers.read(source, file))
+    except readers.UNREADABLE as error:
+        return found, str(error)
+    return found, ""
 
 
 def spec(root: Path, **fields: object) -> CorpusSpec:

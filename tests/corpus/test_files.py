@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,30 +194,17 @@ def test_lines_and_their_limit(data: bytes, limit: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+def bucket(s3_server: None) -> str:
     import s3fs
 
-    s3fs.S3FileSystem.clear_instance_cache()
     fs = s3fs.S3FileSystem()
-    fs.mkdir("crawl")  # the servers of one process share their buckets
+    fs.mkdir("crawl")
     rows = b"".join(b'{"text": "row %d"}\n' % i for i in range(100))
     fs.pipe_file("crawl/raw/a.jsonl.gz", gzip.compress(rows))
     fs.pipe_file("crawl/raw/deep/b.jsonl", rows[:36])
     fs.pipe_file("crawl/raw/.hidden/c.jsonl", rows)
     fs.pipe_file("crawl/raw/empty/", b"")
-    yield "s3://crawl/raw"
-    server.stop()
-    patch.undo()
+    return "s3://crawl/raw"
 
 
 def test_an_object_store(bucket: str) -> None:

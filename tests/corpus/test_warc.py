@@ -18,6 +18,7 @@ from pipelines.corpus.documents import Broken, Document
 from pipelines.corpus.readers import warc
 from pipelines.corpus.readers.html_pages import MAX_DEPTH, decode_page, extract
 from tests.conftest import SHARED_DATA
+from tests.corpus.files import read_file
 
 RUSSIAN = "<p>Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему. " * 3
 HTML = "<html lang='de'><head><title>Ein\n Titel</title></head><body><p>Grüße aus Köln</p></body></html>"
@@ -47,13 +48,7 @@ def read(path: Path, data: bytes, name: str = "a.warc", **fields: bool) -> tuple
     """What an archive of these bytes holds, and what ended it early."""
     (path / name).write_bytes(data)
     source = WarcSource(path=str(path / name), **fields)  # type: ignore[arg-type]
-    (file,) = readers.list_files(source)
-    found: list[Document | Broken] = []
-    try:
-        found.extend(readers.read(source, file))
-    except readers.UNREADABLE as error:
-        return found, str(error)
-    return found, ""
+    return read_file(source)
 
 
 def outcomes(found: list[Document | Broken]) -> list[str]:

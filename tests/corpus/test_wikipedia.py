@@ -19,6 +19,7 @@ from pipelines.corpus import files, readers
 from pipelines.corpus.documents import Broken, Document
 from pipelines.corpus.readers.wikitext import MAX_CHARACTERS, to_text
 from tests.conftest import SHARED_DATA
+from tests.corpus.files import read_file
 
 HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="de"><siteinfo>
 <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base><namespaces><namespace key="0" />
@@ -45,13 +46,7 @@ def read(
     """What a file of these bytes holds, and what ended it early."""
     (path / name).write_bytes(data)
     source = WikipediaSource(path=str(path / name), templates=templates, license=license)
-    (file,) = readers.list_files(source)
-    found: list[Document | Broken] = []
-    try:
-        found.extend(readers.read(source, file))
-    except readers.UNREADABLE as error:
-        return found, str(error)
-    return found, ""
+    return read_file(source)
 
 
 def ids(found: list[Document | Broken]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -146,22 +145,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[Location]:
+def s3(s3_server: None) -> Location:
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "x")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("token-stores")
-        yield Location("s3://token-stores")
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    s3fs.S3FileSystem().mkdir("token-stores")
+    return Location("s3://token-stores")
 
 
 @pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
