@@ -41,7 +41,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[None]:
-    """A real S3 server on this machine, and the environment that leads to it. Servers of one process share their buckets."""
+    """A real S3 server, and the environment that leads to it. Servers of one process share their buckets."""
     import s3fs
     from moto.server import ThreadedMotoServer
 
