@@ -13,6 +13,7 @@ from cluster import provenance
 from cluster import spec as specs
 from cluster.artifact import Artifact, Code, Parent, Record
 from cluster.context import Context, Report, silent
+from cluster.draft import Draft
 from cluster.errors import SpecError
 from cluster.lease import Holder, Lease
 from cluster.specs import ScalingSpec, Spec
@@ -93,6 +94,9 @@ def _run_stage(
     staging = store.staging(spec.kind, name, fingerprint)
     context = Context(spec, inputs, staging, scaling, name, fingerprint, report)
     metrics = load_stage(spec)(context)
+    for given in inputs.values():
+        if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
+            given.wait()
     lease.check()
     code: Code = provenance.code()
     record = Record(

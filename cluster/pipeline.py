@@ -21,10 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster import runtime
+from cluster.ahead import Ahead
 from cluster.artifact import Artifact
 from cluster.build import build
+from cluster.draft import Draft
 from cluster.errors import InputError, NotReadyError, TrunklineError
-from cluster.graph import Graph, Steps, read_changes, record
+from cluster.graph import Graph, Step, Steps, read_changes, record
 from cluster.provenance import PROJECT_ROOT
 from cluster.store import Store
 from cluster.view import View, make_view
@@ -53,25 +56,59 @@ def pipeline(function: Callable[[Steps], Any]) -> Pipeline:
 
 
 def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
-    """Build every step that is not in the store yet; return all artifacts by step key."""
+    """Build every step that is not in the store yet; return all artifacts by step key.
+
+    A step that can be read early is built in the background while the next one reads it, if that one can.
+    """
     built: dict[str, Artifact] = {}
+    ahead: tuple[str, Ahead] | None = None
     with view.running(graph):
-        for step in graph.steps:
+        for number, step in enumerate(graph.steps):
             inputs = {n: i if isinstance(i, Artifact) else built[i.key] for n, i in step.inputs.items()}
-            clock = time.monotonic()
-            found = store.find(step.kind, step.fingerprint)
-            view.started(step.key)
-            built[step.key] = found or build(
-                step.spec,
-                inputs,
-                store=store,
-                scaling=graph.scaling,
-                name=graph.name,
-                report=functools.partial(view.progress, step.key),
-                waiting=functools.partial(view.waiting, step.key),
-            )
-            view.finished(step.key, built[step.key], time.monotonic() - clock, was_there=found is not None)
+            work = functools.partial(_build_step, graph, step, inputs, store, view)
+            if _goes_ahead(graph, number, store):
+                ahead = step.key, Ahead(Draft.of(step.spec, inputs, store, graph.name), work)
+                built[step.key] = ahead[1].draft
+                continue
+            try:
+                built[step.key] = work()
+            except BaseException:
+                if ahead:
+                    ahead[1].raise_own()
+                raise
+            if ahead:
+                built[ahead[0]], ahead = ahead[1].result(), None
     return built
+
+
+def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: Store, view: View) -> Artifact:
+    clock = time.monotonic()
+    found = store.find(step.kind, step.fingerprint)
+    view.started(step.key)
+    artifact = found or build(
+        step.spec,
+        inputs,
+        store=store,
+        scaling=graph.scaling,
+        name=graph.name,
+        report=functools.partial(view.progress, step.key),
+        waiting=functools.partial(view.waiting, step.key),
+    )
+    view.finished(step.key, artifact, time.monotonic() - clock, was_there=found is not None)
+    return artifact
+
+
+def _goes_ahead(graph: Graph, number: int, store: Store) -> bool:
+    """Whether the step is to be built while the next one runs: both are missing, and the cluster has room for both."""
+    if number + 1 == len(graph.steps):
+        return False
+    step, following = graph.steps[number : number + 2]
+    reads = any(given is step for name, given in following.inputs.items() if name in following.spec.reads_early())
+    if not (reads and step.spec.readable_early):
+        return False
+    if any(store.find(one.kind, one.fingerprint) for one in (step, following)):
+        return False
+    return runtime.has_room(graph.scaling)
 
 
 def load_script(path: Path) -> Pipeline:

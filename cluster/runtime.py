@@ -61,6 +61,8 @@ def connect(scaling: ScalingSpec) -> None:
         _check(address)
         # The cluster's own processes were started without our environment: the job carries what workers need.
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
+        if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster
+            carried["RAY_ADDRESS"] = address
         options |= {"address": address, "log_to_driver": True, "runtime_env": {"env_vars": carried}}
     try:
         ray.init(**options)
@@ -68,6 +70,14 @@ def connect(scaling: ScalingSpec) -> None:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
     atexit.register(disconnect)
+
+
+def has_room(scaling: ScalingSpec) -> bool:
+    """Whether the cluster has a CPU for data tasks beside a whole training group. Connects."""
+    import ray
+
+    connect(scaling)
+    return bool(ray.cluster_resources().get("CPU", 0) >= _training_cpus(scaling) + 1)
 
 
 def disconnect() -> None:
@@ -104,8 +114,12 @@ def _prepare(private: bool) -> None:
 
 def _cpus(scaling: ScalingSpec) -> int:
     """Logical CPUs of a private cluster: the machine's, or more where a run asks for more workers than there are."""
-    training = math.ceil(scaling.num_workers * scaling.cpus_per_worker) + 1  # one for what runs beside the workers
+    training = _training_cpus(scaling) + 1  # one for what runs beside the workers
     return max(os.cpu_count() or 1, training, scaling.data_workers)
+
+
+def _training_cpus(scaling: ScalingSpec) -> int:
+    return math.ceil(scaling.num_workers * scaling.cpus_per_worker)
 
 
 def token_path() -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -31,12 +31,18 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     revision: ClassVar[int] = 1
     inputs: ClassVar[dict[str, str]] = {}
     optional_inputs: ClassVar[tuple[str, ...]] = ()
+    readable_early: ClassVar[bool] = False
+    """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 
     def check(self) -> None:
         """Raise SpecError where fields contradict each other; bounds of single fields belong into their types."""
 
-    def check_inputs(self, names: Collection[str]) -> None:
-        """Raise SpecError where fields do not fit the names of the inputs; for specs of `ANY` inputs."""
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Raise SpecError where fields do not fit the inputs: steps or artifacts, which have a `kind`, by name."""
+
+    def reads_early(self) -> Collection[str]:
+        """The inputs that the stage can begin with while they are still being built."""
+        return ()
 
 
 def fields(spec: Spec) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -57,8 +57,9 @@ class MixtureSpec(Spec, frozen=True):
             if not any(weights.values()) and (weights or where != "weights"):
                 raise SpecError(f"mixture.{where}: all weights are zero", "Give one source a weight.")
 
-    def check_inputs(self, names: Collection[str]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Every source has a weight somewhere, every weight a source, and a name that a metric can be called after."""
+        names = list(inputs)
         for name in names:
             if not (name.isidentifier() and name.isascii()):
                 raise SpecError(f"mixture: a source cannot be called {name!r}", "Use letters, digits and _.")
@@ -66,7 +67,7 @@ class MixtureSpec(Spec, frozen=True):
         for where, given in named:
             for name in given:
                 if name not in names:
-                    raise SpecError(f"mixture.{where}: no source is called {name!r}", nearest(name, list(names)))
+                    raise SpecError(f"mixture.{where}: no source is called {name!r}", nearest(name, names))
         if self.weights:
             for name in names:
                 if not any(name in weights for _, weights in self._all_weights()):

@@ -40,8 +40,9 @@ class TokensSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "tokens"
     stage: ClassVar[str] = "pipelines.tokens.stage:build"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": "tokenizer|vocabulary"}
+    readable_early: ClassVar[bool] = True
 
     sequence_length: Annotated[int, Meta(ge=2)] = 256
     """Tokens that a training sample has as inputs; its labels are the tokens behind them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -67,3 +68,13 @@ class PretrainSpec(TrainingSpec, frozen=True):
     """Tokens to train on; epochs follow from the size of the store (of a mixture, from the sizes and the weights)."""
     validation_sequences: Annotated[int, Meta(ge=1)] = 256
     """Sequences of the held-out split (of each source of a mixture) that the validation loss is taken over."""
+    window_shards: Annotated[int, Meta(ge=0)] = 0
+    """0: the order shuffles the whole store. N: it shuffles within windows of N shards in their order, in the first
+    epoch, so that training starts once N shards are tokenized, and sees the same as if it had waited for all."""
+
+    def reads_early(self) -> Collection[str]:
+        return ("tokens",) if self.window_shards else ()
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if self.window_shards and inputs["tokens"].kind == "mixture":
+            raise SpecError(f"{self.kind}.window_shards: the order of a mixture has no windows", "Leave it at 0.")

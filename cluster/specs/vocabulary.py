@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
@@ -45,12 +45,12 @@ class VocabularySpec(Spec, frozen=True):
     report_bytes: Annotated[int, Meta(ge=1)] = 2_000_000
     """About how much text of each held-out split to measure on."""
 
-    def check_inputs(self, names: Collection[str]) -> None:
-        if ("tokenizer" in names) == bool(self.base):
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if ("tokenizer" in inputs) == bool(self.base):
             raise SpecError(
                 "vocabulary.base: a tokenizer to extend is needed, once", "Give `base` or an input, not both."
             )
-        if not self.merge and "corpus" not in names:
+        if not self.merge and "corpus" not in inputs:
             raise SpecError(
                 "vocabulary.merge: is empty, and there is no input `corpus` to train on", "Give one of both."
             )

@@ -179,7 +179,7 @@ def recipe(work: Work, rank: int) -> Parts:
         source=PairBatches(train, heldout, work.plan, spec, rank),
         sequence_length=int(train.lengths.mean()),
         write=write,
-        figures={
+        figures=lambda: {
             "pairs": len(train) // 2,
             "too_long": work.extra["left_out"],
             "epochs": round(work.plan.steps * work.plan.global_batch / (len(train) // 2), 4),

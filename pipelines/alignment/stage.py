@@ -148,7 +148,7 @@ def recipe(work: Work, rank: int) -> Parts:
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
         write=write,
-        figures={"prompts": len(train), "too_long": work.extra["left_out"]},
+        figures=lambda: {"prompts": len(train), "too_long": work.extra["left_out"]},
     )
 
 

@@ -123,7 +123,8 @@ def trained_text(trained: Artifact, tokens: Artifact, decoder: TokenBytes) -> li
     if tokens.fingerprint not in {source.fingerprint for source in token_sources(seen).values()}:
         raise InputError(f"{trained.record.ref} was not trained on {tokens.record.ref}", "Give the tokens it saw.")
     positions = trained.metrics["steps"] * trained.spec["global_batch_size"]
-    sequences = seen_sequences(open_stream(seen, trained.spec["seed"], positions), positions)
+    stream = open_stream(seen, trained.spec["seed"], positions, trained.spec["window_shards"])
+    sequences = seen_sequences(stream, positions)
     return [text for store, numbers in sequences for text in seen_text(store, numbers, decoder)]
 
 

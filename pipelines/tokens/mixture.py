@@ -206,6 +206,10 @@ class MixedOrder:
                 samples[mine] = order.samples(int(found[0]), int(found[-1]) + 1)
         return sources, samples
 
+    def shares(self, n: int) -> list[float]:
+        """The weights of the first n positions, which add up to 1."""
+        return self.curriculum.shares(n)
+
     def epochs(self, n: int) -> list[float]:
         """How often the first n positions go through each source."""
         return [count / order.num_samples for count, order in zip(self.curriculum.counts(n), self.orders, strict=True)]

@@ -20,7 +20,7 @@ ALIKE = ("tokenizer_fingerprint", "vocab_size", "sequence_length", "packing")
 def build(ctx: Context[MixtureSpec]) -> dict[str, Any]:
     """Write index.json. Raises SpecError for weights of no source, InputError for stores that cannot be mixed."""
     spec, names = ctx.spec, sorted(ctx.inputs)
-    spec.check_inputs(names)
+    spec.check_inputs(ctx.inputs)
     train = {name: TokenStore.open(ctx.inputs[name], "train") for name in names}
     heldout = {name: TokenStore.open(ctx.inputs[name], "heldout") for name in names}
     alike = _common(train)

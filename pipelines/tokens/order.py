@@ -3,7 +3,7 @@
 Every epoch is a keyed permutation of [0, n): a balanced Feistel network over the next even number of bits, walked
 along its cycle until it lands inside (Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). The
 state of a data loader is therefore one integer, and the worker layout does not enter.
-`WindowedOrder` is for shards that are still being written.
+`WindowedOrder` is for shards that are still being written (see ingest.py).
 """
 
 from __future__ import annotations

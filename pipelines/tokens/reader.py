@@ -12,6 +12,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from pipelines.tokens.shards import CACHE_BYTES, Array, ArrayFolder, BlockCache
 Tokens = npt.NDArray[np.int64]
 
 INDEX_FILE = "index.json"
+HEADER_FILE = "header.json"  # what can be said while shards are still being written; gone afterwards
 DOCUMENTS_FILE = "documents.idx"  # int64: the first token of each document, and the end
 SEQUENCES_FILE = "sequences.idx"  # int64: the first segment of each sequence, and the end (best_fit only)
 SEGMENTS_FILE = "segments.idx"  # int64: start and stop of each segment in the tokens (best_fit only)
@@ -33,7 +35,12 @@ PADDING = -100  # what the loss passes over
 
 
 class TokenStore:
-    """One split of a token store. Every document is followed by one end-of-text token. Safe for threads."""
+    """One split of a token store. Every document is followed by one end-of-text token. Safe for threads.
+
+    `sequence_starts`, shape (shards + 1,): the first sequence that ends in each shard, and how many there are.
+    """
+
+    is_complete = True  # a draft's is not
 
     def __init__(self, folder: str | os.PathLike[str] | Location, split: str, cache_bytes: int = CACHE_BYTES) -> None:
         """`folder` is a path, an fsspec URL or a Location; `cache_bytes` bounds the local disk that a remote one takes.
@@ -46,28 +53,46 @@ class TokenStore:
         if split not in index["splits"]:
             raise InputError(f"{place.url} has no split {split!r}", f"It has {', '.join(index['splits'])}.")
         about = index["splits"][split]
-        self.folder = place / split
-        self.dtype = np.dtype(index["dtype"]).newbyteorder("<")
-        self.vocab_size: int = index["vocab_size"]
-        self.eos_token_id: int = index["eos_token_id"]
-        self.sequence_length: int = index["sequence_length"]
-        self.tokenizer_fingerprint: str = index["tokenizer_fingerprint"]
-        self.packing: str = index.get("packing", "concatenate")  # revision 1 knew no other
-        self.num_tokens: int = about["num_tokens"]
+        self.describe(index)
         self.num_bytes: int = about["num_bytes"]
         self.num_documents: int = about["num_documents"]
-        self.num_sequences: int
-        """Training samples in one epoch. `concatenate` does not use the tokens of a last, incomplete one."""
-        if self.packing == "concatenate":
-            self.num_sequences = max(0, (self.num_tokens - 1) // self.sequence_length)
-        else:
-            self.num_sequences = about["num_sequences"]
         self._num_segments: int = about.get("num_segments", 0)
-        self._shards = about["shards"]
-        self._starts = np.cumsum([0] + [shard["num_tokens"] for shard in self._shards])
         # The index holds the digest of every shard, so that its own stands for all that the store holds.
-        identity = f"{hashlib.sha256(data).hexdigest()[:16]}/{split}"
-        self._files = ArrayFolder(self.folder, identity, BlockCache(cache_root() / "blocks", cache_bytes))
+        self.locate(place / split, hashlib.sha256(data).hexdigest()[:16], cache_bytes)
+        self.hold(about["shards"])
+
+    def describe(self, header: dict[str, Any]) -> None:
+        """Take over what all splits have in common."""
+        self.dtype = np.dtype(header["dtype"]).newbyteorder("<")
+        self.vocab_size: int = header["vocab_size"]
+        self.eos_token_id: int = header["eos_token_id"]
+        self.sequence_length: int = header["sequence_length"]
+        self.tokenizer_fingerprint: str = header["tokenizer_fingerprint"]
+        self.packing: str = header["packing"]
+
+    def locate(self, folder: Location, identity: str, cache_bytes: int) -> None:
+        """Take over where the split lies; `identity` stands for its content."""
+        self.folder = folder
+        cache = BlockCache(cache_root() / "blocks", cache_bytes)
+        self._files = ArrayFolder(folder, f"{identity}/{folder.url.rpartition('/')[2]}", cache)
+
+    def hold(self, shards: list[dict[str, Any]]) -> None:
+        """Take over which shards there are."""
+        self._shards = shards
+        self._starts = np.cumsum([0] + [shard["num_tokens"] for shard in shards])
+        if self.packing == "concatenate":  # sequences go on from one shard into the next
+            self.sequence_starts = np.maximum(0, (self._starts - 1) // self.sequence_length)
+        else:
+            self.sequence_starts = np.cumsum([0] + [shard["num_sequences"] for shard in shards])
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def num_sequences(self) -> int:
+        """Training samples in one epoch. `concatenate` does not use the tokens of a last, incomplete one."""
+        return int(self.sequence_starts[-1])
 
     @classmethod
     def open(cls, place: Artifact | Location | str | Path, split: str, cache_bytes: int = CACHE_BYTES) -> TokenStore:

@@ -29,9 +29,9 @@ from cluster.specs import TokensSpec
 from pipelines.ordered import ordered_map
 from pipelines.tokens.encoder import Encoder, Mismatch, load, sample
 from pipelines.tokens.packing import best_fit
-from pipelines.tokens.reader import DOCUMENTS_FILE, INDEX_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE
+from pipelines.tokens.reader import DOCUMENTS_FILE, HEADER_FILE, INDEX_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE
 
-SPLITS = ("train", "heldout")
+SPLITS = ("heldout", "train")  # the small one first: a training run that begins early waits for all of it
 BATCH_DOCUMENTS = 1024
 BATCH_BYTES = 4 << 20  # of text that is encoded at once; one document may be larger
 PIECES = (DOCUMENTS_FILE, SEQUENCES_FILE, SEGMENTS_FILE)  # of a split; a shard's own lie beside it until the end
@@ -50,6 +50,9 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         for split in SPLITS
         for number, name in enumerate(n for n in corpus.location.names(split) if n.endswith(".parquet"))
     ]
+    header = describe(spec, encoder, tokenizer.fingerprint)
+    num_shards = {split: sum(task["split"] == split for task in tasks) for split in SPLITS}
+    output.write_bytes(HEADER_FILE, json.dumps(header | {"num_shards": num_shards}).encode())
     found = {f"{split}/{name}" for split in SPLITS for name in output.names(split)}
     done: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     tokens = encoded_bytes = 0
@@ -61,21 +64,12 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         encoded_bytes += 0 if f"{task['shard']}.json" in found else summary["num_bytes"]
         speed = encoded_bytes / 1e6 / (time.monotonic() - started)
         ctx.progress(number, len(tasks), "parts", tokens=tokens, mb_per_second=round(speed, 1))
-    return assemble(output, spec, encoder, tokenizer.fingerprint, done)
+    return assemble(output, header, done)
 
 
-def assemble(
-    output: Location, spec: TokensSpec, encoder: Encoder, fingerprint: str, summaries: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
-    """Make one store of all shards, given their summaries by split, and return the stage's metrics."""
-    splits = {split: _finish(output, split, summaries[split]) for split in SPLITS}
-    if splits["train"]["num_tokens"] <= spec.sequence_length:
-        raise InputError(
-            f"tokens.sequence_length: {spec.sequence_length} is longer than the whole train split "
-            f"({splits['train']['num_tokens']} tokens)",
-            "Give shorter sequences or a larger corpus.",
-        )
-    index = {
+def describe(spec: TokensSpec, encoder: Encoder, fingerprint: str) -> dict[str, Any]:
+    """What is known of a store before its first shard is."""
+    return {
         "dtype": _dtype(encoder).name,
         "vocab_size": encoder.vocab_size,
         "eos_token_id": encoder.eos_token_id,
@@ -84,9 +78,19 @@ def assemble(
         "packing": spec.packing,
         "encoder": encoder.name,
         "encoder_note": encoder.why_not,
-        "splits": splits,
     }
-    output.write_bytes(INDEX_FILE, json.dumps(index, indent=2).encode())
+
+
+def assemble(output: Location, header: dict[str, Any], summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Make one store of all shards, given their summaries by split, and return the stage's metrics."""
+    splits = {split: _finish(output, split, summaries[split]) for split in SPLITS}
+    if splits["train"]["num_tokens"] <= header["sequence_length"]:
+        raise InputError(
+            f"tokens.sequence_length: {header['sequence_length']} is longer than the whole train split "
+            f"({splits['train']['num_tokens']} tokens)",
+            "Give shorter sequences or a larger corpus.",
+        )
+    output.write_bytes(INDEX_FILE, json.dumps(header | {"splits": splits}, indent=2).encode())
     return _clean(output)
 
 
@@ -94,6 +98,7 @@ def _clean(output: Location) -> dict[str, Any]:
     """Remove what only resuming needs, the shards' summaries and pieces, and return the stage's metrics."""
     index = json.loads(output.read_bytes(INDEX_FILE))
     splits = index["splits"]
+    output.remove(HEADER_FILE)
     for split in SPLITS:
         shards = {shard["file"] for shard in splits[split]["shards"]}
         for name in output.names(split):
@@ -213,7 +218,7 @@ def _finish(output: Location, split: str, summaries: list[dict[str, Any]]) -> di
     if "num_sequences" in totals:
         _join(output, split, summaries, SEQUENCES_FILE, "num_segments", [0])
         _join(output, split, summaries, SEGMENTS_FILE, "num_tokens", [])
-    kept = ("file", "num_tokens", "sha256", "fallback")
+    kept = ("file", "num_tokens", "num_sequences", "sha256", "fallback")
     return {**totals, "shards": [{key: summary[key] for key in kept if key in summary} for summary in summaries]}
 
 

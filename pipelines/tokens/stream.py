@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.artifact import Artifact
+from cluster.draft import Draft
 from cluster.errors import SpecError
+from pipelines.tokens.ingest import GrowingStore, IngestOrder
 from pipelines.tokens.mixture import MAX_DEVIATION, Curriculum, MixedOrder
 from pipelines.tokens.order import Order
 from pipelines.tokens.reader import INDEX_FILE, TokenStore
@@ -25,9 +27,10 @@ SINGLE = "tokens"  # what the source of a plain store is called
 
 
 class TokenStream:
-    """Sequences by position of the run; those of a single store are in the order of `Order(num_sequences, seed)`."""
+    """Sequences by position of the run; those of a single store are in the order of `Order(num_sequences, seed)`,
+    or in windows."""
 
-    def __init__(self, stores: dict[str, TokenStore], order: MixedOrder) -> None:
+    def __init__(self, stores: dict[str, TokenStore], order: MixedOrder | IngestOrder) -> None:
         """`stores` by source, in the order of the sources of `order`."""
         self.stores = stores
         self.order = order
@@ -55,11 +58,11 @@ class TokenStream:
 
     def epochs(self, num_positions: int) -> dict[str, float]:
         """How often that many positions go through everything, and through each source of a mixture."""
+        each = dict(zip(self.stores, self.order.epochs(num_positions), strict=True))
         total = sum(store.num_sequences for store in self._by_number)
         found = {"epochs": round(num_positions / total, 4)}
         if self.is_mixture:
-            each = zip(self.stores, self.order.epochs(num_positions), strict=True)
-            found |= {f"epochs_{name}": round(number, 4) for name, number in each}
+            found |= {f"epochs_{name}": round(number, 4) for name, number in each.items()}
         return found
 
 
@@ -71,16 +74,26 @@ def token_sources(artifact: Artifact) -> dict[str, Artifact]:
 
 
 def open_stores(artifact: Artifact, split: str) -> dict[str, TokenStore]:
-    """One split of every source of a tokens artifact or of a mixture."""
+    """One split of every source of a tokens artifact or of a mixture; of a draft, what is there of it.
+
+    The held-out split is always whole.
+    """
+    if isinstance(artifact, Draft):
+        store = GrowingStore(artifact, split)
+        if split == "heldout":
+            store.grow_whole()
+        return {SINGLE: store}
     return {name: TokenStore.open(source, split) for name, source in token_sources(artifact).items()}
 
 
-def open_stream(artifact: Artifact, seed: int, num_positions: int) -> TokenStream:
-    """The train split as a run of `num_positions` sequences sees it.
+def open_stream(artifact: Artifact, seed: int, num_positions: int, window_shards: int = 0) -> TokenStream:
+    """The train split as a run of `num_positions` sequences sees it, in windows of shards unless they are 0.
 
     Raises SpecError where the run would see a source of a mixture more often than the mixture allows.
     """
     stores = open_stores(artifact, "train")
+    if window_shards:
+        return TokenStream(stores, IngestOrder(stores[SINGLE], window_shards, seed))
     sizes = [store.num_sequences for store in stores.values()]
     if artifact.kind != "mixture":
         return TokenStream(stores, MixedOrder([Order(sizes[0], seed)], Curriculum([], [[1]])))

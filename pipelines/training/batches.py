@@ -155,7 +155,7 @@ class TokenBatches(Source):
             name: total / sum(map(store.num_labels, range(self.validation_sequences[name])))
             for (name, store), total in zip(self.heldout.items(), summed.tolist(), strict=True)
         }
-        shares = self.stream.order.curriculum.shares(self.plan.num_positions)
+        shares = self.stream.order.shares(self.plan.num_positions)
         mean = sum(share * loss for share, loss in zip(shares, losses.values(), strict=True))
         each = {f"{metrics.VALIDATION_LOSS}_{name}": loss for name, loss in losses.items()}
         return {metrics.VALIDATION_LOSS: mean, **(each if self.stream.is_mixture else {})}

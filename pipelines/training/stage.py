@@ -43,7 +43,7 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         eos_token_id=store.eos_token_id,
     )
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
-    open_stream(tokens, ctx.spec.seed, plan.num_positions)
+    open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     return plan
 
 

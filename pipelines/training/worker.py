@@ -56,7 +56,7 @@ class Parts:
     source: Source
     sequence_length: int
     write: Callable[[dict[str, torch.Tensor], Path], None]
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: Callable[[], dict[str, Any]] = dict  # what there is to tell of the whole run, asked for at its end
 
 
 Recipe = Callable[[Work, int], Parts]
@@ -89,14 +89,14 @@ def train(work: Work) -> dict[str, Any]:
             parts.write(weights, Path(folder))
             for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):  # each file whole or not at all
                 work.output.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
-    return {**figures, "parameters": parameters, "steps": work.plan.steps, **parts.figures}
+    return {**figures, "parameters": parameters, "steps": work.plan.steps, **parts.figures()}
 
 
 def pretrain(work: Work, rank: int) -> Parts:
     """The recipe of pretraining: fresh weights, sequences of a token store or a mixture."""
     spec, plan = work.spec, work.plan
     assert isinstance(spec, PretrainSpec)
-    stream = open_stream(work.inputs["tokens"], spec.seed, plan.num_positions)
+    stream = open_stream(work.inputs["tokens"], spec.seed, plan.num_positions, spec.window_shards)
     heldout = open_stores(work.inputs["tokens"], "heldout")
     config = configuration(
         spec.model,
@@ -111,7 +111,7 @@ def pretrain(work: Work, rank: int) -> Parts:
         source=TokenBatches(stream, heldout, plan, spec, rank),
         sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
-        figures=stream.epochs(plan.num_positions),
+        figures=lambda: stream.epochs(plan.num_positions),
     )
 
 

@@ -55,7 +55,7 @@ def sft(work: Work, rank: int) -> Parts:
         source=ConversationBatches(train, heldout, work.plan, spec, spec.validation_sequences, rank),
         sequence_length=int(train.lengths.mean()),
         write=write,
-        figures={
+        figures=lambda: {
             "parameters": parameters,
             "trained_parameters": sum(
                 getattr(p, "ds_numel", p.numel()) for p in trained.parameters() if p.requires_grad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -50,9 +50,9 @@ class TotalSpec(Spec, frozen=True):
     without: tuple[str, ...] = ()
     """Inputs that do not count."""
 
-    def check_inputs(self, names: Collection[str]) -> None:
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         for name in self.without:
-            if name not in names:
+            if name not in inputs:
                 raise SpecError(f"total.without: {name!r} is no input")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -20,7 +19,7 @@ from cluster.specs import TokensSpec
 from pipelines.tokens.encoder import Encoder
 from pipelines.tokens.reader import PADDING, TokenStore
 from pipelines.tokens.shards import ArrayFolder, BlockCache, RemoteArray
-from pipelines.tokens.stage import SPLITS, assemble, encode_part
+from pipelines.tokens.stage import SPLITS, assemble, describe, encode_part
 from pipelines.tokens.tokenizer import train
 from tests.corpus.files import source
 
@@ -48,7 +47,7 @@ def build_store(folder: Path, encoder: Encoder, texts: list[str], packing: str, 
             where = {"split": split, "part": f"{number}.parquet", "shard": f"{split}/shard-{number:05d}"}
             shards.append(encode_part(Location(folder), encoder, output, spec, **where))
         summaries[split] = shards
-    assemble(output, spec, encoder, "f" * 64, summaries)
+    assemble(output, describe(spec, encoder, "f" * 64), summaries)
     return output.path
 
 
@@ -128,14 +127,6 @@ def test_what_sequences_cover(stores: dict[str, Path]) -> None:
     assert list(store.covered(np.array([], dtype=np.int64))) == []
     packed = TokenStore(stores["best_fit"], "train")
     assert list(packed.covered(np.arange(packed.num_sequences))) == [(0, packed.num_tokens)]
-
-
-def test_an_index_of_the_first_revision_is_read(stores: dict[str, Path], tmp_path: Path) -> None:
-    index = json.loads((stores["concatenate"] / "index.json").read_text())
-    del index["packing"]
-    (tmp_path / "index.json").write_text(json.dumps(index))
-    os.symlink(stores["concatenate"] / "train", tmp_path / "train")
-    check(TokenStore(tmp_path, "train"))
 
 
 @pytest.fixture

@@ -181,9 +181,9 @@ def test_what_cannot_be(store: Store, corpora: dict[str, Artifact], bases: dict[
     with pytest.raises(InputError, match="'Klingon' is no script"):
         build(VocabularySpec(script="Klingon"), inputs, store=store, name="v")
     for spec, given_inputs in (
-        (VocabularySpec(base="x.model"), {"corpus", "tokenizer"}),
-        (VocabularySpec(), {"corpus"}),
-        (VocabularySpec(), {"tokenizer"}),
+        (VocabularySpec(base="x.model"), {"corpus": None, "tokenizer": None}),
+        (VocabularySpec(), {"corpus": None}),
+        (VocabularySpec(), {"tokenizer": None}),
     ):
         with pytest.raises(SpecError, match="vocabulary"):
             spec.check_inputs(given_inputs)

@@ -72,6 +72,7 @@ def make_tokens(store: Store, corpus: str = "", documents: int = 400, length: in
         "eos_token_id": EOS,
         "tokenizer_fingerprint": parent.fingerprint,
         "sequence_length": length,
+        "packing": "concatenate",
         "splits": splits,
     }
     files["index.json"] = json.dumps(index).encode()
