@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 STEPS = 12
 SCRIPT = Path(__file__).with_name("tiny_chat.py")
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def staging(root: Path) -> Path | None:
 
 def await_that(what: Callable[[], bool], error: str) -> None:
     """Return once something holds that no one tells of."""
-    pause, deadline = threading.Event(), time.monotonic() + 240
+    pause, deadline = threading.Event(), time.monotonic() + 900
     while not what():
         assert time.monotonic() < deadline, error
         pause.wait(0.02)

@@ -13,7 +13,7 @@ CTL = Path(sys.executable).with_name("ctl")
 
 
 def ctl(
-    *arguments: str | Path, timeout: float = 120, cwd: Path = ROOT, **environment: str
+    *arguments: str | Path, timeout: float = 480, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run `ctl` with these arguments and, besides the test's own, these environment variables."""
     return subprocess.run(

@@ -32,7 +32,7 @@ class LocalCluster:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
         return {**kept, "HOME": str(self.home), "TRUNKLINE_STORE": str(self.home / "store"), **more}
 
-    def ctl(self, *arguments: str, code: int = 0, timeout: float = 120, **more: str) -> str:
+    def ctl(self, *arguments: str, code: int = 0, timeout: float = 480, **more: str) -> str:
         """Run `ctl`, expect an exit code, and return what it printed (stderr last)."""
         done = subprocess.run(
             [*CTL, *arguments],
@@ -58,4 +58,4 @@ class LocalCluster:
 
     def up(self) -> str:
         ports = ("--port", str(self.port), "--dashboard-port", str(self.dashboard_port))
-        return self.ctl("up", *ports, "--num-cpus", "2", timeout=240)
+        return self.ctl("up", *ports, "--num-cpus", "2", timeout=480)

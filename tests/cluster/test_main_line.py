@@ -38,13 +38,13 @@ STEPS = [
     *("conversations", "sft", "preferences", "reward", "rlhf", "quantized", "comparison", "model"),
 ]
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(2700)
 
 
 @pytest.fixture(scope="module")
 def submitted(local_cluster: LocalCluster) -> str:
     """The log of the first run, followed to its end."""
-    return local_cluster.ctl("submit", QUICKSTART, *SETS, timeout=880)
+    return local_cluster.ctl("submit", QUICKSTART, *SETS, timeout=2400)
 
 
 def test_submit_builds_everything(local_cluster: LocalCluster, submitted: str) -> None:
@@ -74,7 +74,7 @@ def test_a_second_run_builds_nothing(local_cluster: LocalCluster, submitted: str
     log = local_cluster.ctl("jobs", "logs", "-f", job)
     assert log.count("is there") == len(STEPS)
     assert "built in" not in log
-    here = local_cluster.ctl("demo", "--no-serve", *SETS, timeout=30)
+    here = local_cluster.ctl("demo", "--no-serve", *SETS, timeout=120)
     assert here.count("is there") == len(STEPS)
     assert "5-gram" in here
     table = here.partition("the models of the line")[2].splitlines()

@@ -103,7 +103,7 @@ def test_a_private_cluster_dies_with_its_driver(tmp_path: Path) -> None:
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while (left := marked(mark)) and time.monotonic() < deadline:
         psutil.wait_procs(left, timeout=0.5)
     assert left == []
@@ -114,7 +114,7 @@ def test_a_worker_that_hangs_in_its_end_does_not_outlive_the_run(tmp_path: Path)
     subprocess.run([sys.executable, "-c", LINGER], env=home, cwd=PROJECT_ROOT, timeout=120, check=True)
     # Ray's own helpers notice within seconds that their head is gone; the worker never would.
     left = marked(mark)
-    psutil.wait_procs(left, timeout=30)
+    psutil.wait_procs(left, timeout=120)
     assert marked(mark) == []
 
 

@@ -161,5 +161,5 @@ def test_this_environment_is_the_locked_one() -> None:
 
 
 def test_make_lists_its_targets() -> None:
-    said = subprocess.run(["make"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30, check=True).stdout
+    said = subprocess.run(["make"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=True).stdout
     assert all(target in said for target in ("make setup", "make demo", "make test", "make clean"))

@@ -28,7 +28,7 @@ INT4 = QuantizeSpec(scheme="int4", report_conversations=24, report_tokens=48)
 
 Report = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")

@@ -130,12 +130,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     changes = ["--set", f"words.trap={trap}", "--set", f"words.log={log}"]
     trap.touch()
     killed = _start(script, store, *changes)
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=240)
     assert killed.returncode == -signal.SIGKILL
     assert Store(store).list() == []
     trap.unlink()
     again = _start(script, store, *changes)
-    output = again.communicate(timeout=60)[0]
+    output = again.communicate(timeout=240)[0]
     assert again.returncode == 0, output
     assert log.read_text().split() == ["a", "b", "c"]  # the first word was not written a second time
     assert Store(store).resolve("count/toy").metrics == {"count": 3}
@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_of_two_runs_at_once_one_builds(tmp_path: Path) -> None:
     script, store, log = _script(tmp_path), tmp_path / "artifacts", tmp_path / "log"
     both = [_start(script, store, "--set", f"words.log={log}") for _ in range(2)]
-    outputs = [run.communicate(timeout=60)[0] for run in both]
+    outputs = [run.communicate(timeout=240)[0] for run in both]
     assert [run.returncode for run in both] == [0, 0], outputs
     assert log.read_text().split() == ["a", "b", "c"]
     assert len(Store(store).list()) == 2
@@ -152,7 +152,7 @@ def test_of_two_runs_at_once_one_builds(tmp_path: Path) -> None:
 
 def test_a_wrong_set_of_a_script_exits_3_in_one_sentence(tmp_path: Path) -> None:
     wrong = _start(_script(tmp_path), tmp_path / "artifacts", "--set", "count.factr=1")
-    output = wrong.communicate(timeout=60)[0]
+    output = wrong.communicate(timeout=240)[0]
     assert wrong.returncode == 3
     assert output == "ctl: count.factr: unknown field. Did you mean 'factor'?\n"
 

@@ -273,7 +273,6 @@ KILLS = 4  # ten took four minutes, most of them Ray's starts, and ended alike t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_kill_at_any_moment(planted: tuple[Path, dict[str, int], Artifact], tmp_path: Path) -> None:
     """`kill -9` of the whole run at some moments, each when it has written a few files more; then it ends alike."""
     files, store = planted[0] / "files", tmp_path / "artifacts"

@@ -93,7 +93,7 @@ def test_samples_come_with_the_probabilities_they_were_drawn_from(
 def test_scores_are_log_probabilities(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
     policy = other(model, 5)
     fleet.sync(5, weights_of(policy))
-    scores = ray.get(handles[0].score.remote(PROMPTS), timeout=120)
+    scores = ray.get(handles[0].score.remote(PROMPTS), timeout=480)
     for prompt, score in zip(PROMPTS, scores, strict=True):
         with torch.no_grad():
             expected = token_logprobs(policy, torch.tensor([prompt]), 1.0)[0].tolist()
@@ -111,17 +111,17 @@ def test_more_prompts_than_one_pass_takes(fleet: Fleet, model: Artifact) -> None
 def test_another_version_is_refused(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
     fleet.sync(7, weights_of(other(model, 7)))
     with pytest.raises(StaleWeights, match="version 7, not 8"):
-        ray.get(handles[0].generate.remote(8, PROMPTS, **ASKED), timeout=120)
+        ray.get(handles[0].generate.remote(8, PROMPTS, **ASKED), timeout=480)
 
 
 def test_an_engine_that_answers_too_late_is_started_again(fleet: Fleet, model: Artifact, handles: list[Any]) -> None:
-    before = ray.get(handles[0].pid.remote(), timeout=120)
+    before = ray.get(handles[0].pid.remote(), timeout=480)
     hasty = Fleet(handles, timeout_seconds=0.001, max_failures=1)
     with pytest.raises(JobError, match="engine 0 failed 2 times"):
         hasty.sync(8, weights_of(other(model, 8)))
     policy = other(model, 9)
     fleet.sync(9, weights_of(policy))
-    assert ray.get(handles[0].pid.remote(), timeout=120) != before
+    assert ray.get(handles[0].pid.remote(), timeout=480) != before
     found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
     assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
 

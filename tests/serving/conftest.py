@@ -77,7 +77,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterato
     try:
         cluster.up()
         store = ("--store", model.store_url)
-        said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *store, timeout=280)
+        said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *store, timeout=840)
         assert "is ready" in said
         (listed,) = json.loads(cluster.ctl("serve", "list", "--json"))
         yield Served(cluster, listed["base_url"], model, port)

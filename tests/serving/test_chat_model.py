@@ -13,7 +13,7 @@ import pytest
 from pipelines.tuning.records import located
 from tests.cluster.local_cluster import LocalCluster, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 SCRIPT = "pipelines/finetune_chat.py"
 TAUGHT = "package:pipelines/data/short_answers.jsonl"
@@ -57,8 +57,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     try:
         cluster.up()
-        cluster.ctl("submit", SCRIPT, timeout=600)
-        said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(free_port()), timeout=280)
+        cluster.ctl("submit", SCRIPT, timeout=1800)
+        said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(free_port()), timeout=840)
         assert "is ready" in said
         (endpoint,) = json.loads(cluster.ctl("serve", "list", "--json"))
         client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")

@@ -38,7 +38,7 @@ def test_until_ctrl_c(tmp_path: Path, model: Artifact) -> None:
         assert requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).json()["data"][0]["id"] == "tiny"
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        assert process.wait(60) == 0, rest
+        assert process.wait(240) == 0, rest
         assert "stopped" in rest
     finally:
         process.kill()
@@ -69,6 +69,6 @@ def test_an_engine_that_dies_is_reported(tmp_path: Path, model: Artifact) -> Non
     store = Store(tmp_path / "store")
     commit_model(store, folder, PretrainSpec(seed=9), {})
     arguments = ("serve", "up", "tiny", "--port", str(free_port()), "--store", store.root.url)
-    said = nothing_runs(tmp_path / "home").ctl(*arguments, code=5, timeout=280)
+    said = nothing_runs(tmp_path / "home").ctl(*arguments, code=5, timeout=840)
     assert "endpoint 'tiny' did not start" in said
     assert "norm.weight" in said, said  # not only that a child process died, but of what

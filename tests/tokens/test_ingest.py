@@ -106,7 +106,7 @@ def test_a_run_that_begins_early_sees_what_one_that_waits_sees(
         for number in range(PARTS):
             writer.write("train", number)
             if number % WINDOW == WINDOW - 1:
-                assert may_read.acquire(timeout=60)
+                assert may_read.acquire(timeout=240)
         writer.finish()
 
     thread = threading.Thread(target=write)

@@ -224,7 +224,7 @@ def test_kills_leave_the_same_digests(tmp_path: Path) -> None:
     write_corpus(files, documents=200)
     undisturbed = _drive(files, tmp_path / "undisturbed")
 
-    assert undisturbed.wait(200) == 0
+    assert undisturbed.wait(600) == 0
     root = tmp_path / "killed"
     for pattern in ("corpus-*/.work/chunks/*.json", "corpus-*/train/part-*.parquet", "tokens-*/train/shard-*.json"):
         driver = _drive(files, root)
@@ -234,7 +234,7 @@ def test_kills_leave_the_same_digests(tmp_path: Path) -> None:
             break
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-    assert driver.wait(200) == 0
+    assert driver.wait(600) == 0
     for kind in ("corpus", "tokenizer", "tokens"):
         expected, found = (Store(tmp_path / name).list(kind)[0].record for name in ("undisturbed", "killed"))
         assert found.files == expected.files

@@ -332,7 +332,6 @@ def test_gpt2_learns_chinese() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.timeout(300)
 def test_the_script_extends_llama(tmp_path: Path) -> None:
     """Fertility on Chinese that no piece was trained on falls by at least a third; English ids stay."""
     base = shared("tokenizers/llama/tokenizer.model")

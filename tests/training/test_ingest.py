@@ -36,7 +36,7 @@ class Slow(View):
         if key == "pretrain" and done:
             self.trained.set()
         if key == "tokens" and done == total:
-            self.early = self.trained.wait(120)
+            self.early = self.trained.wait(480)
 
 
 def pipeline(sequence_length: int = LENGTH) -> Any:

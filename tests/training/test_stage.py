@@ -71,7 +71,7 @@ def committed(root: Path) -> list[Path]:
 
 def await_checkpoints(root: Path, count: int = 1) -> None:
     """Return once a run below `root` has committed a checkpoint; its file system sends no events."""
-    pause, deadline = threading.Event(), time.monotonic() + 120
+    pause, deadline = threading.Event(), time.monotonic() + 480
     while len(committed(root)) < count:
         assert time.monotonic() < deadline, "no checkpoint"
         pause.wait(0.02)

@@ -46,7 +46,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for ranks, cases in ((2, TWO_RANKS), (1, ONE_RANK)):
         (root / f"{ranks}.json").write_text(json.dumps(cases))
         command = [sys.executable, "-m", "tests.tuning.group", str(root), str(ranks), str(root / f"{ranks}.json")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=840)
         assert done.returncode == 0, done.stderr[-3000:]
     return root
 
