@@ -101,7 +101,8 @@ def make_corpus(folder: Path, size_bytes: int) -> None:
                 rows.append(next(source))
                 size += len(rows[-1].encode())
             path = folder / split / f"part-{number:05d}.parquet"
-            pq.write_table(pa.table({"text": rows}), path, compression="zstd", row_group_size=1024)
+            table = pa.table({"text": rows, "source": ["here"] * len(rows)})
+            pq.write_table(table, path, compression="zstd", row_group_size=1024)
             wanted, number = wanted - size, number + 1
 
 

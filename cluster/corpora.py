@@ -13,11 +13,28 @@ from cluster.errors import InputError
 
 PARTS = ("train", "heldout", "rejected")
 BATCH_ROWS = 256
+NO_TOKENS = b'<script type="application/json" id="tokens">{}</script>'  # as the page of a new corpus has it
 
 
 def report(artifact: Artifact) -> dict[str, Any]:
     """The corpus's `report.json`."""
     return dict(json.loads(artifact.location.read_bytes("report.json")))
+
+
+def token_statistics(artifact: Artifact) -> dict[str, Any]:
+    """`statistics.json` of every token store in the same store that was made from the corpus, by its reference."""
+    return {
+        tokens.record.ref: json.loads(tokens.location.read_bytes("statistics.json"))
+        for tokens in artifact.store.list("tokens")
+        if tokens.record.parents["corpus"].fingerprint == artifact.fingerprint
+    }
+
+
+def page(artifact: Artifact) -> bytes:
+    """The corpus's page, with the statistics of its tokens as far as there are any today."""
+    template = artifact.location.read_bytes("report.html")
+    data = json.dumps(token_statistics(artifact), ensure_ascii=False).replace("</", "<\\/")
+    return template.replace(NO_TOKENS, NO_TOKENS.replace(b"{}", data.encode()))
 
 
 def require_corpus(artifact: Artifact) -> Artifact:

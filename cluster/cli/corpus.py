@@ -1,5 +1,6 @@
 """`ctl corpus`: look into a finished corpus."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,12 +32,19 @@ def _checked(part: str) -> str:
 
 
 @corpus.command()
-def report(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
+def report(
+    ref: Ref,
+    page: Annotated[Path | None, typer.Option("--page", help="Write the page, its tokens included, to a file.")] = None,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the flow of documents through every step, and where the page with everything else is."""
     from cluster import corpora
 
     artifact = _open(ref, store)
     found = corpora.report(artifact)
+    if page:
+        page.write_bytes(corpora.page(artifact))
     if as_json:
         print_json(found)
         return
@@ -46,25 +54,34 @@ def report(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
     if reasons:
         print()
         print_table(("step", "reason", "documents"), reasons, "")
-    print(f"\nThe page: {artifact.location.url}/report.html")
+    print(f"\nThe page: {page or f'{artifact.location.url}/report.html'}")
 
 
 @corpus.command()
 def stats(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
-    """Show how much a corpus holds, and of which languages, licences and sources."""
+    """Show how much a corpus holds, of which languages, licences and sources, and what its tokens are like."""
     from cluster import corpora
 
-    found = corpora.report(_open(ref, store))
+    artifact = _open(ref, store)
+    found, tokens = corpora.report(artifact), corpora.token_statistics(artifact)
     kept = {name: found[name] for name in ("documents", "bytes", "characters", "replacement_characters")}
     shares = {name: found[name] for name in ("languages", "licenses", "sources", "encodings")}
     if as_json:
-        print_json(kept | shares)
+        print_json(kept | shares | {"tokens": tokens})
         return
     splits = [(name, f"{found['documents'][name]:,}", size(found["bytes"][name])) for name in found["documents"]]
     print_table(("split", "documents", "text"), splits, "")
     for name, counts in shares.items():
         print()
         print_table((name, "documents"), [(key, f"{n:,}") for key, n in list(counts.items())[:20]], "")
+    for stored, by_split in tokens.items():
+        print(f"\n{stored}")
+        figures = ("tokens", "documents", "longest_tokens", "unseen_pieces", "rare_pieces")
+        rows = [(name, *(f"{of[figure]:,}" for figure in figures), _ratio(of)) for name, of in by_split.items()]
+        print_table(("split", *figures, "bytes_per_token"), rows, "")
+        sources = by_split["train"]["sources"]
+        rows = [(name, f"{of['tokens']:,}", f"{of['documents']:,}", _ratio(of)) for name, of in sources.items()]
+        print_table(("source of train", "tokens", "documents", "bytes_per_token"), rows[:20], "")
 
 
 @corpus.command()
@@ -108,6 +125,10 @@ def search(
         print_json([{name: value for name, value in row.items() if name != "text"} for row in found])
     else:
         print_table(("document", "where"), [(row["id"], row["match"]) for row in found], "Nothing matches.")
+
+
+def _ratio(counts: dict[str, int]) -> str:
+    return f"{counts['bytes'] / counts['tokens']:.3f}" if counts["tokens"] else ""
 
 
 def _cell(value: Any) -> str:

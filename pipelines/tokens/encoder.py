@@ -107,6 +107,8 @@ class Encoder:
         except BaseException as error:  # a panic in Rust is no Exception
             raise Mismatch(f"{ACCELERATOR} failed: {error}") from error
         encoded = Encoded(np.frombuffer(ids, dtype="<u4"), np.frombuffer(offsets, dtype="<u8").astype(np.int64))
+        if encoded.ids.max(initial=0) >= self.vocab_size:
+            raise Mismatch(f"{ACCELERATOR} gave token {encoded.ids.max()} of a vocabulary of {self.vocab_size}")
         if numbers := disputed(texts):
             exact = self.encode_by_reference([texts[number] for number in numbers])
             pieces = [encoded.text(number) for number in range(len(texts))]

@@ -30,10 +30,13 @@ from pipelines.ordered import ordered_map
 from pipelines.tokens.encoder import Encoder, Mismatch, load, sample
 from pipelines.tokens.packing import best_fit
 from pipelines.tokens.reader import DOCUMENTS_FILE, HEADER_FILE, INDEX_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE
+from pipelines.tokens.statistics import Statistics
 
 SPLITS = ("heldout", "train")  # the small one first: a training run that begins early waits for all of it
 BATCH_DOCUMENTS = 1024
 BATCH_BYTES = 4 << 20  # of text that is encoded at once; one document may be larger
+STATISTICS_FILE = "statistics.json"
+COUNTS_FILE = "counts"  # of the pieces of the vocabulary in one shard
 PIECES = (DOCUMENTS_FILE, SEQUENCES_FILE, SEGMENTS_FILE)  # of a split; a shard's own lie beside it until the end
 
 
@@ -83,6 +86,8 @@ def describe(spec: TokensSpec, encoder: Encoder, fingerprint: str) -> dict[str, 
 
 def assemble(output: Location, header: dict[str, Any], summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Make one store of all shards, given their summaries by split, and return the stage's metrics."""
+    statistics = {split: _statistics(output, split, summaries[split], header["vocab_size"]) for split in SPLITS}
+    output.write_bytes(STATISTICS_FILE, json.dumps(statistics, indent=1, ensure_ascii=False).encode())
     splits = {split: _finish(output, split, summaries[split]) for split in SPLITS}
     if splits["train"]["num_tokens"] <= header["sequence_length"]:
         raise InputError(
@@ -154,38 +159,43 @@ def _write(
     dtype = _dtype(encoder)
     digest = hashlib.sha256()
     lengths = [np.empty(0, dtype=np.int64)]
+    statistics = Statistics(encoder.vocab_size)
     num_bytes = num_documents = 0
     with output.open(f"{shard}.bin", "wb") as sink:
-        for texts, size_bytes in _texts(corpus, source):
+        for texts, sources, sizes in _texts(corpus, source):
             encoded = encoder.encode(texts) if accelerated else encoder.encode_by_reference(texts)
             if accelerated:
                 encoder.verify(texts, encoded, sample(shard, num_documents, len(texts), spec.verify_fraction))
-            data = np.insert(encoded.ids.astype(dtype), encoded.offsets[1:], encoder.eos_token_id).data
-            digest.update(data)
-            sink.write(data)
+            ids = np.insert(encoded.ids.astype(dtype), encoded.offsets[1:], encoder.eos_token_id)
+            digest.update(ids.data)
+            sink.write(ids.data)
             lengths.append(np.diff(encoded.offsets) + 1)
-            num_bytes += size_bytes
+            statistics.add(sources, ids, lengths[-1], sizes)
+            num_bytes += int(sizes.sum())
             num_documents += len(texts)
+    output.write_bytes(f"{shard}.{COUNTS_FILE}", statistics.pieces.astype(OFFSET).tobytes())
     summary = {
         "file": f"{shard.rpartition('/')[2]}.bin",
         "num_tokens": sum(int(some.sum()) for some in lengths),
         "num_documents": num_documents,
         "num_bytes": num_bytes,
         "sha256": digest.hexdigest(),
+        "statistics": statistics.summary(),
     }
     return summary | _write_pieces(output, shard, np.concatenate(lengths), spec)
 
 
-def _texts(corpus: Location, source: str) -> Iterator[tuple[list[str], int]]:
-    """The texts of a part, some megabytes at a time, and their size in bytes of UTF-8."""
-    with corpus.open(source) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text"]):
-            column = batch.column("text")
-            ends = np.cumsum(pc.binary_length(column).to_numpy(zero_copy_only=False), dtype=np.int64)
+def _texts(corpus: Location, part: str) -> Iterator[tuple[list[str], pa.Array, npt.NDArray[np.int64]]]:
+    """The texts of a part, some megabytes at a time, with their sources and their sizes in bytes of UTF-8."""
+    with corpus.open(part) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_DOCUMENTS, columns=["text", "source"]):
+            column, sources = batch.column("text"), batch.column("source")
+            sizes = pc.binary_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+            ends = np.cumsum(sizes)
             start = before = 0
             while start < len(column):
                 stop = max(start + 1, int(np.searchsorted(ends, before + BATCH_BYTES, side="right")))
-                yield _strings(column[start:stop]), int(ends[stop - 1]) - before
+                yield _strings(column[start:stop]), sources[start:stop], sizes[start:stop]
                 start, before = stop, int(ends[stop - 1])
 
 
@@ -220,6 +230,14 @@ def _finish(output: Location, split: str, summaries: list[dict[str, Any]]) -> di
         _join(output, split, summaries, SEGMENTS_FILE, "num_tokens", [])
     kept = ("file", "num_tokens", "num_sequences", "sha256", "fallback")
     return {**totals, "shards": [{key: summary[key] for key in kept if key in summary} for summary in summaries]}
+
+
+def _statistics(output: Location, split: str, summaries: list[dict[str, Any]], vocab_size: int) -> dict[str, Any]:
+    total = Statistics(vocab_size)
+    for summary in summaries:
+        pieces = output.read_bytes(f"{split}/{summary['file'].removesuffix('.bin')}.{COUNTS_FILE}")
+        total.merge(summary["statistics"], np.frombuffer(pieces, dtype=OFFSET))
+    return total.report()
 
 
 def _join(

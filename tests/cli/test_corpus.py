@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.build import build
-from cluster.specs import CorpusSpec, TokenizerSpec
+from cluster.specs import CorpusSpec, TokenizerSpec, TokensSpec
 from cluster.specs.filters import Length, NotEmpty
 from cluster.specs.sources import JsonLinesSource
 from cluster.store import Store
@@ -38,7 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
         heldout_fraction=0.3,
     )
     corpus = build(spec, {}, store=store, name="shared")
-    build(TokenizerSpec(vocab_size=300), {"corpus": corpus}, store=store, name="shared")
+    tokenizer = build(TokenizerSpec(vocab_size=300), {"corpus": corpus}, store=store, name="shared")
+    build(TokensSpec(sequence_length=16), {"corpus": corpus, "tokenizer": tokenizer}, store=store, name="shared")
     return folder / "artifacts"
 
 
@@ -55,7 +56,15 @@ def test_report_and_stats(root: Path) -> None:
     assert "report.html" in said
     stats = json.loads(ctl("corpus", "stats", "shared", "--json", "--store", root).stdout)
     assert (stats["sources"], sum(stats["documents"].values())) == ({"mine": 40}, 40)
-    assert "MIT" in ctl("corpus", "stats", "shared", "--store", root).stdout
+    said = ctl("corpus", "stats", "shared", "--store", root).stdout
+    assert "MIT" in said
+    ((ref, splits),) = stats["tokens"].items()
+    assert ref.startswith("tokens/shared-") and ref in said
+    for split, of in splits.items():
+        assert of["documents"] == stats["documents"][split] == sum(of["length_bins"].values())
+        assert of["sources"] == {"mine": {name: of[name] for name in ("documents", "tokens", "bytes")}}
+        assert of["bytes"] == stats["bytes"][split]
+    assert re.search(rf"mine +{splits['train']['tokens']:,} ", said)
 
 
 def test_sample_and_search(root: Path) -> None:
@@ -90,15 +99,19 @@ def test_mistakes(root: Path) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
-def test_the_page_opens_in_a_browser(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_page_opens_in_a_browser(root: Path, tmp_path: Path, tokens: bool) -> None:
     (page,) = root.glob("corpus/shared-*/report.html")
+    if tokens:
+        page = tmp_path / "page.html"
+        assert str(page) in ctl("corpus", "report", "shared", "--page", page, "--store", root).stdout
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=2000"]
     command = [str(BROWSER), *options, f"--user-data-dir={tmp_path}", "--dump-dom", page.as_uri()]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        shown, logged = process.communicate(timeout=60)
+        shown, logged = process.communicate(timeout=240)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -106,3 +119,4 @@ def test_the_page_opens_in_a_browser(root: Path, tmp_path: Path) -> None:
     assert "<title>shared · corpus report</title>" in shown
     for words in ("Flow", "Why documents were rejected", "few_characters", "Documents to read", "def function_"):
         assert words in shown
+    assert ("pieces never seen" in shown and "tokens/shared-" in shown) == tokens

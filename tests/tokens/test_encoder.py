@@ -40,7 +40,11 @@ def write(folder: Path, tokenizer: dict[str, Any], **config: Any) -> Path:
 
 def write_part(folder: Path, texts: list[str]) -> Location:
     (folder / "train").mkdir(parents=True)
-    pq.write_table(pa.table({"text": texts}), folder / "train" / "part-00000.parquet", row_group_size=100)
+    pq.write_table(
+        pa.table({"text": texts, "source": ["web"] * len(texts)}),
+        folder / "train" / "part-00000.parquet",
+        row_group_size=100,
+    )
     return Location(folder)
 
 
@@ -49,10 +53,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return Encoder(write(tmp_path_factory.mktemp("tokenizer"), definition()))
 
 
-def liar(folder: Path, word: str) -> tuple[Encoder, Any]:
-    """An encoder, and an accelerator that differs from its reference on texts with `word` alone."""
+def liar(folder: Path, word: str, token: int = 300) -> tuple[Encoder, Any]:
+    """An encoder, and an accelerator that differs from its reference on texts with `word` alone, and gives `token`."""
     full = definition()
-    wrong = full | {"added_tokens": [*full["added_tokens"], ADDED | {"content": word}]}
+    wrong = full | {"added_tokens": [*full["added_tokens"], ADDED | {"content": word, "id": token}]}
     return Encoder(write(folder, full)), accelerate(wrong)
 
 
@@ -183,6 +187,14 @@ def test_a_shard_with_a_mistake_is_encoded_by_the_reference(
     if caught:
         assert "zyzzyva" in summary["fallback"]
         assert json.loads(output.read_bytes("train/shard-00000.json")) == summary
+
+
+def test_a_token_beyond_the_vocabulary_is_always_caught(tmp_path: Path) -> None:
+    encoder, wrong = liar(tmp_path, "zyzzyva", token=500)
+    encoder.trust(wrong)
+    assert encoder.vocab_size == 500
+    with pytest.raises(Mismatch, match="gave token 500 of a vocabulary of 500"):
+        encoder.encode(["a zyzzyva"])
 
 
 def test_an_accelerator_that_fails_is_not_used(tmp_path: Path) -> None:

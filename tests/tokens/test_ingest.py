@@ -58,7 +58,8 @@ class Writer:
             (folder / split).mkdir(parents=True)
             for number in range(parts):
                 texts = [source(100 * number + i, 1 + i % 9) for i in range(11 + number)]
-                pq.write_table(pa.table({"text": texts}), folder / split / f"{number}.parquet")
+                table = pa.table({"text": texts, "source": ["code"] * len(texts)})
+                pq.write_table(table, folder / split / f"{number}.parquet")
 
     def begin(self) -> None:
         header = self.header | {"num_shards": {"heldout": 1, "train": PARTS}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -43,7 +44,9 @@ def build_store(folder: Path, encoder: Encoder, texts: list[str], packing: str, 
         (folder / split).mkdir(parents=True)
         shards = []
         for number in range(parts):
-            pq.write_table(pa.table({"text": texts[number::parts]}), folder / split / f"{number}.parquet")
+            mine = texts[number::parts]
+            table = pa.table({"text": mine, "source": [("web", "code")[len(text) % 2] for text in mine]})
+            pq.write_table(table, folder / split / f"{number}.parquet")
             where = {"split": split, "part": f"{number}.parquet", "shard": f"{split}/shard-{number:05d}"}
             shards.append(encode_part(Location(folder), encoder, output, spec, **where))
         summaries[split] = shards
@@ -229,3 +232,31 @@ def test_a_local_shard_of_another_size_is_told(stores: dict[str, Path], tmp_path
     os.truncate(tmp_path / "train" / "shard-00001.bin", 10)
     with pytest.raises(InputError, match=r"shard-00001\.bin: missing or not of"):
         check(TokenStore(tmp_path, "train"))
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "best_fit"])
+def test_statistics_count_every_token(stores: dict[str, Path], encoder: Encoder, packing: str) -> None:
+    for split, found in json.loads((stores[packing] / "statistics.json").read_text()).items():
+        store = TokenStore(stores[packing], split)
+        lengths = np.diff(store.documents)
+        counts = np.bincount(store.tokens(0, store.num_tokens), minlength=encoder.vocab_size)
+        assert (
+            found["unseen_pieces"] == (counts == 0).sum()
+            and found["rare_pieces"] == ((counts > 0) & (counts < 100)).sum()
+        )
+        assert found["length_bins"] == {
+            str(bits): count for bits in range(64) if (count := sum(int(n).bit_length() == bits for n in lengths))
+        }
+        assert found["longest_tokens"] == lengths.max()
+        sources: dict[str, dict[str, int]] = {}
+        for text in TEXTS:
+            entry = sources.setdefault(("web", "code")[len(text) % 2], {"documents": 0, "tokens": 0, "bytes": 0})
+            tokens = len(encoder.reference.encode(text, add_special_tokens=False).ids) + 1
+            for name, number in (("documents", 1), ("tokens", tokens), ("bytes", len(text.encode()))):
+                entry[name] += number
+        assert found["sources"] == sources
+        assert {name: found[name] for name in ("documents", "tokens", "bytes")} == {
+            "documents": store.num_documents,
+            "tokens": store.num_tokens,
+            "bytes": store.num_bytes,
+        }

@@ -91,7 +91,7 @@ def test_packing_loses_and_repeats_no_token(
     """Any texts: the shard is their encodings with one end-of-text token after each, and it reads back as they were."""
     folder = tmp_path_factory.mktemp("part")
     (folder / "train").mkdir()
-    pq.write_table(pa.table({"text": texts}), folder / "train" / "part-00000.parquet")
+    pq.write_table(pa.table({"text": texts, "source": ["web"] * len(texts)}), folder / "train" / "part-00000.parquet")
     where = {"split": "train", "part": "part-00000.parquet", "shard": "train/shard-00000"}
     encoder = load(str(line["tokenizer"].local()))
     summary = encode_part(Location(folder), encoder, Location(folder / "out"), TokensSpec(sequence_length=64), **where)
