@@ -86,7 +86,7 @@ def describe(spec: TokensSpec, encoder: Encoder, fingerprint: str) -> dict[str, 
 
 def assemble(output: Location, header: dict[str, Any], summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Make one store of all shards, given their summaries by split, and return the stage's metrics."""
-    statistics = {split: _statistics(output, split, summaries[split], header["vocab_size"]) for split in SPLITS}
+    statistics = {split: _statistics(output, split, summaries[split], header["vocab_size"]) for split in SPLITS[::-1]}
     output.write_bytes(STATISTICS_FILE, json.dumps(statistics, indent=1, ensure_ascii=False).encode())
     splits = {split: _finish(output, split, summaries[split]) for split in SPLITS}
     if splits["train"]["num_tokens"] <= header["sequence_length"]:
