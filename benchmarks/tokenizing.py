@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -121,6 +122,12 @@ def make_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END_OF_TEXT}))
 
 
+def busy(item: dict[str, Any]) -> dict[str, Any]:
+    """Long enough that each item takes a worker of its own."""
+    time.sleep(1)
+    return item
+
+
 def stage(corpus: str, tokenizer: str, out: str) -> None:
     """Ours, in a process of its own."""
     from cluster.artifact import Artifact, Code, Record
@@ -142,7 +149,7 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
     inputs = {"corpus": artifact("corpus", corpus), "tokenizer": artifact("tokenizer", tokenizer)}
     context = Context(TokensSpec(sequence_length=1024), inputs, Location(f"{out}/tokens"), scaling, "bench", "0" * 64)
     connect(scaling)
-    list(ordered_map(lambda item: item, [{}] * WORKERS, WORKERS))  # its workers have started, too
+    list(ordered_map(busy, [{}] * WORKERS, WORKERS))  # its workers have started, too
     print(READY, flush=True)
     started = time.perf_counter()
     metrics = build(context)
@@ -152,7 +159,7 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
 
 
 class Memory(threading.Thread):
-    """The peak of the memory of a process and all its descendants, looked at twice a second."""
+    """The peak of the memory of a process and all its descendants, looked at every second: a look takes CPU time."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -161,7 +168,7 @@ class Memory(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        while not self.stopped.wait(0.5):
+        while not self.stopped.wait(1):
             family = [self.process, *self.process.children(recursive=True)]
             self.peak_bytes = max(self.peak_bytes, sum(pss_bytes(process.pid) for process in family))
 

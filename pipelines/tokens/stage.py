@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -47,15 +48,20 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         return _clean(output)
     corpus, tokenizer = ctx.inputs["corpus"], ctx.inputs["tokenizer"]
     connect(ctx.scaling)
-    encoder = load(str(tokenizer.local()))
     tasks = [
         {"split": split, "part": name, "shard": f"{split}/shard-{number:05d}"}
         for split in SPLITS
         for number, name in enumerate(n for n in corpus.location.names(split) if n.endswith(".parquet"))
     ]
-    header = describe(spec, encoder, tokenizer.fingerprint)
     num_shards = {split: sum(task["split"] == split for task in tasks) for split in SPLITS}
-    output.write_bytes(HEADER_FILE, json.dumps(header | {"num_shards": num_shards}).encode())
+
+    def begin() -> dict[str, Any]:
+        header = describe(spec, load(str(tokenizer.local())), tokenizer.fingerprint)
+        output.write_bytes(HEADER_FILE, json.dumps(header | {"num_shards": num_shards}).encode())
+        return header
+
+    side = ThreadPoolExecutor(1)  # loading a tokenizer takes as long as encoding a part
+    header = side.submit(begin)
     found = {f"{split}/{name}" for split in SPLITS for name in output.names(split)}
     done: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     tokens = encoded_bytes = 0
@@ -67,7 +73,7 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         encoded_bytes += 0 if f"{task['shard']}.json" in found else summary["num_bytes"]
         speed = encoded_bytes / 1e6 / (time.monotonic() - started)
         ctx.progress(number, len(tasks), "parts", tokens=tokens, mb_per_second=round(speed, 1))
-    return assemble(output, header, done)
+    return assemble(output, header.result(), done)
 
 
 def describe(spec: TokensSpec, encoder: Encoder, fingerprint: str) -> dict[str, Any]:
