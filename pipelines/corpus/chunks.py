@@ -29,15 +29,21 @@ class Chunk:
     @property
     def listing(self) -> str:
         """A digest of the files as they are now: a chunk that was cleaned before counts only if it is the same."""
-        seen = repr((self.budget_bytes, [(f.source, f.name, f.size_bytes, f.stamp, f.origin) for f in self.files]))
+        seen = repr(
+            (self.budget_bytes, [(f.source, f.name, f.start, f.size_bytes, f.stamp, f.origin) for f in self.files])
+        )
         return hashlib.sha256(seen.encode(errors="backslashreplace")).hexdigest()
 
 
 def plan_chunks(spec: CorpusSpec) -> list[Chunk]:
     """List the files of all sources and cut their seeded order into chunks of about `part_bytes` each."""
     files = [file for number, source in enumerate(spec.sources) for file in _listed(number, source)]
-    files.sort(key=lambda file: (keyed_hash(spec.seed, "order", file.name), file.source, file.name))
+    files.sort(key=lambda file: (keyed_hash(spec.seed, "order", _name(file)), file.source, _name(file)))
     return [Chunk(number, tuple(run)) for number, run in enumerate(_cut(files, spec.part_bytes))]
+
+
+def _name(file: SourceFile) -> str:
+    return f"{file.name}@{file.start}" if file.stop else file.name
 
 
 def _listed(number: int, source: Source) -> list[SourceFile]:

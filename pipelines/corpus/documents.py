@@ -103,14 +103,24 @@ class Broken:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source: `name` is its identity, `path` where it lies (a local path or an fsspec URL)."""
+    """One file of a source: `name` is its identity, `path` where it lies (a local path or an fsspec URL).
+
+    Of a large file of lines it may be a range: those that begin at bytes [start, stop).
+    """
 
     name: str
     path: str
     size_bytes: int
     stamp: str  # changes when the file does: time of change or entity tag
     source: int = 0  # which of the corpus's sources
+    start: int = 0
+    stop: int = 0  # 0: the whole file
     origin: dict[str, str] = field(default_factory=dict, compare=False)  # what its source knows: license, url, source
+
+    @property
+    def unit(self) -> str:
+        """What the records of a file of lines are numbered by."""
+        return "byte" if self.stop else "line"
 
 
 def keyed_hash(seed: int, purpose: str, value: str) -> int:

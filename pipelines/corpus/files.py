@@ -109,6 +109,11 @@ def local_file(name: str, path: str) -> SourceFile:
     return SourceFile(printable(name), path, size_bytes, str(status.st_mtime_ns))
 
 
+def is_compressed(file: SourceFile) -> bool:
+    """Whether `open_stream` decompresses the file."""
+    return os.path.splitext(file.name)[1].lower() in _FRAMES
+
+
 def open_stream(file: SourceFile) -> io.BufferedReader:
     """The file's bytes, buffered, decompressed by its ending (`.tar.gz` gives the tar). Raises one of `UNREADABLE`."""
     raw: Any
@@ -133,6 +138,31 @@ def lines(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[
         yield number, line
         while len(line) > limit_bytes and not line.endswith(b"\n"):
             line = stream.readline(limit_bytes + 1)
+
+
+def lines_between(
+    stream: io.BufferedReader, start: int, stop: int, limit_bytes: int = MAX_DOCUMENT_BYTES
+) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin at bytes [start, stop), each with that byte; otherwise as `lines`."""
+    position = max(0, start - 1)
+    stream.seek(position)
+    if start:  # what is left of the line before, which may end right there
+        position += _skip_line(stream, limit_bytes)
+    while position < stop and (line := stream.readline(limit_bytes + 1)):
+        yield position, line
+        position += len(line)
+        if len(line) > limit_bytes and not line.endswith(b"\n"):
+            position += _skip_line(stream, limit_bytes)
+
+
+def _skip_line(stream: io.BufferedReader, limit_bytes: int) -> int:
+    """Read on to the end of the line; how many bytes that were."""
+    skipped = 0
+    while line := stream.readline(limit_bytes + 1):
+        skipped += len(line)
+        if line.endswith(b"\n"):
+            break
+    return skipped
 
 
 class _Decompressed(io.RawIOBase):

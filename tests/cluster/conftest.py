@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.local_cluster import LocalCluster, free_port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A running cluster, started by `ctl up` and ended by `ctl down`."""
     made = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())

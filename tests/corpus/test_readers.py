@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import gzip
 import importlib.metadata
+import itertools
 import json
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
+from cluster.location import Location
 from cluster.specs.sources import (
     CodeSource,
     HuggingFaceSource,
@@ -281,6 +284,84 @@ def test_arrays_and_spread_objects(
             found = list(json_objects.objects(SourceFile("a.json", str(path), 0, "")))
             assert [value for _, value in found] == expected
             assert [number for number, _ in found] == list(range(1, len(expected) + 1))
+
+
+JSON_LINES = st.lists(
+    st.sampled_from(
+        ['{"text": "a"}', "", "  ", '{"text": "é中"}', '{"text": 3}', "no", "[1]", '{"text": "%s"}' % ("x" * 90)]
+    )
+)
+
+
+@settings(max_examples=200)
+@given(
+    rows=JSON_LINES,
+    ends=st.booleans(),
+    mark=st.booleans(),
+    cuts=st.lists(st.integers(0, 400)),
+    buffer_bytes=st.sampled_from([1, 7, 64, 1 << 20]),
+)
+def test_ranges_hold_every_line_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[str],
+    ends: bool,
+    mark: bool,
+    cuts: list[int],
+    buffer_bytes: int,
+) -> None:
+    """Wherever a file of lines is cut, lines longer than the limit and cuts within them included."""
+    path = tmp_path_factory.mktemp("json") / "a.jsonl"
+    data = codecs.BOM_UTF8 * mark + "\n".join(['{"text": "first"}', *rows]).encode() + b"\n" * ends
+    path.write_bytes(data)
+    bounds = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_objects, "MAX_DOCUMENT_BYTES", 60)
+        patch.setattr(files.lines, "__defaults__", (60,))
+        patch.setattr(files.lines_between, "__defaults__", (60,))
+        patch.setattr(files, "BUFFER_BYTES", buffer_bytes)
+        whole = list(json_objects.objects(SourceFile("a.jsonl", str(path), len(data), "")))
+        cut = [
+            found
+            for start, stop in itertools.pairwise(bounds)
+            for found in json_objects.objects(
+                SourceFile("a.jsonl", str(path), stop - start, "", start=start, stop=stop)
+            )
+        ]
+    begins = [0, *(number + 1 for number, byte in enumerate(data) if byte == 10)]
+    assert [number for number, _ in cut] == [begins[number - 1] for number, _ in whole]
+    for (_, one), (number, other) in zip(whole, cut, strict=True):
+        if isinstance(one, Broken):
+            assert isinstance(other, Broken)
+            assert (other.reason, other.position, other.id) == (one.reason, f"byte {number}", f"a.jsonl#{number}")
+        else:
+            assert other == one
+
+
+@pytest.mark.parametrize("place", ["local", "memory://large"])
+def test_a_large_file_of_lines_is_read_in_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(json_objects, "SPLIT_BYTES", 10_000)
+    monkeypatch.setattr(json_objects, "RANGE_BYTES", 3_000)
+    rows = [json.dumps({"text": f"text {number} " * (1 + number % 9)}) for number in range(600)]
+    rows[77] = "{broken"
+    folder = Location(str(tmp_path) if place == "local" else place)
+    folder.write_bytes("a.jsonl", "\n".join(rows).encode())
+    folder.write_bytes("b.jsonl", json.dumps([json.loads(row) for row in rows if row != "{broken"]).encode())
+    folder.write_bytes("c.jsonl.gz", gzip.compress("\n".join(rows).encode(), 0))
+    listed = readers.list_files(JsonLinesSource(path=folder.url))
+    assert [(file.name, bool(file.stop)) for file in listed] == [
+        *[("a.jsonl", True)] * len([file for file in listed if file.name == "a.jsonl"]),
+        ("b.jsonl", False),
+        ("c.jsonl.gz", False),
+    ]
+    assert len(listed) > 6 and all(file.size_bytes <= 3_000 for file in listed if file.stop)
+    documents, broken = read_all(JsonLinesSource(path=folder.url))
+    texts = {name: [d.text for d in documents if d.id.startswith(name)] for name in ("a.", "b.", "c.")}
+    assert texts["a."] == texts["b."] == texts["c."]
+    assert len(texts["a."]) == 599 and len({d.id for d in documents}) == len(documents)
+    offset = len("\n".join(rows[:77]).encode()) + 1
+    assert [b.position for b in broken if b.id.startswith("a.") and b.reason.startswith("not JSON")] == [
+        f"byte {offset}"
+    ]
 
 
 def test_a_large_array_streams(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ class Served:
     port: int
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("model")
     write_model(folder)
     return commit_model(Store(tmp_path_factory.mktemp("store")), folder, PretrainSpec(), {})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterator[Served]:
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     port = free_port()

@@ -16,6 +16,7 @@ from tests.cluster.local_cluster import LocalCluster, free_port
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 SCRIPT = "pipelines/finetune_chat.py"
+SHORT_REPORT = ("--set", "quantized.report_conversations=8", "--set", "quantized.report_tokens=16")
 TAUGHT = "package:pipelines/data/short_answers.jsonl"
 TOPICS = {"geography", "science", "animals", "mathematics", "history", "language", "arts", "everyday life"}
 QUESTIONS = {
@@ -57,7 +58,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     try:
         cluster.up()
-        cluster.ctl("submit", SCRIPT, timeout=1800)
+        cluster.ctl("submit", SCRIPT, *SHORT_REPORT, timeout=1800)
         said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(free_port()), timeout=840)
         assert "is ready" in said
         (endpoint,) = json.loads(cluster.ctl("serve", "list", "--json"))

@@ -221,24 +221,6 @@ def test_a_killed_driver_of_lora_goes_on_to_the_same_bits(lora: Artifact, source
     same(run(make_inputs(own, sources), tmp_path, sft("lora")), lora)
 
 
-def test_a_killed_worker_of_a_full_run_changes_no_bit(full: Artifact, inputs: Inputs, tmp_path: Path) -> None:
-    killed: list[int] = []
-
-    def kill() -> None:
-        await_checkpoint(tmp_path)
-        everyone = psutil.Process().children(recursive=True)
-        workers = [process for process in everyone if process.cmdline()[:1] == ["ray::RayTrainWorker"]]
-        killed.append(workers[-1].pid)
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    artifact = run(inputs, tmp_path, sft("none"))
-    killer.join()
-    assert killed
-    same(artifact, full)
-
-
 @pytest.mark.parametrize(
     ("spec", "scaling", "words"),
     [

@@ -38,21 +38,26 @@ class Reader(NamedTuple):
     place: str
     suffixes: tuple[str, ...]
     listing: str = "pipelines.corpus.files:list_files"
+    ranges: str = ""  # what cuts a large file into ranges, where the reader can begin in the middle of one
 
 
 _RECORDS = "pipelines.corpus.readers.records"
+_RANGES = "pipelines.corpus.readers.json_objects:ranges"
 READERS: dict[type[Source], Reader] = {
     InstalledPythonSource: Reader(
         "pipelines.corpus.readers.text:read", (".py",), "pipelines.corpus.readers.installed:list_files"
     ),
     TextSource: Reader("pipelines.corpus.readers.text:read", (".txt", ".md", ".py")),
     JatsSource: Reader("pipelines.corpus.readers.jats:read", (".xml", ".nxml", ".tar.gz", ".tgz", ".txt")),
-    JsonLinesSource: Reader(f"{_RECORDS}:read_json", (".jsonl", ".json", ".ndjson")),
+    JsonLinesSource: Reader(f"{_RECORDS}:read_json", (".jsonl", ".json", ".ndjson"), ranges=_RANGES),
     RedPajamaSource: Reader(
-        "pipelines.corpus.readers.redpajama:read", (".jsonl", ".json"), "pipelines.corpus.readers.redpajama:list_files"
+        "pipelines.corpus.readers.redpajama:read",
+        (".jsonl", ".json"),
+        "pipelines.corpus.readers.redpajama:list_files",
+        "pipelines.corpus.readers.redpajama:ranges",
     ),
     ParquetSource: Reader(f"{_RECORDS}:read_parquet", (".parquet",)),
-    CodeSource: Reader(f"{_RECORDS}:read_code", (".jsonl", ".json")),
+    CodeSource: Reader(f"{_RECORDS}:read_code", (".jsonl", ".json"), ranges=_RANGES),
     WarcSource: Reader("pipelines.corpus.readers.warc:read", (".warc", ".wet")),
     WikipediaSource: Reader("pipelines.corpus.readers.wikipedia:read", (".xml", ".bz2")),
     HuggingFaceSource: Reader(
@@ -75,6 +80,9 @@ def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
 
 
 def list_files(source: Source) -> list[SourceFile]:
-    """All files of a source, sorted by name. Raises InputError where there are none."""
-    found: list[SourceFile] = load(READERS[type(source)].listing)(source)
-    return found
+    """All files of a source, sorted by name, large ones in ranges. Raises InputError where there are none."""
+    reader = READERS[type(source)]
+    found: list[SourceFile] = load(reader.listing)(source)
+    if not reader.ranges:
+        return found
+    return [piece for file in found for piece in load(reader.ranges)(file)]

@@ -6,19 +6,24 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from pipelines.corpus.documents import Broken, SourceFile
 from pipelines.corpus.encodings import REPLACEMENT, decode
-from pipelines.corpus.files import BUFFER_BYTES, MAX_DOCUMENT_BYTES, lines, open_stream
+from pipelines.corpus.files import BUFFER_BYTES, MAX_DOCUMENT_BYTES, is_compressed, lines, lines_between, open_stream
 
 Object = dict[str, Any]
+
+SPLIT_BYTES = 256 << 20  # a file of this size is still one task
+RANGE_BYTES = 64 << 20
 
 _BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*(\[|\{\s*\n)?")  # what a file begins with that has no object a line
 _BETWEEN = re.compile(r"[\s,]*")
@@ -36,21 +41,18 @@ _PATIENT = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_f
 
 
 def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
-    """The objects of a file with their numbers from 1: those of the lines where there is one a line.
+    """The objects of a file with their numbers from 1: those of the lines where there is one a line. In a range of a
+    file, an object's number is the byte at which it begins.
 
     NaN and infinities become null. Raises ValueError where an array breaks off or holds what is no JSON.
     """
     with open_stream(file) as stream:
-        head: bytes = stream.peek(1)
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise ValueError("JSON in UTF-16 or UTF-32: convert the file to UTF-8")
-        beginning = _BEGINNING.match(head)
-        if beginning is not None and beginning[1]:
-            found, unit = _values(stream, beginning.start(1), is_array=beginning[1] == b"["), "record"
+        if file.stop:
+            found, first, unit = lines_between(stream, file.start, file.stop), 0, "byte"
         else:
-            found, unit = lines(stream), "line"
+            found, first, unit = _whole(stream)
         for number, data in found:
-            if number == 1:
+            if number == first:
                 data = data.removeprefix(codecs.BOM_UTF8)
             if data.isspace():
                 continue
@@ -59,6 +61,37 @@ def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
                 yield number, Broken(f"{file.name}#{number}", f"{unit} {number}", value)
             else:
                 yield number, value
+
+
+def _whole(stream: io.BufferedReader) -> tuple[Iterator[tuple[int, bytes]], int, str]:
+    """The objects' bytes, the number of the first, and what is counted."""
+    head: bytes = stream.peek(1)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("JSON in UTF-16 or UTF-32: convert the file to UTF-8")
+    if kind := _layout(head):
+        return _values(stream, kind.start(1), is_array=kind[1] == b"["), 1, "record"
+    return lines(stream), 1, "line"
+
+
+def _layout(head: bytes) -> re.Match[bytes] | None:
+    """Where a file begins that has no object a line; None for one that has."""
+    beginning = _BEGINNING.match(head)
+    return beginning if beginning is not None and beginning[1] else None
+
+
+def ranges(file: SourceFile) -> list[SourceFile]:
+    """A file, or what several tasks can read of it at once: ranges of a large one that has an object a line."""
+    if file.size_bytes <= SPLIT_BYTES or is_compressed(file):
+        return [file]
+    with open_stream(file) as stream:
+        head = stream.peek(1)
+    if _layout(head) or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return [file]
+    count = -(-file.size_bytes // RANGE_BYTES)
+    bounds = [file.size_bytes * number // count for number in range(count + 1)]
+    return [
+        replace(file, start=start, stop=stop, size_bytes=stop - start) for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def _parse(data: bytes) -> Object | str:

@@ -27,7 +27,7 @@ def read_json(source: JsonLinesSource, file: SourceFile) -> Iterator[Document | 
         if isinstance(record, Broken):
             yield record
         else:
-            yield document(file, f"line {number}", number, record, source.text_field, source.id_field)
+            yield document(file, f"{file.unit} {number}", number, record, source.text_field, source.id_field)
 
 
 def read_code(source: CodeSource, file: SourceFile) -> Iterator[Document | Broken]:
@@ -36,7 +36,7 @@ def read_code(source: CodeSource, file: SourceFile) -> Iterator[Document | Broke
         if isinstance(record, Broken):
             yield record
             continue
-        found = document(file, f"line {number}", number, record, "content")
+        found = document(file, f"{file.unit} {number}", number, record, "content")
         parts = [record.get(field) for field in CODE_FIELDS]
         if isinstance(found, Document) and all(isinstance(part, str) and part for part in parts):
             found.id = f"{file.name}#{'/'.join(map(str, parts))}"

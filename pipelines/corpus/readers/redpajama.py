@@ -18,7 +18,7 @@ import msgspec
 from cluster.specs.sources import RedPajamaSource
 from pipelines.corpus import files
 from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.readers import UNREADABLE
+from pipelines.corpus.readers import UNREADABLE, json_objects
 from pipelines.corpus.readers.json_objects import Object, objects
 from pipelines.corpus.readers.records import document
 
@@ -32,6 +32,11 @@ def list_files(source: RedPajamaSource) -> list[SourceFile]:
     return [file for file in files.list_files(source) if SIGNALS_ENDING not in file.name]
 
 
+def ranges(file: SourceFile) -> list[SourceFile]:
+    """As of other files of lines; v2's are read beside their signals, line by line, and stay whole."""
+    return [file] if DOCUMENTS in file.path else json_objects.ranges(file)
+
+
 def read(source: RedPajamaSource, file: SourceFile) -> Iterator[Document | Broken]:
     """A document a line. Metadata holds `meta`, or v2's fields and `quality_signals` (why, where they are missing)."""
     signals: _Signals | None = None
@@ -41,7 +46,7 @@ def read(source: RedPajamaSource, file: SourceFile) -> Iterator[Document | Broke
         elif "raw_content" in record:
             signals = signals or _Signals(file)
             record["quality_signals"] = signals.of(number, record)
-            yield document(file, f"line {number}", number, record, "raw_content")
+            yield document(file, f"{file.unit} {number}", number, record, "raw_content")
         else:
             yield _first_version(file, number, record)
 
@@ -52,7 +57,7 @@ def _first_version(file: SourceFile, number: int, record: Object) -> Document | 
         del record["meta"]
         record = {**meta, **record}
     own_id = next((name for name in OWN_IDS if isinstance(record.get(name), str) and record[name]), "")
-    return document(file, f"line {number}", number, record, "text", own_id)
+    return document(file, f"{file.unit} {number}", number, record, "text", own_id)
 
 
 def _mapping(value: Any) -> Object | None:
