@@ -78,10 +78,10 @@ def stats(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
         print(f"\n{stored}")
         figures = ("tokens", "documents", "longest_tokens", "unseen_pieces", "rare_pieces")
         rows = [(name, *(f"{of[figure]:,}" for figure in figures), _ratio(of)) for name, of in by_split.items()]
-        print_table(("split", *figures, "bytes_per_token"), rows, "")
+        print_table(("split", "tokens", "documents", "longest", "unseen", "rare", "bytes/token"), rows, "")
         sources = by_split["train"]["sources"]
         rows = [(name, f"{of['tokens']:,}", f"{of['documents']:,}", _ratio(of)) for name, of in sources.items()]
-        print_table(("source of train", "tokens", "documents", "bytes_per_token"), rows[:20], "")
+        print_table(("source of train", "tokens", "documents", "bytes/token"), rows[:20], "")
 
 
 @corpus.command()

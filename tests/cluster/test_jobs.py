@@ -6,6 +6,7 @@ import json
 import signal
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,10 @@ def build(ctx):
         threading.Event().wait()
     runtime.connect(ctx.scaling)
     import ray
+    from ray.dashboard.utils import get_address_for_submission_client
 
-    return {"cpus": ray.cluster_resources()["CPU"]}
+    asked = ray.remote(get_address_for_submission_client).remote(None)  # as Ray Train's own actors ask
+    return {"cpus": ray.cluster_resources()["CPU"], "dashboard": ray.get(asked)}
 """
 
 
@@ -81,14 +84,22 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny.py"
 
 
+def metrics(cluster: LocalCluster, name: str) -> dict[str, Any]:
+    (record,) = (cluster.home / "store" / "work").glob(f"{name}-*/artifact.json")
+    return dict(json.loads(record.read_text())["metrics"])
+
+
+def dashboard(cluster: LocalCluster) -> str:
+    return f"http://127.0.0.1:{cluster.dashboard_port}"
+
+
 def test_a_job_runs_on_the_cluster(local_cluster: LocalCluster, script: Path) -> None:
     said = local_cluster.ctl("submit", str(script), "--name", "first")
     assert "here: deep/b.txt shipped.txt\n" in said
     (job,) = [job for job in json.loads(local_cluster.ctl("jobs", "list", "--json")) if job["id"].startswith("first-")]
     assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
     assert local_cluster.ctl("jobs", "show", job["id"], "--json")
-    (record,) = (local_cluster.home / "store" / "work").glob("first-*/artifact.json")
-    assert json.loads(record.read_text())["metrics"] == {"cpus": 2.0}
+    assert metrics(local_cluster, "first") == {"cpus": 2.0, "dashboard": dashboard(local_cluster)}
     again = local_cluster.ctl("jobs", "retry", job["id"]).strip()
     assert "is there" in local_cluster.ctl("jobs", "logs", "-f", again)
 
@@ -100,7 +111,9 @@ def test_a_job_joins_the_cluster_that_it_was_given_to(
     later = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     try:
         later.up()
-        assert "built in" in local_cluster.ctl("submit", str(script), "--set", "work.number=3")
+        said = local_cluster.ctl("submit", str(script), "--name", "joined", "--set", "work.number=3")
+        assert "built in" in said
+        assert metrics(local_cluster, "joined")["dashboard"] == dashboard(local_cluster)
     finally:
         later.ctl("down")
 
