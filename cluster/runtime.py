@@ -46,9 +46,11 @@ def connect(scaling: ScalingSpec) -> None:
     Raises NotReadyError where the cluster named by RAY_ADDRESS does not answer or refuses the token.
     """
     import ray
+    from ray._private import auto_init_hook
 
     if ray.is_initialized():
         return
+    auto_init_hook.enable_auto_connect = False  # a thread that outlives `disconnect` would join whatever it finds
     address = os.environ.get("RAY_ADDRESS", "")
     private = _is_private()
     _prepare(private)

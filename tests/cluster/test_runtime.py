@@ -156,3 +156,26 @@ def test_the_token_is_private_and_never_replaced(tmp_path: Path, monkeypatch: py
     runtime.use_token(create=True)
     assert path.read_text() == token
     assert [entry.name for entry in path.parent.iterdir()] == ["token"]
+
+
+GONE = """
+import ray
+from cluster import runtime
+from cluster.specs import ScalingSpec
+runtime.connect(ScalingSpec())
+runtime.disconnect()
+try:
+    ray.put(1)
+finally:
+    assert not ray.is_initialized()
+"""
+
+
+def test_what_goes_on_after_the_end_joins_no_other_cluster(tmp_path: Path) -> None:
+    """Ray by itself would start or join one, out of a thread that is still at work."""
+    home = environment(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", GONE], env=home, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert "Ray has not been started yet" in done.stderr
+    assert "AssertionError" not in done.stderr
