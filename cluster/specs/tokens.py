@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from cluster.errors import SpecError
 from cluster.spec import Spec
+from cluster.specs.training import MODELS
 
 
 class TokenizerSpec(Spec, frozen=True):
@@ -41,7 +42,7 @@ class TokensSpec(Spec, frozen=True):
     kind: ClassVar[str] = "tokens"
     stage: ClassVar[str] = "pipelines.tokens.stage:build"
     revision: ClassVar[int] = 3
-    inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": "tokenizer|vocabulary"}
+    inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": f"tokenizer|vocabulary|{MODELS}"}
     readable_early: ClassVar[bool] = True
 
     sequence_length: Annotated[int, Meta(ge=2)] = 256

@@ -54,16 +54,22 @@ class TrainingSpec(Spec, frozen=True):
 
 
 class PretrainSpec(TrainingSpec, frozen=True):
-    """A causal language model trained from scratch on a token store, or on a mixture of several."""
+    """A causal language model trained on a token store or on a mixture of several: from scratch, or on from `model`."""
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture"}
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = "gpt2-1m"
-    """Named size, such as `gpt2-124m` or `llama-1m` (the table is in pipelines/training/models.py)."""
+    model: str | dict[str, Any] = "gpt2-1m"
+    """Named size, such as `gpt2-124m` or `llama-1m` (docs/training.md has the table), or the fields of a transformers
+    configuration, `model_type` among them; not used where there is an input `model`."""
     model_overrides: dict[str, Any] = {}
     """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
+    z_loss: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of log(Z)^2, the softmax's normalizer, which it keeps near 1 (PaLM, arXiv:2204.02311, section 5: 1e-4)."""
+    label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of a label's probability that all tokens get alike (Szegedy et al. 2016)."""
     total_tokens: Annotated[int, Meta(ge=1)] = 2_000_000
     """Tokens to train on; epochs follow from the size of the store (of a mixture, from the sizes and the weights)."""
     validation_sequences: Annotated[int, Meta(ge=1)] = 256
@@ -76,5 +82,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
         return ("tokens",) if self.window_shards else ()
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if "model" in inputs and (self.model != PretrainSpec().model or self.model_overrides):
+            raise SpecError(f"{self.kind}.model: the input `model` has a configuration of its own", "Leave it out.")
         if self.window_shards and inputs["tokens"].kind == "mixture":
             raise SpecError(f"{self.kind}.window_shards: the order of a mixture has no windows", "Leave it at 0.")

@@ -1,87 +1,88 @@
-"""Named model sizes as differences from the transformers configuration of their family.
+"""Models from a named size or any transformers configuration, with fresh weights or with those of another model.
 
-The vocabulary comes from the token store and the context from its sequence length, so that a size fixes only what a
-user means by it. Checking a size or its overrides reads configurations, never weights: it costs no cluster time.
-Dropout is 0 in all sizes: at a few epochs it costs more than it gives (so do nanoGPT and the Llama family).
+The vocabulary comes from the token store and the context from its sequence length. Checking a size or its overrides
+reads configurations, never weights: it costs no cluster time.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import SpecError, nearest
+from cluster.artifact import Artifact
+from cluster.errors import InputError, SpecError, nearest
+from pipelines.tokens.reader import TokenStore
+from pipelines.training.sizes import SIZES, Size
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+TOKENIZER_FILE = "tokenizer.json"
 # Fields that follow from the token store; an override would contradict it.
 DERIVED = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
-
-_GPT2 = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-_LLAMA_SMALL = {"tie_word_embeddings": True}
-
-
-def _gpt2(hidden: int, layers: int, heads: int, positions: int = 1) -> dict[str, Any]:
-    return {**_GPT2, "n_embd": hidden, "n_layer": layers, "n_head": heads, "n_positions": positions}
-
-
-def _llama(hidden: int, layers: int, heads: int, intermediate: int, positions: int = 1, **more: Any) -> dict[str, Any]:
-    return {
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": intermediate,
-        "max_position_embeddings": positions,
-        **more,
-    }
-
-
-# Positions are a lower bound: the sequence length of the token store raises them.
-SIZES: dict[str, dict[str, Any]] = {
-    "gpt2-1m": _gpt2(128, 4, 2),
-    "gpt2-10m": _gpt2(384, 6, 6),
-    # The four published GPT-2 models (Radford et al. 2019, table 2).
-    "gpt2-124m": _gpt2(768, 12, 12, 1024),
-    "gpt2-355m": _gpt2(1024, 24, 16, 1024),
-    "gpt2-774m": _gpt2(1280, 36, 20, 1024),
-    "gpt2-1.5b": _gpt2(1600, 48, 25, 1024),
-    "llama-1m": _llama(128, 4, 2, 352, **_LLAMA_SMALL),
-    # The published sizes of llama2.c (Karpathy 2023).
-    "llama-15m": _llama(288, 6, 6, 768, 256, **_LLAMA_SMALL),
-    "llama-42m": _llama(512, 8, 8, 1376, 1024, **_LLAMA_SMALL),
-    "llama-110m": _llama(768, 12, 12, 2048, 1024, **_LLAMA_SMALL),
-    # Llama 2 7B (Touvron et al. 2023).
-    "llama-7b": _llama(4096, 32, 32, 11008, 4096),
-}
+# Names of older releases, which transformers still understands.
+OLDER = {"rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"}
+# What a config.json tells of its weights and its writer.
+DESCRIPTIVE = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache"}
 
 
 def configuration(
-    model: str, overrides: dict[str, Any], *, vocab_size: int, sequence_length: int, eos_token_id: int
+    model: str | dict[str, Any], overrides: dict[str, Any], *, vocab_size: int, sequence_length: int, eos_token_id: int
 ) -> PreTrainedConfig:
-    """The transformers configuration of a named size. Raises SpecError for unknown sizes, fields and bad values."""
-    if model not in SIZES:
-        raise SpecError(f"pretrain.model: no size {model!r}", nearest(model, list(SIZES)))
-    from transformers import GPT2Config, LlamaConfig
+    """The transformers configuration of a named size, or of the fields of a config.json (`model_type` among them).
 
-    family = GPT2Config if model.startswith("gpt2") else LlamaConfig
+    Raises SpecError for unknown sizes, fields and bad values.
+    """
+    from transformers import AutoConfig
+
+    size = _size(model)
+    family: Any = type(AutoConfig.for_model(size.family))
     aliases: dict[str, str] = family.attribute_map
     known = sorted({f.name for f in dataclasses.fields(family)} | aliases.keys())
-    for name in overrides:
+    for name in (*overrides, *size.fields):
         if name in DERIVED:
             raise SpecError(f"pretrain.model_overrides.{name}: it follows from the tokenizer", "Leave it out.")
-        if name not in known:
+        if name not in known and name not in OLDER:
             raise SpecError(f"pretrain.model_overrides.{name}: no such field", nearest(name, known))
-    fields = SIZES[model] | {aliases.get(name, name): value for name, value in overrides.items()}
+    fields = size.fields | {aliases.get(name, name): value for name, value in overrides.items()}
     positions = aliases.get("max_position_embeddings", "max_position_embeddings")
+    if positions not in known:  # ALiBi has none to learn or to bound
+        return _checked(family, fields, vocab_size, eos_token_id)
     if overrides.keys() & {positions, "max_position_embeddings"} and fields[positions] < sequence_length:
         raise SpecError(
             f"pretrain.model_overrides: {fields[positions]} positions for sequences of {sequence_length} tokens",
             "Give at least as many, or leave it out.",
         )
-    fields[positions] = max(fields[positions], sequence_length)
-    tokens = {"vocab_size": vocab_size, "bos_token_id": eos_token_id, "eos_token_id": eos_token_id}
+    fields[positions] = max(fields.get(positions, 0), sequence_length)
+    return _checked(family, fields, vocab_size, eos_token_id)
+
+
+def _size(model: str | dict[str, Any]) -> Size:
+    """A named size, or what a transformers configuration says, given as its fields."""
+    if isinstance(model, str):
+        if model not in SIZES:
+            raise SpecError(f"pretrain.model: no size {model!r}", nearest(model, list(SIZES)))
+        return SIZES[model]
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    family = str(model.get("model_type", ""))
+    if family not in CONFIG_MAPPING_NAMES:
+        remedy = nearest(family, list(CONFIG_MAPPING_NAMES)) if family else "Give it as in a config.json."
+        raise SpecError(f"pretrain.model.model_type: transformers knows no {family!r}", remedy)
+    ignored = DERIVED | DESCRIPTIVE | {"model_type"}
+    return Size(family, {name: value for name, value in model.items() if name not in ignored})
+
+
+def _checked(family: Any, fields: dict[str, Any], vocab_size: int, eos_token_id: int) -> PreTrainedConfig:
+    tokens = {
+        "vocab_size": vocab_size,
+        "bos_token_id": eos_token_id,
+        "eos_token_id": eos_token_id,
+        "pad_token_id": None,
+    }
     try:
         config = family(**fields, **tokens, use_cache=True)
         heads, hidden = config.num_attention_heads, config.hidden_size
@@ -94,12 +95,59 @@ def configuration(
 
 
 def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The model with fresh fp32 weights, the same for one seed on every rank, and PyTorch's fused attention."""
+    """The model with fresh fp32 weights, the same for one seed on every rank; attention is fused where it can be."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # fused where the family has it
+    if config.model_type == "bloom":
+        _alibi_for_any_mask(built)
+    return built
+
+
+def load_model(folder: Path) -> Any:
+    """The model of a Hugging Face folder in fp32, to be trained further."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if model.config.model_type == "bloom":
+        _alibi_for_any_mask(model)
+    return model
+
+
+def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact) -> None:
+    """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions."""
+    theirs, ours = (one.record.files.get(TOKENIZER_FILE) for one in (model, tokenizer))
+    if theirs is None or ours is None or theirs.sha256 != ours.sha256:
+        raise InputError(
+            f"{model.record.ref} has another tokenizer than {tokenizer.record.ref}, which made the tokens",
+            "Pass the model as `tokenizer` of the tokens as well.",
+        )
+    config = json.loads(model.location.read_bytes("config.json"))
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or tokens.sequence_length
+    if positions < tokens.sequence_length:
+        raise InputError(
+            f"{model.record.ref} has {positions} positions, and the sequences {tokens.sequence_length} tokens",
+            f"Set tokens.sequence_length to {positions} at most.",
+        )
+
+
+def _alibi_for_any_mask(model: Any) -> None:
+    """Let Bloom's slopes be those of whole sequences, whatever mask comes with them.
+
+    A slope counts keys from the left; from another beginning, all of a query's scores move by one number, which softmax
+    does not see. So documents in one sequence need no slopes of their own (Press et al. 2022, arXiv:2108.12409).
+    """
+    import torch
+
+    build = model.transformer.build_alibi_tensor
+
+    def whole(mask: Any, num_heads: int, dtype: Any) -> Any:
+        return build(mask.new_ones(len(mask), mask.size(-1), dtype=torch.long), num_heads, dtype)
+
+    model.transformer.build_alibi_tensor = whole
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -7,7 +7,9 @@ at training as at generation. The mask is built once a batch and shared by all l
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +41,11 @@ def documents(inputs: Tensor, eos_token_id: int) -> Documents | None:
     return Documents(index - begins, mask.unsqueeze(1))
 
 
+def additive(mask: Tensor) -> Tensor:
+    """A mask as what unfused attention adds to its scores."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
 class Objective(torch.nn.Module):
     """A model and what is asked of it: `forward` turns a batch into the sum of its losses (fp32, scalar).
 
@@ -66,18 +73,37 @@ class Objective(torch.nn.Module):
 
 
 class CausalLM(Objective):
-    """Next-token prediction on packed documents: tokens (batch, length + 1) int64, padding negative; losses in nats."""
+    """Next-token prediction on packed documents: tokens (batch, length + 1) int64, padding negative; losses in nats.
 
-    def __init__(self, model: torch.nn.Module, eos_token_id: int, precision: str) -> None:
+    In training, `label_smoothing` and `z_loss` (log(Z)^2) are added, and `cross_entropy` is told without them; in
+    evaluation the loss is the cross entropy.
+    """
+
+    def __init__(
+        self, model: Any, eos_token_id: int, precision: str, z_loss: float = 0.0, label_smoothing: float = 0.0
+    ) -> None:
+        self.names = ("cross_entropy",) if z_loss or label_smoothing else ()
         super().__init__(model, precision)
+        self.z_loss, self.label_smoothing = z_loss, label_smoothing
         self.eos_token_id = eos_token_id
+        self.fused = model.config._attn_implementation != "eager"
+        self.has_positions = "position_ids" in inspect.signature(model.forward).parameters  # ALiBi has none
 
     def forward(self, tokens: Tensor) -> Tensor:
         inputs, labels = tokens[:, :-1], tokens[:, 1:]
         inputs = inputs.where(inputs >= 0, self.eos_token_id)
         packed = documents(inputs, self.eos_token_id)
-        positions = packed.positions if packed else None
-        mask = packed.mask if packed else None
+        apart: dict[str, Tensor] = {}
+        if packed:
+            apart["attention_mask"] = packed.mask if self.fused else additive(packed.mask)
+            if self.has_positions:
+                apart["position_ids"] = packed.positions
         with self.autocast(tokens):
-            logits = self.model(inputs, attention_mask=mask, position_ids=positions, use_cache=False).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+            logits = self.model(inputs, **apart, use_cache=False).logits
+        logits, labels = logits.float().flatten(0, 1), labels.flatten()
+        cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
+        if not (self.training and self.names):
+            return cross_entropy
+        self.tell(cross_entropy)
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return loss + self.z_loss * logits[labels >= 0].logsumexp(-1).square().sum()

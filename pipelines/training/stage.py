@@ -14,7 +14,7 @@ from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.stream import open_stores, open_stream, token_sources
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
-from pipelines.training.models import configuration
+from pipelines.training.models import configuration, require_fit
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
 STATE = ".train"  # below the output while training: checkpoints
@@ -35,13 +35,16 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
                 "Raise corpus.heldout_fraction, or shorten tokens.sequence_length.",
             )
     store = next(iter(stores.values()))
-    configuration(
-        ctx.spec.model,
-        ctx.spec.model_overrides,
-        vocab_size=store.vocab_size,
-        sequence_length=store.sequence_length,
-        eos_token_id=store.eos_token_id,
-    )
+    if model := ctx.inputs.get("model"):
+        require_fit(model, store, next(iter(token_sources(tokens).values())).parent("tokenizer"))
+    else:
+        configuration(
+            ctx.spec.model,
+            ctx.spec.model_overrides,
+            vocab_size=store.vocab_size,
+            sequence_length=store.sequence_length,
+            eos_token_id=store.eos_token_id,
+        )
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
     open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     return plan

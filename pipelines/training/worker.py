@@ -27,7 +27,7 @@ from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.engine import Engine
 from pipelines.training.loop import Loop
-from pipelines.training.models import build_model, configuration, count_parameters
+from pipelines.training.models import build_model, configuration, count_parameters, load_model
 from pipelines.training.objectives import CausalLM, Objective
 from pipelines.training.optimizers import build_optimizer
 from pipelines.training.throughput import Clock, flops_per_token
@@ -93,21 +93,24 @@ def train(work: Work) -> dict[str, Any]:
 
 
 def pretrain(work: Work, rank: int) -> Parts:
-    """The recipe of pretraining: fresh weights, sequences of a token store or a mixture."""
+    """The recipe of pretraining: fresh weights or a model's, sequences of a token store or a mixture."""
     spec, plan = work.spec, work.plan
     assert isinstance(spec, PretrainSpec)
     stream = open_stream(work.inputs["tokens"], spec.seed, plan.num_positions, spec.window_shards)
     heldout = open_stores(work.inputs["tokens"], "heldout")
-    config = configuration(
-        spec.model,
-        spec.model_overrides,
-        vocab_size=stream.vocab_size,
-        sequence_length=stream.sequence_length,
-        eos_token_id=stream.eos_token_id,
-    )
-    model = build_model(config, spec.seed)
+    if start := work.inputs.get("model"):
+        model = load_model(start.local())
+    else:
+        config = configuration(
+            spec.model,
+            spec.model_overrides,
+            vocab_size=stream.vocab_size,
+            sequence_length=stream.sequence_length,
+            eos_token_id=stream.eos_token_id,
+        )
+        model = build_model(config, spec.seed)
     return Parts(
-        objective=CausalLM(model, stream.eos_token_id, spec.precision),
+        objective=CausalLM(model, stream.eos_token_id, spec.precision, spec.z_loss, spec.label_smoothing),
         source=TokenBatches(stream, heldout, plan, spec, rank),
         sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),

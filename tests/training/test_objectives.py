@@ -77,3 +77,21 @@ def test_labels_are_not_changed_by_looking_for_boundaries() -> None:
     tokens = torch.tensor([[1, 2, EOS, 3]])
     documents(tokens[:, :-1], EOS)
     assert tokens.tolist() == [[1, 2, EOS, 3]]
+
+
+def test_z_loss_and_label_smoothing_are_their_formulas() -> None:
+    """Added in training only; the cross entropy is told without them."""
+    config = configuration("gpt2-1m", {}, vocab_size=50, sequence_length=32, eos_token_id=EOS)
+    tokens = torch.randint(1, 50, (3, 17), generator=torch.Generator().manual_seed(0))
+    tokens[1, 9:] = -100
+    objective = CausalLM(build_model(config, seed=1), EOS, "fp32", z_loss=0.01, label_smoothing=0.1)
+    with torch.no_grad():
+        logits = objective.model(tokens[:, :-1].clamp(min=0)).logits.double()
+        labels, counts = tokens[:, 1:], tokens[:, 1:] >= 0
+        logs = logits.log_softmax(-1)
+        truth = -logs.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)[counts].sum()
+        smoothed = 0.9 * truth - 0.1 * logs.mean(-1)[counts].sum()
+        z = 0.01 * logits.logsumexp(-1)[counts].square().sum()
+        assert float(objective.train()(tokens)) == pytest.approx(float(smoothed + z), rel=1e-5)
+        assert float(objective.told()[0]) == pytest.approx(float(truth), rel=1e-5)
+        assert float(objective.eval()(tokens)) == pytest.approx(float(truth), rel=1e-5)
