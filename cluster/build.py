@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from cluster import provenance
 from cluster import spec as specs
-from cluster.artifact import Artifact, Code, Parent, Record
+from cluster.artifact import Artifact
 from cluster.context import Context, Report, silent
 from cluster.draft import Draft
 from cluster.errors import SpecError
@@ -57,7 +59,7 @@ def build(
         # The run before may have finished between the look into the store and the lease.
         if artifact := store.find(spec.kind, fingerprint):
             return artifact
-        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, fingerprint, report, lease)
+        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, lease)
     finally:
         lease.release()
 
@@ -85,33 +87,25 @@ def _run_stage(
     store: Store,
     scaling: ScalingSpec,
     name: str,
-    fingerprint: str,
     report: Report,
     lease: Lease,
 ) -> Artifact:
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
-    staging = store.staging(spec.kind, name, fingerprint)
-    context = Context(spec, inputs, staging, scaling, name, fingerprint, report)
+    draft = Draft.of(spec, inputs, store, name)
+    context = Context(spec, inputs, draft.location, scaling, name, draft.fingerprint, report)
     metrics = load_stage(spec)(context)
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
             given.wait()
     lease.check()
-    code: Code = provenance.code()
-    record = Record(
-        kind=spec.kind,
-        name=name,
-        fingerprint=fingerprint,
-        revision=spec.revision,
-        spec=specs.fields(spec),
-        parents={n: Parent(a.kind, a.name, a.fingerprint) for n, a in inputs.items()},
+    record = msgspec.structs.replace(
+        draft.record,
         scaling=specs.fields(scaling),
-        code=code,
+        code=provenance.code(),
         versions=provenance.versions(),
         started_at=started.isoformat(timespec="milliseconds"),
         duration_seconds=round(time.monotonic() - clock, 3),
         metrics=metrics,
-        files={},
     )
-    return store.commit(record, staging)
+    return store.commit(record, draft.location)

@@ -111,7 +111,11 @@ def local_file(name: str, path: str) -> SourceFile:
 
 def is_compressed(file: SourceFile) -> bool:
     """Whether `open_stream` decompresses the file."""
-    return os.path.splitext(file.name)[1].lower() in _FRAMES
+    return _decompressor(file) is not None
+
+
+def _decompressor(file: SourceFile) -> Callable[[], Any] | None:
+    return _FRAMES.get(os.path.splitext(file.name)[1].lower())
 
 
 def open_stream(file: SourceFile) -> io.BufferedReader:
@@ -123,7 +127,7 @@ def open_stream(file: SourceFile) -> io.BufferedReader:
         if not stat.S_ISREG(os.stat(file.path).st_mode):  # reading a pipe would wait for ever
             raise OSError(errno.EINVAL, "not a regular file", file.path)
         raw = open(file.path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
-    start = _FRAMES.get(os.path.splitext(file.name)[1].lower())
+    start = _decompressor(file)
     return io.BufferedReader(raw if start is None else _Decompressed(raw, start), BUFFER_BYTES)
 
 
@@ -136,8 +140,8 @@ def lines(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[
     while line := stream.readline(limit_bytes + 1):
         number += 1
         yield number, line
-        while len(line) > limit_bytes and not line.endswith(b"\n"):
-            line = stream.readline(limit_bytes + 1)
+        if len(line) > limit_bytes and not line.endswith(b"\n"):
+            _skip_line(stream, limit_bytes)
 
 
 def lines_between(
@@ -155,7 +159,7 @@ def lines_between(
             position += _skip_line(stream, limit_bytes)
 
 
-def _skip_line(stream: io.BufferedReader, limit_bytes: int) -> int:
+def _skip_line(stream: IO[bytes], limit_bytes: int) -> int:
     """Read on to the end of the line; how many bytes that were."""
     skipped = 0
     while line := stream.readline(limit_bytes + 1):

@@ -60,19 +60,21 @@ def build(ctx: Context[TokensSpec]) -> dict[str, Any]:
         output.write_bytes(HEADER_FILE, json.dumps(header | {"num_shards": num_shards}).encode())
         return header
 
-    side = ThreadPoolExecutor(1)  # loading a tokenizer takes as long as encoding a part
-    header = side.submit(begin)
-    found = {f"{split}/{name}" for split in SPLITS for name in output.names(split)}
-    done: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    tokens = encoded_bytes = 0
-    started = time.monotonic()
-    summaries = ordered_map(lambda task: _task(corpus, tokenizer, output, spec, task), tasks, ctx.scaling.data_workers)
-    for number, (task, summary) in enumerate(zip(tasks, summaries, strict=True), 1):
-        done[task["split"]].append(summary)
-        tokens += summary["num_tokens"]
-        encoded_bytes += 0 if f"{task['shard']}.json" in found else summary["num_bytes"]
-        speed = encoded_bytes / 1e6 / (time.monotonic() - started)
-        ctx.progress(number, len(tasks), "parts", tokens=tokens, mb_per_second=round(speed, 1))
+    with ThreadPoolExecutor(1) as side:  # loading a tokenizer takes as long as encoding a part
+        header = side.submit(begin)
+        found = {f"{split}/{name}" for split in SPLITS for name in output.names(split)}
+        done: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        tokens = encoded_bytes = 0
+        started = time.monotonic()
+        summaries = ordered_map(
+            lambda task: _task(corpus, tokenizer, output, spec, task), tasks, ctx.scaling.data_workers
+        )
+        for number, (task, summary) in enumerate(zip(tasks, summaries, strict=True), 1):
+            done[task["split"]].append(summary)
+            tokens += summary["num_tokens"]
+            encoded_bytes += 0 if f"{task['shard']}.json" in found else summary["num_bytes"]
+            speed = encoded_bytes / 1e6 / (time.monotonic() - started)
+            ctx.progress(number, len(tasks), "parts", tokens=tokens, mb_per_second=round(speed, 1))
     return assemble(output, header.result(), done)
 
 

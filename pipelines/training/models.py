@@ -42,11 +42,12 @@ def configuration(
     family: Any = type(AutoConfig.for_model(size.family))
     aliases: dict[str, str] = family.attribute_map
     known = sorted({f.name for f in dataclasses.fields(family)} | aliases.keys())
-    for name in (*overrides, *size.fields):
-        if name in DERIVED:
-            raise SpecError(f"pretrain.model_overrides.{name}: it follows from the tokenizer", "Leave it out.")
-        if name not in known and name not in OLDER:
-            raise SpecError(f"pretrain.model_overrides.{name}: no such field", nearest(name, known))
+    for field, names in (("model_overrides", overrides), ("model", size.fields)):
+        for name in names:
+            if name in DERIVED:
+                raise SpecError(f"pretrain.{field}.{name}: it follows from the tokenizer", "Leave it out.")
+            if name not in known and name not in OLDER:
+                raise SpecError(f"pretrain.{field}.{name}: no such field", nearest(name, known))
     fields = size.fields | {aliases.get(name, name): value for name, value in overrides.items()}
     positions = aliases.get("max_position_embeddings", "max_position_embeddings")
     if positions not in known:  # ALiBi has none to learn or to bound
@@ -100,10 +101,7 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # fused where the family has it
-    if config.model_type == "bloom":
-        _alibi_for_any_mask(built)
-    return built
+    return _for_packed(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
 
 
 def load_model(folder: Path) -> Any:
@@ -111,10 +109,7 @@ def load_model(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if model.config.model_type == "bloom":
-        _alibi_for_any_mask(model)
-    return model
+    return _for_packed(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
 
 
 def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact) -> None:
@@ -134,12 +129,14 @@ def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact) -> Non
         )
 
 
-def _alibi_for_any_mask(model: Any) -> None:
-    """Let Bloom's slopes be those of whole sequences, whatever mask comes with them.
+def _for_packed(model: Any) -> Any:
+    """The model, able to take several documents in one sequence: Bloom's slopes are built of a mask of two dimensions.
 
     A slope counts keys from the left; from another beginning, all of a query's scores move by one number, which softmax
     does not see. So documents in one sequence need no slopes of their own (Press et al. 2022, arXiv:2108.12409).
     """
+    if model.config.model_type != "bloom":
+        return model
     import torch
 
     build = model.transformer.build_alibi_tensor
@@ -148,6 +145,7 @@ def _alibi_for_any_mask(model: Any) -> None:
         return build(mask.new_ones(len(mask), mask.size(-1), dtype=torch.long), num_heads, dtype)
 
     model.transformer.build_alibi_tensor = whole
+    return model
 
 
 def count_parameters(model: torch.nn.Module) -> int:

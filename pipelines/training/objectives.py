@@ -105,5 +105,9 @@ class CausalLM(Objective):
         if not (self.training and self.names):
             return cross_entropy
         self.tell(cross_entropy)
-        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        return loss + self.z_loss * logits[labels >= 0].logsumexp(-1).square().sum()
+        loss = cross_entropy
+        if self.label_smoothing:
+            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        if self.z_loss:
+            loss = loss + self.z_loss * logits[labels >= 0].logsumexp(-1).square().sum()
+        return loss
