@@ -1,159 +1,211 @@
-"""Training checkpoints that a kill at any moment leaves usable, on any file system.
+"""Training checkpoints: written in the background by every rank, whole or not at all, for any number of ranks to read.
 
-All ranks write their parts; rank 0 writes the list of files with their digests last, which makes the checkpoint one.
-They are ours and not `ray.train.report`'s: that returns before its checkpoint is committed, knows no digests, and
-keeps its list with the run, while these belong to the stage's output and serve whatever process comes next.
+Between two updates of the weights the state stands still; a thread copies it meanwhile and then writes the copy. A rank
+writes its data, then its part: a small file that holds the digest. A checkpoint is one when every rank's part is there,
+so that nobody has to commit it, and a kill at any moment leaves the one before. They are ours and not
+`ray.train.report`'s: that knows no digests and keeps its list with the run, while these belong to the stage's output
+and serve whatever process comes next.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 import torch.distributed as dist
 
 from cluster.artifact import FileEntry
 from cluster.errors import InputError
 from cluster.location import Location
+from pipelines.training.snapshots import Snapshot, State
 
-MANIFEST = "checkpoint.json"
-_STEP = re.compile(r"step-(\d{8})$")
-_RANK = re.compile(r"zero_pp_rank_(\d+)_")
+_FOLDER = re.compile(r"step-(\d{8})-(\d{3})")  # step and attempt: two attempts never write into one folder
+_PART = re.compile(r"\d{5}-of-(\d{5})\.part")
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """The content of `checkpoint.json`: what the state is of, and every file of it."""
+class Part(msgspec.Struct, frozen=True):
+    """One rank's part of a checkpoint, after `step` steps and `tokens` tokens."""
 
     step: int
     tokens: int
-    layout: dict[str, int]
-    files: dict[str, FileEntry]
+    file: FileEntry
+    scalars: dict[str, dict[str, float]]  # of the optimizer's groups
+    notes: dict[str, Any]  # what watches the run keeps here
+
+    def encode(self) -> bytes:
+        """As JSON, and in a second line the digest of it."""
+        text = msgspec.json.encode(self)
+        return text + b"\n" + hashlib.sha256(text).hexdigest().encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Part:
+        """Raises msgspec.DecodeError where it is not what was encoded."""
+        text, _, digest = data.partition(b"\n")
+        if digest != hashlib.sha256(text).hexdigest().encode():
+            raise msgspec.DecodeError("the part does not have its digest")
+        return msgspec.json.decode(text, type=cls)
+
+
+Take = Callable[[Snapshot], dict[str, dict[str, float]]]  # copies a rank's tensors, returns the scalars
 
 
 class Checkpoints:
-    """The checkpoints of one run below `place`. All ranks call `save` and `load` together."""
+    """The checkpoints of one run below `place`. All ranks call `load`, and `save` after the same steps."""
 
-    def __init__(self, place: Location, layout: dict[str, int], keep: int) -> None:
+    def __init__(self, place: Location, keep: int) -> None:
         self.place = place
-        self.layout = layout
         self.keep = keep
+        self.stalled_seconds = 0.0  # what the loop has waited for, and
+        self.writing_seconds = 0.0  # how long the last one took from its beginning to its part's end
+        self._attempt = 0
+        self._snapshot = Snapshot()
+        self._thread: threading.Thread | None = None
+        self._copied = threading.Event()
+        self._error: BaseException | None = None
 
-    def save(self, step: int, tokens: int, write: Callable[[Path], None]) -> None:
-        """Let `write` put the state into a folder, and commit it as the checkpoint after `step` steps."""
-        name = _name(step)
-        if dist.get_rank() == 0:
-            self.place.remove(name)  # what an attempt that died there had begun
-        dist.barrier()
-        with self._folder(name) as folder:
-            write(folder)
-            dist.barrier()
-            own = {}
-            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-                file = path.relative_to(folder).as_posix()
-                if _owner(file) == dist.get_rank():
-                    own[file] = FileEntry(path.stat().st_size, _digest(path))
-                    if not self.place.is_local:
-                        with path.open("rb") as source, self.place.open(f"{name}/{file}", "wb") as sink:
-                            while chunk := source.read(1 << 20):
-                                sink.write(chunk)
-        parts: list[dict[str, FileEntry]] = [{}] * dist.get_world_size()
-        dist.all_gather_object(parts, own)
-        if dist.get_rank() == 0:
-            manifest = Manifest(step, tokens, self.layout, {k: v for part in parts for k, v in part.items()})
-            (self.place / name).write_bytes(MANIFEST, msgspec.json.encode(manifest))
-            for old in self.steps()[self.keep :]:
-                self._remove(old)
+    @property
+    def writing(self) -> bool:
+        """Whether this rank is still at its last part."""
+        return self._thread is not None and self._thread.is_alive()
 
-    def load(self, read: Callable[[Path], None]) -> tuple[int, int]:
-        """Let `read` take up the newest checkpoint that is whole; return its step and tokens, 0 where there is none.
+    def save(self, step: int, tokens: int, take: Take, notes: dict[str, Any]) -> None:
+        """Begin to write the state after `step` steps; `take` copies it, in a thread. Waits for the one before."""
+        self.finish()
+        self._copied.clear()
+        work = (step, tokens, take, notes, dist.get_rank(), dist.get_world_size())
+        self._thread = threading.Thread(target=self._write, args=work, name="checkpoint", daemon=True)
+        self._thread.start()
 
-        Newer ones that are damaged are removed. Raises InputError for one of another layout.
-        """
-        chosen: list[Manifest | InputError | None] = [None]
-        if dist.get_rank() == 0:
-            try:
-                chosen = [self._newest()]
-            except InputError as error:
-                chosen = [error]
-        dist.broadcast_object_list(chosen)
-        manifest = chosen[0]
-        if isinstance(manifest, InputError):
-            raise manifest
-        if manifest is None:
-            return 0, 0
-        with self._folder(_name(manifest.step), fetch=True) as folder:
-            read(folder)
-            dist.barrier()
-        return manifest.step, manifest.tokens
+    def before_update(self) -> None:
+        """Wait until the state is copied: the weights are about to change."""
+        if self._thread and not self._copied.is_set():
+            began = time.monotonic()
+            self._copied.wait()
+            self.stalled_seconds += time.monotonic() - began
 
-    def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, newest first; some may be damaged."""
-        found = [int(match[1]) for name in self.place.names() if (match := _STEP.match(name))]
-        return sorted((step for step in found if self.place.exists(f"{_name(step)}/{MANIFEST}")), reverse=True)
+    def finish(self) -> None:
+        """Wait until this rank's part is written. Raises what kept it from being."""
+        if self._thread:
+            self._thread.join()
+        if self._error:
+            raise self._error
 
-    def whole(self, step: int) -> bool:
-        """Whether every file of a committed checkpoint is there and has its digest."""
-        folder = self.place / _name(step)
+    def _write(self, step: int, tokens: int, take: Take, notes: dict[str, Any], rank: int, world_size: int) -> None:
+        began = time.monotonic()
         try:
-            manifest = self._manifest(step)
-            return all(folder.digest(name) == entry.sha256 for name, entry in manifest.files.items())
-        except (InputError, msgspec.DecodeError):
-            return False
+            scalars = take(self._snapshot)
+            self._copied.set()
+            folder, name = self.place / _name(step, self._attempt), f"{rank:05d}-of-{world_size:05d}"
+            with folder.open(f"{name}.safetensors", "wb") as file:
+                entry = self._snapshot.write(file)
+                if self.place.is_local:
+                    file.flush()
+                    os.fsync(file.fileno())
+            part = Part(step, tokens, entry, scalars, notes)
+            folder.write_bytes(f"{name}.part", part.encode())
+            if rank == 0:
+                self._prune()
+        except BaseException as error:  # raised in the loop, by the next `finish`
+            self._error = error
+        finally:
+            self._copied.set()
+            self.writing_seconds = time.monotonic() - began
 
-    def _manifest(self, step: int) -> Manifest:
-        return msgspec.json.decode((self.place / _name(step)).read_bytes(MANIFEST), type=Manifest)
+    def _prune(self) -> None:
+        """Remove what is older than the newest `keep` whole ones. Ranks behind may still write the newest of all."""
+        whole = self.whole()
+        if len(whole) >= self.keep:
+            for name in self._folders():
+                if name < whole[self.keep - 1]:
+                    self._remove(name)
 
-    def _newest(self) -> Manifest | None:
-        for step in self.steps():
-            if not self.whole(step):
-                self._remove(step)
-                continue
-            manifest = self._manifest(step)
-            if manifest.layout != self.layout:
-                then, now = _text(manifest.layout), _text(self.layout)
-                raise InputError(
-                    f"the training checkpoint at step {step} was written with {then}, this run has {now}",
-                    f"Go on with scaling {then}, or remove {self.place.url} to start again.",
-                )
-            return manifest
+    def load(self, read: Callable[[State], None]) -> Part | None:
+        """Let `read` take up the newest checkpoint that is undamaged; return its first part, None where there is none.
+
+        Newer ones that are damaged, and what dead attempts had begun, are removed.
+        """
+        told: list[Any] = [None]
+        if dist.get_rank() == 0:
+            folders = self._folders()
+            self._attempt = 1 + max((int(_FOLDER.fullmatch(name)[2]) for name in folders), default=0)  # type: ignore[index]
+            whole = self.whole()
+            for name in set(folders) - set(whole):
+                self._remove(name)
+            told = [(whole, self._attempt)]
+        dist.broadcast_object_list(told)
+        whole, self._attempt = told[0]
+        for name in whole:
+            parts = self._undamaged(name)
+            if parts:
+                with self._local(name) as folder:
+                    files = [folder / f"{stem}.safetensors" for stem in parts]
+                    with State(files, {k: v for part in parts.values() for k, v in part.scalars.items()}) as state:
+                        read(state)
+                    dist.barrier()
+                return next(iter(parts.values()))
+            if dist.get_rank() == 0:
+                self._remove(name)
         return None
 
-    def _remove(self, step: int) -> None:
-        self.place.remove(f"{_name(step)}/{MANIFEST}")  # first: a half-removed checkpoint must not look whole
-        self.place.remove(_name(step))
+    def whole(self) -> list[str]:
+        """Names of the checkpoints whose parts are all there, newest first; some may be damaged."""
+        return [name for name in self._folders() if self._parts(name)]
+
+    def _folders(self) -> list[str]:
+        return sorted((name for name in self.place.names() if _FOLDER.fullmatch(name)), reverse=True)
+
+    def _parts(self, name: str) -> list[str]:
+        """The parts of a checkpoint without their suffix, in the order of the ranks; none where some are missing."""
+        found = [(file, match[1]) for file in self.place.names(name) if (match := _PART.fullmatch(file))]
+        stems = [file.removesuffix(".part") for file, _ in found]
+        return stems if found and len(found) == int(found[0][1]) else []
+
+    def _undamaged(self, name: str) -> dict[str, Part]:
+        """The parts of a checkpoint by their names; none where a file is not what was written. Ranks share the work."""
+        folder, rank = self.place / name, dist.get_rank()
+        told: list[Any] = [{}]
+        if rank == 0:
+            try:
+                told = [{stem: Part.decode(folder.read_bytes(f"{stem}.part")) for stem in self._parts(name)}]
+            except (InputError, msgspec.DecodeError):  # damaged: the one before is taken
+                told = [{}]
+        dist.broadcast_object_list(told)
+        parts: dict[str, Part] = told[0]
+        sound = torch.tensor(int(bool(parts)))
+        for stem in sorted(parts)[rank :: dist.get_world_size()]:
+            try:
+                sound *= folder.digest(f"{stem}.safetensors") == parts[stem].file.sha256
+            except InputError:
+                sound *= 0
+        dist.all_reduce(sound, dist.ReduceOp.MIN)
+        return parts if sound else {}
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint, the part of the first rank first: a half-removed one must not look whole."""
+        for part in self._parts(name)[:1]:
+            self.place.remove(f"{name}/{part}.part")
+        self.place.remove(name)
 
     @contextmanager
-    def _folder(self, name: str, fetch: bool = False) -> Iterator[Path]:
+    def _local(self, name: str) -> Iterator[Path]:
         """The checkpoint as a local folder: itself, or a temporary copy where the place is an object store."""
         if self.place.is_local:
             yield self.place.path / name
             return
         with tempfile.TemporaryDirectory(prefix="trunkline-") as temporary:
-            if fetch:
-                (self.place / name).get(Path(temporary))
+            (self.place / name).get(Path(temporary))
             yield Path(temporary)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _owner(file: str) -> int:
-    """The rank that DeepSpeed has write a file; what no rank's number is in comes from rank 0."""
-    match = _RANK.search(file)
-    return int(match[1]) if match else 0
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _text(layout: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in layout.items())
+def _name(step: int, attempt: int) -> str:
+    return f"step-{step:08d}-{attempt:03d}"

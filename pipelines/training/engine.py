@@ -1,4 +1,4 @@
-"""DeepSpeed behind four verbs: train a step, evaluate, save, load. The loop knows nothing of ZeRO.
+"""DeepSpeed behind four verbs: train a step, evaluate, give its state, take one up. The loop knows nothing of ZeRO.
 
 Losses arrive summed and are divided by the global number of tokens (or pairs), so that accumulation, workers and ZeRO
 stage change a result only by the order of additions.
@@ -7,7 +7,7 @@ stage change a result only by the order of additions.
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import deepspeed
@@ -16,12 +16,11 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor
 
 from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.training import shards
 from pipelines.training.batches import Batch, BatchPlan, Share
 from pipelines.training.objectives import Objective
 from pipelines.training.optimizers import Layout, Optimizer
-
-STATE = "state"  # DeepSpeed's folder inside a checkpoint
-
+from pipelines.training.snapshots import Snapshot, State
 
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
 
@@ -65,7 +64,6 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.spec, self.plan, self.stage = spec, plan, scaling.zero_stage
         self.objective, self.optimizer = objective, optimizer
-        self.frozen = not all(p.requires_grad for p in objective.parameters())
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
@@ -76,8 +74,10 @@ class Engine:
         if self.stage:
             optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer)
 
-    def step(self, share: Share, factor: float) -> tuple[Tensor, float]:
-        """One optimizer step at `factor` of the peak learning rates.
+    def step(
+        self, share: Share, factor: float, before_update: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, float]:
+        """One optimizer step at `factor` of the peak learning rates; `before_update` is called when all else is done.
 
         Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
         float64 vector (those of all ranks add up to them), and the global gradient norm before clipping, inf or nan
@@ -91,6 +91,8 @@ class Engine:
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
             self.engine.backward(loss * self.plan.num_workers, scale_wrt_gas=False)
             norm = self._clip() if self.stage == 0 and self.engine.is_gradient_accumulation_boundary() else None
+            if self.engine.is_gradient_accumulation_boundary():
+                before_update()
             self.engine.step()
         if norm is None:
             norm = self.engine.get_global_grad_norm()
@@ -114,14 +116,31 @@ class Engine:
         self.engine.train()
         return torch.cat([loss.cpu().double().view(1), self.objective.told()])
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the state below `folder`, which all ranks share or each has its own of."""
-        # Frozen weights, an adapter's base, come from where they came from.
-        self.engine.save_checkpoint(str(folder), tag=STATE, save_latest=False, exclude_frozen_parameters=self.frozen)
+    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+        """Copy this rank's part of weights and optimizer state; return what is one number for a group, by group.
 
-    def load(self, folder: Path) -> None:
-        """Take up the state that the same number of ranks saved at the same ZeRO stage."""
-        self.engine.load_checkpoint(str(folder), tag=STATE, load_module_strict=not self.frozen)
+        What is frozen, an adapter's base, comes from where it came from.
+        """
+        parts = shards.to_save(self.engine, self.optimizer)
+        snapshot.take(
+            (f"{key}/{piece.parameter}/{piece.start}", tensor)
+            for piece in parts
+            for key, tensor in shards.tensors(piece, self.optimizer)
+        )
+        return {str(piece.group): shards.scalars(piece, self.optimizer) for piece in parts}
+
+    def load(self, state: State) -> None:
+        """Take up what any number of ranks saved at any ZeRO stage. Every rank must call it."""
+        for piece in shards.pieces(self.engine, self.optimizer):
+            own = self.optimizer.state[piece.flat]
+            for key in state.keys(piece.parameter):
+                held = piece.flat if key == shards.WEIGHT else own.get(key)
+                if held is None:
+                    held = own[key] = torch.zeros_like(piece.flat.detach())
+                state.read(key, piece.parameter, piece.start, piece.of(held))
+            for key, value in state.scalars[str(piece.group)].items():
+                own[key] = torch.tensor(value, dtype=torch.float32, device=piece.flat.device)
+        shards.spread(self.engine, self.optimizer)
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, whole, on the CPU, by name, tied ones once. Every rank must call it."""

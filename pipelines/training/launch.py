@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import RayTrainError
@@ -22,8 +23,10 @@ from ray.train.v2.api.config import LoggingConfig
 
 from cluster.errors import JobError, TrunklineError
 from cluster.specs import ScalingSpec
+from pipelines.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
 
 POLL_SECONDS = 0.5
+STOP_SECONDS = 60.0  # that the workers get to save when this process is interrupted
 # Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
@@ -54,18 +57,23 @@ class Trainer(TorchTrainer):
 
 
 def run_workers(
-    function: Callable[[Any], dict[str, Any]], argument: Any, scaling: ScalingSpec, watch: Callable[[], None]
+    function: Callable[[Any, Interruption], dict[str, Any] | None],
+    argument: Any,
+    scaling: ScalingSpec,
+    watch: Callable[[], None],
 ) -> dict[str, Any]:
-    """Run `function(argument)` on every worker and return rank 0's value; `watch` is called now and then meanwhile.
+    """Run `function(argument, interruption)` on every worker and return rank 0's value; `watch` is called meanwhile.
 
-    Raises JobError with the first failing rank and its last words.
+    Where this process is interrupted (Ctrl-C, SIGTERM), the workers are asked to save before it ends. Raises JobError
+    with the first failing rank and its last words.
     """
     outcome: dict[str, Any] = {}
     done = threading.Event()
+    run = f"train-{uuid.uuid4().hex}"
 
     def fit(folder: str) -> None:
         try:
-            outcome["value"] = _trainer(function, argument, scaling, folder).fit().return_value
+            outcome["value"] = _trainer(function, argument, scaling, run, folder).fit().return_value
         except BaseException as error:
             outcome["error"] = error
         finally:
@@ -74,8 +82,13 @@ def run_workers(
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         # In a thread of its own, so that this one can report progress and be interrupted (Ray Train would swallow it).
         threading.Thread(target=fit, args=(folder,), daemon=True, name="ray-train").start()
-        while not done.wait(POLL_SECONDS):
-            watch()
+        try:
+            while not done.wait(POLL_SECONDS):
+                watch()
+        except (KeyboardInterrupt, SystemExit):
+            ask_to_stop(run)
+            done.wait(STOP_SECONDS)
+            raise
         watch()
     if error := outcome.get("error"):
         raise _explained(error) from error
@@ -83,21 +96,23 @@ def run_workers(
     return value
 
 
-def _trainer(function: Callable[[Any], Any], argument: Any, scaling: ScalingSpec, folder: str) -> Trainer:
+def _trainer(
+    function: Callable[[Any, Interruption], Any], argument: Any, scaling: ScalingSpec, run: str, folder: str
+) -> Trainer:
     gpus = int(scaling.gpus_per_worker)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     return Trainer(
-        lambda config: function(config["argument"]),
+        lambda config: function(config["argument"], Interruption(run, get_context().get_world_rank())),
         train_loop_config={"argument": argument},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=bool(gpus), resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name="train",
+            name=run,
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
-            callbacks=[EndOnError()],
+            callbacks=[EndOnError(), HoldOnTerminate()],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

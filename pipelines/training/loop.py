@@ -22,6 +22,7 @@ from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training.batches import Source
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.engine import Engine
+from pipelines.training.interruption import Undisturbed
 from pipelines.training.schedules import learning_rate_factor
 from pipelines.training.throughput import Clock
 
@@ -35,16 +36,20 @@ class Loop:
     engine: Engine
     source: Source
     checkpoints: Checkpoints
+    interruption: Undisturbed
     clock: Clock
     open_log: Callable[[int], metrics.MetricsLog]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any] | None:
         """Train to the end from the newest checkpoint. Returns train_loss, tokens, and what the last validation found.
+
+        None where the run was asked to save and end before.
 
         Raises JobError, on all ranks in the same step, where loss or gradient are no longer finite.
         """
         steps, rank = self.source.plan.steps, self.source.rank
-        done, tokens = self.checkpoints.load(self.engine.load)
+        part = self.checkpoints.load(self.engine.load)
+        done, tokens = (part.step, part.tokens) if part else (0, 0)
         self.source.restart(done)
         log = self.open_log(done) if rank == 0 else None
         saved_at = time.monotonic()
@@ -56,9 +61,11 @@ class Loop:
             self.clock.waited += time.monotonic() - began
             torch.manual_seed(mix(self.spec.seed, step, rank))  # dropout, too, is a function of the step
             factor = learning_rate_factor(step, steps, self.spec)
-            parts, norm = self.engine.step(share, factor)
-            late = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
-            (loss, *figures), save = self._agree(parts, late)
+            parts, norm = self.engine.step(share, factor, self.checkpoints.before_update)
+            due = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
+            (loss, *figures), (due, writing, save, stop) = self._agree(
+                parts, due, self.checkpoints.writing, *self.interruption.asked()
+            )
             done, tokens = step + 1, tokens + share.tokens
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise JobError(
@@ -86,21 +93,29 @@ class Loop:
                     self.clock.restart(done, tokens)
                 if log:
                     log.write(line)
-            if save and not last:
+            urgent = save or stop
+            if (urgent or (due and not writing)) and not last:
                 if log:
                     log.flush()
-                self.checkpoints.save(done, tokens, self.engine.save)
+                self.checkpoints.save(done, tokens, self.engine.take, {})
                 saved_at = time.monotonic()
+            if urgent and not last:
+                self.checkpoints.finish()
+                dist.barrier()
+                self.interruption.saved()
+                if stop:
+                    return None
+        self.checkpoints.finish()
         if log:
             log.close()
         return {"train_loss": loss, "tokens": tokens, **self.source.validate(self.engine, steps)}
 
-    def _agree(self, parts: Tensor, late: bool) -> tuple[list[float], bool]:
-        """The figures of the global batch, and whether rank 0 finds a checkpoint due: one exchange for both."""
-        exchange = torch.cat([parts, torch.tensor([float(late)], dtype=torch.float64)])
+    def _agree(self, parts: Tensor, *flags: bool) -> tuple[list[float], list[bool]]:
+        """The figures of the global batch, and which flags any rank has set: one exchange for both."""
+        exchange = torch.cat([parts, torch.tensor(flags, dtype=torch.float64)])
         dist.all_reduce(exchange)
-        *figures, due = exchange.tolist()
-        return figures, bool(due)
+        found = exchange.tolist()
+        return found[: len(parts)], [flag > 0 for flag in found[len(parts) :]]
 
 
 def mix(*numbers: int) -> int:

@@ -26,6 +26,7 @@ from pipelines.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.engine import Engine
+from pipelines.training.interruption import Undisturbed
 from pipelines.training.loop import Loop
 from pipelines.training.models import build_model, configuration, count_parameters, load_model
 from pipelines.training.objectives import CausalLM, Objective
@@ -62,8 +63,8 @@ class Parts:
 Recipe = Callable[[Work, int], Parts]
 
 
-def train(work: Work) -> dict[str, Any]:
-    """Train on this rank. Returns the metrics."""
+def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any] | None:
+    """Train on this rank. Returns the metrics; None where the run was asked to end early, and has saved."""
     _prepare(work.scaling)
     module, _, function = work.recipe.partition(":")
     recipe: Recipe = getattr(importlib.import_module(module), function)
@@ -72,17 +73,19 @@ def train(work: Work) -> dict[str, Any]:
     parameters = count_parameters(model)
     engine = Engine(parts.objective, build_optimizer(model, work.spec), work.spec, work.scaling, work.plan)
     flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)
-    layout = {"num_workers": work.plan.num_workers, "zero_stage": work.scaling.zero_stage}
     loop = Loop(
         spec=work.spec,
         scaling=work.scaling,
         engine=engine,
         source=parts.source,
-        checkpoints=Checkpoints(work.state / "checkpoints", layout, work.scaling.keep_checkpoints),
+        checkpoints=Checkpoints(work.state / "checkpoints", work.scaling.keep_checkpoints),
+        interruption=interruption or Undisturbed(),
         clock=Clock(engine.device, work.plan.num_workers, flops),
         open_log=lambda step: MetricsLog(work.output, work.name, step),
     )
     figures = loop.run()
+    if figures is None:
+        return None
     weights = engine.weights()
     if dist.get_rank() == 0:
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:

@@ -116,7 +116,7 @@ def consumed_steps(root: Path) -> int:
 
 def has_checkpoint(root: Path) -> bool:
     place = staging(root)
-    return bool(place and any(place.glob(".train/checkpoints/step-*/checkpoint.json")))
+    return bool(place and any(place.glob(".train/checkpoints/step-*/*.part")))
 
 
 def family(pid: int, name: str = "") -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Builds the tiny model of test_stage in a process of its own: `python run_once.py STORE STEPS`."""
+"""Builds the tiny model of test_stage in a process of its own: `run_once.py STORE STEPS [SECONDS]` between checkpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import msgspec
 
 from cluster.build import build
 from cluster.specs import ScalingSpec
@@ -16,11 +18,12 @@ from tests.training.tiny import make_tokens, pretrain
 SCALING = ScalingSpec(num_workers=2, log_every=10, checkpoint_every_seconds=0.5)
 
 if __name__ == "__main__":
+    every = float(sys.argv[3]) if len(sys.argv) > 3 else SCALING.checkpoint_every_seconds
     store = Store(sys.argv[1])
     build(
         pretrain(int(sys.argv[2]), optimizer="muon"),
         {"tokens": make_tokens(store)},
         store=store,
-        scaling=SCALING,
+        scaling=msgspec.structs.replace(SCALING, checkpoint_every_seconds=every),
         name="tiny",
     )

@@ -1,18 +1,24 @@
-"""Checkpoints: committed last, verified before use, kept by policy."""
+"""Checkpoints: written in the background, whole or not at all, verified before use, kept by policy."""
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from cluster.errors import InputError
 from cluster.location import Location
-from pipelines.training.checkpoints import MANIFEST, Checkpoints
-
-LAYOUT = {"num_workers": 1, "zero_stage": 1}
+from pipelines.training.checkpoints import Checkpoints, Part
+from pipelines.training.snapshots import Snapshot, State
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,18 +30,20 @@ def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-class State:
-    """A training state that is one number."""
+class Model:
+    """A training state that is one tensor and a counter."""
 
-    def __init__(self, value: int = 0) -> None:
-        self.value = value
+    def __init__(self, value: float = 0.0) -> None:
+        self.weights = torch.full((1000,), value)
+        self.steps = value
 
-    def write(self, folder: Path) -> None:
-        (folder / "state").mkdir(parents=True)
-        (folder / "state" / "weights.pt").write_text(str(self.value) * 1000)
+    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+        snapshot.take([("weight/layer/0", self.weights)])
+        return {"0": {"step": self.steps}}
 
-    def read(self, folder: Path) -> None:
-        self.value = int((folder / "state" / "weights.pt").read_text()[:1])
+    def read(self, state: State) -> None:
+        state.read("weight", "layer", 0, self.weights)
+        self.steps = state.scalars["0"]["step"]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -43,52 +51,144 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     """With the checkpoints 10, 20 and 30, of values 1, 2 and 3, of which two are kept."""
     place = Location(tmp_path / "run" if request.param == "local" else f"memory://{tmp_path.name}")
     place.remove()
-    found = Checkpoints(place, LAYOUT, keep=2)
+    found = Checkpoints(place, keep=2)
+    found.load(Model().read)
     for step in (1, 2, 3):
-        found.save(10 * step, 70 * step, State(step).write)
+        found.save(10 * step, 70 * step, Model(step).take, {"note": step})
+        found.finish()
     return found
 
 
+def newest(checkpoints: Checkpoints) -> tuple[int, float] | None:
+    """The step of what a process that comes now would go on from, and the value it would find."""
+    model = Model()
+    part = Checkpoints(checkpoints.place, keep=2).load(model.read)
+    assert part is None or model.weights.unique().item() == model.steps == part.notes["note"]
+    return (part.step, model.steps) if part else None
+
+
+def folder(checkpoints: Checkpoints, step: int) -> str:
+    (found,) = (name for name in checkpoints.place.names() if name.startswith(f"step-{step:08d}"))
+    return found
+
+
+DATA, PART = "00000-of-00001.safetensors", "00000-of-00001.part"
+
+
 def test_the_newest_is_loaded_and_the_oldest_dropped(checkpoints: Checkpoints) -> None:
-    state = State()
-    assert checkpoints.steps() == [30, 20]
-    assert checkpoints.load(state.read) == (30, 210)
-    assert state.value == 3
+    assert [name[:13] for name in checkpoints.whole()] == ["step-00000030", "step-00000020"]
+    assert newest(checkpoints) == (30, 3)
 
 
-def test_without_any_the_run_begins_at_step_0(tmp_path: Path) -> None:
-    assert Checkpoints(Location(tmp_path / "none"), LAYOUT, 2).load(State().read) == (0, 0)
+def test_without_any_the_run_begins_at_its_beginning(tmp_path: Path) -> None:
+    assert Checkpoints(Location(tmp_path / "none"), 2).load(Model().read) is None
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_checkpoint_is_passed_over(checkpoints: Checkpoints, damage: str) -> None:
-    place, file = checkpoints.place, "step-00000030/state/weights.pt"
-    data = place.read_bytes(file)
+@pytest.mark.parametrize("damage", ["flip 0", "flip 9", "flip 200", "truncate", "remove"])
+@pytest.mark.parametrize("file", [DATA, PART])
+def test_a_damaged_checkpoint_is_passed_over(checkpoints: Checkpoints, damage: str, file: str) -> None:
+    place, name = checkpoints.place, f"{folder(checkpoints, 30)}/{file}"
+    data = place.read_bytes(name)
     if damage == "remove":
-        place.remove(file)
+        place.remove(name)
     else:
-        place.write_bytes(file, data[:-1] if damage == "truncate" else bytes([data[0] ^ 1]) + data[1:])
-    state = State()
-    assert checkpoints.load(state.read) == (20, 140)
-    assert state.value == 2
-    assert checkpoints.steps() == [20]
+        at = int(damage.removeprefix("flip ")) if damage != "truncate" else -1
+        place.write_bytes(name, data[:-1] if at < 0 else data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert newest(checkpoints) == (20, 2)
+    assert [name[:13] for name in checkpoints.whole()] == ["step-00000020"]
 
 
-def test_a_checkpoint_without_its_manifest_does_not_count(checkpoints: Checkpoints) -> None:
-    checkpoints.place.remove(f"step-00000030/{MANIFEST}")
-    state = State()
-    assert checkpoints.load(state.read) == (20, 140)
-    checkpoints.save(30, 210, State(4).write)  # what was left of it is replaced
-    assert checkpoints.load(state.read) == (30, 210)
-    assert state.value == 4
+def test_a_half_uploaded_checkpoint_is_passed_over(checkpoints: Checkpoints) -> None:
+    """Of two ranks one had written all of its part, the other half of its data."""
+    place, whole = checkpoints.place, folder(checkpoints, 30)
+    data, part = place.read_bytes(f"{whole}/{DATA}"), place.read_bytes(f"{whole}/{PART}")
+    place.write_bytes("step-00000040-009/00000-of-00002.safetensors", data)
+    later = msgspec.structs.replace(Part.decode(part), step=40)
+    place.write_bytes("step-00000040-009/00000-of-00002.part", later.encode())
+    place.write_bytes("step-00000040-009/00001-of-00002.safetensors", data[: len(data) // 2])
+    assert newest(checkpoints) == (30, 3)
+    assert not [name for name in place.names() if name.startswith("step-00000040")]
 
 
-def test_a_manifest_cut_short_does_not_count(checkpoints: Checkpoints) -> None:
-    checkpoints.place.write_bytes(f"step-00000030/{MANIFEST}", b'{"step": 30, "la')
-    assert checkpoints.load(State().read) == (20, 140)
+def test_two_attempts_do_not_write_into_one_folder(checkpoints: Checkpoints) -> None:
+    checkpoints.place.remove(f"{folder(checkpoints, 30)}/{PART}")
+    other = Checkpoints(checkpoints.place, keep=2)
+    assert other.load(Model().read) is not None
+    other.save(30, 210, Model(4).take, {"note": 4})
+    other.finish()
+    assert newest(checkpoints) == (30, 4)
+    assert folder(checkpoints, 30) > folder(checkpoints, 20)
 
 
-def test_another_layout_is_refused(checkpoints: Checkpoints) -> None:
-    other = Checkpoints(checkpoints.place, LAYOUT | {"num_workers": 4}, keep=2)
-    with pytest.raises(InputError, match="num_workers=1"):
-        other.load(State().read)
+def test_the_loop_waits_for_the_copy_and_not_for_the_writing(tmp_path: Path) -> None:
+    """`before_update` returns as soon as the state may change, though the file is not written yet."""
+    copied, written = threading.Event(), threading.Event()
+    model = Model(1)
+
+    class Slow(Snapshot):
+        def write(self, file):  # type: ignore[no-untyped-def]
+            copied.set()
+            assert written.wait(60)
+            return super().write(file)
+
+    found = Checkpoints(Location(tmp_path), keep=1)
+    found._snapshot = Slow()
+    found.load(model.read)
+    found.save(1, 7, model.take, {"note": 1})
+    found.before_update()
+    model.weights += 1  # the next step
+    assert copied.wait(60) and found.writing and not found.whole()
+    written.set()
+    found.finish()
+    assert not found.writing
+    assert newest(found) == (1, 1)
+
+
+def test_what_goes_wrong_in_the_background_is_raised(tmp_path: Path) -> None:
+    place = Location(tmp_path / "run")
+    found = Checkpoints(place, keep=1)
+    found.load(Model().read)
+    (tmp_path / "run").write_text("a file where a folder should be")
+    found.save(1, 7, Model(1).take, {})
+    found.before_update()
+    with pytest.raises(OSError):
+        found.finish()
+
+
+@given(st.lists(st.integers(0, 100), max_size=4), st.lists(st.integers(0, 100), max_size=4))
+def test_whatever_the_cut_a_state_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], others: list[int]
+) -> None:
+    """Writers that divide a parameter in one way, and readers that divide it in another."""
+    root = tmp_path_factory.mktemp("cut")
+    values = torch.arange(100, dtype=torch.float32)
+    bounds = [0, *sorted(cuts), 100]
+    files = []
+    for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        snapshot = Snapshot()
+        snapshot.take([(f"weight/w/{begin}", values[begin:end]), (f"levels/w/{begin}", values[begin:end].byte())])
+        files.append(root / f"{number}.safetensors")
+        with files[-1].open("wb") as file:
+            entry = snapshot.write(file)
+        assert files[-1].stat().st_size == entry.size_bytes
+        assert torch.equal(load_file(files[-1])[f"weight/w/{begin}"], values[begin:end])  # any safetensors reader can
+    bounds = [0, *sorted(others), 100]
+    with State(files, {}) as state:
+        assert state.keys("w") == ["levels", "weight"]
+        for begin, end in itertools.pairwise(bounds):
+            found, levels = torch.empty(end - begin), torch.empty(end - begin, dtype=torch.uint8)
+            state.read("weight", "w", begin, found)
+            state.read("levels", "w", begin, levels)
+            assert torch.equal(found, values[begin:end]) and torch.equal(levels, values[begin:end].byte())
+
+
+def test_elements_that_no_part_has_are_an_error(tmp_path: Path) -> None:
+    snapshot = Snapshot()
+    snapshot.take([("weight/w/10", torch.zeros(10))])
+    with (tmp_path / "a.safetensors").open("wb") as file:
+        snapshot.write(file)
+    with (
+        State([tmp_path / "a.safetensors"], {}) as state,
+        pytest.raises(InputError, match="10 of 15 elements"),
+    ):
+        state.read("weight", "w", 10, torch.empty(15))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,9 +21,11 @@ from transformers import AutoModelForCausalLM
 from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.errors import JobError, SpecError
+from cluster.location import Location
 from cluster.metrics import METRICS_FILE, read
 from cluster.specs import PretrainSpec
 from cluster.store import Store
+from pipelines.training.checkpoints import Part
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
@@ -66,7 +67,12 @@ def same(artifact: Artifact, reference: Artifact) -> None:
 
 
 def committed(root: Path) -> list[Path]:
-    return sorted(root.glob(".staging/pretrain-*/.train/checkpoints/step-*/checkpoint.json"))
+    return sorted(root.glob(".staging/pretrain-*/.train/checkpoints/step-*/00001-of-00002.part"))
+
+
+def last_step(root: Path) -> int:
+    """The step of the newest checkpoint."""
+    return Part.decode(committed(root)[-1].read_bytes()).step
 
 
 def await_checkpoints(root: Path, count: int = 1) -> None:
@@ -74,6 +80,20 @@ def await_checkpoints(root: Path, count: int = 1) -> None:
     pause, deadline = threading.Event(), time.monotonic() + 480
     while len(committed(root)) < count:
         assert time.monotonic() < deadline, "no checkpoint"
+        pause.wait(0.02)
+
+
+def steps_told(root: Path) -> int:
+    """The last step in the metrics of a run below `root`, which is not finished."""
+    places = [path.parent for path in root.glob(f".staging/pretrain-*/{METRICS_FILE}")]
+    found = read(Location(places[0])) if places else []
+    return int(found[-1]["step"]) if found else 0
+
+
+def await_steps(root: Path, steps: int) -> None:
+    pause, deadline = threading.Event(), time.monotonic() + 480
+    while steps_told(root) < steps:
+        assert time.monotonic() < deadline, "no steps"
         pause.wait(0.02)
 
 
@@ -148,7 +168,7 @@ def test_a_killed_driver_goes_on_to_the_same_bits(undisturbed: tuple[Artifact, l
         process.wait()
     assert len(family) > 2
     assert not Store(tmp_path).list("pretrain"), "it had finished before it was killed"
-    assert json.loads(committed(tmp_path)[-1].read_text())["step"] > 0
+    assert last_step(tmp_path) > 0
     same(run(tmp_path, pretrain(STEPS, optimizer="muon")), undisturbed[0])
 
 
@@ -167,6 +187,40 @@ def test_a_killed_worker_is_replaced_and_changes_no_bit(
     artifact = run(tmp_path, pretrain(STEPS, optimizer="muon"))
     killer.join()
     assert killed
+    same(artifact, undisturbed[0])
+
+
+def test_sigterm_of_the_driver_saves_first(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:
+    """However long a checkpoint is off: what is done is not lost, and the next run goes on from it."""
+    command = [sys.executable, str(SCRIPT), str(tmp_path), str(STEPS), "1000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    await_steps(tmp_path, 20)
+    assert not committed(tmp_path)
+    process.terminate()
+    _, errors = process.communicate(timeout=480)
+    assert process.returncode not in (0, -signal.SIGTERM), errors[-2000:]
+    saved, lines_written = last_step(tmp_path), steps_told(tmp_path)
+    assert saved >= 20
+    assert saved - lines_written < SCALING.log_every  # it ended with the step that it saved
+    same(run(tmp_path, pretrain(STEPS, optimizer="muon")), undisturbed[0])
+
+
+def test_sigterm_of_a_worker_saves_first(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:
+    """A worker whose node is taken away: it saves, goes, and is replaced; no step is taken twice."""
+    saved: list[int] = []
+
+    def terminate() -> None:
+        await_steps(tmp_path, 20)
+        assert not committed(tmp_path)
+        os.kill(training_workers()[-1], signal.SIGTERM)
+        await_checkpoints(tmp_path)
+        saved.append(last_step(tmp_path))
+
+    terminator = threading.Thread(target=terminate)
+    terminator.start()
+    artifact = run(tmp_path, pretrain(STEPS, optimizer="muon"), checkpoint_every_seconds=1000.0)
+    terminator.join()
+    assert saved and saved[0] >= 20
     same(artifact, undisturbed[0])
 
 

@@ -195,7 +195,7 @@ def same(artifact: Artifact, reference: Artifact) -> None:
 def await_checkpoint(root: Path) -> None:
     """Return once a run below `root` has committed a checkpoint; its file system sends no events."""
     pause, deadline = threading.Event(), time.monotonic() + 480
-    while not any(root.glob(".staging/sft-*/.train/checkpoints/step-*/checkpoint.json")):
+    while not any(root.glob(".staging/sft-*/.train/checkpoints/step-*/*.part")):
         assert time.monotonic() < deadline, "no checkpoint"
         pause.wait(0.02)
 

@@ -1,0 +1,100 @@
+"""A rank's part of a training state as one safetensors file: copied quickly, written at leisure, read in any cut.
+
+Tensors are named KEY/PARAMETER/START, flat, from element START of the parameter. Whoever reads asks for a range of a
+parameter and does not see how the writers had divided it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cluster.artifact import FileEntry
+from cluster.errors import InputError
+
+CHUNK_BYTES = 1 << 24
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
+
+
+class Snapshot:
+    """A buffer that tensors are copied to, in the layout of the file; kept from one checkpoint to the next."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy named tensors, each flat."""
+        ordered = sorted(tensors, key=lambda named: -named[1].element_size())  # each aligned to its own size
+        header: dict[str, Any] = {}
+        ends = [0]
+        for name, tensor in ordered:
+            ends.append(ends[-1] + tensor.numel() * tensor.element_size())
+            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [tensor.numel()], "data_offsets": ends[-2:]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        self._header = len(text).to_bytes(8, "little") + text
+        if self._buffer.numel() != ends[-1]:
+            self._buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        for (_, tensor), begin, end in zip(ordered, ends, ends[1:], strict=False):
+            self._buffer[begin:end].view(tensor.dtype).copy_(tensor)
+
+    def write(self, file: IO[bytes]) -> FileEntry:
+        """Write the copy, and return the file's size and digest."""
+        digest = hashlib.sha256(self._header)
+        file.write(self._header)
+        data = memoryview(self._buffer.numpy())
+        for start in range(0, len(data), CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            digest.update(chunk)
+            file.write(chunk)
+        return FileEntry(len(self._header) + len(data), digest.hexdigest())
+
+
+class State:
+    """The parts of a training state, open for reading. A context: the files are closed at its end."""
+
+    def __init__(self, files: Iterable[Path], scalars: dict[str, dict[str, float]]) -> None:
+        """`scalars`: what is one number for a whole group of the optimizer, by group and name."""
+        self.scalars = scalars
+        self._stack = ExitStack()
+        self._parts: dict[str, dict[str, list[tuple[int, int, Any]]]] = defaultdict(lambda: defaultdict(list))
+        for path in files:
+            opened = self._stack.enter_context(safe_open(path, framework="pt"))
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                key, parameter, start = name.split("/")
+                stored = opened.get_slice(name)
+                self._parts[parameter][key].append((int(start), stored.get_shape()[0], stored))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def keys(self, parameter: str) -> list[str]:
+        """What there is of a parameter: its weights and the names of its state in the optimizer."""
+        return sorted(self._parts[parameter])
+
+    def read(self, key: str, parameter: str, start: int, into: Tensor) -> None:
+        """Fill a flat tensor with the elements from `start`. Raises InputError where some are in no part."""
+        end, filled = start + into.numel(), 0
+        for begin, length, stored in self._parts[parameter][key]:
+            first, last = max(start, begin), min(end, begin + length)
+            if first < last:
+                into[first - start : last - start].copy_(stored[first - begin : last - begin])
+                filled += last - first
+        if filled != into.numel():
+            raise InputError(f"the training checkpoint has {filled} of {into.numel()} elements of {key} of {parameter}")
