@@ -26,9 +26,16 @@ MFU = "mfu"  # model FLOPs utilization, 0 to 1; null on CPUs
 DATA_WAIT_FRACTION = "data_wait_fraction"  # share of the time spent waiting for batches
 MEMORY_BYTES = "memory_bytes"  # peak of rank 0: device memory on GPUs, else resident memory
 ETA_SECONDS = "eta_seconds"
+CHECKPOINT_STALL_SECONDS = "checkpoint_stall_seconds"  # that the loop waited for checkpoints since the line before
+CHECKPOINT_WRITING_SECONDS = "checkpoint_writing_seconds"  # that the last one took in the background; null before it
 REWARD = "reward"  # RL: mean over the completions of this step
 KL = "kl"  # RL: nats per token between the policy and the model it started from (k3 estimate)
 VALIDATION_LOSS = "validation_loss"  # nats per token; only in lines of steps that validated
+# What depends on the clock and the machine; everything else is the same in every run of the same spec.
+TIMED = frozenset({
+    TOKENS_PER_SECOND, TOKENS_PER_SECOND_PER_DEVICE, MFU, DATA_WAIT_FRACTION, MEMORY_BYTES, ETA_SECONDS,
+    CHECKPOINT_STALL_SECONDS, CHECKPOINT_WRITING_SECONDS,
+})  # fmt: skip
 SHOWN = (LOSS, REWARD, KL, TOKENS_PER_SECOND, ETA_SECONDS)  # while it runs
 
 

@@ -24,6 +24,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
+from cluster import metrics
 from cluster.artifact import FileEntry
 from cluster.errors import InputError
 from cluster.location import Location
@@ -65,8 +66,8 @@ class Checkpoints:
     def __init__(self, place: Location, keep: int) -> None:
         self.place = place
         self.keep = keep
-        self.stalled_seconds = 0.0  # what the loop has waited for, and
-        self.writing_seconds = 0.0  # how long the last one took from its beginning to its part's end
+        self._stalled_seconds = 0.0
+        self._writing_seconds: float | None = None
         self._attempt = 0
         self._snapshot = Snapshot()
         self._thread: threading.Thread | None = None
@@ -80,18 +81,28 @@ class Checkpoints:
 
     def save(self, step: int, tokens: int, take: Take, notes: dict[str, Any]) -> None:
         """Begin to write the state after `step` steps; `take` copies it, in a thread. Waits for the one before."""
+        began = time.monotonic()
         self.finish()
         self._copied.clear()
         work = (step, tokens, take, notes, dist.get_rank(), dist.get_world_size())
         self._thread = threading.Thread(target=self._write, args=work, name="checkpoint", daemon=True)
         self._thread.start()
+        self._stalled_seconds += time.monotonic() - began
 
     def before_update(self) -> None:
         """Wait until the state is copied: the weights are about to change."""
         if self._thread and not self._copied.is_set():
             began = time.monotonic()
             self._copied.wait()
-            self.stalled_seconds += time.monotonic() - began
+            self._stalled_seconds += time.monotonic() - began
+
+    def figures(self) -> dict[str, Any]:
+        """How long the loop has waited since it asked last, and how long the last checkpoint took to be written."""
+        stalled, self._stalled_seconds = self._stalled_seconds, 0.0
+        return {
+            metrics.CHECKPOINT_STALL_SECONDS: round(stalled, 6),
+            metrics.CHECKPOINT_WRITING_SECONDS: self._writing_seconds and round(self._writing_seconds, 6),
+        }
 
     def finish(self) -> None:
         """Wait until this rank's part is written. Raises what kept it from being."""
@@ -119,7 +130,7 @@ class Checkpoints:
             self._error = error
         finally:
             self._copied.set()
-            self.writing_seconds = time.monotonic() - began
+            self._writing_seconds = time.monotonic() - began
 
     def _prune(self) -> None:
         """Remove what is older than the newest `keep` whole ones. Ranks behind may still write the newest of all."""

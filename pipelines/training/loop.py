@@ -87,6 +87,7 @@ class Loop:
                     **{name: round(figure, 6) for name, figure in named},
                     **self.source.figures(),
                     **self.clock.lap(done, steps, tokens),
+                    **self.checkpoints.figures(),
                 }
                 if validate:
                     line |= self.source.validate(self.engine, done)

@@ -1,7 +1,8 @@
-"""Builds the tiny model of test_stage in a process of its own: `run_once.py STORE STEPS [SECONDS]` between checkpoints."""
+"""Builds the tiny model of test_stage in a process of its own: `run_once.py STORE STEPS [SCALING as JSON]`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -18,12 +19,11 @@ from tests.training.tiny import make_tokens, pretrain
 SCALING = ScalingSpec(num_workers=2, log_every=10, checkpoint_every_seconds=0.5)
 
 if __name__ == "__main__":
-    every = float(sys.argv[3]) if len(sys.argv) > 3 else SCALING.checkpoint_every_seconds
     store = Store(sys.argv[1])
     build(
         pretrain(int(sys.argv[2]), optimizer="muon"),
         {"tokens": make_tokens(store)},
         store=store,
-        scaling=msgspec.structs.replace(SCALING, checkpoint_every_seconds=every),
+        scaling=msgspec.structs.replace(SCALING, **json.loads(sys.argv[3] if len(sys.argv) > 3 else "{}")),
         name="tiny",
     )

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from cluster.location import Location
-from cluster.metrics import LOSS, STEP, read
+from cluster.metrics import LOSS, STEP, TIMED, read
 from cluster.store import Store
 from tests.training.tiny import BATCH, LENGTH, make_tokens
 
 STEPS = 24
 ROUNDS = Path(__file__).with_name("rounds.py")
 OFTEN = {"checkpoint_every_seconds": 1e-6}
-TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
 KILLS = sorted(random.Random(20261121).sample(range(3, STEPS), 3))
 
 

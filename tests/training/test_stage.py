@@ -22,7 +22,7 @@ from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.errors import JobError, SpecError
 from cluster.location import Location
-from cluster.metrics import METRICS_FILE, read
+from cluster.metrics import METRICS_FILE, TIMED, read
 from cluster.specs import PretrainSpec
 from cluster.store import Store
 from pipelines.training.checkpoints import Part
@@ -31,7 +31,6 @@ from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
 STEPS = 240
 SCRIPT = Path(__file__).with_name("run_once.py")
-TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 
@@ -192,7 +191,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_bit(
 
 def test_sigterm_of_the_driver_saves_first(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:
     """However long a checkpoint is off: what is done is not lost, and the next run goes on from it."""
-    command = [sys.executable, str(SCRIPT), str(tmp_path), str(STEPS), "1000"]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), str(STEPS), '{"checkpoint_every_seconds": 1000}']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     await_steps(tmp_path, 20)
     assert not committed(tmp_path)

@@ -35,8 +35,6 @@ from pipelines.tuning.templates import prepare
 from tests.conftest import ROOT
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 
-TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
-
 Inputs = dict[str, Artifact]
 
 
@@ -186,7 +184,7 @@ def same(artifact: Artifact, reference: Artifact) -> None:
     def timeless(of: Artifact) -> tuple[Any, ...]:
         logs = (metrics.METRICS_FILE, "tensorboard/")
         files = {name: entry for name, entry in of.record.files.items() if not name.startswith(logs)}
-        lines = [{k: v for k, v in line.items() if k not in TIMED} for line in metrics.read(of.location)]
+        lines = [{k: v for k, v in line.items() if k not in metrics.TIMED} for line in metrics.read(of.location)]
         return files, of.metrics, lines
 
     assert timeless(artifact) == timeless(reference)

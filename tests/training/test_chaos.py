@@ -1,0 +1,103 @@
+"""Workers, a node and the driver are killed at random: the run ends, and its curve is that of an undisturbed one.
+
+Every kind of kill comes once; TRUNKLINE_TEST_KILLS=20 has more, in random order. A lost worker or node needs no one's
+hand; a driver is started again by the same command, as a job's would be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.location import Location
+from cluster.metrics import METRICS_FILE, STEP, TIMED, read
+from cluster.store import Store
+from tests.training.test_stage import SCRIPT
+from tests.training.two_nodes import TwoNodes
+
+KINDS = ("worker", "node", "driver", "SIGTERM")
+KILLS = max(len(KINDS), int(os.environ.get("TRUNKLINE_TEST_KILLS", "4")))
+STEPS = 150 * (KILLS + 1)
+LONGEST_GAP = 100  # steps that a kill comes after, at most, behind the first new one
+SCALING = json.dumps({"log_every": 1, "checkpoint_every_seconds": 0.2, "max_failures": 100})
+SECONDS_PER_KILL = 240
+
+
+class Run:
+    """A driver of the same command, again and again, until the model is there."""
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self.root, self.environment = root, environment
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        self.starts += 1
+        command = [sys.executable, str(SCRIPT), str(self.root), str(STEPS), SCALING]
+        with (self.root.parent / f"driver-{self.starts}.log").open("wb") as log:
+            self.driver = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def log(self) -> str:
+        return (self.root.parent / f"driver-{self.starts}.log").read_text()[-3000:]
+
+    def step(self) -> int:
+        """The last step in the metrics, which may be one that a checkpoint does not have yet."""
+        for path in self.root.glob(f".staging/pretrain-*/{METRICS_FILE}"):
+            if lines := read(Location(path.parent)):
+                return int(lines[-1][STEP])
+        return 0
+
+    def await_steps(self, count: int) -> None:
+        """Return once `count` more lines of metrics are written, or the run has ended."""
+        pause, deadline = threading.Event(), time.monotonic() + SECONDS_PER_KILL
+        seen, passed = self.step(), 0
+        while passed < count and self.driver.poll() is None:
+            assert time.monotonic() < deadline, f"no step for {SECONDS_PER_KILL} s: {self.log()}"
+            pause.wait(0.02)
+            now = self.step()
+            passed += max(0, now - seen)
+            seen = now
+
+
+def lines(place: Location) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in read(place)]
+
+
+@pytest.mark.timeout(300 + KILLS * SECONDS_PER_KILL)
+def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    rng = random.Random(KILLS)
+    kinds = [*KINDS, *rng.choices(KINDS, k=KILLS - len(KINDS))]
+    rng.shuffle(kinds)
+    for name in ("killed", "undisturbed"):
+        (tmp_path / name / "store").mkdir(parents=True)
+    with TwoNodes(tmp_path) as nodes:
+        run = Run(tmp_path / "killed" / "store", nodes.environment)
+        for kind in kinds:
+            run.await_steps(1 + rng.randrange(LONGEST_GAP))
+            assert run.driver.poll() is None, f"it ended before the {kind} was killed: {run.log()}"
+            if kind == "worker":
+                rng.choice(nodes.workers()).kill()
+            elif kind == "node":
+                nodes.lose()
+                nodes.join()
+            else:
+                run.driver.kill() if kind == "driver" else run.driver.terminate()
+                assert run.driver.wait(SECONDS_PER_KILL) != 0
+                run.start()
+        assert run.driver.wait(SECONDS_PER_KILL + 300) == 0, run.log()
+        reference = Run(tmp_path / "undisturbed" / "store", nodes.environment)
+        assert reference.driver.wait(SECONDS_PER_KILL + 300) == 0, reference.log()
+    killed, undisturbed = (Store(one.root).list("pretrain")[0] for one in (run, reference))
+    assert [line[STEP] for line in lines(killed.location)] == list(range(1, STEPS + 1))
+    assert lines(killed.location) == lines(undisturbed.location)
+    assert killed.metrics == undisturbed.metrics
+    assert killed.record.files["model.safetensors"] == undisturbed.record.files["model.safetensors"]

@@ -1,0 +1,95 @@
+"""A Ray cluster of two nodes on one machine, whose second node can be lost and replaced."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+RAY = Path(sys.executable).with_name("ray")
+FIRST_WORKER_PORT, WORKER_PORTS = 21000, 500  # each raylet has its own: on one address they would collide
+
+
+class TwoNodes:
+    """A head and a second node with one CPU each. A context: everything ends with it."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = kept | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_ADDRESS": self.address,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "20",  # slow is not dead; a closed socket tells at once
+        }
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self._started = 0
+
+    def __enter__(self) -> TwoNodes:
+        self._start("--head", f"--port={self.address.rpartition(':')[2]}", "--include-dashboard=false")
+        self.join()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self.nodes:
+            self._end(self.nodes.pop())
+
+    def join(self) -> None:
+        """Add the second node."""
+        self._start(f"--address={self.address}")
+
+    def lose(self) -> None:
+        """Kill the second node with all that runs on it."""
+        self._end(self.nodes.pop())
+
+    def _start(self, *options: str) -> None:
+        first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
+        self._started += 1
+        ports = [f"--min-worker-port={first}", f"--max-worker-port={first + WORKER_PORTS - 1}"]
+        command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"]
+        with (self.folder / f"node-{self._started}.log").open("wb") as log:
+            self.nodes.append(
+                subprocess.Popen(
+                    [*command, "--object-store-memory=100000000", *options, *ports],
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+
+    @staticmethod
+    def _end(node: subprocess.Popen[bytes]) -> None:
+        family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in family:
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+        node.wait()
+        psutil.wait_procs(family[1:])
+
+    def workers(self) -> list[psutil.Process]:
+        """The training workers on all nodes."""
+        found = []
+        for node in self.nodes:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                try:
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        found.append(process)
+                except psutil.NoSuchProcess:
+                    continue
+        return found
