@@ -12,7 +12,7 @@ from cluster.spec import Spec
 
 # What a model may learn to tell; the three kinds of blanks may be mixed on one model.
 Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]
-Weight = Annotated[float, Meta(gt=0)]
+Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
 MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
@@ -93,12 +93,12 @@ class PretrainSpec(TrainingSpec, frozen=True):
         if isinstance(self.objective, str):
             return {self.objective: 1.0}
         total = sum(self.objective.values())
-        return {name: weight / total for name, weight in sorted(self.objective.items())}
+        return {name: weight / total for name, weight in sorted(self.objective.items()) if weight}
 
     def check(self) -> None:
         super().check()
-        if not self.objective:
-            raise SpecError(f"{self.kind}.objective: no weights", "Name at least one objective.")
+        if isinstance(self.objective, dict) and not any(self.objective.values()):
+            raise SpecError(f"{self.kind}.objective: no weight above 0", "Give one objective a weight at least.")
 
     def reads_early(self) -> Collection[str]:
         return ("tokens",) if self.window_shards else ()

@@ -18,7 +18,7 @@ from pipelines.training.infilling import (
 )
 from pipelines.training.masking import NO_LABEL, Tokens
 
-EOS, M, S, E = 0, 1001, 1002, 1003
+EOS, M, S, E = 0, 5001, 5002, 5003
 
 
 def test_the_figure_of_the_paper() -> None:

@@ -83,6 +83,12 @@ def test_the_order_in_which_objectives_are_written_does_not_matter(marked: Artif
     assert all(torch.equal(steps[0][name], steps[1][name]) for name in steps[0])
 
 
+def test_an_objective_without_weight_is_none() -> None:
+    spec = PretrainSpec(objective={"infilling_short": 3, "infilling_document": 0, "infilling_sentence": 1})
+    assert spec.shares == {"infilling_sentence": 0.25, "infilling_short": 0.75}
+    assert PretrainSpec().shares == {"causal": 1.0}
+
+
 def test_a_mixture_holds_its_shares(marked: Artifact) -> None:
     spec = PretrainSpec(global_batch_size=400, objective=MIXED)
     inputs = step_of(marked, spec, 0, num_workers=1)["inputs"]
@@ -212,7 +218,13 @@ def test_what_does_not_fit_is_told_before_a_cluster_is_asked_for(
 
 @pytest.mark.parametrize(
     ("objective", "words"),
-    [({}, "no weights"), ({"infilling_short": 0}, "objective"), ({"causal": 1}, "objective"), ("mask", "objective")],
+    [
+        ({}, "no weight"),
+        ({"infilling_short": 0}, "no weight"),
+        ({"infilling_short": -1}, "objective"),
+        ({"causal": 1}, "objective"),
+        ("mask", "objective"),
+    ],
 )
 def test_objectives_that_there_are_not(objective: Any, words: str) -> None:
     with pytest.raises(SpecError, match=words):
