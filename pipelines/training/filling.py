@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from cluster.errors import InputError
 from pipelines.training.markers import NAMES, markers_of
 from pipelines.training.models import load_model
 from pipelines.training.objectives import visible
@@ -36,7 +37,8 @@ class Filler:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         model = load_model(folder).eval()
         size = model.config.vocab_size
-        masks = [role for role in NAMES if role.endswith("mask") and tokenizer.token_to_id(NAMES[role][0]) is not None]
+        vocabulary = tokenizer.get_vocab()
+        masks = [role for role, names in NAMES.items() if role.endswith("mask") and vocabulary.keys() & set(names)]
         return cls(model, tokenizer, markers_of(tokenizer, [*masks, "start", "end"], size, str(folder)).roles)
 
     def fill_text(self, text: str, max_tokens: int = 32) -> list[str]:
@@ -52,13 +54,16 @@ class Filler:
         """The tokens of each blank of a document (its ids, masks in their places), without what begins and ends them.
 
         A blank ends where the model ends it, after `max_tokens`, or where the positions run out; with `lengths`, after
-        so many tokens and no sooner.
+        so many tokens and no sooner. Raises InputError for more ids than the model has positions.
         """
+        limit = self.model.config.max_position_embeddings
+        if len(part_a) > limit:
+            raise InputError(f"a text of {len(part_a)} tokens for a model of {limit} positions", "Cut it.")
         masks = {number for role, number in self.roles.items() if role.endswith("mask")}
         inputs, positions, blocks = list(part_a), list(range(len(part_a))), [0] * len(part_a)
         special, filled = sorted({*self.roles.values(), self.model.config.eos_token_id}), []
         for number, place in enumerate(place for place, token in enumerate(part_a) if token in masks):
-            wanted = min(lengths[number] if lengths else max_tokens, self.model.config.max_position_embeddings)
+            wanted = min(lengths[number] if lengths else max_tokens, limit)
             tokens: list[int] = []
             token = self.roles["start"]
             while len(tokens) < wanted:

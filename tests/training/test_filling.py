@@ -80,6 +80,11 @@ def test_text_with_blanks_is_filled_with_text(folder: Path) -> None:
     assert 1 <= len(found.split()) <= 3 and all(word.startswith("w") for word in found.split())
 
 
+def test_a_text_beyond_the_positions_is_told(folder: Path) -> None:
+    with pytest.raises(InputError, match=f"{LENGTH + 1} tokens for a model of {LENGTH} positions"):
+        Filler.open(folder).fill([*range(10, 10 + LENGTH), MASK])
+
+
 def test_a_tokenizer_without_ends_of_blanks_is_told(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
