@@ -10,6 +10,10 @@ from msgspec import Meta
 from cluster.errors import SpecError
 from cluster.spec import Spec
 
+# What a model may learn to tell; the three kinds of blanks may be mixed on one model.
+Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]
+Weight = Annotated[float, Meta(ge=0)]
+
 # Whatever holds a causal language model as a Hugging Face folder.
 MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
 
@@ -54,7 +58,7 @@ class TrainingSpec(Spec, frozen=True):
 
 
 class PretrainSpec(TrainingSpec, frozen=True):
-    """A causal language model trained on a token store or on a mixture of several: from scratch, or on from `model`."""
+    """A language model trained on a token store or on a mixture of several: from scratch, or on from `model`."""
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
@@ -66,6 +70,11 @@ class PretrainSpec(TrainingSpec, frozen=True):
     configuration, `model_type` among them; not used where there is an input `model`."""
     model_overrides: dict[str, Any] = {}
     """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
+    objective: Literal["causal", "masked"] | Infilling | dict[Infilling, Weight] = "causal"
+    """What the model learns: `causal`, the next token; `masked`, 15 % of the tokens (BERT); `infilling_short`,
+    `infilling_sentence` and `infilling_document`, blanks token by token (GLM): short ones, whole sentences, the later
+    half of a document or more. Of several kinds of blanks give weights: `{infilling_short: 1, infilling_document: 1}`;
+    each sample is of one of them."""
     z_loss: Annotated[float, Meta(ge=0)] = 0.0
     """Weight of log(Z)^2, the softmax's normalizer, which it keeps near 1 (PaLM, arXiv:2204.02311, section 5: 1e-4)."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -77,6 +86,19 @@ class PretrainSpec(TrainingSpec, frozen=True):
     window_shards: Annotated[int, Meta(ge=0)] = 0
     """0: the order shuffles the whole store. N: it shuffles within windows of N shards in their order, in the first
     epoch, so that training starts once N shards are tokenized, and sees the same as if it had waited for all."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The objectives by name, in alphabetical order, each with its share of the samples."""
+        if isinstance(self.objective, str):
+            return {self.objective: 1.0}
+        total = sum(self.objective.values())
+        return {name: weight / total for name, weight in sorted(self.objective.items()) if weight}
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.objective, dict) and not any(self.objective.values()):
+            raise SpecError(f"{self.kind}.objective: no weight above 0", "Give one objective a weight at least.")
 
     def reads_early(self) -> Collection[str]:
         return ("tokens",) if self.window_shards else ()

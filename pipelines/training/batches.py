@@ -7,7 +7,7 @@ Step s takes positions [s * G, (s + 1) * G) of the run's order, G sequences a gl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,7 @@ from cluster.errors import SpecError
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream
+from pipelines.training.samples import Sampler, count_labels
 
 if TYPE_CHECKING:
     from pipelines.training.engine import Engine
@@ -122,43 +123,80 @@ class Source:
 
 
 class TokenBatches(Source):
-    """Sequences of a token store or a mixture, each micro-batch (micro_batch, sequence_length + 1) int64."""
+    """Sequences of a token store or a mixture, each micro-batch (micro_batch, sequence_length + 1) int64; or, by a
+    sampler, samples of them: tensors (micro_batch, sequence_length) int64."""
 
     def __init__(
-        self, stream: TokenStream, heldout: dict[str, TokenStore], plan: BatchPlan, spec: PretrainSpec, rank: int
+        self,
+        stream: TokenStream,
+        heldout: dict[str, TokenStore],
+        plan: BatchPlan,
+        spec: PretrainSpec,
+        rank: int,
+        sampler: Sampler | None = None,
     ) -> None:
         """`heldout` by source, as the stores of `stream`."""
-        self.stream, self.heldout = stream, heldout
+        self.stream, self.heldout, self.sampler = stream, heldout, sampler
         self.plan, self.rank = plan, rank
+        self.seed, self.objectives = spec.seed, spec.shares
         self.validation_sequences = {
             name: min(spec.validation_sequences, store.num_sequences) for name, store in heldout.items()
         }
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
-        sequences = torch.from_numpy(self.stream.read(*self.plan.positions(step, self.rank)))
         start = step * self.plan.global_batch
         tokens = self.stream.num_labels(start, start + self.plan.global_batch)
-        return Share(list(sequences.split(self.plan.micro_batch)), tokens, tokens)
+        micro_batches = self.micro_batches(step)
+        if self.sampler is None:
+            return Share(micro_batches, tokens, tokens)
+        labels = torch.tensor(sum(map(count_labels, micro_batches)))  # what is asked for is known once it is drawn
+        dist.all_reduce(labels)
+        return Share(micro_batches, max(1, int(labels)), tokens)
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of a step: a function of the step alone."""
+        start, stop = self.plan.positions(step, self.rank)
+        sequences, size = self.stream.read(start, stop), self.plan.micro_batch
+        if self.sampler is None:
+            return list(torch.from_numpy(sequences).split(size))
+        batch = self.sampler.batch(sequences, ([self.seed, position] for position in range(start, stop)))
+        return [{name: tensor[at : at + size] for name, tensor in batch.items()} for at in range(0, stop - start, size)]
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
-        """Mean loss (nats per token) over the first `validation_sequences` of the held-out split.
+        """Mean loss (nats per token asked for) over the first `validation_sequences` of the held-out split.
 
-        Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run.
+        Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run; of
+        several objectives: of each of them on the same sequences, too, and their mean by their shares.
         """
-        summed = torch.zeros(len(self.heldout), dtype=torch.float64)
-        for number, (name, store) in enumerate(self.heldout.items()):
-            for samples, counts in self.rounds(self.validation_sequences[name]):
-                found = engine.evaluate(stack(store, samples))
-                summed[number] += found[0] if counts else 0.0
+        summed = torch.zeros(2, len(self.heldout), len(self.objectives), dtype=torch.float64)
+        for source, (name, store) in enumerate(self.heldout.items()):
+            for number, objective in enumerate(self.objectives):
+                for samples, counts in self.rounds(self.validation_sequences[name]):
+                    batch = self.heldout_batch(store, samples, objective)
+                    found = engine.evaluate(batch)
+                    if counts:
+                        summed[:, source, number] += torch.tensor([float(found[0]), float(count_labels(batch))])
         dist.all_reduce(summed)
-        losses = {
-            name: total / sum(map(store.num_labels, range(self.validation_sequences[name])))
-            for (name, store), total in zip(self.heldout.items(), summed.tolist(), strict=True)
-        }
-        shares = self.stream.order.shares(self.plan.num_positions)
-        mean = sum(share * loss for share, loss in zip(shares, losses.values(), strict=True))
-        each = {f"{metrics.VALIDATION_LOSS}_{name}": loss for name, loss in losses.items()}
-        return {metrics.VALIDATION_LOSS: mean, **(each if self.stream.is_mixture else {})}
+        losses = (summed[0] / summed[1].clamp(min=1)).tolist()  # by source, then by objective
+        sources, objectives = self.stream.order.shares(self.plan.num_positions), list(self.objectives.values())
+        by_source = [_mean(objectives, row) for row in losses]
+        named = {"": _mean(sources, by_source)}
+        if self.stream.is_mixture:
+            named |= dict(zip(self.heldout, by_source, strict=True))
+        if len(self.objectives) > 1:
+            by_objective = (_mean(sources, column) for column in zip(*losses, strict=True))
+            named |= dict(zip(self.objectives, by_objective, strict=True))
+        return {f"{metrics.VALIDATION_LOSS}_{name}".rstrip("_"): loss for name, loss in named.items()}
+
+    def heldout_batch(self, store: TokenStore, samples: list[int], objective: str) -> Batch:
+        """Held-out samples for an objective, the same whatever the run."""
+        if self.sampler is None:
+            return stack(store, samples)
+        return self.sampler.batch(stack(store, samples).numpy(), ([sample] for sample in samples), objective)
+
+
+def _mean(shares: Iterable[float], losses: Iterable[float]) -> float:
+    return sum(share * loss for share, loss in zip(shares, losses, strict=True))
 
 
 def stack(store: TokenStore, samples: list[int]) -> Tensor:

@@ -28,7 +28,7 @@ BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much howev
 def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
     """The DeepSpeed configuration that follows from spec, scaling and batch plan: the one place where it is made."""
     stage = scaling.zero_stage
-    bucket = min(BUCKET_ELEMENTS, parameters)
+    bucket = min(BUCKET_ELEMENTS, parameters + parameters % 2)  # DeepSpeed asks for an even one
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,

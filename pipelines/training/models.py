@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ TOKENIZER_FILE = "tokenizer.json"
 DERIVED = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 # Names of older releases, which transformers still understands.
 OLDER = {"rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"}
+# The families that learn an objective other than `causal`; those of a causal language model are transformers' own.
+BLANK_GLM = "blank_glm"
+FAMILIES = {"masked": ("bert",), "infilling": (BLANK_GLM,)}
 # What a config.json tells of its weights and its writer.
 DESCRIPTIVE = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache"}
 
@@ -39,6 +43,7 @@ def configuration(
     from transformers import AutoConfig
 
     size = _size(model)
+    _make_known(size.family)
     family: Any = type(AutoConfig.for_model(size.family))
     aliases: dict[str, str] = family.attribute_map
     known = sorted({f.name for f in dataclasses.fields(family)} | aliases.keys())
@@ -69,9 +74,9 @@ def _size(model: str | dict[str, Any]) -> Size:
         return SIZES[model]
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    family = str(model.get("model_type", ""))
-    if family not in CONFIG_MAPPING_NAMES:
-        remedy = nearest(family, list(CONFIG_MAPPING_NAMES)) if family else "Give it as in a config.json."
+    family, families = str(model.get("model_type", "")), [*CONFIG_MAPPING_NAMES, BLANK_GLM]
+    if family not in families:
+        remedy = nearest(family, families) if family else "Give it as in a config.json."
         raise SpecError(f"pretrain.model.model_type: transformers knows no {family!r}", remedy)
     ignored = DERIVED | DESCRIPTIVE | {"model_type"}
     return Size(family, {name: value for name, value in model.items() if name not in ignored})
@@ -98,22 +103,61 @@ def _checked(family: Any, fields: dict[str, Any], vocab_size: int, eos_token_id:
 def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """The model with fresh fp32 weights, the same for one seed on every rank; attention is fused where it can be."""
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from pipelines.training.initialization import initialize
 
     torch.manual_seed(seed)
-    return _for_packed(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    model = _class_for(config.model_type).from_config(config, dtype=torch.float32)
+    initialize(model)
+    return _for_packed(model)
 
 
 def load_model(folder: Path) -> Any:
     """The model of a Hugging Face folder in fp32, to be trained further."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    return _for_packed(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    family = json.loads((folder / "config.json").read_bytes())["model_type"]
+    return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32))
 
 
-def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact) -> None:
-    """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions."""
+def _class_for(family: str) -> Any:
+    """The `Auto` class that makes models of a family with the head of the objective that they learn."""
+    import transformers
+
+    _make_known(family)
+    return transformers.AutoModelForMaskedLM if family in FAMILIES["masked"] else transformers.AutoModelForCausalLM
+
+
+def _make_known(family: str) -> None:
+    """Tell transformers of our own family."""
+    if family == BLANK_GLM:
+        import pipelines.training.glm  # noqa: F401
+
+
+def require_objective(family: str, objective: str, field: str = "pretrain.model") -> None:
+    """Raise SpecError where a family of models does not learn an objective: a name of `PretrainSpec.objective`."""
+    kind = objective.partition("_")[0]
+    if kind == "causal":
+        from transformers.models.auto import modeling_auto as auto
+
+        fits = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        fitting = "GPT-2, Llama, GPT-NeoX, Bloom, ..."
+        why = "does not read from left to right and would see what it is to predict"
+    else:
+        fits, fitting = family in FAMILIES[kind], ", ".join(FAMILIES[kind])
+        why = f"has not been made for {'masked tokens' if kind == 'masked' else 'blanks'}"
+    if not fits:
+        other = next((name for name, families in FAMILIES.items() if family in families), "causal")
+        own = f"{other}_short" if other == "infilling" else other
+        raise SpecError(
+            f"{field}: a model of the family {family!r} {why} (pretrain.objective: {objective})",
+            f"Take a model of {fitting}, or set pretrain.objective to {own}.",
+        )
+
+
+def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact, objectives: Iterable[str]) -> None:
+    """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions;
+    SpecError where it does not learn the objectives."""
     theirs, ours = (one.record.files.get(TOKENIZER_FILE) for one in (model, tokenizer))
     if theirs is None or ours is None or theirs.sha256 != ours.sha256:
         raise InputError(
@@ -121,6 +165,8 @@ def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact) -> Non
             "Pass the model as `tokenizer` of the tokens as well.",
         )
     config = json.loads(model.location.read_bytes("config.json"))
+    for objective in objectives:
+        require_objective(config["model_type"], objective, f"the input `model`, {model.record.ref}")
     positions = config.get("max_position_embeddings") or config.get("n_positions") or tokens.sequence_length
     if positions < tokens.sequence_length:
         raise InputError(

@@ -1,13 +1,14 @@
 """Objectives: a module that turns a batch into a loss, summed, so that the loop can divide by the global count.
 
-Causal language modelling on packed documents: no token attends to another document and positions restart with each.
-A document begins with the end-of-text token before it, so that its first word is predicted from that token alone,
-at training as at generation. The mask is built once a batch and shared by all layers.
+Language modelling on packed documents, causal, masked or by blanks: no token attends to another document and positions
+restart with each. A document begins with the end-of-text token before it, so that its first word is predicted from that
+token alone, at training as at generation. The mask is built once a batch and shared by all layers.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,10 @@ class Documents:
     mask: Tensor
 
 
-def documents(inputs: Tensor, eos_token_id: int) -> Documents | None:
+def documents(inputs: Tensor, eos_token_id: int, causal: bool = True) -> Documents | None:
     """Positions and mask of packed input tokens (batch, length); None where no sequence holds a boundary.
 
-    Each end-of-text token begins a document.
+    Each end-of-text token begins a document. Not `causal`: a token also sees what is behind it in its document.
     """
     starts = inputs == eos_token_id
     starts[:, 0] = True
@@ -36,9 +37,21 @@ def documents(inputs: Tensor, eos_token_id: int) -> Documents | None:
     length = inputs.size(1)
     index = torch.arange(length, device=inputs.device)
     begins = torch.where(starts, index, 0).cummax(dim=1).values
+    if not causal:
+        return Documents(index - begins, (begins.unsqueeze(-1) == begins.unsqueeze(-2)).unsqueeze(1))
     # In causal order a token may see whatever is not before the beginning of its own document.
     mask = (index >= begins.unsqueeze(-1)) & (index <= index.unsqueeze(-1))
     return Documents(index - begins, mask.unsqueeze(1))
+
+
+def visible(documents: Tensor, block_positions: Tensor) -> Tensor:
+    """Which tokens (rows) see which in texts with blanks, both (batch, length): bool (batch, 1, length, length).
+
+    All see part A (block position 0) of their own document, and part B up to themselves.
+    """
+    index = torch.arange(documents.size(1), device=documents.device)
+    mask = (block_positions == 0).unsqueeze(-2) | (index <= index.unsqueeze(-1))
+    return (mask & (documents.unsqueeze(-1) == documents.unsqueeze(-2))).unsqueeze(1)
 
 
 def additive(mask: Tensor) -> Tensor:
@@ -72,8 +85,8 @@ class Objective(torch.nn.Module):
         return torch.autocast(batch.device.type, torch.bfloat16, enabled=self.bf16)
 
 
-class CausalLM(Objective):
-    """Next-token prediction on packed documents: tokens (batch, length + 1) int64, padding negative; losses in nats.
+class LanguageModel(Objective):
+    """Tells tokens; losses in nats.
 
     In training, `label_smoothing` and `z_loss` (log(Z)^2) are added, and `cross_entropy` is told without them; in
     evaluation the loss is the cross entropy.
@@ -89,17 +102,15 @@ class CausalLM(Objective):
         self.fused = model.config._attn_implementation != "eager"
         self.has_positions = "position_ids" in inspect.signature(model.forward).parameters  # ALiBi has none
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        inputs, labels = tokens[:, :-1], tokens[:, 1:]
-        inputs = inputs.where(inputs >= 0, self.eos_token_id)
-        packed = documents(inputs, self.eos_token_id)
-        apart: dict[str, Tensor] = {}
-        if packed:
-            apart["attention_mask"] = packed.mask if self.fused else additive(packed.mask)
-            if self.has_positions:
-                apart["position_ids"] = packed.positions
-        with self.autocast(tokens):
-            logits = self.model(inputs, **apart, use_cache=False).logits
+    def apart(self, packed: Documents | None) -> dict[str, Tensor]:
+        """What the model takes to keep documents apart."""
+        if packed is None:
+            return {}
+        found = {"attention_mask": packed.mask if self.fused else additive(packed.mask)}
+        return found | ({"position_ids": packed.positions} if self.has_positions else {})
+
+    def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none."""
         logits, labels = logits.float().flatten(0, 1), labels.flatten()
         cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
         if not (self.training and self.names):
@@ -111,3 +122,46 @@ class CausalLM(Objective):
         if self.z_loss:
             loss = loss + self.z_loss * logits[labels >= 0].logsumexp(-1).square().sum()
         return loss
+
+
+class CausalLM(LanguageModel):
+    """Next-token prediction on packed documents: tokens (batch, length + 1) int64, padding negative."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inputs, labels = tokens[:, :-1], tokens[:, 1:]
+        inputs = inputs.where(inputs >= 0, self.eos_token_id)
+        apart = self.apart(documents(inputs, self.eos_token_id))
+        with self.autocast(tokens):
+            logits = self.model(inputs, **apart, use_cache=False).logits
+        return self.summed(logits, labels)
+
+
+class MaskedLM(LanguageModel):
+    """What masked tokens were, on packed documents: `inputs` and `labels` (batch, length) int64, padding negative."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        inputs = batch["inputs"].where(batch["inputs"] >= 0, self.eos_token_id)
+        apart = self.apart(documents(inputs, self.eos_token_id, causal=False))
+        with self.autocast(inputs):
+            logits = self.model(inputs, **apart).logits
+        return self.summed(logits, batch["labels"])
+
+
+class BlankInfilling(LanguageModel):
+    """The blanks of texts, token by token: `inputs`, `labels`, `positions`, `block_positions` and `documents` as
+    `infill_sequence` makes them, each (batch, length) int64."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        mask = visible(batch["documents"], batch["block_positions"])
+        positions = torch.stack([batch["positions"], batch["block_positions"]], dim=1)
+        with self.autocast(mask):
+            logits = self.model(batch["inputs"], position_ids=positions, attention_mask=mask).logits
+        return self.summed(logits, batch["labels"])
+
+
+OBJECTIVES: dict[str, type[LanguageModel]] = {"causal": CausalLM, "masked": MaskedLM, "infilling": BlankInfilling}
+
+
+def objective_for(shares: Iterable[str]) -> type[LanguageModel]:
+    """The objective of a run, whose objectives of `PretrainSpec` are of one kind."""
+    return OBJECTIVES[next(iter(shares)).partition("_")[0]]

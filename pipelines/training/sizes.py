@@ -54,6 +54,21 @@ def _bloom(hidden: int, layers: int, heads: int, parameters: int) -> Size:
     return Size("bloom", {"hidden_size": hidden, "n_layer": layers, "n_head": heads}, 250880, parameters)
 
 
+def _bert(hidden: int, layers: int, parameters: int = 0) -> Size:
+    """Devlin et al. 2019 (arXiv:1810.04805), section 3, the smaller ones Turc et al. 2019 (arXiv:1908.08962), table 1;
+    uncased vocabulary, counted with the head of masked LM."""
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    fields = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": hidden // 64}
+    more = {"intermediate_size": 4 * hidden, "max_position_embeddings": 512 if parameters else 1}
+    return Size("bert", {**dropout, **fields, **more}, 30522, parameters)
+
+
+def _blank_glm(hidden: int, layers: int, parameters: int = 0) -> Size:
+    """Du et al. 2022 (arXiv:2103.10360), section 3.1; vocabulary padded as in the published weights."""
+    fields = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": hidden // 64}
+    return Size("blank_glm", fields | {"max_position_embeddings": 512 if parameters else 1}, 30592, parameters)
+
+
 _SMALL = {"tie_word_embeddings": True}
 
 SIZES: dict[str, Size] = {
@@ -99,6 +114,16 @@ SIZES: dict[str, Size] = {
         100_352,
         1_644_515_328,
     ),
-    # GLM-4-9B (arXiv:2406.12793)
+    # GLM-4-9B (arXiv:2406.12793), a causal one
     "glm-9b": Size("glm", {}, 151_552, 9_399_951_360),
+    "glm-1m": _blank_glm(128, 4),
+    "glm-110m": _blank_glm(768, 12, 109_338_624),
+    "glm-335m": _blank_glm(1024, 24, 334_688_256),
+    "bert-1m": _bert(128, 4),
+    "bert-4m": _bert(128, 2, 4_416_698),  # tiny
+    "bert-11m": _bert(256, 4, 11_201_594),  # mini
+    "bert-29m": _bert(512, 4, 28_795_194),  # small
+    "bert-41m": _bert(512, 8, 41_404_730),  # medium
+    "bert-110m": _bert(768, 12, 109_514_298),  # base
+    "bert-335m": _bert(1024, 24, 335_174_458),  # large
 }

@@ -14,7 +14,8 @@ from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.stream import open_stores, open_stream, token_sources
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
-from pipelines.training.models import configuration, require_fit
+from pipelines.training.models import configuration, require_fit, require_objective
+from pipelines.training.samples import make_sampler
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
 STATE = ".train"  # below the output while training: checkpoints
@@ -36,17 +37,20 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
             )
     store = next(iter(stores.values()))
     if model := ctx.inputs.get("model"):
-        require_fit(model, store, next(iter(token_sources(tokens).values())).parent("tokenizer"))
+        require_fit(model, store, next(iter(token_sources(tokens).values())).parent("tokenizer"), ctx.spec.shares)
     else:
-        configuration(
+        config = configuration(
             ctx.spec.model,
             ctx.spec.model_overrides,
             vocab_size=store.vocab_size,
             sequence_length=store.sequence_length,
             eos_token_id=store.eos_token_id,
         )
+        for objective in ctx.spec.shares:
+            require_objective(config.model_type, objective)
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
-    open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
+    stream = open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
+    make_sampler(ctx.spec, tokens, stream)
     return plan
 
 

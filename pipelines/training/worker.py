@@ -29,8 +29,9 @@ from pipelines.training.engine import Engine
 from pipelines.training.interruption import Undisturbed
 from pipelines.training.loop import Loop
 from pipelines.training.models import build_model, configuration, count_parameters, load_model
-from pipelines.training.objectives import CausalLM, Objective
+from pipelines.training.objectives import Objective, objective_for
 from pipelines.training.optimizers import build_optimizer
+from pipelines.training.samples import make_sampler
 from pipelines.training.throughput import Clock, flops_per_token
 
 
@@ -112,9 +113,10 @@ def pretrain(work: Work, rank: int) -> Parts:
             eos_token_id=stream.eos_token_id,
         )
         model = build_model(config, spec.seed)
+    objective, sampler = objective_for(spec.shares), make_sampler(spec, work.inputs["tokens"], stream)
     return Parts(
-        objective=CausalLM(model, stream.eos_token_id, spec.precision, spec.z_loss, spec.label_smoothing),
-        source=TokenBatches(stream, heldout, plan, spec, rank),
+        objective=objective(model, stream.eos_token_id, spec.precision, spec.z_loss, spec.label_smoothing),
+        source=TokenBatches(stream, heldout, plan, spec, rank, sampler),
         sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
         figures=lambda: stream.epochs(plan.num_positions),

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
 
 from cluster.location import Location
 from cluster.metrics import LOSS, read
@@ -31,15 +33,23 @@ TWO_RANKS = {
     **{f"gpt2-muon-zero{stage}": case("muon", stage, **GPT2) for stage in (0, 2)},
     **{f"muon-zero{stage}-micro1": case("muon", stage, scaling={"micro_batch_size": 1}) for stage in (0, 1, 2, 3)},
 }
+GLM = {"model": "glm-1m", "model_overrides": SMALL, "objective": {"infilling_short": 2, "infilling_document": 1}}
+BERT = {"model": "bert-1m", "model_overrides": SMALL | {"intermediate_size": 64}, "objective": "masked"}
+TWO_RANKS |= {f"glm-zero{stage}": case("adamw", stage, **GLM) for stage in (0, 1, 2, 3)}
+TWO_RANKS["glm-micro1"] = case("adamw", 2, scaling={"micro_batch_size": 1}, **GLM)
+TWO_RANKS["glm-sentences"] = case("adamw", 1, **(GLM | {"objective": "infilling_sentence", "z_loss": 1e-4}))
+TWO_RANKS["bert"] = case("adamw", 1, **BERT)
+TWO_RANKS["bert-zero3"] = case("adamw", 3, scaling={"micro_batch_size": 2}, **BERT)
+TWO_RANKS["bert-long"] = case("adamw", 1, **(BERT | {"steps": 60}))
 TWO_RANKS["muon-bf16"] = case("muon", 1, precision="bf16")
-ONE_RANK = {"muon-one": case("muon", 1)}
+ONE_RANK = {"muon-one": case("muon", 1), "glm-one": case("adamw", 1, **GLM), "bert-one": case("adamw", 1, **BERT)}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one output folder for each case."""
     root = tmp_path_factory.mktemp("layouts")
-    make_tokens(Store(root / "store"))
+    make_tokens(Store(root / "store"), markers=True)
     for ranks, cases in ((2, TWO_RANKS), (1, ONE_RANK)):
         (root / f"{ranks}.json").write_text(json.dumps(cases))
         command = [sys.executable, str(GROUP), str(root), str(ranks), str(root / f"{ranks}.json")]
@@ -63,6 +73,8 @@ def trajectory(runs: Path, name: str) -> list[float]:
         *((f"muon-zero{stage}-micro1", "muon-zero0") for stage in (0, 1, 2, 3)),
         ("gpt2-muon-zero2", "gpt2-muon-zero0"),
         ("muon-one", "muon-zero1"),
+        *((name, "glm-zero0") for name in ("glm-zero1", "glm-zero2", "glm-zero3", "glm-micro1", "glm-one")),
+        *((name, "bert") for name in ("bert-zero3", "bert-one")),
     ],
 )
 def test_layouts_agree(runs: Path, name: str, reference: str) -> None:
@@ -79,6 +91,26 @@ def test_it_learns(runs: Path) -> None:
     for name in ("adamw-zero1", "muon-zero1"):
         losses = trajectory(runs, name)
         assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_small_bert_learns_what_is_masked(runs: Path) -> None:
+    losses = [line[LOSS] for line in read(Location(runs / "bert-long"))]
+    assert len(losses) == 60
+    assert sum(losses[-5:]) < sum(losses[:5]) - 5 * 0.5
+    model = AutoModelForMaskedLM.from_pretrained(runs / "bert-long")
+    assert model.config.model_type == "bert"
+    saved = load_file(runs / "bert-long" / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in saved.items())
+    assert torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
+
+
+def test_of_a_mixture_of_objectives_each_is_validated(runs: Path) -> None:
+    figures = json.loads((runs / "glm-zero1" / "figures.json").read_text())
+    short, document = (figures[f"validation_loss_infilling_{kind}"] for kind in ("short", "document"))
+    assert figures["validation_loss"] == pytest.approx((2 * short + document) / 3, rel=1e-9)
+    assert short != document
+    line = read(Location(runs / "glm-sentences"))[-1]
+    assert 0 < line["cross_entropy"] < line[LOSS]
 
 
 def test_weights_of_zero_3_are_whole(runs: Path) -> None:

@@ -17,6 +17,7 @@ from tests.core.toys import WordsSpec
 VOCAB = 64
 EOS = 0
 LENGTH = 32
+MARKERS = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")  # their ids follow the words'
 
 
 def _commit(store: Store, spec: Any, parents: dict[str, Artifact], files: dict[str, bytes]) -> Artifact:
@@ -57,10 +58,25 @@ def _split(rng: np.random.Generator, documents: int) -> tuple[bytes, bytes, dict
     return data, np.asarray(offsets, "<i8").tobytes(), about
 
 
-def make_tokens(store: Store, corpus: str = "", documents: int = 400, length: int = LENGTH) -> Artifact:
+def tokenizer_json() -> bytes:
+    """A tokenizer that knows the words w1, w2, ..., of which every eighth ends a sentence, and the markers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<|endoftext|>", *(f"w{number}{'' if number % 8 else '.'}" for number in range(1, VOCAB))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate((*words, *MARKERS))}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<|endoftext|>", *MARKERS])
+    return tokenizer.to_str().encode()
+
+
+def make_tokens(
+    store: Store, corpus: str = "", documents: int = 400, length: int = LENGTH, markers: bool = False
+) -> Artifact:
     """The tokens artifact, with its tokenizer, built or found; another for every name of a corpus."""
-    tokenizer = {"tokenizer.json": b'{"model": "tiny"}', "tokenizer_config.json": b"{}"}
-    parent = _commit(store, TokenizerSpec(), {}, tokenizer)
+    definition = tokenizer_json() if markers else b'{"model": "tiny"}'
+    special = MARKERS if markers else ()
+    tokenizer = {"tokenizer.json": definition, "tokenizer_config.json": b"{}"}
+    parent = _commit(store, TokenizerSpec(special_tokens=special), {}, tokenizer)
     rng = np.random.default_rng(list(corpus.encode()))
     files, splits = {}, {}
     for split, number in (("train", documents), ("heldout", documents // 10)):
@@ -68,7 +84,7 @@ def make_tokens(store: Store, corpus: str = "", documents: int = 400, length: in
         files |= {f"{split}/shard-00000.bin": data, f"{split}/documents.idx": offsets}
     index = {
         "dtype": "uint16",
-        "vocab_size": VOCAB,
+        "vocab_size": VOCAB + len(special),
         "eos_token_id": EOS,
         "tokenizer_fingerprint": parent.fingerprint,
         "sequence_length": length,

@@ -1,0 +1,143 @@
+"""Blank filling: a small GLM against the causal model of the same size, on the same held-out blanks.
+
+    python benchmarks/infilling.py [--tokens 4e6] [--blanks 1000]
+
+Both learn from the same sequences of this machine's Python source, in the same order, batches and number: `glm-1m` by
+blanks (short ones and the ends of documents, half each), `gpt2-1m` to tell the next token, at the same learning rates.
+Their layers are alike; GLM has one table of positions more. In each of the held-out documents one blank is cut out at
+random, of Poisson(3) tokens, at least one. GLM sees the text on both sides. The causal model can see the left side
+only; as it might make use of the right one, it is also given that side before the left one. Both are told how long the
+blank is. Losses are of the blank's own tokens, given those before them, without the end of the blank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # of Ray's workers
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
+from cluster.store import Store
+from pipelines.training.filling import Filler
+from pipelines.training.infilling import MEAN_SPAN_TOKENS, infill
+from pipelines.training.models import load_model
+from pipelines.training.objectives import visible
+
+SEQUENCE_LENGTH, BATCH, LONGEST = 128, 16, 120
+SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")
+MODELS: dict[str, Any] = {
+    "glm-1m": {"infilling_short": 1.0, "infilling_document": 1.0},
+    "gpt2-1m": "causal",
+}
+
+
+def train(store: Store, total_tokens: int, seed: int) -> dict[str, Artifact]:
+    corpus = build(CorpusSpec(max_bytes=12_000_000, part_bytes=1_000_000), {}, store=store, name="bench")
+    spec = TokenizerSpec(vocab_size=2048, special_tokens=SPECIAL)
+    tokenizer = build(spec, {"corpus": corpus}, store=store, name="bench")
+    inputs = {"corpus": corpus, "tokenizer": tokenizer}
+    tokens = build(TokensSpec(sequence_length=SEQUENCE_LENGTH), inputs, store=store, name="bench")
+    models = {}
+    for model, objective in MODELS.items():
+        wanted = PretrainSpec(
+            model=model, objective=objective, total_tokens=total_tokens, global_batch_size=BATCH, seed=seed,
+            optimizer="muon", learning_rate=2e-3,
+        )  # fmt: skip
+        scaling = ScalingSpec(num_workers=2, checkpoint_every_seconds=10_000)
+        models[model] = build(wanted, {"tokens": tokens}, store=store, scaling=scaling, name=model)
+    return models
+
+
+def heldout_blanks(tokens: Artifact, count: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """A document, or its first `LONGEST` tokens behind its end-of-text token, and a blank [start, stop) inside it."""
+    from pipelines.tokens.reader import TokenStore
+
+    store, rng = TokenStore.open(tokens, "heldout"), np.random.default_rng(0)
+    sequences = [store.sequence(number)[:-1] for number in range(store.num_sequences)]
+    pieces = [piece for one in sequences for piece in np.split(one, np.flatnonzero(one == store.eos_token_id))]
+    long_enough = [piece[:LONGEST] for piece in pieces if len(piece) >= LONGEST // 2]
+    for number in rng.permutation(len(long_enough))[:count].tolist():
+        document = long_enough[number]
+        length = max(1, int(rng.poisson(MEAN_SPAN_TOKENS)))
+        start = int(rng.integers(1, len(document) - length))
+        yield document, start, start + length
+
+
+@torch.inference_mode()
+def causal(model: Any, before: np.ndarray, blank: np.ndarray) -> tuple[float, bool]:
+    """The loss of a blank's tokens behind what is before it, and whether the greedy ones are all right."""
+    inputs = torch.from_numpy(np.concatenate([before, blank[:-1]])).unsqueeze(0)
+    logits = model(inputs, use_cache=False).logits[0, len(before) - 1 :].float()
+    labels = torch.from_numpy(blank)
+    # The greedy choices are right if and only if each is right behind the right ones.
+    return float(F.cross_entropy(logits, labels, reduction="sum")), bool((logits.argmax(-1) == labels).all())
+
+
+@torch.inference_mode()
+def infilled(filler: Filler, document: np.ndarray, start: int, stop: int) -> tuple[float, bool]:
+    roles = filler.roles
+    found = infill(document, [(start, stop)], [0], roles["mask"], roles["start"], roles["end"])
+    block = torch.from_numpy(found.block_positions).unsqueeze(0)
+    logits = filler.model(
+        torch.from_numpy(found.inputs).unsqueeze(0),
+        position_ids=torch.stack([torch.from_numpy(found.positions).unsqueeze(0), block], dim=1),
+        attention_mask=visible(torch.zeros_like(block), block),
+    ).logits[0]
+    length = stop - start
+    loss = F.cross_entropy(logits[-length - 1 : -1], torch.from_numpy(found.labels[-length - 1 : -1]), reduction="sum")
+    part_a = found.inputs[found.block_positions == 0].tolist()
+    return float(loss), filler.fill(part_a, lengths=[length])[0] == document[start:stop].tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=float, default=4e6)
+    parser.add_argument("--blanks", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", default="")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models = train(Store(arguments.store or folder), int(arguments.tokens), arguments.seed)
+        for name, artifact in models.items():
+            print(f"{name}: {artifact.metrics['parameters']:,} parameters, {artifact.metrics['tokens']:,} tokens seen")
+        filler, model = Filler.open(models["glm-1m"].local()), load_model(models["gpt2-1m"].local()).eval()
+        results: dict[str, list[tuple[float, bool]]] = {"GLM": [], "causal, left": [], "causal, right and left": []}
+        blank_tokens = 0
+        for document, start, stop in heldout_blanks(models["glm-1m"].parent("tokens"), arguments.blanks):
+            left, blank, right = np.split(document, [start, stop])
+            blank_tokens += len(blank)
+            results["GLM"].append(infilled(filler, document, start, stop))
+            results["causal, left"].append(causal(model, left, blank))
+            results["causal, right and left"].append(causal(model, np.concatenate([left[:1], right, left[1:]]), blank))
+    for name, found in results.items():
+        losses, right_ones = zip(*found, strict=True)
+        low, high = interval(sum(right_ones), len(found))
+        print(
+            f"{name}: {sum(losses) / blank_tokens:.3f} nats per token of {len(found)} blanks ({blank_tokens} tokens), "
+            f"filled exactly {sum(right_ones) / len(found):.3f} (95 % interval {low:.3f} to {high:.3f})"
+        )
+
+
+def interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's."""
+    share, spread = right / total, z * z / total
+    middle = share + spread / 2
+    half = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+
+
+if __name__ == "__main__":
+    main()

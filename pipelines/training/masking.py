@@ -1,0 +1,44 @@
+"""Masked language modelling (BERT: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2).
+
+Of 15 % of a sequence's tokens the model has to tell what they were; of these 80 % are replaced by the mask token, 10 %
+by a random one and 10 % stay. Sequences are masked anew in every epoch, and no next sentence is predicted (RoBERTa:
+Liu et al. 2019, arXiv:1907.11692).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[np.int64]
+
+NO_LABEL = -100
+MASKED_FRACTION = 0.15
+REPLACED, RANDOM = 0.8, 0.1
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Both of the shape of the tokens; `labels` is NO_LABEL wherever nothing is asked."""
+
+    inputs: Tokens
+    labels: Tokens
+
+
+def mask_tokens(tokens: Tokens, ordinary: Tokens, mask: int, rng: np.random.Generator) -> Masked:
+    """Mask a sequence, shape (length,). Only `ordinary` tokens, ids ascending, are asked for and put in as random ones.
+
+    Exactly 15 % of those are asked for, rounded to the nearest, at least one.
+    """
+    eligible = np.flatnonzero(np.isin(tokens, ordinary))
+    count = min(len(eligible), max(1, round(MASKED_FRACTION * len(eligible))))
+    chosen = rng.choice(eligible, count, replace=False) if count else eligible
+    inputs, labels = tokens.copy(), np.full_like(tokens, NO_LABEL)
+    labels[chosen] = tokens[chosen]
+    draw = rng.random(count)
+    inputs[chosen[draw < REPLACED]] = mask
+    random = chosen[(draw >= REPLACED) & (draw < REPLACED + RANDOM)]
+    inputs[random] = rng.choice(ordinary, len(random))
+    return Masked(inputs, labels)
