@@ -41,8 +41,9 @@ class TrainingSpec(Spec, frozen=True):
     """AdamW's second moment."""
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     """Gradient clipping by global norm; 0 switches it off."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Numbers of forward and backward pass; optimizer state is fp32 in both."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers of forward and backward pass; weights and optimizer state are fp32 in all. `fp16` scales the loss, and
+    skips the steps whose gradient overflows."""
     evaluate_every_steps: Annotated[int, Meta(ge=0)] = 0
     """Steps between validation losses during training; 0 validates at the end only."""
     seed: Annotated[int, Meta(ge=0)] = 0

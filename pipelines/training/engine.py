@@ -17,36 +17,12 @@ from torch import Tensor
 
 from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training.batches import Batch, BatchPlan, Share
+from pipelines.training.deepspeed_config import deepspeed_config
+from pipelines.training.loss_scale import LossScale
 from pipelines.training.objectives import Objective
 from pipelines.training.optimizers import Layout, Optimizer
 
 STATE = "state"  # DeepSpeed's folder inside a checkpoint
-
-
-BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
-
-
-def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
-    """The DeepSpeed configuration that follows from spec, scaling and batch plan: the one place where it is made."""
-    stage = scaling.zero_stage
-    bucket = min(BUCKET_ELEMENTS, parameters)
-    return {
-        "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.global_batch,
-        # Without ZeRO, DeepSpeed clips but does not tell the norm: then the engine below does both.
-        "gradient_clipping": spec.max_grad_norm if stage else 0.0,
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": False,
-            "round_robin_gradients": False,  # Muon's layouts rely on the order
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "zero_allow_untested_optimizer": True,  # the optimizer is ours
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own compiles for 90 s on first use
-        "steps_per_print": None,
-    }
 
 
 class Engine:
@@ -66,6 +42,11 @@ class Engine:
         self.spec, self.plan, self.stage = spec, plan, scaling.zero_stage
         self.objective, self.optimizer = objective, optimizer
         self.frozen = not all(p.requires_grad for p in objective.parameters())
+        objective.train()  # transformers loads models in evaluation mode, without dropout
+        objective.loss_scale = self.loss_scale = LossScale() if spec.precision == "fp16" else None
+        self.overflowed = False
+        if scaling.activation_checkpointing:
+            objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
@@ -81,25 +62,46 @@ class Engine:
 
         Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
         float64 vector (those of all ranks add up to them), and the global gradient norm before clipping, inf or nan
-        where the gradient is not finite.
+        where the gradient is not finite: then the weights stay as they are. `overflowed` tells whether that was for
+        fp16's narrow range, which a lower loss scale cures.
         """
         self.optimizer.set_factor(factor)
+        scale = float(self.loss_scale.value) if self.loss_scale else 1.0
+        if self.stage and self.loss_scale:
+            self.engine.optimizer.override_loss_scale(scale)  # ZeRO scales the loss and unscales the gradient itself
         total = torch.zeros((), device=self.device)
-        for micro_batch in share.micro_batches:
+        for left, micro_batch in zip(reversed(range(len(share.micro_batches))), share.micro_batches, strict=True):
+            self.engine.set_gradient_accumulation_boundary(left == 0)
             loss = self.engine(self.to_device(micro_batch)) / share.divisor
             total += loss.detach()
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
-            self.engine.backward(loss * self.plan.num_workers, scale_wrt_gas=False)
-            norm = self._clip() if self.stage == 0 and self.engine.is_gradient_accumulation_boundary() else None
+            weight = self.plan.num_workers * (1.0 if self.stage else scale)
+            self.engine.backward(loss * weight, scale_wrt_gas=False)
+            norm = self._clip(scale) if self.stage == 0 and left == 0 else None
             self.engine.step()
-        if norm is None:
-            norm = self.engine.get_global_grad_norm()
-        norm = float(norm)
-        parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
-        return parts, norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        norm = float(self.engine.get_global_grad_norm() if norm is None else norm)
+        norm = norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        if self.loss_scale:
+            self.overflowed = self.loss_scale.update(math.isfinite(norm))
+        return torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor]), norm
 
-    def _clip(self) -> Tensor:
-        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)
+    def _clip(self, scale: float) -> Tensor:
+        """What ZeRO does by itself: unscale, tell the norm, clip, and drop a gradient that is not finite."""
+        trained = [p for p in self.engine.module.parameters() if p.grad is not None]
+        if self.loss_scale:
+            for parameter in trained:
+                parameter.grad /= scale
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.spec.max_grad_norm or math.inf)
+        if not norm.isfinite():
+            for parameter in trained:
+                parameter.grad = None
+        return norm
+
+    def figures(self) -> dict[str, Any]:
+        """What there is to tell in the log of the last step: of fp16, the loss scale and the steps skipped so far."""
+        if self.loss_scale is None:
+            return {}
+        return {"loss_scale": float(self.loss_scale.value), "skipped_steps": int(self.loss_scale.skipped_steps)}
 
     def to_device(self, batch: Batch) -> Batch:
         if isinstance(batch, dict):

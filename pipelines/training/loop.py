@@ -60,7 +60,7 @@ class Loop:
             late = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
             (loss, *figures), save = self._agree(parts, late)
             done, tokens = step + 1, tokens + share.tokens
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            if not (math.isfinite(loss) and (math.isfinite(norm) or self.engine.overflowed)):
                 raise JobError(
                     f"training diverged at step {done}: loss {loss}, gradient norm {norm}",
                     "Lower the learning rate, or lengthen the warm-up.",
@@ -74,10 +74,11 @@ class Loop:
                 line = {
                     metrics.STEP: done,
                     metrics.LOSS: round(loss, 6),
-                    metrics.GRAD_NORM: round(norm, 6),
+                    metrics.GRAD_NORM: round(norm, 6) if math.isfinite(norm) else None,
                     metrics.LEARNING_RATE: self.spec.learning_rate * factor,
                     metrics.TOKENS: tokens,
                     **{name: round(figure, 6) for name, figure in named},
+                    **self.engine.figures(),
                     **self.source.figures(),
                     **self.clock.lap(done, steps, tokens),
                 }
