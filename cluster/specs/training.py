@@ -19,10 +19,11 @@ class TrainingSpec(Spec, frozen=True):
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon on the hidden matrices, AdamW on the rest."""
+    optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
+    """`muon`: Muon on the hidden matrices, AdamW on the rest. `adafactor`: on all weights. `adamw8bit`: AdamW, whose
+    state of the hidden matrices has 8 bits a number; its results depend on workers and ZeRO stage a little."""
     learning_rate: Annotated[float, Meta(gt=0)] = 5e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; of Adafactor, relative to each weight's root mean square (published: 1e-2)."""
     muon_learning_rate: Annotated[float, Meta(gt=0)] = 0.02
     """Peak learning rate of Muon (used with `optimizer: muon` only)."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"

@@ -18,9 +18,10 @@ from torch import Tensor
 from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training.batches import Batch, BatchPlan, Share
 from pipelines.training.deepspeed_config import deepspeed_config
+from pipelines.training.layouts import zero_layouts
 from pipelines.training.loss_scale import LossScale
 from pipelines.training.objectives import Objective
-from pipelines.training.optimizers import Layout, Optimizer
+from pipelines.training.optimizers import Optimizer
 
 STATE = "state"  # DeepSpeed's folder inside a checkpoint
 
@@ -55,7 +56,7 @@ class Engine:
         )
         self.device: torch.device = self.engine.device
         if self.stage:
-            optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer)
+            optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer.wholes, self.device)
 
     def step(self, share: Share, factor: float) -> tuple[Tensor, float]:
         """One optimizer step at `factor` of the peak learning rates.
@@ -134,22 +135,3 @@ class Engine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 found[name] = parameter.detach().cpu().clone()
         return found
-
-
-def zero_layouts(zero: Any, optimizer: Optimizer) -> dict[Tensor, Layout]:
-    """Where ZeRO put the matrices of Muon's groups: flat tensor of this rank to its layout."""
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if hasattr(zero, "fp32_partitioned_groups_flat"):  # ZeRO 3: each parameter is cut into one piece a rank
-        groups = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
-        rows, sizes = ranks, [[p.partition_numel() for p in group] for group in zero.fp16_groups]
-    else:  # ZeRO 1 and 2: parameters one after another are cut into equal pieces
-        groups = zip(zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups, strict=True)
-        rows, sizes = 1, [[p.numel() for p in group] for group in zero.round_robin_bit16_groups]
-    layouts = {}
-    for (flat, parameters), lengths in zip(groups, sizes, strict=True):
-        if parameters[0] not in optimizer.matrices:
-            continue
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        columns = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-        layouts[flat] = Layout([optimizer.matrices[p] for p in parameters], columns, rows, rank, ranks)
-    return layouts

@@ -9,7 +9,8 @@ import torch
 
 from cluster.specs import PretrainSpec
 from pipelines.training.models import build_model, configuration
-from pipelines.training.optimizers import build_optimizer, orthogonalize
+from pipelines.training.muon import orthogonalize
+from pipelines.training.optimizers import build_optimizer
 
 SPEC = PretrainSpec(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.1, precision="bf16")
 
@@ -65,7 +66,7 @@ def test_gpt2_scales_its_transposed_matrices_by_outputs_over_inputs() -> None:
     config = configuration("gpt2-1m", {"n_layer": 1, "n_embd": 32}, vocab_size=50, sequence_length=16, eos_token_id=0)
     model = build_model(config, seed=1)
     optimizer = build_optimizer(model, SPEC)
-    scales = {n: optimizer.matrices[p].scale for n, p in model.named_parameters() if p in optimizer.matrices}
+    scales = {n: optimizer.wholes[p].scale for n, p in model.named_parameters() if p in optimizer.wholes}
     assert scales["transformer.h.0.mlp.c_fc.weight"] == 2.0  # 32 inputs, 128 outputs
     assert scales["transformer.h.0.mlp.c_proj.weight"] == 1.0
     assert len(scales) == 4
