@@ -28,7 +28,7 @@ class ScalingSpec(Spec, frozen=True):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (0 nothing, 1 optimizer, 2 gradients, 3 parameters)."""
     offload_optimizer: Literal["none", "cpu"] = "none"
-    """`cpu`: optimizer state lies, and the optimizer runs, in main memory (ZeRO 1 to 3). Changes reduction order only."""
+    """`cpu`: optimizer state lies, and the optimizer runs, in main memory (ZeRO 1 to 3). Changes reduction order."""
     offload_parameters: Literal["none", "cpu"] = "none"
     """`cpu`: each worker's shard of the weights lies in main memory (ZeRO 3). Changes no bit."""
     activation_checkpointing: bool = False
@@ -61,7 +61,7 @@ class ScalingSpec(Spec, frozen=True):
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
         if self.offload_optimizer != "none" and self.zero_stage == 0:
-            raise SpecError("scaling.offload_optimizer: ZeRO 0 has no shards to offload", "Set scaling.zero_stage to 1.")
+            raise SpecError("scaling.offload_optimizer: ZeRO 0 has no shards", "Set scaling.zero_stage to 1, 2 or 3.")
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise SpecError(
                 f"scaling.offload_parameters: ZeRO {self.zero_stage} keeps whole weights on the device",

@@ -19,6 +19,11 @@ class TrainingSpec(Spec, frozen=True):
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
+    start_batch_size: Annotated[int, Meta(ge=1)] | None = None
+    """Sequences of the first step, where the batch grows: a divisor of `global_batch_size`, in multiples of which it
+    grows linearly in steps. None: every step has `global_batch_size`."""
+    batch_size_warmup_steps: Annotated[int, Meta(ge=0)] = 0
+    """Steps until the batch has grown from `start_batch_size` to `global_batch_size`."""
     optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
     """`muon`: Muon on the hidden matrices, AdamW on the rest. `adafactor`: on all weights. `adamw8bit`: AdamW, whose
     state of the hidden matrices has 8 bits a number; its results depend on workers and ZeRO stage a little."""
@@ -51,6 +56,17 @@ class TrainingSpec(Spec, frozen=True):
     """Seed of initialization, data order and dropout."""
 
     def check(self) -> None:
+        if (self.start_batch_size is None) != (self.batch_size_warmup_steps == 0):
+            raise SpecError(
+                f"{self.kind}.start_batch_size and {self.kind}.batch_size_warmup_steps belong together",
+                "Give both, or neither for batches of one size.",
+            )
+        if self.start_batch_size is not None and self.global_batch_size % self.start_batch_size:
+            raise SpecError(
+                f"{self.kind}.start_batch_size: {self.start_batch_size} does not divide the "
+                f"{self.global_batch_size} sequences of {self.kind}.global_batch_size",
+                "The batch grows in multiples of it.",
+            )
         if self.min_learning_rate_fraction and self.schedule == "constant":
             raise SpecError(f"{self.kind}.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
 

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.errors import SpecError, nearest
 from cluster.spec import merge
 from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan
 
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
@@ -107,7 +108,9 @@ def check_overrides(spec: TrainingSpec, scaling: ScalingSpec) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from pydantic import ValidationError
 
-    alone = BatchPlan(1, 1, 1, 1, 1)  # DeepSpeed compares batches with the ranks, of which there are none yet
+    alone = BatchPlan(
+        1, 1, 1, 1, 1, BatchSizes(1, 1, 0)
+    )  # DeepSpeed compares batches with the ranks, of which there are none yet
     try:
         DeepSpeedConfig(deepspeed_config(spec, scaling, alone, 1))
     except ValidationError as error:

@@ -63,10 +63,10 @@ class Optimizer(torch.optim.Optimizer):
 def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
     """The optimizer of a spec for a model whose parameters are still whole.
 
-    Weight decay touches the hidden matrices only. Not norms and biases, as published for GPT-2, GPT-3 and Llama; and not
-    embeddings and the output layer, which those decayed: rows of rare tokens would shrink in all the steps that give
-    them no gradient (OLMo 2, arXiv:2501.00656, leaves them out for training's stability). Muon and 8-bit state are for
-    the same matrices: Muon is made for linear maps, and bitsandbytes advises whole state for embeddings.
+    Weight decay touches the hidden matrices only. Not norms and biases, as usual for GPT and Llama; and not embeddings
+    and the output layer, which those decay: rows of rare tokens would shrink in all the steps that give them no
+    gradient (OLMo 2, arXiv:2501.00656, exempts embeddings, too). Muon and 8-bit state are for the same matrices: Muon
+    is made for linear maps, and Dettmers et al. keep 32 bits for embeddings.
     """
     hidden = dict(_hidden_matrices(model))
     rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]

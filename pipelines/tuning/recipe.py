@@ -62,7 +62,7 @@ def sft(work: Work, rank: int) -> Parts:
             ),
             "conversations": len(train),
             "too_long": work.extra["left_out"],
-            "epochs": round(work.plan.steps * work.plan.global_batch / len(train), 4),
+            "epochs": round(work.plan.num_positions / len(train), 4),
         },
     )
 
