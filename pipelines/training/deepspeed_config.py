@@ -108,9 +108,7 @@ def check_overrides(spec: TrainingSpec, scaling: ScalingSpec) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from pydantic import ValidationError
 
-    alone = BatchPlan(
-        1, 1, 1, 1, 1, BatchSizes(1, 1, 0)
-    )  # DeepSpeed compares batches with the ranks, of which there are none yet
+    alone = BatchPlan(1, 1, 1, 1, 1, BatchSizes(1, 1, 0))  # there are no ranks yet to share a batch
     try:
         DeepSpeedConfig(deepspeed_config(spec, scaling, alone, 1))
     except ValidationError as error:

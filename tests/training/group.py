@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         figures = train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name))
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())
+        if resume_at := case.get("resume_at"):  # as if the run had died after this step's checkpoint
+            if rank == 0:
+                for folder in Path(root, name, ".train", "checkpoints").glob("step-*"):
+                    if int(folder.name.removeprefix("step-")) > resume_at:
+                        shutil.rmtree(folder)
+            dist.barrier()
+            again = Location(f"{root}/{name}-again")
+            train(Work(recipe, spec, scaling, plan, inputs, again, output / ".train", name))
     dist.destroy_process_group()
 
 

@@ -34,6 +34,29 @@ TWO_RANKS = {
 TWO_RANKS["muon-bf16"] = case("muon", 1, precision="bf16")
 ONE_RANK = {"muon-one": case("muon", 1)}
 
+KEEP_ALL = {"checkpoint_every_seconds": 1e-9, "keep_checkpoints": STEPS}
+UNEVEN = {"model_overrides": SMALL | {"intermediate_size": 57}}  # shards begin in the middle of rows
+OVERFLOWING = {"precision": "fp16", "z_loss": 300.0}  # the first steps' gradients are above 65504
+NARROW = {"zero_optimization": {"reduce_bucket_size": 1000}}
+TWO_RANKS |= {
+    **{f"adafactor-zero{stage}": case("adafactor", stage, scaling=KEEP_ALL, **UNEVEN) for stage in range(4)},
+    **{f"adamw8bit-zero{stage}": case("adamw8bit", stage, scaling=KEEP_ALL, **UNEVEN) for stage in range(4)},
+    **{f"fp16-zero{stage}": case("adamw", stage, scaling=KEEP_ALL, **OVERFLOWING) for stage in (0, 2, 3)},
+    "fp16": case("adamw", 1, precision="fp16"),
+    "muon-zero1-offload": case("muon", 1, scaling={"offload_optimizer": "cpu"}),
+    "muon-zero3-offload": case("muon", 3, scaling={"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
+    "gpt2-muon-zero0-checkpointing": case("muon", 0, scaling={"activation_checkpointing": True}, **GPT2),
+    "muon-zero3-checkpointing": case("muon", 3, scaling={"activation_checkpointing": True}),
+    "muon-zero2-narrow": case("muon", 2, scaling={"deepspeed_overrides": NARROW}),
+    **{
+        f"growing-zero{stage}": case("adamw", stage, start_batch_size=2, batch_size_warmup_steps=4, scaling=split)
+        for stage, split in ((0, {}), (2, {}), (3, {"micro_batch_size": 1}))
+    },
+}
+RESUMED = [name for name, settings in TWO_RANKS.items() if KEEP_ALL.items() <= settings["scaling"].items()]
+for name in RESUMED:
+    TWO_RANKS[name]["resume_at"] = 4
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,6 +86,11 @@ def trajectory(runs: Path, name: str) -> list[float]:
         *((f"muon-zero{stage}-micro1", "muon-zero0") for stage in (0, 1, 2, 3)),
         ("gpt2-muon-zero2", "gpt2-muon-zero0"),
         ("muon-one", "muon-zero1"),
+        *((f"adafactor-zero{stage}", "adafactor-zero0") for stage in (1, 2, 3)),
+        *((f"fp16-zero{stage}", "fp16-zero0") for stage in (2, 3)),
+        *((f"muon-zero{stage}-offload", "muon-zero0") for stage in (1, 3)),
+        ("muon-zero2-narrow", "muon-zero0"),
+        *((f"growing-zero{stage}", "growing-zero0") for stage in (2, 3)),
     ],
 )
 def test_layouts_agree(runs: Path, name: str, reference: str) -> None:
@@ -75,8 +103,43 @@ def test_bf16_stays_close_to_fp32(runs: Path) -> None:
     assert low == pytest.approx(full, rel=2e-2)
 
 
+@pytest.mark.parametrize("name", ["gpt2-muon-zero0", "muon-zero3"])
+def test_activation_checkpointing_changes_no_bit(runs: Path, name: str) -> None:
+    assert trajectory(runs, f"{name}-checkpointing") == trajectory(runs, name)
+
+
+def test_8_bit_state_depends_on_the_layout_a_little(runs: Path) -> None:
+    reference = trajectory(runs, "adamw8bit-zero0")
+    for stage in (1, 2, 3):
+        assert trajectory(runs, f"adamw8bit-zero{stage}") == pytest.approx(reference, rel=1e-3)
+
+
+def test_fp16_stays_close_to_fp32(runs: Path) -> None:
+    low, full = trajectory(runs, "fp16"), trajectory(runs, "adamw-zero1")
+    assert low != full
+    assert low == pytest.approx(full, rel=2e-3)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_gradient_beyond_fp16_skips_the_step_and_lowers_the_scale(runs: Path, stage: int) -> None:
+    lines = read(Location(runs / f"fp16-zero{stage}"))
+    skipped = lines[-1]["skipped_steps"]
+    assert 0 < skipped < STEPS
+    assert lines[-1]["loss_scale"] == 2.0 ** (16 - skipped)
+    assert [line["skipped_steps"] for line in lines[:skipped]] == list(range(1, skipped + 1))
+    assert [line["grad_norm"] is None for line in lines] == [True] * skipped + [False] * (STEPS - skipped)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_has_the_same_bits(runs: Path, name: str) -> None:
+    first, again = (runs / folder for folder in (name, f"{name}-again"))
+    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    of_last_steps = {line["step"]: line[LOSS] for line in read(Location(again))}
+    assert of_last_steps == {line["step"]: line[LOSS] for line in read(Location(first)) if line["step"] > 4}
+
+
 def test_it_learns(runs: Path) -> None:
-    for name in ("adamw-zero1", "muon-zero1"):
+    for name in ("adamw-zero1", "muon-zero1", "adamw8bit-zero1"):
         losses = trajectory(runs, name)
         assert losses[-1] < losses[0] - 0.1
 
