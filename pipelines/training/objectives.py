@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
+
+
 @dataclass
 class Documents:
     """What keeps packed documents apart: positions (batch, length) int64; mask (batch, 1, length, length) bool."""
@@ -57,7 +60,7 @@ class Objective(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, precision: str) -> None:
         super().__init__()
         self.model = model
-        self.half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        self.half = HALVES.get(precision)
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def tell(self, *sums: Tensor) -> None:
