@@ -110,6 +110,8 @@ class RlhfSpec(TrainingSpec, frozen=True):
 
     def check(self) -> None:
         super().check()
+        if self.start_batch_size is not None:
+            raise SpecError("rlhf.start_batch_size: the batch of completions does not grow", "Leave it out.")
         if self.global_batch_size % self.group_size:
             raise SpecError(
                 f"rlhf.group_size: {self.group_size} does not divide the global batch of {self.global_batch_size}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -27,6 +27,16 @@ class ScalingSpec(Spec, frozen=True):
     """Sequences per forward pass and worker; None takes global_batch_size / num_workers at once."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (0 nothing, 1 optimizer, 2 gradients, 3 parameters)."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """`cpu`: optimizer state lies, and the optimizer runs, in main memory (ZeRO 1 to 3). Changes reduction order."""
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """`cpu`: each worker's shard of the weights lies in main memory (ZeRO 3). Changes no bit."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third more
+    work. Changes no bit."""
+    deepspeed_overrides: dict[str, Any] = {}
+    """DeepSpeed's own settings, merged over those that follow from the spec: `{zero_optimization: {...}}`. What a field
+    of the spec or of `scaling` says already, or what would change the result, is refused."""
     checkpoint_every_seconds: Annotated[float, Meta(gt=0)] = 60.0
     """Time between training checkpoints."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
@@ -50,3 +60,10 @@ class ScalingSpec(Spec, frozen=True):
     def check(self) -> None:
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise SpecError("scaling.offload_optimizer: ZeRO 0 has no shards", "Set scaling.zero_stage to 1, 2 or 3.")
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise SpecError(
+                f"scaling.offload_parameters: ZeRO {self.zero_stage} keeps whole weights on the device",
+                "Set scaling.zero_stage to 3.",
+            )

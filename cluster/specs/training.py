@@ -23,10 +23,16 @@ class TrainingSpec(Spec, frozen=True):
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon on the hidden matrices, AdamW on the rest."""
+    start_batch_size: Annotated[int, Meta(ge=1)] | None = None
+    """Sequences of the first step, where the batch grows: a divisor of `global_batch_size`, in multiples of which it
+    grows linearly in steps. None: every step has `global_batch_size`."""
+    batch_size_warmup_steps: Annotated[int, Meta(ge=0)] = 0
+    """Steps until the batch has grown from `start_batch_size` to `global_batch_size`."""
+    optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
+    """`muon`: Muon on the hidden matrices, AdamW on the rest. `adafactor`: on all weights. `adamw8bit`: AdamW, whose
+    state of the hidden matrices has 8 bits a number; its results depend on workers and ZeRO stage a little."""
     learning_rate: Annotated[float, Meta(gt=0)] = 5e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; of Adafactor, relative to each weight's root mean square (published: 1e-2)."""
     muon_learning_rate: Annotated[float, Meta(gt=0)] = 0.02
     """Peak learning rate of Muon (used with `optimizer: muon` only)."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
@@ -45,14 +51,26 @@ class TrainingSpec(Spec, frozen=True):
     """AdamW's second moment."""
     max_grad_norm: Annotated[float, Meta(ge=0)] = 1.0
     """Gradient clipping by global norm; 0 switches it off."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Numbers of forward and backward pass; optimizer state is fp32 in both."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers of forward and backward pass; weights and optimizer state are fp32 in all. `fp16` scales the loss, and
+    skips the steps whose gradient overflows."""
     evaluate_every_steps: Annotated[int, Meta(ge=0)] = 0
     """Steps between validation losses during training; 0 validates at the end only."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of initialization, data order and dropout."""
 
     def check(self) -> None:
+        if (self.start_batch_size is None) != (self.batch_size_warmup_steps == 0):
+            raise SpecError(
+                f"{self.kind}.start_batch_size and {self.kind}.batch_size_warmup_steps belong together",
+                "Give both, or neither for batches of one size.",
+            )
+        if self.start_batch_size is not None and self.global_batch_size % self.start_batch_size:
+            raise SpecError(
+                f"{self.kind}.start_batch_size: {self.start_batch_size} does not divide the "
+                f"{self.global_batch_size} sequences of {self.kind}.global_batch_size",
+                "The batch grows in multiples of it.",
+            )
         if self.min_learning_rate_fraction and self.schedule == "constant":
             raise SpecError(f"{self.kind}.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
 

@@ -25,6 +25,7 @@ from cluster.errors import InputError
 from cluster.specs import RewardSpec
 from pipelines.alignment.preferences import read_preferences
 from pipelines.tokens.order import Order
+from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
 from pipelines.training.engine import Engine
 from pipelines.training.objectives import Objective
@@ -68,7 +69,7 @@ class PairBatches(Source):
         self.validation = min(spec.validation_pairs, len(heldout) // 2)
 
     def share(self, step: int, engine: Engine) -> Share:
-        whole = self.order.samples(step * self.plan.global_batch, (step + 1) * self.plan.global_batch)
+        whole = self.order.samples(*self.plan.batch(step))
         own = self.order.samples(*self.plan.positions(step, self.rank)).tolist()
         size = self.plan.micro_batch
         micro_batches = [pairs(self.train, own[i : i + size]) for i in range(0, len(own), size)]
@@ -113,7 +114,8 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
             sequences, left_out[split] = encode_split(ctx, tokenizer, split)
             sequences.save(ctx.output / STATE, f"{split}.npz")
             sizes[split] = len(sequences) // 2
-        return plan_batches(spec, ctx.scaling, math.ceil(spec.epochs * sizes["train"] / spec.global_batch_size))
+        steps = BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * sizes["train"]))
+        return plan_batches(spec, ctx.scaling, steps)
 
     def needs() -> dict[str, Any]:
         return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
@@ -182,7 +184,7 @@ def recipe(work: Work, rank: int) -> Parts:
         figures=lambda: {
             "pairs": len(train) // 2,
             "too_long": work.extra["left_out"],
-            "epochs": round(work.plan.steps * work.plan.global_batch / (len(train) // 2), 4),
+            "epochs": round(work.plan.num_positions / (len(train) // 2), 4),
         },
     )
 

@@ -25,12 +25,14 @@ from transformers.utils import logging
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError
-from cluster.specs import EvaluationSpec
+from cluster.spec import convert
+from cluster.specs import EvaluationSpec, PretrainSpec
 from pipelines.evaluation.loss import total_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stream, token_sources
+from pipelines.training.batch_sizes import BatchSizes
 
 
 def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def trained_text(trained: Artifact, tokens: Artifact, decoder: TokenBytes) -> li
     seen = trained.parent("tokens")
     if tokens.fingerprint not in {source.fingerprint for source in token_sources(seen).values()}:
         raise InputError(f"{trained.record.ref} was not trained on {tokens.record.ref}", "Give the tokens it saw.")
-    positions = trained.metrics["steps"] * trained.spec["global_batch_size"]
+    positions = BatchSizes.of(convert(trained.spec, PretrainSpec, "pretrain")).before(trained.metrics["steps"])
     stream = open_stream(seen, trained.spec["seed"], positions, trained.spec["window_shards"])
     sequences = seen_sequences(stream, positions)
     return [text for store, numbers in sequences for text in seen_text(store, numbers, decoder)]

@@ -1,8 +1,8 @@
 """Which samples a rank trains on in a step: arithmetic on the step, so that no loader state exists to be lost.
 
-Step s takes positions [s * G, (s + 1) * G) of the run's order, G sequences a global batch; rank r takes the r-th of
-`num_workers` equal slices. Neither workers nor accumulation change what a step sees. Every kind of training brings a
-`Source` of such batches; the loop is the same for all.
+Step s takes the positions of the run's order that follow those of the steps before it, as many as its global batch
+has sequences; rank r takes the r-th of `num_workers` equal slices. Neither workers nor accumulation change what a step
+sees. Every kind of training brings a `Source` of such batches; the loop is the same for all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cluster.errors import SpecError
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream
+from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.samples import Sampler, count_labels
 
 if TYPE_CHECKING:
@@ -31,47 +32,57 @@ Batch: TypeAlias = Tensor | dict[str, Tensor]  # the first dimension is the sequ
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers."""
+    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers.
+
+    Smaller batches at the beginning, where `sizes` has them, are split alike into fewer passes.
+    """
 
     global_batch: int
     num_workers: int
     micro_batch: int
     accumulation: int
     steps: int
+    sizes: BatchSizes
 
     @property
     def num_positions(self) -> int:
         """Sequences of the whole run."""
-        return self.steps * self.global_batch
+        return self.sizes.before(self.steps)
+
+    def batch(self, step: int) -> tuple[int, int]:
+        """First and last-plus-one position of a step."""
+        start = self.sizes.before(step)
+        return start, start + self.sizes.size(step)
 
     def positions(self, step: int, rank: int) -> tuple[int, int]:
         """First and last-plus-one position of a rank in a step."""
-        share = self.global_batch // self.num_workers
-        start = step * self.global_batch + rank * share
+        share = self.sizes.size(step) // self.num_workers
+        start = self.sizes.before(step) + rank * share
         return start, start + share
 
 
 def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchPlan:
-    """Raises SpecError where the global batch does not divide."""
-    total, workers = spec.global_batch_size, scaling.num_workers
-    if total % workers:
+    """Raises SpecError where the global batch, or the first of a growing one, does not divide."""
+    sizes, workers = BatchSizes.of(spec), scaling.num_workers
+    if sizes.start % workers:
+        name = "start_batch_size" if sizes.start < sizes.final else "global_batch_size"
         raise SpecError(
-            f"{spec.kind}.global_batch_size: {total} sequences do not divide among {workers} workers",
-            f"Set scaling.num_workers to a divisor of {total}, or change the batch (which changes the model).",
+            f"{spec.kind}.{name}: {sizes.start} sequences do not divide among {workers} workers",
+            f"Set scaling.num_workers to a divisor of {sizes.start}, or change the batch (which changes the model).",
         )
-    share = total // workers
+    share = sizes.start // workers
     micro = scaling.micro_batch_size or share
     if share % micro:
         raise SpecError(
             f"scaling.micro_batch_size: {micro} does not divide the {share} sequences of a worker's step",
             f"Take a divisor of {share}, such as {max(d for d in range(1, min(micro, share) + 1) if share % d == 0)}.",
         )
-    return BatchPlan(total, workers, micro, share // micro, steps)
+    return BatchPlan(sizes.final, workers, micro, sizes.final // workers // micro, steps, sizes)
 
 
 def pretrain_steps(spec: PretrainSpec, sequence_length: int) -> int:
     """Steps that a run's tokens make, at least one."""
-    return max(1, spec.total_tokens // (spec.global_batch_size * sequence_length))
+    return max(1, BatchSizes.of(spec).steps(spec.total_tokens // sequence_length))
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,7 @@ class TokenBatches(Source):
         }
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
-        start = step * self.plan.global_batch
-        tokens = self.stream.num_labels(start, start + self.plan.global_batch)
+        tokens = self.stream.num_labels(*self.plan.batch(step))
         micro_batches = self.micro_batches(step)
         if self.sampler is None:
             return Share(micro_batches, tokens, tokens)

@@ -40,7 +40,7 @@ class Part(msgspec.Struct, frozen=True):
     step: int
     tokens: int
     file: FileEntry
-    scalars: dict[str, dict[str, float]]  # of the optimizer's groups
+    numbers: dict[str, dict[str, float]]  # of the optimizer's groups
     notes: dict[str, Any]  # what watches the run keeps here
 
     def encode(self) -> bytes:
@@ -57,7 +57,7 @@ class Part(msgspec.Struct, frozen=True):
         return msgspec.json.decode(text, type=cls)
 
 
-Take = Callable[[Snapshot], dict[str, dict[str, float]]]  # copies a rank's tensors, returns the scalars
+Take = Callable[[Snapshot], dict[str, dict[str, float]]]  # copies a rank's tensors, returns the numbers
 
 
 class Checkpoints:
@@ -114,7 +114,7 @@ class Checkpoints:
     def _write(self, step: int, tokens: int, take: Take, notes: dict[str, Any], rank: int, world_size: int) -> None:
         began = time.monotonic()
         try:
-            scalars = take(self._snapshot)
+            numbers = take(self._snapshot)
             self._copied.set()
             folder, name = self.place / _name(step, self._attempt), f"{rank:05d}-of-{world_size:05d}"
             with folder.open(f"{name}.safetensors", "wb") as file:
@@ -122,7 +122,7 @@ class Checkpoints:
                 if self.place.is_local:
                     file.flush()
                     os.fsync(file.fileno())
-            part = Part(step, tokens, entry, scalars, notes)
+            part = Part(step, tokens, entry, numbers, notes)
             folder.write_bytes(f"{name}.part", part.encode())
             if rank == 0:
                 self._prune()
@@ -140,10 +140,10 @@ class Checkpoints:
                 if name < whole[self.keep - 1]:
                     self._remove(name)
 
-    def load(self, read: Callable[[State], None]) -> Part | None:
-        """Let `read` take up the newest checkpoint that is undamaged; return its first part, None where there is none.
+    def load(self, read: Callable[[State, dict[str, Any]], None]) -> Part | None:
+        """Let `read` take up the newest undamaged checkpoint, its state and its notes; return its first part.
 
-        Newer ones that are damaged, and what dead attempts had begun, are removed.
+        None where there is none. Newer ones that are damaged, and what dead attempts had begun, are removed.
         """
         told: list[Any] = [None]
         if dist.get_rank() == 0:
@@ -160,8 +160,8 @@ class Checkpoints:
             if parts:
                 with self._local(name) as folder:
                     files = [folder / f"{stem}.safetensors" for stem in parts]
-                    with State(files, {k: v for part in parts.values() for k, v in part.scalars.items()}) as state:
-                        read(state)
+                    with State(files, {k: v for part in parts.values() for k, v in part.numbers.items()}) as state:
+                        read(state, next(iter(parts.values())).notes)
                     dist.barrier()
                 return next(iter(parts.values()))
             if dist.get_rank() == 0:

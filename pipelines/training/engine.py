@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import deepspeed
@@ -18,34 +19,12 @@ from torch import Tensor
 from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training import shards
 from pipelines.training.batches import Batch, BatchPlan, Share
+from pipelines.training.deepspeed_config import deepspeed_config
+from pipelines.training.layouts import zero_layouts
+from pipelines.training.loss_scale import LossScale
 from pipelines.training.objectives import Objective
-from pipelines.training.optimizers import Layout, Optimizer
+from pipelines.training.optimizers import Optimizer
 from pipelines.training.snapshots import Snapshot, State
-
-BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default; it allocates as much however small the model is
-
-
-def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, parameters: int) -> dict[str, Any]:
-    """The DeepSpeed configuration that follows from spec, scaling and batch plan: the one place where it is made."""
-    stage = scaling.zero_stage
-    bucket = min(BUCKET_ELEMENTS, parameters + parameters % 2)  # DeepSpeed asks for an even one
-    return {
-        "train_micro_batch_size_per_gpu": plan.micro_batch,
-        "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.global_batch,
-        # Without ZeRO, DeepSpeed clips but does not tell the norm: then the engine below does both.
-        "gradient_clipping": spec.max_grad_norm if stage else 0.0,
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": False,
-            "round_robin_gradients": False,  # Muon's layouts rely on the order
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "zero_allow_untested_optimizer": True,  # the optimizer is ours
-        "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own compiles for 90 s on first use
-        "steps_per_print": None,
-    }
 
 
 class Engine:
@@ -64,6 +43,11 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.spec, self.plan, self.stage = spec, plan, scaling.zero_stage
         self.objective, self.optimizer = objective, optimizer
+        objective.train()  # transformers loads models in evaluation mode, without dropout
+        self.loss_scale = LossScale() if spec.precision == "fp16" else None
+        self.overflowed = False
+        if scaling.activation_checkpointing:
+            objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
@@ -72,7 +56,7 @@ class Engine:
         )
         self.device: torch.device = self.engine.device
         if self.stage:
-            optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer)
+            optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer.wholes, self.device)
 
     def step(
         self, share: Share, factor: float, before_update: Callable[[], None] = lambda: None
@@ -81,27 +65,48 @@ class Engine:
 
         Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
         float64 vector (those of all ranks add up to them), and the global gradient norm before clipping, inf or nan
-        where the gradient is not finite.
+        where the gradient is not finite: then the weights stay as they are. `overflowed` tells whether that was for
+        fp16's narrow range, which a lower loss scale cures.
         """
         self.optimizer.set_factor(factor)
+        scale = self.loss_scale.value if self.loss_scale else 1.0
+        if self.stage and self.loss_scale:
+            self.engine.optimizer.override_loss_scale(scale)  # ZeRO scales the loss and unscales the gradient itself
         total = torch.zeros((), device=self.device)
-        for micro_batch in share.micro_batches:
+        for left, micro_batch in zip(reversed(range(len(share.micro_batches))), share.micro_batches, strict=True):
+            self.engine.set_gradient_accumulation_boundary(left == 0)
             loss = self.engine(self.to_device(micro_batch)) / share.divisor
             total += loss.detach()
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
-            self.engine.backward(loss * self.plan.num_workers, scale_wrt_gas=False)
-            norm = self._clip() if self.stage == 0 and self.engine.is_gradient_accumulation_boundary() else None
-            if self.engine.is_gradient_accumulation_boundary():
+            weight = self.plan.num_workers * (1.0 if self.stage else scale)
+            self.engine.backward(loss * weight, scale_wrt_gas=False)
+            norm = self._clip(scale) if self.stage == 0 and left == 0 else None
+            if left == 0:
                 before_update()
             self.engine.step()
-        if norm is None:
-            norm = self.engine.get_global_grad_norm()
-        norm = float(norm)
-        parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
-        return parts, norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        norm = float(self.engine.get_global_grad_norm() if norm is None else norm)
+        norm = norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        if self.loss_scale:
+            self.overflowed = self.loss_scale.update(math.isfinite(norm))
+        return torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor]), norm
 
-    def _clip(self) -> Tensor:
-        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)
+    def _clip(self, scale: float) -> Tensor:
+        """What ZeRO does by itself: unscale, tell the norm, clip, and drop a gradient that is not finite."""
+        trained = [p for p in self.engine.module.parameters() if p.grad is not None]
+        if self.loss_scale:
+            for parameter in trained:
+                parameter.grad /= scale
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.spec.max_grad_norm or math.inf)
+        if not norm.isfinite():
+            for parameter in trained:
+                parameter.grad = None
+        return norm
+
+    def figures(self) -> dict[str, Any]:
+        """What there is to tell in the log of the last step: of fp16, the loss scale and the steps skipped so far."""
+        if self.loss_scale is None:
+            return {}
+        return {"loss_scale": self.loss_scale.value, "skipped_steps": self.loss_scale.skipped_steps}
 
     def to_device(self, batch: Batch) -> Batch:
         if isinstance(batch, dict):
@@ -121,26 +126,21 @@ class Engine:
 
         What is frozen, an adapter's base, comes from where it came from.
         """
-        parts = shards.to_save(self.engine, self.optimizer)
-        snapshot.take(
-            (f"{key}/{piece.parameter}/{piece.start}", tensor)
-            for piece in parts
-            for key, tensor in shards.tensors(piece, self.optimizer)
-        )
-        return {str(piece.group): shards.scalars(piece, self.optimizer) for piece in parts}
+        held = shards.to_save(self.engine, self.optimizer)
+        snapshot.take(named for shard in held for named in shard.tensors(self.optimizer))
+        return {str(shard.group): self.optimizer.told(shard.flat).numbers for shard in held}
 
-    def load(self, state: State) -> None:
+    def notes(self) -> dict[str, Any]:
+        """What else a resumed run must know, the same on all ranks: plain JSON."""
+        return {"loss_scale": asdict(self.loss_scale)} if self.loss_scale else {}
+
+    def load(self, state: State, notes: dict[str, Any]) -> None:
         """Take up what any number of ranks saved at any ZeRO stage. Every rank must call it."""
-        for piece in shards.pieces(self.engine, self.optimizer):
-            own = self.optimizer.state[piece.flat]
-            for key in state.keys(piece.parameter):
-                held = piece.flat if key == shards.WEIGHT else own.get(key)
-                if held is None:
-                    held = own[key] = torch.zeros_like(piece.flat.detach())
-                state.read(key, piece.parameter, piece.start, piece.of(held))
-            for key, value in state.scalars[str(piece.group)].items():
-                own[key] = torch.tensor(value, dtype=torch.float32, device=piece.flat.device)
+        for shard in shards.shards(self.engine, self.optimizer):
+            shard.load(self.optimizer, state)
         shards.spread(self.engine, self.optimizer)
+        if self.loss_scale:
+            self.loss_scale = LossScale(**notes["loss_scale"])
 
     def weights(self) -> dict[str, Tensor]:
         """The trained weights, whole, on the CPU, by name, tied ones once. Every rank must call it."""
@@ -151,22 +151,3 @@ class Engine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 found[name] = parameter.detach().cpu().clone()
         return found
-
-
-def zero_layouts(zero: Any, optimizer: Optimizer) -> dict[Tensor, Layout]:
-    """Where ZeRO put the matrices of Muon's groups: flat tensor of this rank to its layout."""
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if hasattr(zero, "fp32_partitioned_groups_flat"):  # ZeRO 3: each parameter is cut into one piece a rank
-        groups = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
-        rows, sizes = ranks, [[p.partition_numel() for p in group] for group in zero.fp16_groups]
-    else:  # ZeRO 1 and 2: parameters one after another are cut into equal pieces
-        groups = zip(zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups, strict=True)
-        rows, sizes = 1, [[p.numel() for p in group] for group in zero.round_robin_bit16_groups]
-    layouts = {}
-    for (flat, parameters), lengths in zip(groups, sizes, strict=True):
-        if parameters[0] not in optimizer.matrices:
-            continue
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        columns = [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-        layouts[flat] = Layout([optimizer.matrices[p] for p in parameters], columns, rows, rank, ranks)
-    return layouts

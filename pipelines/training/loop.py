@@ -67,7 +67,7 @@ class Loop:
                 parts, due, self.checkpoints.writing, *self.interruption.asked()
             )
             done, tokens = step + 1, tokens + share.tokens
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            if not (math.isfinite(loss) and (math.isfinite(norm) or self.engine.overflowed)):
                 raise JobError(
                     f"training diverged at step {done}: loss {loss}, gradient norm {norm}",
                     "Lower the learning rate, or lengthen the warm-up.",
@@ -81,10 +81,11 @@ class Loop:
                 line = {
                     metrics.STEP: done,
                     metrics.LOSS: round(loss, 6),
-                    metrics.GRAD_NORM: round(norm, 6),
+                    metrics.GRAD_NORM: round(norm, 6) if math.isfinite(norm) else None,
                     metrics.LEARNING_RATE: self.spec.learning_rate * factor,
                     metrics.TOKENS: tokens,
                     **{name: round(figure, 6) for name, figure in named},
+                    **self.engine.figures(),
                     **self.source.figures(),
                     **self.clock.lap(done, steps, tokens),
                     **self.checkpoints.figures(),
@@ -98,7 +99,7 @@ class Loop:
             if (urgent or (due and not writing)) and not last:
                 if log:
                     log.flush()
-                self.checkpoints.save(done, tokens, self.engine.take, {})
+                self.checkpoints.save(done, tokens, self.engine.take, self.engine.notes())
                 saved_at = time.monotonic()
             if urgent and not last:
                 self.checkpoints.finish()

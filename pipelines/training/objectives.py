@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
+
 
 @dataclass
 class Documents:
@@ -70,7 +72,7 @@ class Objective(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, precision: str) -> None:
         super().__init__()
         self.model = model
-        self.bf16 = precision == "bf16"
+        self.half = HALVES.get(precision)
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def tell(self, *sums: Tensor) -> None:
@@ -82,7 +84,7 @@ class Objective(torch.nn.Module):
         return sums
 
     def autocast(self, batch: Tensor) -> torch.autocast:
-        return torch.autocast(batch.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(batch.device.type, self.half, enabled=self.half is not None)
 
 
 class LanguageModel(Objective):

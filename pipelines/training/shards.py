@@ -1,7 +1,7 @@
-"""Which elements of which parameter this rank holds the master copy of, whatever ZeRO did with them.
+"""Which elements of which weight this rank holds the master copy of, whatever ZeRO did with them.
 
-Without ZeRO every rank holds all. ZeRO 1 and 2 lay a group's parameters one after another and cut the whole into equal
-pieces, one a rank; ZeRO 3 cuts every parameter into one piece a rank. A training state told in these terms, and not in
+Without ZeRO every rank holds all. ZeRO 1 and 2 lay a group's weights one after another and cut the whole into equal
+shards, one a rank; ZeRO 3 cuts every weight into one piece a rank. A training state told in these terms, and not in
 DeepSpeed's, can be taken up by any number of ranks at any stage.
 """
 
@@ -14,96 +14,123 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.training.optimizers import Optimizer
+from pipelines.training.optimizers import Optimizer, Told
+from pipelines.training.snapshots import State
 
 WEIGHT = "weight"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """`length` elements of a parameter from `start`, which stand in `flat` from `offset`; of the optimizer's `group`.
+    """`length` elements of a weight from `start`, which stand in a shard from `offset`."""
 
-    `flat` is what the optimizer knows its state by.
-    """
-
-    parameter: str
+    weight: str
     start: int
     length: int
-    flat: Tensor
     offset: int
-    group: int
 
     def cut(self, begin: int, end: int) -> Piece | None:
         """What of it lies in [begin, end) of its own elements."""
         begin, end = max(begin, 0), min(end, self.length)
         if begin >= end:
             return None
-        return Piece(self.parameter, self.start + begin, end - begin, self.flat, self.offset + begin, self.group)
+        return Piece(self.weight, self.start + begin, end - begin, self.offset + begin)
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The piece's elements of a tensor that is laid out as `flat`, as a view."""
+        """The piece's elements of a tensor that is laid out as the shard, as a view."""
         return tensor.detach().view(-1)[self.offset : self.offset + self.length]
 
 
-def pieces(engine: Any, optimizer: Optimizer) -> list[Piece]:
+@dataclass(frozen=True)
+class Shard:
+    """A flat tensor that the optimizer steps: of its `group`, cut from `weights` (name and shape), in this order."""
+
+    flat: Tensor
+    group: int
+    weights: list[tuple[str, torch.Size]]
+    pieces: list[Piece]
+
+    def tensors(self, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+        """Everything to save of the pieces, flat, by KEY/WEIGHT/START."""
+        told = optimizer.told(self.flat)
+        for piece in self.pieces:
+            yield f"{WEIGHT}/{piece.weight}/{piece.start}", piece.of(self.flat)
+            for key, value in told.elements.items():
+                yield f"{key}/{piece.weight}/{piece.start}", piece.of(value)
+        begun = {piece.weight for piece in self.pieces if piece.start == 0}  # on one rank of all
+        for key, value in told.wholes.items():
+            for (name, _), part in zip(self.weights, value.split([sum(s) for _, s in self.weights]), strict=True):
+                if name in begun:
+                    yield f"{key}/{name}/0", part
+
+    def load(self, optimizer: Optimizer, state: State) -> None:
+        """Take up weights and optimizer state."""
+        keys = state.keys(self.weights[0][0])
+        elements: dict[str, Tensor] = {WEIGHT: self.flat}
+        wholes: dict[str, Tensor] = {}
+        for key, dtype in keys.items():
+            if key in Told.WHOLES:
+                parts = [self.flat.new_empty(sum(shape)) for _, shape in self.weights]
+                for (name, _), part in zip(self.weights, parts, strict=True):
+                    state.read(key, name, 0, part)
+                wholes[key] = torch.cat(parts)
+                continue
+            into = elements.setdefault(key, torch.zeros_like(self.flat.detach(), dtype=dtype))
+            for piece in self.pieces:
+                state.read(key, piece.weight, piece.start, piece.of(into))
+        del elements[WEIGHT]
+        optimizer.take(self.flat, Told(elements, wholes, state.numbers[str(self.group)]))
+
+
+def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """Everything this rank holds, for an engine of DeepSpeed's at any stage."""
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
-    zero = engine.optimizer
+    zero, found = engine.optimizer, []
     if zero is optimizer:
-        groups = enumerate(optimizer.param_groups)
-        return [Piece(names[p], 0, p.numel(), p, 0, group) for group, held in groups for p in held["params"]]
+        for group, held in enumerate(optimizer.param_groups):
+            for p in held["params"]:
+                found.append(Shard(p, group, [(names[p], p.shape)], [Piece(names[p], 0, p.numel(), 0)]))
+        return found
     rank = torch.distributed.get_rank()
-    found = []
     if hasattr(zero, "fp32_partitioned_groups_flat"):
         flats = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
         for number, (flat, parameters) in enumerate(flats):
-            group, offset = zero.sub_group_to_group_id[number], 0
+            pieces, offset = [], 0
             for parameter in parameters:
                 share = parameter.partition_numel()
                 start = rank * share
                 held = min(share, parameter.ds_numel - start)  # the last shares are padded, or all padding
                 if held > 0:
-                    found.append(Piece(names[parameter], start, held, flat, offset, group))
+                    pieces.append(Piece(names[parameter], start, held, offset))
                 offset += share
+            weights = [(names[p], p.ds_shape) for p in parameters]
+            found.append(Shard(flat, zero.sub_group_to_group_id[number], weights, pieces))
         return found
     flats = zip(zero.single_partition_of_fp32_groups, zero.round_robin_bit16_groups, strict=True)
     for group, (flat, parameters) in enumerate(flats):
-        offset = -rank * flat.numel()  # where a parameter begins in this rank's part of the group
+        cuts, offset = [], -rank * flat.numel()  # where a weight begins in this rank's part of the group
         for parameter in parameters:
-            whole = Piece(names[parameter], 0, parameter.numel(), flat, offset, group)
-            if piece := whole.cut(-offset, flat.numel() - offset):
-                found.append(piece)
+            cuts.append(Piece(names[parameter], 0, parameter.numel(), offset).cut(-offset, flat.numel() - offset))
             offset += parameter.numel()
+        weights = [(names[p], p.shape) for p in parameters]
+        found.append(Shard(flat, group, weights, [piece for piece in cuts if piece]))
     return found
 
 
-def to_save(engine: Any, optimizer: Optimizer) -> list[Piece]:
+def to_save(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """This rank's part of the whole state: all ranks' parts together hold every element once."""
-    held = pieces(engine, optimizer)
+    held = shards(engine, optimizer)
     if engine.optimizer is not optimizer:
         return held
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    total = sum(piece.length for piece in held)
+    total = sum(shard.flat.numel() for shard in held)
     begin, end = total * rank // ranks, total * (rank + 1) // ranks
     found, before = [], 0
-    for piece in held:
-        if part := piece.cut(begin - before, end - before):
-            found.append(part)
-        before += piece.length
+    for shard in held:
+        if part := shard.pieces[0].cut(begin - before, end - before):
+            found.append(Shard(shard.flat, shard.group, shard.weights, [part]))
+        before += shard.flat.numel()
     return found
-
-
-def tensors(piece: Piece, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a piece and its state in the optimizer, by name, as views."""
-    yield WEIGHT, piece.of(piece.flat)
-    for name, value in optimizer.state[piece.flat].items():
-        if value.dim():
-            yield name, piece.of(value)
-
-
-def scalars(piece: Piece, optimizer: Optimizer) -> dict[str, float]:
-    """What the optimizer keeps of a piece's group as one number, such as its steps."""
-    return {name: value.item() for name, value in optimizer.state[piece.flat].items() if not value.dim()}
 
 
 def spread(engine: Any, optimizer: Optimizer) -> None:

@@ -24,6 +24,7 @@ from cluster.errors import InputError
 
 CHUNK_BYTES = 1 << 24
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64", torch.uint8: "U8"}
+TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class Snapshot:
@@ -64,9 +65,9 @@ class Snapshot:
 class State:
     """The parts of a training state, open for reading. A context: the files are closed at its end."""
 
-    def __init__(self, files: Iterable[Path], scalars: dict[str, dict[str, float]]) -> None:
-        """`scalars`: what is one number for a whole group of the optimizer, by group and name."""
-        self.scalars = scalars
+    def __init__(self, files: Iterable[Path], numbers: dict[str, dict[str, float]]) -> None:
+        """`numbers`: what is one number for a whole group of the optimizer, by group and name."""
+        self.numbers = numbers
         self._stack = ExitStack()
         self._parts: dict[str, dict[str, list[tuple[int, int, Any]]]] = defaultdict(lambda: defaultdict(list))
         for path in files:
@@ -84,9 +85,9 @@ class State:
     ) -> None:
         self._stack.close()
 
-    def keys(self, parameter: str) -> list[str]:
-        """What there is of a parameter: its weights and the names of its state in the optimizer."""
-        return sorted(self._parts[parameter])
+    def keys(self, parameter: str) -> dict[str, torch.dtype]:
+        """What there is of a parameter: its weights and its state in the optimizer, by name, and their types."""
+        return {key: TYPES[stored[0][2].get_dtype()] for key, stored in sorted(self._parts[parameter].items())}
 
     def read(self, key: str, parameter: str, start: int, into: Tensor) -> None:
         """Fill a flat tensor with the elements from `start`. Raises InputError where some are in no part."""

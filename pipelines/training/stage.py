@@ -14,6 +14,7 @@ from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.stream import open_stores, open_stream, token_sources
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
+from pipelines.training.deepspeed_config import check_overrides
 from pipelines.training.models import configuration, require_fit, require_objective
 from pipelines.training.samples import make_sampler
 
@@ -84,6 +85,7 @@ def run_training(
     if ctx.output.exists(SUMMARY_FILE):  # killed after its last step
         return _finish(ctx.output)
     batches = plan()
+    check_overrides(ctx.spec, ctx.scaling)
     connect(ctx.scaling)
     from pipelines.training.launch import run_workers  # Ray Train reads its environment when it is imported
     from pipelines.training.worker import Work, train

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from cluster.specs import SftSpec
-from pipelines.training.objectives import Objective
+from pipelines.training.objectives import HALVES, Objective
 from pipelines.training.worker import Parts, Work
 from pipelines.tuning.sequences import ConversationBatches, Sequences
 
@@ -62,7 +62,7 @@ def sft(work: Work, rank: int) -> Parts:
             ),
             "conversations": len(train),
             "too_long": work.extra["left_out"],
-            "epochs": round(work.plan.steps * work.plan.global_batch / len(train), 4),
+            "epochs": round(work.plan.num_positions / len(train), 4),
         },
     )
 
@@ -74,7 +74,7 @@ def load_model(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool 
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16 if spec.precision == "bf16" else torch.float32,
+            bnb_4bit_compute_dtype=HALVES.get(spec.precision, torch.float32),
         )
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(folder, **options)

@@ -79,7 +79,7 @@ class ConversationBatches(Source):
         self.validation = min(validation, len(heldout))
 
     def share(self, step: int, engine: Engine) -> Share:
-        whole = self.order.samples(step * self.plan.global_batch, (step + 1) * self.plan.global_batch)
+        whole = self.order.samples(*self.plan.batch(step))
         own = self.order.samples(*self.plan.positions(step, self.rank)).tolist()
         size = self.plan.micro_batch
         micro_batches = [self.train.batch(own[i : i + size]) for i in range(0, len(own), size)]

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
 from cluster.specs import SftSpec
+from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.stage import STATE, run_training
 from pipelines.tuning.conversations import read_conversations
@@ -49,7 +50,8 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
             sequences, left_out[split] = encode_split(ctx, tokenizer, split, longest)
             sequences.save(ctx.output / STATE, f"{split}.npz")
             sizes[split] = len(sequences)
-        return plan_batches(spec, ctx.scaling, math.ceil(spec.epochs * sizes["train"] / spec.global_batch_size))
+        steps = BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * sizes["train"]))
+        return plan_batches(spec, ctx.scaling, steps)
 
     def needs() -> dict[str, Any]:
         return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}

@@ -15,7 +15,19 @@ import torch.multiprocessing as mp
 from cluster.location import Location
 from cluster.specs import ScalingSpec
 from cluster.store import Store
+from pipelines.training.interruption import Request, Undisturbed
 from tests.training.tiny import LENGTH, pretrain
+
+
+class StopAt(Undisturbed):
+    """Ends a run after so many of its steps, as SIGTERM of the driver does."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def asked(self) -> Request:
+        self.left -= 1
+        return Request(save=False, stop=not self.left)
 
 
 def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
@@ -31,7 +43,10 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         output = Location(f"{root}/{name}")
         plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
         recipe, inputs = "pipelines.training.worker:pretrain", {"tokens": tokens}
-        figures = train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name))
+        work = Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name)
+        if stop_at := case.get("stop_at"):
+            assert train(work, StopAt(stop_at)) is None
+        figures = train(work)
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())
     dist.destroy_process_group()

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,9 +42,9 @@ class Model:
         snapshot.take([("weight/layer/0", self.weights)])
         return {"0": {"step": self.steps}}
 
-    def read(self, state: State) -> None:
+    def read(self, state: State, notes: dict[str, Any]) -> None:
         state.read("weight", "layer", 0, self.weights)
-        self.steps = state.scalars["0"]["step"]
+        self.steps = state.numbers["0"]["step"]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -174,7 +175,7 @@ def test_whatever_the_cut_a_state_is_read_as_it_was_written(
         assert torch.equal(load_file(files[-1])[f"weight/w/{begin}"], values[begin:end])  # any safetensors reader can
     bounds = [0, *sorted(others), 100]
     with State(files, {}) as state:
-        assert state.keys("w") == ["levels", "weight"]
+        assert state.keys("w") == {"levels": torch.uint8, "weight": torch.float32}
         for begin, end in itertools.pairwise(bounds):
             found, levels = torch.empty(end - begin), torch.empty(end - begin, dtype=torch.uint8)
             state.read("weight", "w", begin, found)

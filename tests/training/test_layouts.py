@@ -44,6 +44,28 @@ TWO_RANKS["bert-long"] = case("adamw", 1, **(BERT | {"steps": 60}))
 TWO_RANKS["muon-bf16"] = case("muon", 1, precision="bf16")
 ONE_RANK = {"muon-one": case("muon", 1), "glm-one": case("adamw", 1, **GLM), "bert-one": case("adamw", 1, **BERT)}
 
+UNEVEN = {"model_overrides": SMALL | {"intermediate_size": 57}}  # shards begin in the middle of rows
+OVERFLOWING = {"precision": "fp16", "z_loss": 20.0}  # the first steps' gradients are above 65504
+NARROW = {"zero_optimization": {"reduce_bucket_size": 1000}}
+TWO_RANKS |= {
+    **{f"adafactor-zero{stage}": case("adafactor", stage, **UNEVEN) for stage in range(4)},
+    **{f"adamw8bit-zero{stage}": case("adamw8bit", stage, **UNEVEN) for stage in range(4)},
+    **{f"fp16-zero{stage}": case("adamw", stage, **OVERFLOWING) for stage in (0, 2, 3)},
+    "fp16": case("adamw", 1, precision="fp16"),
+    "muon-zero1-offload": case("muon", 1, scaling={"offload_optimizer": "cpu"}),
+    "muon-zero3-offload": case("muon", 3, scaling={"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
+    "gpt2-muon-zero0-checkpointing": case("muon", 0, scaling={"activation_checkpointing": True}, **GPT2),
+    "muon-zero3-checkpointing": case("muon", 3, scaling={"activation_checkpointing": True}),
+    "muon-zero2-narrow": case("muon", 2, scaling={"deepspeed_overrides": NARROW}),
+    **{
+        f"growing-zero{stage}": case("adamw", stage, start_batch_size=2, batch_size_warmup_steps=4, scaling=split)
+        for stage, split in ((0, {}), (2, {}), (3, {"micro_batch_size": 1}))
+    },
+}
+RESUMED = [name for name in TWO_RANKS if name.startswith(("adafactor", "adamw8bit", "fp16-"))]
+for name in RESUMED:
+    TWO_RANKS[f"{name}-again"] = TWO_RANKS[name] | {"stop_at": 4}
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -75,6 +97,11 @@ def trajectory(runs: Path, name: str) -> list[float]:
         ("muon-one", "muon-zero1"),
         *((name, "glm-zero0") for name in ("glm-zero1", "glm-zero2", "glm-zero3", "glm-micro1", "glm-one")),
         *((name, "bert") for name in ("bert-zero3", "bert-one")),
+        *((f"adafactor-zero{stage}", "adafactor-zero0") for stage in (1, 2, 3)),
+        *((f"fp16-zero{stage}", "fp16-zero0") for stage in (2, 3)),
+        *((f"muon-zero{stage}-offload", "muon-zero0") for stage in (1, 3)),
+        ("muon-zero2-narrow", "muon-zero0"),
+        *((f"growing-zero{stage}", "growing-zero0") for stage in (2, 3)),
     ],
 )
 def test_layouts_agree(runs: Path, name: str, reference: str) -> None:
@@ -87,8 +114,42 @@ def test_bf16_stays_close_to_fp32(runs: Path) -> None:
     assert low == pytest.approx(full, rel=2e-2)
 
 
+@pytest.mark.parametrize("name", ["gpt2-muon-zero0", "muon-zero3"])
+def test_activation_checkpointing_changes_no_bit(runs: Path, name: str) -> None:
+    assert trajectory(runs, f"{name}-checkpointing") == trajectory(runs, name)
+
+
+def test_8_bit_state_depends_on_the_layout_a_little(runs: Path) -> None:
+    reference = trajectory(runs, "adamw8bit-zero0")
+    for stage in (1, 2, 3):
+        assert trajectory(runs, f"adamw8bit-zero{stage}") == pytest.approx(reference, rel=1e-3)
+
+
+def test_fp16_stays_close_to_fp32(runs: Path) -> None:
+    low, full = trajectory(runs, "fp16"), trajectory(runs, "adamw-zero1")
+    assert low != full
+    assert low == pytest.approx(full, rel=2e-3)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_gradient_beyond_fp16_skips_the_step_and_lowers_the_scale(runs: Path, stage: int) -> None:
+    lines = read(Location(runs / f"fp16-zero{stage}"))
+    skipped = lines[-1]["skipped_steps"]
+    assert 0 < skipped < STEPS
+    assert lines[-1]["loss_scale"] == 2.0 ** (16 - skipped)
+    assert [line["skipped_steps"] for line in lines[:skipped]] == list(range(1, skipped + 1))
+    assert [line["grad_norm"] is None for line in lines] == [True] * skipped + [False] * (STEPS - skipped)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_has_the_same_bits(runs: Path, name: str) -> None:
+    first, again = (runs / folder for folder in (name, f"{name}-again"))
+    assert (first / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert trajectory(runs, f"{name}-again") == trajectory(runs, name)
+
+
 def test_it_learns(runs: Path) -> None:
-    for name in ("adamw-zero1", "muon-zero1"):
+    for name in ("adamw-zero1", "muon-zero1", "adamw8bit-zero1"):
         losses = trajectory(runs, name)
         assert losses[-1] < losses[0] - 0.1
 

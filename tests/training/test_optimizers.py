@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
 
 from cluster.specs import PretrainSpec
 from pipelines.training.models import build_model, configuration
-from pipelines.training.optimizers import build_optimizer, orthogonalize
+from pipelines.training.muon import orthogonalize
+from pipelines.training.optimizers import build_optimizer
 
 SPEC = PretrainSpec(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.1, precision="bf16")
 
@@ -41,6 +43,43 @@ def test_three_steps_are_those_of_torch() -> None:
         assert torch.allclose(mine, other, atol=5e-4 if mine.ndim == 2 else 1e-6), name
 
 
+def test_adafactor_is_that_of_torch() -> None:
+    """Which takes the published step size, 1e-2 in the first 10,000 steps, as its default."""
+    ours, theirs = llama(), llama()
+    reference = torch.optim.Adafactor(theirs.parameters(), lr=1e-2)
+    optimizer = build_optimizer(ours, PretrainSpec(optimizer="adafactor", learning_rate=1e-2, weight_decay=0.0))
+    optimizer.set_factor(1.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        optimizer.step()
+        reference.step()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert torch.allclose(mine, other[1], rtol=1e-5, atol=1e-7), name
+
+
+def test_8_bit_adamw_is_that_of_bitsandbytes() -> None:
+    from bitsandbytes.optim import AdamW8bit
+
+    spec = PretrainSpec(optimizer="adamw8bit", learning_rate=0.01, weight_decay=0.1)
+    ours, theirs = torch.nn.Linear(64, 96, bias=False), torch.nn.Linear(64, 96, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(ours, spec)
+    optimizer.set_factor(1.0)
+    reference = AdamW8bit(theirs.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        ours.weight.grad = torch.randn(ours.weight.shape, generator=generator)
+        theirs.weight.grad = ours.weight.grad.clone()
+        optimizer.step()
+        reference.step()
+    assert torch.equal(ours.weight, theirs.weight)
+    state = optimizer.state[ours.weight]
+    assert {state[name].dtype for name in ("exp_avg_codes", "exp_avg_sq_codes")} == {torch.uint8}
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (8, 40), (40, 8)])
 def test_singular_values_come_close_to_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -49,10 +88,11 @@ def test_singular_values_come_close_to_one(shape: tuple[int, int]) -> None:
     assert values.max() < 1.3
 
 
-def test_hidden_matrices_only_are_decayed() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor", "adamw8bit"])
+def test_hidden_matrices_only_are_decayed(name: Literal["adamw", "muon", "adafactor", "adamw8bit"]) -> None:
     model = llama()
     before = copy.deepcopy(model.state_dict())
-    optimizer = build_optimizer(model, SPEC)
+    optimizer = build_optimizer(model, PretrainSpec(optimizer=name, weight_decay=0.1))
     optimizer.set_factor(1.0)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -65,7 +105,7 @@ def test_gpt2_scales_its_transposed_matrices_by_outputs_over_inputs() -> None:
     config = configuration("gpt2-1m", {"n_layer": 1, "n_embd": 32}, vocab_size=50, sequence_length=16, eos_token_id=0)
     model = build_model(config, seed=1)
     optimizer = build_optimizer(model, SPEC)
-    scales = {n: optimizer.matrices[p].scale for n, p in model.named_parameters() if p in optimizer.matrices}
+    scales = {n: optimizer.wholes[p].scale for n, p in model.named_parameters() if p in optimizer.wholes}
     assert scales["transformer.h.0.mlp.c_fc.weight"] == 2.0  # 32 inputs, 128 outputs
     assert scales["transformer.h.0.mlp.c_proj.weight"] == 1.0
     assert len(scales) == 4
