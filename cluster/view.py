@@ -55,6 +55,9 @@ class View:
     def waiting(self, key: str, holder: Holder) -> None:
         self._say(f"{key}: process {holder.pid} on {holder.host} is building it; waiting for its result")
 
+    def notice(self, key: str, text: str) -> None:
+        self._say(f"{key}: {text}")  # rich puts what is printed above its table
+
     def finished(self, key: str, artifact: Artifact, seconds: float, *, was_there: bool) -> None:
         how = "is there" if was_there else f"built in {seconds:.1f} s"
         self._say(f"{key}: {artifact.record.ref} {how}")

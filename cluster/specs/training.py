@@ -47,6 +47,14 @@ class TrainingSpec(Spec, frozen=True):
     """Steps between validation losses during training; 0 validates at the end only."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of initialization, data order and dropout."""
+    on_divergence: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite, or whose loss spikes: it ends the run, or is left out."""
+    spike_threshold: Annotated[float, Meta(ge=0)] = 0.0
+    """A loss spikes above the mean of the last steps plus so many standard deviations; 0: no loss does."""
+    spike_window: Annotated[int, Meta(ge=2)] = 128
+    """Steps that this mean and this deviation are taken over; before there are as many, no loss spikes."""
+    max_consecutive_skips: Annotated[int, Meta(ge=1)] = 10
+    """Steps left out one after another before the run stops after all."""
 
     def check(self) -> None:
         if self.min_learning_rate_fraction and self.schedule == "constant":

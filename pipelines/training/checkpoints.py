@@ -34,6 +34,7 @@ class Manifest(msgspec.Struct, frozen=True):
     tokens: int
     layout: dict[str, int]
     files: dict[str, FileEntry]
+    state: dict[str, Any] = {}
 
 
 class Checkpoints:
@@ -43,9 +44,13 @@ class Checkpoints:
         self.place = place
         self.layout = layout
         self.keep = keep
+        self.state: dict[str, Any] = {}  # what came with the checkpoint that was loaded
 
-    def save(self, step: int, tokens: int, write: Callable[[Path], None]) -> None:
-        """Let `write` put the state into a folder, and commit it as the checkpoint after `step` steps."""
+    def save(self, step: int, tokens: int, write: Callable[[Path], None], state: dict[str, Any] | None = None) -> None:
+        """Let `write` put the state into a folder, and commit it as the checkpoint after `step` steps.
+
+        `state`: what else a resumed run must know, a little plain JSON.
+        """
         name = _name(step)
         if dist.get_rank() == 0:
             self.place.remove(name)  # what an attempt that died there had begun
@@ -65,7 +70,8 @@ class Checkpoints:
         parts: list[dict[str, FileEntry]] = [{}] * dist.get_world_size()
         dist.all_gather_object(parts, own)
         if dist.get_rank() == 0:
-            manifest = Manifest(step, tokens, self.layout, {k: v for part in parts for k, v in part.items()})
+            files = {k: v for part in parts for k, v in part.items()}
+            manifest = Manifest(step, tokens, self.layout, files, state or {})
             (self.place / name).write_bytes(MANIFEST, msgspec.json.encode(manifest))
             for old in self.steps()[self.keep :]:
                 self._remove(old)
@@ -90,6 +96,7 @@ class Checkpoints:
         with self._folder(_name(manifest.step), fetch=True) as folder:
             read(folder)
             dist.barrier()
+        self.state = manifest.state
         return manifest.step, manifest.tokens
 
     def steps(self) -> list[int]:

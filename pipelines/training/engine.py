@@ -7,6 +7,8 @@ stage change a result only by the order of additions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,18 @@ def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, 
     }
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What looks on while a step is taken; all ranks call each once a step.
+
+    `gradients` comes before clipping and update. `admit`, given the step's figures and norm as `Engine.step` returns
+    them, comes before the update; where it returns False, weights and optimizer state stay as they are.
+    """
+
+    admit: Callable[[Tensor, float], bool] = lambda parts, norm: True
+    gradients: Callable[[], None] = lambda: None
+
+
 class Engine:
     """An objective and its optimizer on `plan.num_workers` ranks. Needs an initialized process group."""
 
@@ -76,7 +90,7 @@ class Engine:
         if self.stage:
             optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer)
 
-    def step(self, share: Share, factor: float) -> tuple[Tensor, float]:
+    def step(self, share: Share, factor: float, hooks: Hooks = Hooks()) -> tuple[Tensor, float]:
         """One optimizer step at `factor` of the peak learning rates.
 
         Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
@@ -90,13 +104,31 @@ class Engine:
             total += loss.detach()
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
             self.engine.backward(loss * self.plan.num_workers, scale_wrt_gas=False)
-            norm = self._clip() if self.stage == 0 and self.engine.is_gradient_accumulation_boundary() else None
-            self.engine.step()
-        if norm is None:
-            norm = self.engine.get_global_grad_norm()
-        norm = float(norm)
+            if not self.engine.is_gradient_accumulation_boundary():
+                self.engine.step()
         parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
-        return parts, norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+        return parts, self._update(parts, hooks)
+
+    def _update(self, parts: Tensor, hooks: Hooks) -> float:
+        """Let the optimizer take its step, where `hooks` admit it. Returns the global gradient norm."""
+        hooks.gradients()
+        clipped = self._clip() if self.stage == 0 else None
+        verdict: list[bool] = []
+
+        def admitted() -> bool:
+            if not verdict:  # ZeRO has the optimizer step once a parameter group
+                verdict.append(hooks.admit(parts, self._norm(clipped)))
+            return verdict[0]
+
+        self.optimizer.admit = admitted
+        self.engine.step()
+        admitted()  # DeepSpeed leaves out a step whose gradient is not finite, and does not ask
+        return self._norm(clipped)
+
+    def _norm(self, clipped: Tensor | None) -> float:
+        """The global gradient norm of the step being taken, known as soon as the optimizer is asked to step."""
+        norm = float(self.engine.optimizer._global_grad_norm if clipped is None else clipped)
+        return norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
 
     def _clip(self) -> Tensor:
         return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)

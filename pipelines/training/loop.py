@@ -17,13 +17,28 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import metrics
-from cluster.errors import JobError
 from cluster.specs import ScalingSpec, TrainingSpec
-from pipelines.training.batches import Source
+from pipelines.training.batches import Share, Source
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.engine import Engine
+from pipelines.training.divergence import Divergence
+from pipelines.training.engine import Engine, Hooks
+from pipelines.training.profiling import Profiler
 from pipelines.training.schedules import learning_rate_factor
+from pipelines.training.statistics import Statistics
+from pipelines.training.stragglers import Stragglers
 from pipelines.training.throughput import Clock
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of a step after its exchange."""
+
+    loss: float
+    norm: float
+    figures: list[float]
+    save: bool  # a checkpoint is due
+    profile: int  # steps to profile from the next one on
+    skipped: str  # why the optimizer did not take it; empty where it did
 
 
 @dataclass
@@ -36,71 +51,107 @@ class Loop:
     source: Source
     checkpoints: Checkpoints
     clock: Clock
+    stragglers: Stragglers
+    statistics: Statistics
+    profiler: Profiler
+    divergence: Divergence
     open_log: Callable[[int], metrics.MetricsLog]
 
     def run(self) -> dict[str, Any]:
         """Train to the end from the newest checkpoint. Returns train_loss, tokens, and what the last validation found.
 
-        Raises JobError, on all ranks in the same step, where loss or gradient are no longer finite.
+        Raises JobError, on all ranks in the same step, where the run diverges and is to stop.
         """
         steps, rank = self.source.plan.steps, self.source.rank
         done, tokens = self.checkpoints.load(self.engine.load)
+        self.divergence.restore(self.checkpoints.state)
         self.source.restart(done)
         log = self.open_log(done) if rank == 0 else None
         saved_at = time.monotonic()
         self.clock.restart(done, tokens)
         loss = math.nan
+        notices: list[str] = []
         for step in range(done, steps):
             began = time.monotonic()
             share = self.source.share(step, self.engine)
-            self.clock.waited += time.monotonic() - began
+            waited = time.monotonic() - began
+            self.clock.waited += waited
+            self.stragglers.fetched(waited)
             torch.manual_seed(mix(self.spec.seed, step, rank))  # dropout, too, is a function of the step
             factor = learning_rate_factor(step, steps, self.spec)
-            parts, norm = self.engine.step(share, factor)
             late = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
-            (loss, *figures), save = self._agree(parts, late)
+            look = self.statistics.due(step + 1)
+            agreed = self._step(step, share, factor, late, look)
             done, tokens = step + 1, tokens + share.tokens
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise JobError(
-                    f"training diverged at step {done}: loss {loss}, gradient norm {norm}",
-                    "Lower the learning rate, or lengthen the warm-up.",
-                )
+            if agreed.skipped:
+                notices.append(f"step {done} was skipped: {agreed.skipped}")
+            else:
+                loss = agreed.loss
             self.source.taken(step)
+            if look:
+                looked = self.statistics.end(done)
+                if log:
+                    log.write_statistics(looked)
             last = done == steps
+            notices += self.profiler.after(done, last)
             every = self.spec.evaluate_every_steps
             validate = bool(every) and done % every == 0 and not last
-            if done % self.scaling.log_every == 0 or last or validate:
-                named = zip(self.engine.objective.names, figures, strict=True)
+            if done % self.scaling.log_every == 0 or last or validate or agreed.skipped:
+                slow, told = self.stragglers.lap()
+                notices += told
+                named = zip(self.engine.objective.names, agreed.figures, strict=True)
                 line = {
                     metrics.STEP: done,
-                    metrics.LOSS: round(loss, 6),
-                    metrics.GRAD_NORM: round(norm, 6),
+                    metrics.LOSS: _figure(agreed.loss),
+                    metrics.GRAD_NORM: _figure(agreed.norm),
                     metrics.LEARNING_RATE: self.spec.learning_rate * factor,
                     metrics.TOKENS: tokens,
-                    **{name: round(figure, 6) for name, figure in named},
+                    **{name: _figure(figure) for name, figure in named},
+                    **self.divergence.figures(),
                     **self.source.figures(),
                     **self.clock.lap(done, steps, tokens),
+                    **slow,
                 }
                 if validate:
                     line |= self.source.validate(self.engine, done)
                     self.clock.restart(done, tokens)
                 if log:
-                    log.write(line)
-            if save and not last:
+                    log.write(line | ({metrics.NOTICES: notices} if notices else {}))
+                    self.profiler.look()
+                notices = []
+            if agreed.save and not last:
                 if log:
                     log.flush()
-                self.checkpoints.save(done, tokens, self.engine.save)
+                self.checkpoints.save(done, tokens, self.engine.save, self.divergence.state())
                 saved_at = time.monotonic()
+            self.profiler.begin(done + 1, 0 if last else agreed.profile)
         if log:
             log.close()
-        return {"train_loss": loss, "tokens": tokens, **self.source.validate(self.engine, steps)}
+        figures = {"train_loss": loss, "tokens": tokens, **self.divergence.figures()}
+        return figures | self.source.validate(self.engine, steps)
 
-    def _agree(self, parts: Tensor, late: bool) -> tuple[list[float], bool]:
-        """The figures of the global batch, and whether rank 0 finds a checkpoint due: one exchange for both."""
-        exchange = torch.cat([parts, torch.tensor([float(late)], dtype=torch.float64)])
-        dist.all_reduce(exchange)
-        *figures, due = exchange.tolist()
-        return figures, bool(due)
+    def _step(self, step: int, share: Share, factor: float, late: bool, look: bool) -> Agreed:
+        """Take a step, or leave it out. Returns what all ranks agreed on in the one exchange of the step."""
+        agreed: list[Agreed] = []
+
+        def admit(parts: Tensor, norm: float) -> bool:
+            """Before the update: the figures of the global batch, and what rank 0 finds due."""
+            exchange = torch.cat([parts, torch.tensor([late, self.profiler.wanted], dtype=torch.float64)])
+            dist.all_reduce(exchange)
+            loss, *figures, save, profile = exchange.tolist()
+            reason = self.divergence.admit(step + 1, loss, norm)
+            agreed.append(Agreed(loss, norm, figures, bool(save), int(profile), reason))
+            return not reason
+
+        if look:
+            self.statistics.begin()
+        self.engine.step(share, factor, Hooks(admit, self.statistics.gradients if look else Hooks.gradients))
+        return agreed[0]
+
+
+def _figure(value: float) -> float | None:
+    """A figure of the log; null where it is not finite, which JSON cannot say."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def mix(*numbers: int) -> int:

@@ -9,7 +9,7 @@ gradient and compiles on first use: hence this one, which gives the same result 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +85,13 @@ class Optimizer(torch.optim.Optimizer):
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101) and, for groups with `muon`, Muon with Nesterov momentum.
 
     `set_factor` scales every group's learning rate from its peak. After ZeRO has flattened the parameters,
-    `layouts` must name the layout of every flat Muon tensor.
+    `layouts` must name the layout of every flat Muon tensor. Where `admit` returns False, `step` does nothing.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype) -> None:
         super().__init__(groups, {"lr": 0.0, "muon": False})
         self.dtype = dtype
+        self.admit: Callable[[], bool] = lambda: True
         self.layouts: dict[Tensor, Layout] = {}
         self.matrices: dict[Tensor, Matrix] = {}
         for group in self.param_groups:
@@ -104,6 +105,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
+        if not self.admit():
+            return
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["muon"]:

@@ -10,6 +10,7 @@ from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
 from cluster.location import Location
+from cluster.profiles import STATE, Run, announce
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
 from pipelines.tokens.stream import open_stores, open_stream, token_sources
@@ -17,7 +18,6 @@ from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.models import configuration, require_fit
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
-STATE = ".train"  # below the output while training: checkpoints
 TOKENIZER_FILES = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template")
 
 
@@ -86,6 +86,7 @@ def run_training(
 
     state = ctx.output / STATE
     work = Work(recipe, ctx.spec, ctx.scaling, batches, ctx.inputs, ctx.output, state, ctx.name, prepare())
+    announce(ctx.output, Run(ctx.spec.kind, ctx.name, ctx.fingerprint))
     figures = run_workers(train, work, ctx.scaling, _watcher(ctx, batches.steps))
     for name, data in files:
         ctx.output.write_bytes(name, data)
@@ -100,15 +101,21 @@ def _finish(output: Location) -> dict[str, Any]:
 
 
 def _watcher(ctx: Context[Any], steps: int) -> Callable[[], None]:
-    """A function that tells each new line of the metrics as progress."""
+    """A function that tells each new line of the metrics as progress, and its notices once."""
     told = -1
+    heard = max((line[metrics.STEP] for line in metrics.read(ctx.output)), default=0)  # of an attempt before
 
     def watch() -> None:
-        nonlocal told
+        nonlocal told, heard
         lines = metrics.read(ctx.output)
-        if lines and lines[-1][metrics.STEP] != told:
-            told = lines[-1][metrics.STEP]
-            shown = [name for name in metrics.SHOWN if name in lines[-1]]
-            ctx.progress(told, steps, "steps", **{name: lines[-1][name] for name in shown})
+        if not lines or lines[-1][metrics.STEP] == told:
+            return
+        for line in lines:
+            for notice in line.get(metrics.NOTICES, ()) if line[metrics.STEP] > heard else ():
+                ctx.notice(notice)
+        told = lines[-1][metrics.STEP]
+        heard = max(heard, told)
+        shown = [name for name in metrics.SHOWN if name in lines[-1]]
+        ctx.progress(told, steps, "steps", **{name: lines[-1][name] for name in shown})
 
     return watch

@@ -18,18 +18,24 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.location import Location
 from cluster.metrics import MetricsLog
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
+from cluster.trackers import trackers
 from pipelines.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.divergence import Divergence
 from pipelines.training.engine import Engine
 from pipelines.training.loop import Loop
 from pipelines.training.models import build_model, configuration, count_parameters, load_model
 from pipelines.training.objectives import CausalLM, Objective
 from pipelines.training.optimizers import build_optimizer
+from pipelines.training.profiling import Profiler
+from pipelines.training.statistics import Statistics
+from pipelines.training.stragglers import Stragglers
 from pipelines.training.throughput import Clock, flops_per_token
 
 
@@ -46,6 +52,11 @@ class Work:
     state: Location  # temporary, shared by all workers and attempts
     name: str
     extra: dict[str, Any] = field(default_factory=dict)  # what a recipe of this kind needs besides
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity of the artifact that the work is for."""
+        return specs.fingerprint(self.spec, {name: given.fingerprint for name, given in self.inputs.items()})
 
 
 @dataclass
@@ -80,7 +91,16 @@ def train(work: Work) -> dict[str, Any]:
         source=parts.source,
         checkpoints=Checkpoints(work.state / "checkpoints", layout, work.scaling.keep_checkpoints),
         clock=Clock(engine.device, work.plan.num_workers, flops),
-        open_log=lambda step: MetricsLog(work.output, work.name, step),
+        stragglers=Stragglers(engine.engine, engine.device, work.scaling.straggler_factor),
+        statistics=Statistics(engine, work.scaling.statistics_every),
+        profiler=Profiler(work.output),
+        divergence=Divergence(work.spec),
+        open_log=lambda step: MetricsLog(
+            work.output,
+            work.name,
+            step,
+            trackers(work.output, work.name, work.fingerprint, specs.fields(work.spec)),
+        ),
     )
     figures = loop.run()
     weights = engine.weights()

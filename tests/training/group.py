@@ -27,10 +27,10 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     tokens = Store(f"{root}/store").list("tokens")[0]
     for name, case in cases.items():
         spec = pretrain(**case["spec"])
-        scaling = ScalingSpec(num_workers=ranks, log_every=1, **case["scaling"])
+        scaling = ScalingSpec(**{"num_workers": ranks, "log_every": 1} | case["scaling"])
         output = Location(f"{root}/{name}")
         plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
-        recipe, inputs = "pipelines.training.worker:pretrain", {"tokens": tokens}
+        recipe, inputs = case.get("recipe", "pipelines.training.worker:pretrain"), {"tokens": tokens}
         figures = train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name))
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())

@@ -31,6 +31,7 @@ from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 STEPS = 240
 SCRIPT = Path(__file__).with_name("run_once.py")
 TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
+TIMED |= {"rank_seconds", "straggler_rank", "straggler_ratio", "notices"}
 
 Report = Callable[[float, float, str, dict[str, Any]], None]
 

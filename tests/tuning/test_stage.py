@@ -36,6 +36,7 @@ from tests.conftest import ROOT
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 
 TIMED = {"tokens_per_second", "tokens_per_second_per_device", "data_wait_fraction", "memory_bytes", "eta_seconds"}
+TIMED |= {"rank_seconds", "straggler_rank", "straggler_ratio", "notices"}
 
 Inputs = dict[str, Artifact]
 
