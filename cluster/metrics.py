@@ -26,6 +26,7 @@ TOKENS = "tokens"  # trained on so far
 TOKENS_PER_SECOND = "tokens_per_second"  # since the line before, all devices
 TOKENS_PER_SECOND_PER_DEVICE = "tokens_per_second_per_device"
 MFU = "mfu"  # model FLOPs utilization, 0 to 1; null on CPUs
+HFU = "hfu"  # hardware FLOPs utilization: with what activation checkpointing computes twice; null on CPUs
 DATA_WAIT_FRACTION = "data_wait_fraction"  # share of the time spent waiting for batches
 MEMORY_BYTES = "memory_bytes"  # peak of rank 0: device memory in tensors on GPUs, else resident memory
 MEMORY_RESERVED_BYTES = "memory_reserved_bytes"  # peak of rank 0: what PyTorch took from the GPU; null on CPUs

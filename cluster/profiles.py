@@ -6,7 +6,6 @@ look at its folder a log line. The traces are Chrome's trace format, which https
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.errors import InputError, JobError, nearest
+from cluster.jobs import id_of
 from cluster.location import Location
 from cluster.store import Store
 
@@ -85,9 +85,8 @@ def find(store: Store, name: str) -> Running:
     """
     there = running(store)
     found = [one for one in there if name in (one.run.name, f"{one.run.kind}/{one.run.name}", one.ref)]
-    if not found:  # a job's id is the run's name and a few random letters: cluster/jobs.py
-        run_name = name.rpartition("-")[0]
-        found = [one for one in there if re.sub(r"[^A-Za-z0-9-]+", "-", one.run.name) == run_name]
+    if not found:
+        found = [one for one in there if id_of(one.run.name) == name.rpartition("-")[0]]
     if not found:
         remedy = nearest(name, [one.run.name for one in there]) if there else "Nothing trains there at the moment."
         raise InputError(f"no training run {name!r} in {store.root.url}", remedy)

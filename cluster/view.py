@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +17,16 @@ LINE_SECONDS = 10.0
 
 
 def figures(stats: dict[str, Any]) -> str:
-    """A few figures in one short line; numbers rounded to what can be read."""
-    return "  ".join(f"{key} {_number(value)}" for key, value in stats.items() if value is not None)
+    """A few figures in one short line; numbers rounded to what can be read, units as people write them."""
+    return "  ".join(_figure(key, value) for key, value in stats.items() if value is not None)
+
+
+def _figure(key: str, value: Any) -> str:
+    if key == "eta_seconds":
+        return f"ETA {datetime.timedelta(seconds=round(value))}"
+    if key.endswith("_per_second"):
+        return f"{_number(value)} {key.removesuffix('_per_second')}/s"
+    return f"{key} {_number(value)}"
 
 
 def _number(value: Any) -> str:

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.errors import SpecError
-from cluster.spec import Spec
+from cluster.spec import ANY, Spec
 
 # Whatever holds a causal language model as a Hugging Face folder.
 MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
+VALIDATION = "validation_"  # begins the names of inputs that are validated on only
 
 
 class TrainingSpec(Spec, frozen=True):
@@ -62,11 +63,14 @@ class TrainingSpec(Spec, frozen=True):
 
 
 class PretrainSpec(TrainingSpec, frozen=True):
-    """A causal language model trained on a token store or on a mixture of several: from scratch, or on from `model`."""
+    """A causal language model trained on a token store or on a mixture of several: from scratch, or on from `model`.
+
+    Further token stores, as inputs `validation_NAME`, are validated on besides: their held-out split.
+    """
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS}
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str | dict[str, Any] = "gpt2-1m"
@@ -90,6 +94,11 @@ class PretrainSpec(TrainingSpec, frozen=True):
         return ("tokens",) if self.window_shards else ()
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        for name in inputs.keys() - PretrainSpec.inputs.keys():
+            if not name.removeprefix(VALIDATION) or not name.startswith(VALIDATION):
+                raise SpecError(
+                    f"{self.kind}: no input is called {name!r}", f"A set to validate on is {VALIDATION}NAME."
+                )
         if "model" in inputs and (self.model != PretrainSpec().model or self.model_overrides):
             raise SpecError(f"{self.kind}.model: the input `model` has a configuration of its own", "Leave it out.")
         if self.window_shards and inputs["tokens"].kind == "mixture":

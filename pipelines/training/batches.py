@@ -125,14 +125,18 @@ class TokenBatches(Source):
     """Sequences of a token store or a mixture, each micro-batch (micro_batch, sequence_length + 1) int64."""
 
     def __init__(
-        self, stream: TokenStream, heldout: dict[str, TokenStore], plan: BatchPlan, spec: PretrainSpec, rank: int
+        self,
+        stream: TokenStream,
+        heldout: dict[str, TokenStore],
+        plan: BatchPlan,
+        spec: PretrainSpec,
+        rank: int,
+        others: dict[str, TokenStore] | None = None,
     ) -> None:
-        """`heldout` by source, as the stores of `stream`."""
-        self.stream, self.heldout = stream, heldout
+        """`heldout` by source, as the stores of `stream`; `others` are validated on besides, by name."""
+        self.stream, self.heldout, self.others = stream, heldout, others or {}
         self.plan, self.rank = plan, rank
-        self.validation_sequences = {
-            name: min(spec.validation_sequences, store.num_sequences) for name, store in heldout.items()
-        }
+        self.validation_sequences = spec.validation_sequences
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
         sequences = torch.from_numpy(self.stream.read(*self.plan.positions(step, self.rank)))
@@ -143,22 +147,30 @@ class TokenBatches(Source):
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
         """Mean loss (nats per token) over the first `validation_sequences` of the held-out split.
 
-        Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run.
+        Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run. Of each
+        other set, `validation_loss_NAME` as well.
         """
-        summed = torch.zeros(len(self.heldout), dtype=torch.float64)
-        for number, (name, store) in enumerate(self.heldout.items()):
-            for samples, counts in self.rounds(self.validation_sequences[name]):
-                found = engine.evaluate(stack(store, samples))
-                summed[number] += found[0] if counts else 0.0
-        dist.all_reduce(summed)
-        losses = {
-            name: total / sum(map(store.num_labels, range(self.validation_sequences[name])))
-            for (name, store), total in zip(self.heldout.items(), summed.tolist(), strict=True)
-        }
+        losses = self._losses(engine, self.heldout)
         shares = self.stream.order.shares(self.plan.num_positions)
         mean = sum(share * loss for share, loss in zip(shares, losses.values(), strict=True))
-        each = {f"{metrics.VALIDATION_LOSS}_{name}": loss for name, loss in losses.items()}
-        return {metrics.VALIDATION_LOSS: mean, **(each if self.stream.is_mixture else {})}
+        each = (losses if self.stream.is_mixture else {}) | self._losses(engine, self.others)
+        return {metrics.VALIDATION_LOSS: mean, **{f"{metrics.VALIDATION_LOSS}_{name}": each[name] for name in each}}
+
+    def _losses(self, engine: Engine, stores: dict[str, TokenStore]) -> dict[str, float]:
+        """The mean loss over the first `validation_sequences` of each store."""
+        if not stores:
+            return {}
+        summed = torch.zeros(len(stores), dtype=torch.float64)
+        counts = [min(self.validation_sequences, store.num_sequences) for store in stores.values()]
+        for number, store in enumerate(stores.values()):
+            for samples, counted in self.rounds(counts[number]):
+                found = engine.evaluate(stack(store, samples))
+                summed[number] += found[0] if counted else 0.0
+        dist.all_reduce(summed)
+        return {
+            name: total / sum(map(store.num_labels, range(count)))
+            for (name, store), count, total in zip(stores.items(), counts, summed.tolist(), strict=True)
+        }
 
 
 def stack(store: TokenStore, samples: list[int]) -> Tensor:

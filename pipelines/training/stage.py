@@ -13,7 +13,8 @@ from cluster.location import Location
 from cluster.profiles import STATE, Run, announce
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
-from pipelines.tokens.stream import open_stores, open_stream, token_sources
+from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.models import configuration, require_fit
 
@@ -27,7 +28,12 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     stores = open_stores(tokens, "train")
     for name, source in token_sources(tokens).items():
         stores[name].require_tokenizer(source.record.parents["tokenizer"].fingerprint)  # it goes with the model
-    for name, heldout in open_stores(tokens, "heldout").items():
+    others = validation_stores(ctx.inputs)
+    for name, other in others.items():
+        _require_like(name, other, ctx, next(iter(stores.values())))
+    if both := others.keys() & (stores.keys() if len(stores) > 1 else ()):
+        raise InputError(f"two sets to validate on are called {min(both)!r}", "Name the input otherwise.")
+    for name, heldout in (open_stores(tokens, "heldout") | others).items():
         if heldout.num_sequences < 1:
             raise InputError(
                 f"the held-out split of {name!r} has {heldout.num_tokens} tokens: "
@@ -48,6 +54,18 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
     open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     return plan
+
+
+def _require_like(name: str, other: TokenStore, ctx: Context[PretrainSpec], store: TokenStore) -> None:
+    """Raise InputError where a set to validate on cannot be read by the model that `store` trains."""
+    tokenizer = next(iter(token_sources(ctx.inputs["tokens"]).values())).record.parents["tokenizer"].fingerprint
+    other.require_tokenizer(tokenizer)
+    if other.sequence_length > store.sequence_length:
+        raise InputError(
+            f"validation_{name}: sequences of {other.sequence_length} tokens, the model is trained on "
+            f"{store.sequence_length}",
+            "Pack it with the same tokens.sequence_length.",
+        )
 
 
 def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:

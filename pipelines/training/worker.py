@@ -24,7 +24,7 @@ from cluster.location import Location
 from cluster.metrics import MetricsLog
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from cluster.trackers import trackers
-from pipelines.tokens.stream import open_stores, open_stream
+from pipelines.tokens.stream import open_stores, open_stream, validation_stores
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.divergence import Divergence
@@ -131,7 +131,7 @@ def pretrain(work: Work, rank: int) -> Parts:
         model = build_model(config, spec.seed)
     return Parts(
         objective=CausalLM(model, stream.eos_token_id, spec.precision, spec.z_loss, spec.label_smoothing),
-        source=TokenBatches(stream, heldout, plan, spec, rank),
+        source=TokenBatches(stream, heldout, plan, spec, rank, validation_stores(work.inputs)),
         sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
         figures=lambda: stream.epochs(plan.num_positions),

@@ -56,6 +56,16 @@ def test_the_newest_is_loaded_and_the_oldest_dropped(checkpoints: Checkpoints) -
     assert state.value == 3
 
 
+def test_a_little_plain_state_comes_along(checkpoints: Checkpoints) -> None:
+    checkpoints.load(State().read)
+    assert checkpoints.state == {}
+    told = {"losses": [0.1 + 0.2, 1e-300], "skipped": 3}
+    checkpoints.save(40, 280, State(4).write, told)
+    again = Checkpoints(checkpoints.place, LAYOUT, keep=2)
+    again.load(State().read)
+    assert again.state == told
+
+
 def test_without_any_the_run_begins_at_step_0(tmp_path: Path) -> None:
     assert Checkpoints(Location(tmp_path / "none"), LAYOUT, 2).load(State().read) == (0, 0)
 
