@@ -32,9 +32,11 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_SECONDS = 0.5
 # A stopped driver gets this long to save its work; afterwards Ray kills it.
 STOP_SECONDS = 30
-# Not secret, and the job finds neither the store nor its models without them.
-CARRIED = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE")
-CARRIED += ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE")
+# Not secret, and the job finds neither the store nor its models nor its tracker without them.
+CARRIED = (
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
+)
 METADATA_KEY = "trunkline"
 
 

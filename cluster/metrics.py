@@ -39,7 +39,7 @@ RANK_SECONDS = "rank_seconds"  # each rank's mean seconds a step on work of its 
 STRAGGLER_RANK = "straggler_rank"  # the slowest rank, where it is slower than scaling.straggler_factor allows, or null
 STRAGGLER_RATIO = "straggler_ratio"  # the slowest rank's seconds over the median's
 NOTICES = "notices"  # sentences for people, shown once while it runs; only in lines that have any
-SHOWN = (LOSS, REWARD, KL, VALIDATION_LOSS, GRAD_NORM, TOKENS_PER_SECOND, MFU, ETA_SECONDS)  # while it runs
+SHOWN = (LOSS, REWARD, KL, ETA_SECONDS, TOKENS_PER_SECOND, GRAD_NORM, MFU, VALIDATION_LOSS)  # while it runs
 
 
 def read(place: Location, file: str = METRICS_FILE) -> list[dict[str, Any]]:

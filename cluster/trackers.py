@@ -76,6 +76,7 @@ class _Guarded:
             self._session = self._session or self._make()
             self._session.log(step, figures)
         except Exception as error:  # of another's package and service: any is possible, none is worth a run
+            self.close()
             lines = str(error).strip().splitlines()
             return f"{self._name} failed, the run goes on without it: {lines[-1] if lines else type(error).__name__}"
         return ""
@@ -118,16 +119,16 @@ class _WandB:
     def __init__(self, place: Location, run: str, fingerprint: str, spec: dict[str, Any]) -> None:
         import wandb
 
-        folder = os.environ.get("WANDB_DIR") or (str(place.path / FOLDER) if place.is_local else None)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
+        self._own = place.path / FOLDER if place.is_local and not os.environ.get("WANDB_DIR") else None
+        if self._own:
+            self._own.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "trunkline"),
             name=run,
             id=fingerprint[:ID_LENGTH],
             resume="allow",
             config=spec,
-            dir=folder,
+            dir=self._own,
             # Links would break when the artifact moves to its place; the worker's output is none of the tracker's.
             settings=wandb.Settings(symlink=False, console="off", silent=True),
         )
@@ -137,3 +138,6 @@ class _WandB:
 
     def close(self) -> None:
         self._run.finish()
+        for path in sorted(self._own.rglob("*")) if self._own else ():
+            if path.is_symlink():  # to a log of the tracker's own service, which is no part of the artifact
+                path.unlink()

@@ -92,8 +92,9 @@ class LiveView(View):
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for heading in ("stage", "state", ""):
+        for heading in ("stage", "state"):
             table.add_column(heading, no_wrap=True)
+        table.add_column("")  # on a narrow terminal its figures go on in the next line
         styles = {"done": "green", "there": "dim", "running": "cyan"}
         for key, (state, text) in self._rows.items():
             table.add_row(key, state, text, style=styles.get(state.split()[0], ""))

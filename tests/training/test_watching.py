@@ -14,12 +14,16 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from cluster.location import Location
 from cluster.metrics import STATISTICS_FILE, read
 from cluster.profiles import REQUEST_FILE, Profile, Request
 from cluster.store import Store
-from tests.training.tiny import make_tokens
+from pipelines.tokens.reader import TokenStore
+from pipelines.training.batches import stack
+from pipelines.training.objectives import CausalLM
+from tests.training.tiny import LENGTH, make_tokens
 from tests.training.trouble import BAD
 
 STEPS = 8
@@ -49,9 +53,12 @@ CASES = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one output folder for each case."""
     root = tmp_path_factory.mktemp("watching")
-    make_tokens(Store(root / "store"))
+    store = Store(root / "store")
+    prints = {"tokens": make_tokens(store).fingerprint, "validation_web": make_tokens(store, "web").fingerprint}
+    cases = {name: {**case, "inputs": {"tokens": prints["tokens"]}} for name, case in CASES.items()}
+    cases["validated"] = {**CASES["profiled"], "inputs": prints}
     Location(root / "profiled").write_bytes(REQUEST_FILE, msgspec.json.encode(Request("mine", 3)))
-    (root / "cases.json").write_text(json.dumps(CASES))
+    (root / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, str(GROUP), str(root), "2", str(root / "cases.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=840)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -139,3 +146,15 @@ def test_a_profile_shows_the_operations_of_the_steps_that_were_asked_for(runs: P
     assert len(found.traces) == 2
     assert not place.exists(REQUEST_FILE)
     assert any("were profiled" in line.get("notices", [""])[0] for line in read(place))
+
+
+def test_a_further_set_is_validated_on_and_changes_nothing(runs: Path) -> None:
+    figures, plain = (json.loads((runs / name / "figures.json").read_text()) for name in ("validated", "profiled"))
+    assert same_weights(runs, "validated", "profiled")
+    assert figures["validation_loss"] == plain["validation_loss"]
+    (web,) = (a for a in Store(runs / "store").list("tokens") if "corpus" in a.record.parents)
+    stored = TokenStore.open(web, "heldout")
+    model = AutoModelForCausalLM.from_pretrained(runs / "validated")
+    with torch.no_grad():
+        loss = CausalLM(model, stored.eos_token_id, "fp32")(stack(stored, list(range(11))))
+    assert figures["validation_loss_web"] == pytest.approx(float(loss) / (11 * LENGTH), rel=1e-5)
