@@ -77,20 +77,24 @@ class Stragglers:
         times = torch.zeros(dist.get_world_size(), dtype=torch.float64)
         times[dist.get_rank()] = own
         dist.all_reduce(times)  # an all-gather of one number a rank, on every backend
-        return self._judge(times.tolist())
+        line = judge(times.tolist(), self._factor)
+        rank = line[metrics.STRAGGLER_RANK]
+        if rank is None or rank in self._told:
+            return line, []
+        self._told.add(rank)
+        seconds, ratio = line[metrics.RANK_SECONDS][rank], line[metrics.STRAGGLER_RATIO]
+        return line, [f"rank {rank} is slow: {seconds:.3g} s a step before the exchange, {ratio:.1f} x the median"]
 
-    def _judge(self, seconds: list[float]) -> tuple[dict[str, Any], list[str]]:
-        median = statistics.median_low(seconds)  # of two ranks: the faster
-        slowest = max(seconds)
-        ratio = slowest / median if median else 1.0
-        rank = seconds.index(slowest) if ratio > self._factor else None
-        notices = []
-        if rank is not None and rank not in self._told:
-            self._told.add(rank)
-            notices = [f"rank {rank} is slow: {slowest:.3g} s a step before the exchange, {ratio:.1f} x the median"]
-        line = {
-            metrics.RANK_SECONDS: [round(each, 6) for each in seconds],
-            metrics.STRAGGLER_RANK: rank,
-            metrics.STRAGGLER_RATIO: round(ratio, 3),
-        }
-        return line, notices
+
+def judge(seconds: list[float], factor: float) -> dict[str, Any]:
+    """The fields of a metrics line from each rank's seconds a step; the slowest is named above `factor` x the median.
+
+    Of an even number of ranks the lower of both medians counts: of two ranks, the faster.
+    """
+    median, slowest = statistics.median_low(seconds), max(seconds)
+    ratio = slowest / median if median else 1.0
+    return {
+        metrics.RANK_SECONDS: [round(each, 6) for each in seconds],
+        metrics.STRAGGLER_RANK: seconds.index(slowest) if ratio > factor else None,
+        metrics.STRAGGLER_RATIO: round(ratio, 3),
+    }

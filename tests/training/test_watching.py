@@ -23,6 +23,7 @@ from cluster.store import Store
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.batches import stack
 from pipelines.training.objectives import CausalLM
+from pipelines.training.stragglers import judge
 from tests.training.tiny import LENGTH, make_tokens
 from tests.training.trouble import BAD
 
@@ -129,9 +130,25 @@ def test_a_slow_rank_is_named(runs: Path) -> None:
     lines = read(Location(runs / "slow"))
     assert [line["straggler_rank"] for line in lines] == [1, 1]
     fast, slow = lines[-1]["rank_seconds"]
-    assert lines[-1]["straggler_ratio"] == pytest.approx(slow / fast, rel=0.01) > 1.5
+    assert slow > 1.5 * fast
+    assert lines[-1]["straggler_ratio"] == pytest.approx(slow / fast, rel=0.01)
     assert "rank 1 is slow" in lines[0]["notices"][0]
     assert "notices" not in lines[1]  # once
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rank", "ratio"),
+    [
+        ([1.0], None, 1.0),
+        ([1.0, 1.4], None, 1.4),
+        ([2.0, 1.0], 0, 2.0),
+        ([1.0, 1.0, 1.0, 1.6], 3, 1.6),
+        ([1.0, 4.0, 4.0], None, 1.0),  # one that is fast makes the others no stragglers
+        ([0.0, 0.0], None, 1.0),
+    ],
+)
+def test_the_slowest_is_compared_with_the_median(seconds: list[float], rank: int | None, ratio: float) -> None:
+    assert judge(seconds, 1.5) == {"rank_seconds": seconds, "straggler_rank": rank, "straggler_ratio": ratio}
 
 
 def test_a_profile_shows_the_operations_of_the_steps_that_were_asked_for(runs: Path) -> None:
