@@ -29,7 +29,7 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     for name, case in cases.items():
         spec = pretrain(**case["spec"])
         scaling = ScalingSpec(**{"num_workers": ranks, "log_every": 1} | case["scaling"])
-        output = Location(f"{root}/{name}")
+        output = Location(f"{root}/{case.get('output', name)}")  # of another case: it goes on where that one was
         plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
         recipe = case.get("recipe", "pipelines.training.worker:pretrain")
         inputs = {"tokens": tokens} | {n: store.get("tokens", print_) for n, print_ in case.get("inputs", {}).items()}

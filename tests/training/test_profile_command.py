@@ -20,7 +20,7 @@ from cluster.store import Store
 from tests.training.run_once import SCALING
 from tests.training.tiny import make_tokens, pretrain
 
-STEPS = 600  # far more than pass until the run is asked
+STEPS = 300  # far more than pass until the run is asked
 
 
 def test_a_run_is_profiled_while_it_trains(tmp_path: Path, ray_cluster: None) -> None:

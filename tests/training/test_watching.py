@@ -22,6 +22,7 @@ from cluster.profiles import REQUEST_FILE, Profile, Request
 from cluster.store import Store
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.batches import stack
+from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.objectives import CausalLM
 from pipelines.training.stragglers import judge
 from tests.training.tiny import LENGTH, make_tokens
@@ -39,12 +40,15 @@ def case(zero_stage: int, recipe: str = "", steps: int = STEPS, scaling: Any = N
 
 
 WATCHED = {"statistics_every": 4, "micro_batch_size": 2}
+SAVING = {"checkpoint_every_seconds": 1e-6}
 CASES = {
     **{f"infinite-zero{stage}": case(stage, "infinite") for stage in range(4)},
     **{f"spike-zero{stage}": case(stage, "spike", **SPIKES) for stage in (0, 2, 3)},
     **{f"omitted-zero{stage}": case(stage, "omitted", STEPS - 1) for stage in range(4)},
     **{f"watched-zero{stage}": case(stage, scaling=WATCHED) for stage in range(4)},
     **{f"plain-zero{stage}": case(stage, scaling=WATCHED | {"statistics_every": 0}) for stage in range(4)},
+    "saved": case(1, "infinite", scaling=SAVING),
+    "resumed": case(1, "infinite", scaling=SAVING) | {"output": "saved"},
     "slow": case(1, "slow", scaling={"log_every": 4}),
     "profiled": case(1, scaling={"log_every": 2}),
 }
@@ -96,6 +100,16 @@ def test_the_line_of_a_skipped_step_says_what_was_found(runs: Path) -> None:
     assert losses(runs, "infinite-zero1")[BAD] is None  # JSON knows no infinity
     spiked = losses(runs, "spike-zero2")
     assert spiked[BAD] == pytest.approx(100 * spiked[BAD - 1], rel=0.2)
+
+
+def test_a_resumed_run_knows_what_was_skipped(runs: Path) -> None:
+    # Of a run that ended, the newest checkpoint is that before the last step: the second run takes this step again.
+    (newest, *_) = Checkpoints(Location(runs / "saved" / ".train" / "checkpoints"), {}, 2).steps()
+    assert newest == STEPS - 1
+    lines = read(Location(runs / "saved"))
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert lines[-1]["skipped_steps"] == 1
+    assert same_weights(runs, "saved", "omitted-zero1")
 
 
 @pytest.mark.parametrize("stage", range(4))
