@@ -14,7 +14,7 @@ import msgspec
 from cluster import provenance
 from cluster import spec as specs
 from cluster.artifact import Artifact
-from cluster.context import Context, Report, silent
+from cluster.context import Context, Report, silent, unheard
 from cluster.draft import Draft
 from cluster.errors import SpecError
 from cluster.lease import Holder, Lease
@@ -42,10 +42,12 @@ def build(
     name: str,
     report: Report = silent,
     waiting: Callable[[Holder], None] = lambda holder: None,
+    notice: Callable[[str], None] = unheard,
 ) -> Artifact:
     """The artifact of a spec: from the store, or built now, or awaited where another run is building it.
 
-    `waiting` is told, once, who holds the lease. A stage that fails leaves its half-finished work for the next attempt.
+    `waiting` is told, once, who holds the lease; `notice` what the stage wants people to know at once. A stage that
+    fails leaves its half-finished work for the next attempt.
     """
     if not hasattr(spec, "stage"):
         raise SpecError(f"{spec.kind} is not a stage: it has nothing to build")
@@ -59,7 +61,7 @@ def build(
         # The run before may have finished between the look into the store and the lease.
         if artifact := store.find(spec.kind, fingerprint):
             return artifact
-        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, lease)
+        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, notice, lease)
     finally:
         lease.release()
 
@@ -88,12 +90,13 @@ def _run_stage(
     scaling: ScalingSpec,
     name: str,
     report: Report,
+    notice: Callable[[str], None],
     lease: Lease,
 ) -> Artifact:
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     draft = Draft.of(spec, inputs, store, name)
-    context = Context(spec, inputs, draft.location, scaling, name, draft.fingerprint, report)
+    context = Context(spec, inputs, draft.location, scaling, name, draft.fingerprint, report, notice)
     metrics = load_stage(spec)(context)
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist

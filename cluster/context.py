@@ -22,6 +22,10 @@ def silent(done: float, total: float, unit: str, stats: dict[str, Any]) -> None:
     """A progress report that no one listens to."""
 
 
+def unheard(text: str) -> None:
+    """A notice that no one listens to."""
+
+
 @dataclass
 class Context(Generic[S]):
     """Everything that a stage may depend on. A stage is `build(ctx) -> dict of metrics`; its files go to `output`.
@@ -37,6 +41,8 @@ class Context(Generic[S]):
     name: str
     fingerprint: str
     report: Report = field(default=silent, repr=False)
+    notice: Callable[[str], None] = field(default=unheard, repr=False)
+    """Tell people one sentence, at once, of something that they should know."""
 
     def progress(self, done: float, total: float, unit: str, **stats: Any) -> None:
         """Tell how far the stage is (`done` of `total` `unit`s) and a few figures worth a glance. Cheap to call."""

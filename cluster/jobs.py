@@ -32,8 +32,11 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 POLL_SECONDS = 0.5
 # A stopped driver gets this long to save its work; afterwards Ray kills it.
 STOP_SECONDS = 30
-# Not secret, and the job finds neither the store nor its models without them.
-CARRIED = ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE")
+# Not secret, and the job finds neither the store nor its models nor its tracker without them.
+CARRIED = (
+    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
+)
 METADATA_KEY = "trunkline"
 
 
@@ -86,7 +89,12 @@ def submit(submission: Submission) -> str:
 
     Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
     """
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", submission.check())
+    name = id_of(submission.check())
+    if "@" in os.environ.get("MLFLOW_TRACKING_URI", ""):
+        raise InputError(
+            "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster, and leave them out here.",
+        )
     client = _client()
     store = Store(submission.store).root
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
@@ -108,6 +116,11 @@ def submit(submission: Submission) -> str:
                 metadata={METADATA_KEY: json.dumps(asdict(submission))},
             )
         )
+
+
+def id_of(run: str) -> str:
+    """What the ids of the jobs of a run begin with, up to their last hyphen."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", run)
 
 
 def retry(job_id: str) -> str:

@@ -93,6 +93,7 @@ def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: St
         name=graph.name,
         report=functools.partial(view.progress, step.key),
         waiting=functools.partial(view.waiting, step.key),
+        notice=functools.partial(view.notice, step.key),
     )
     view.finished(step.key, artifact, time.monotonic() - clock, was_there=found is not None)
     return artifact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +17,16 @@ LINE_SECONDS = 10.0
 
 
 def figures(stats: dict[str, Any]) -> str:
-    """A few figures in one short line; numbers rounded to what can be read."""
-    return "  ".join(f"{key} {_number(value)}" for key, value in stats.items() if value is not None)
+    """A few figures in one short line; numbers rounded to what can be read, units as people write them."""
+    return "  ".join(_figure(key, value) for key, value in stats.items() if value is not None)
+
+
+def _figure(key: str, value: Any) -> str:
+    if key == "eta_seconds":
+        return f"ETA {datetime.timedelta(seconds=round(value))}"
+    if key.endswith("_per_second"):
+        return f"{_number(value)} {key.removesuffix('_per_second')}/s"
+    return f"{key} {_number(value)}"
 
 
 def _number(value: Any) -> str:
@@ -55,6 +64,9 @@ class View:
     def waiting(self, key: str, holder: Holder) -> None:
         self._say(f"{key}: process {holder.pid} on {holder.host} is building it; waiting for its result")
 
+    def notice(self, key: str, text: str) -> None:
+        self._say(f"{key}: {text}")  # rich puts what is printed above its table
+
     def finished(self, key: str, artifact: Artifact, seconds: float, *, was_there: bool) -> None:
         how = "is there" if was_there else f"built in {seconds:.1f} s"
         self._say(f"{key}: {artifact.record.ref} {how}")
@@ -80,8 +92,9 @@ class LiveView(View):
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False)
-        for heading in ("stage", "state", ""):
+        for heading in ("stage", "state"):
             table.add_column(heading, no_wrap=True)
+        table.add_column("")  # on a narrow terminal its figures go on in the next line
         styles = {"done": "green", "there": "dim", "running": "cyan"}
         for key, (state, text) in self._rows.items():
             table.add_row(key, state, text, style=styles.get(state.split()[0], ""))

@@ -1,14 +1,16 @@
 """`ctl jobs`: what was submitted, and how it is doing."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cluster.cli.lazy import group
+from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
-jobs = group("Jobs of the cluster: list, show, logs, stop, retry.")
+jobs = group("Jobs of the cluster: list, show, logs, stop, retry, profile.")
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as `ctl submit` printed it.", show_default=False)]
 
@@ -69,6 +71,30 @@ def retry(job_id: JobId) -> None:
     from cluster.jobs import retry as retry_job
 
     print(retry_job(job_id))
+
+
+@jobs.command()
+def profile(
+    job: Annotated[str, typer.Argument(help="A job's id, or the name of a run: NAME, KIND/NAME.", show_default=False)],
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to look at.")] = 3,
+    rank: Annotated[int, typer.Option(min=0, help="Training worker whose trace is copied.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to [default: NAME-steps-A-B-rank-R.json.gz].")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the profile.")] = 600.0,
+    store: StoreRoot = None,
+) -> None:
+    """Profile some steps of a training run while it runs, for https://ui.perfetto.dev.
+
+    It is looked for in the store that it writes to. The traces of all workers stay in the artifact, in `profiles/`.
+    """
+    from cluster import profiles
+    from cluster.store import Store
+
+    opened = Store(store)
+    one = profiles.find(opened, job)
+    found, place = profiles.profile(opened, one, steps, timeout)
+    target = out or Path(f"{one.run.name}-steps-{found.first_step}-{found.last_step}-rank-{rank}.json.gz")
+    profiles.copy_trace(place, found, rank, target)
+    print(f"{target}: steps {found.first_step} to {found.last_step} of {one.ref}; open it in https://ui.perfetto.dev")
 
 
 def follow_to_end(job_id: str) -> None:

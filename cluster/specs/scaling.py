@@ -56,6 +56,10 @@ class ScalingSpec(Spec, frozen=True):
     """How long an engine may take over one batch, or over new weights, until it is started again."""
     verify_rollout_prompts: Annotated[int, Meta(ge=0)] = 0
     """After every sync of weights, greedy completions of so many prompts must equal transformers'; 0: no check."""
+    statistics_every: Annotated[int, Meta(ge=0)] = 0
+    """Steps between two lines of gradient, weight and activation statistics of every block; 0: none."""
+    straggler_factor: Annotated[float, Meta(gt=1)] = 1.5
+    """A training worker is named slow above so many times the median of all workers' times."""
 
     def check(self) -> None:
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):

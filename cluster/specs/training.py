@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.errors import SpecError
-from cluster.spec import Spec
+from cluster.spec import ANY, Spec
 
 # What a model may learn to tell; the three kinds of blanks may be mixed on one model.
 Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]
@@ -16,6 +16,7 @@ Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
 MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
+VALIDATION = "validation_"  # begins the names of inputs that are validated on only
 
 
 class TrainingSpec(Spec, frozen=True):
@@ -58,6 +59,14 @@ class TrainingSpec(Spec, frozen=True):
     """Steps between validation losses during training; 0 validates at the end only."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of initialization, data order and dropout."""
+    on_divergence: Literal["stop", "skip"] = "stop"
+    """A step whose loss or gradient is not finite, or whose loss spikes: it ends the run, or is left out."""
+    spike_threshold: Annotated[float, Meta(ge=0)] = 0.0
+    """A loss spikes above the mean of the last steps plus so many standard deviations; 0: no loss does."""
+    spike_window: Annotated[int, Meta(ge=2)] = 128
+    """Steps that this mean and this deviation are taken over; before there are as many, no loss spikes."""
+    max_consecutive_skips: Annotated[int, Meta(ge=1)] = 10
+    """Steps left out one after another before the run stops after all."""
 
     def check(self) -> None:
         if (self.start_batch_size is None) != (self.batch_size_warmup_steps == 0):
@@ -76,11 +85,14 @@ class TrainingSpec(Spec, frozen=True):
 
 
 class PretrainSpec(TrainingSpec, frozen=True):
-    """A language model trained on a token store or on a mixture of several: from scratch, or on from `model`."""
+    """A language model trained on a token store or on a mixture of several: from scratch, or on from `model`.
+
+    Further token stores, as inputs `validation_NAME`, are validated on besides: their held-out split.
+    """
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS}
+    inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str | dict[str, Any] = "gpt2-1m"
@@ -122,6 +134,11 @@ class PretrainSpec(TrainingSpec, frozen=True):
         return ("tokens",) if self.window_shards else ()
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        for name in inputs.keys() - PretrainSpec.inputs.keys():
+            if not name.removeprefix(VALIDATION) or not name.startswith(VALIDATION):
+                raise SpecError(
+                    f"{self.kind}: no input is called {name!r}", f"A set to validate on is {VALIDATION}NAME."
+                )
         if "model" in inputs and (self.model != PretrainSpec().model or self.model_overrides):
             raise SpecError(f"{self.kind}.model: the input `model` has a configuration of its own", "Leave it out.")
         if self.window_shards and inputs["tokens"].kind == "mixture":

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
+from cluster.profiles import STATE
 from cluster.specs import RewardSpec
 from pipelines.alignment.preferences import read_preferences
 from pipelines.tokens.order import Order
@@ -29,7 +30,7 @@ from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
 from pipelines.training.engine import Engine
 from pipelines.training.objectives import Objective
-from pipelines.training.stage import STATE, run_training
+from pipelines.training.stage import run_training
 from pipelines.training.worker import Parts, Work
 from pipelines.tuning.encoding import Encoded, encode
 from pipelines.tuning.sequences import Sequences

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
+from cluster.profiles import STATE
 from cluster.specs import RlhfSpec, ScalingSpec
 from pipelines.alignment import curve, ledger
 from pipelines.alignment.grpo import Grpo
@@ -22,7 +23,7 @@ from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, w
 from pipelines.alignment.scoring import Scorer
 from pipelines.alignment.sync import WeightSync
 from pipelines.training.batches import BatchPlan, plan_batches
-from pipelines.training.stage import STATE, run_training
+from pipelines.training.stage import run_training
 from pipelines.training.worker import Parts, Work
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import prompt_tokens

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cluster.artifact import Artifact
 from cluster.draft import Draft
 from cluster.errors import SpecError
+from cluster.specs.training import VALIDATION
 from pipelines.tokens.ingest import GrowingStore, IngestOrder
 from pipelines.tokens.mixture import MAX_DEVIATION, Curriculum, MixedOrder
 from pipelines.tokens.order import Order
@@ -84,6 +85,15 @@ def open_stores(artifact: Artifact, split: str) -> dict[str, TokenStore]:
             store.grow_whole()
         return {SINGLE: store}
     return {name: TokenStore.open(source, split) for name, source in token_sources(artifact).items()}
+
+
+def validation_stores(inputs: dict[str, Artifact]) -> dict[str, TokenStore]:
+    """The held-out splits of the inputs `validation_NAME`, by NAME."""
+    return {
+        name.removeprefix(VALIDATION): TokenStore.open(inputs[name], "heldout")
+        for name in sorted(inputs)
+        if name.startswith(VALIDATION)
+    }
 
 
 def open_stream(artifact: Artifact, seed: int, num_positions: int, window_shards: int = 0) -> TokenStream:

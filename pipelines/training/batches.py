@@ -145,14 +145,13 @@ class TokenBatches(Source):
         spec: PretrainSpec,
         rank: int,
         sampler: Sampler | None = None,
+        others: dict[str, TokenStore] | None = None,
     ) -> None:
-        """`heldout` by source, as the stores of `stream`."""
-        self.stream, self.heldout, self.sampler = stream, heldout, sampler
-        self.plan, self.rank = plan, rank
+        """`heldout` by source, as the stores of `stream`; `others` are validated on besides, by name."""
+        self.stream, self.heldout, self.others = stream, heldout, others or {}
+        self.sampler, self.plan, self.rank = sampler, plan, rank
         self.seed, self.objectives = spec.seed, spec.shares
-        self.validation_sequences = {
-            name: min(spec.validation_sequences, store.num_sequences) for name, store in heldout.items()
-        }
+        self.validation_sequences = spec.validation_sequences
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
         tokens = self.stream.num_labels(*self.plan.batch(step))
@@ -176,18 +175,10 @@ class TokenBatches(Source):
         """Mean loss (nats per token asked for) over the first `validation_sequences` of the held-out split.
 
         Of a mixture: of each source (`validation_loss_NAME`), and their mean by the weights of the whole run; of
-        several objectives: of each of them on the same sequences, too, and their mean by their shares.
+        several objectives: of each of them on the same sequences, too, and their mean by their shares. Of each other
+        set, `validation_loss_NAME` as well.
         """
-        summed = torch.zeros(2, len(self.heldout), len(self.objectives), dtype=torch.float64)
-        for source, (name, store) in enumerate(self.heldout.items()):
-            for number, objective in enumerate(self.objectives):
-                for samples, counts in self.rounds(self.validation_sequences[name]):
-                    batch = self.heldout_batch(store, samples, objective)
-                    found = engine.evaluate(batch)
-                    if counts:
-                        summed[:, source, number] += torch.tensor([float(found[0]), float(count_labels(batch))])
-        dist.all_reduce(summed)
-        losses = (summed[0] / summed[1].clamp(min=1)).tolist()  # by source, then by objective
+        losses = self._losses(engine, self.heldout)
         sources, objectives = self.stream.order.shares(self.plan.num_positions), list(self.objectives.values())
         by_source = [_mean(objectives, row) for row in losses]
         named = {"": _mean(sources, by_source)}
@@ -196,7 +187,22 @@ class TokenBatches(Source):
         if len(self.objectives) > 1:
             by_objective = (_mean(sources, column) for column in zip(*losses, strict=True))
             named |= dict(zip(self.objectives, by_objective, strict=True))
+        for name, row in zip(self.others, self._losses(engine, self.others), strict=True):
+            named[name] = _mean(objectives, row)
         return {f"{metrics.VALIDATION_LOSS}_{name}".rstrip("_"): loss for name, loss in named.items()}
+
+    def _losses(self, engine: Engine, stores: dict[str, TokenStore]) -> list[list[float]]:
+        """The mean losses over the first `validation_sequences` of each store, by objective."""
+        summed = torch.zeros(2, len(stores), len(self.objectives), dtype=torch.float64)
+        for number, store in enumerate(stores.values()):
+            for column, objective in enumerate(self.objectives):
+                for samples, counts in self.rounds(min(self.validation_sequences, store.num_sequences)):
+                    batch = self.heldout_batch(store, samples, objective)
+                    found = engine.evaluate(batch)
+                    if counts:
+                        summed[:, number, column] += torch.tensor([float(found[0]), float(count_labels(batch))])
+        dist.all_reduce(summed)
+        return (summed[0] / summed[1].clamp(min=1)).tolist()
 
     def heldout_batch(self, store: TokenStore, samples: list[int], objective: str) -> Batch:
         """Held-out samples for an objective, the same whatever the run."""

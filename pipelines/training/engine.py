@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import deepspeed
@@ -25,6 +25,18 @@ from pipelines.training.loss_scale import LossScale
 from pipelines.training.objectives import Objective
 from pipelines.training.optimizers import Optimizer
 from pipelines.training.snapshots import Snapshot, State
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What looks on while a step is taken; all ranks call each once a step.
+
+    `gradients` comes before clipping and update. `admit`, given the step's figures and norm as `Engine.step` returns
+    them, comes before the update; where it returns False, weights and optimizer state stay as they are.
+    """
+
+    admit: Callable[[Tensor, float], bool] = lambda parts, norm: True
+    gradients: Callable[[], None] = lambda: None
 
 
 class Engine:
@@ -46,6 +58,7 @@ class Engine:
         objective.train()  # transformers loads models in evaluation mode, without dropout
         self.loss_scale = LossScale() if spec.precision == "fp16" else None
         self.overflowed = False
+        self.gradient_scale = 1.0  # of the gradients that `Hooks.gradients` sees
         if scaling.activation_checkpointing:
             objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.engine, *_ = deepspeed.initialize(
@@ -58,10 +71,8 @@ class Engine:
         if self.stage:
             optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer.wholes, self.device)
 
-    def step(
-        self, share: Share, factor: float, before_update: Callable[[], None] = lambda: None
-    ) -> tuple[Tensor, float]:
-        """One optimizer step at `factor` of the peak learning rates; `before_update` is called when all else is done.
+    def step(self, share: Share, factor: float, hooks: Hooks = Hooks()) -> tuple[Tensor, float]:
+        """One optimizer step at `factor` of the peak learning rates.
 
         Returns this rank's part of the mean loss of the global batch and of the objective's further figures, in one
         float64 vector (those of all ranks add up to them), and the global gradient norm before clipping, inf or nan
@@ -80,33 +91,49 @@ class Engine:
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
             weight = self.plan.num_workers * (1.0 if self.stage else scale)
             self.engine.backward(loss * weight, scale_wrt_gas=False)
-            norm = self._clip(scale) if self.stage == 0 and left == 0 else None
-            if left == 0:
-                before_update()
-            self.engine.step()
-        norm = float(self.engine.get_global_grad_norm() if norm is None else norm)
-        norm = norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
-        if self.loss_scale:
-            self.overflowed = self.loss_scale.update(math.isfinite(norm))
-        return torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor]), norm
+            if left:
+                self.engine.step()
+        parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
+        return parts, self._update(parts, scale, hooks)
 
-    def _clip(self, scale: float) -> Tensor:
-        """What ZeRO does by itself: unscale, tell the norm, clip, and drop a gradient that is not finite."""
-        trained = [p for p in self.engine.module.parameters() if p.grad is not None]
-        if self.loss_scale:
-            for parameter in trained:
-                parameter.grad /= scale
-        norm = torch.nn.utils.clip_grad_norm_(trained, self.spec.max_grad_norm or math.inf)
-        if not norm.isfinite():
-            for parameter in trained:
-                parameter.grad = None
-        return norm
+    def _update(self, parts: Tensor, scale: float, hooks: Hooks) -> float:
+        """Let the optimizer take its step, where `hooks` admit it. Returns the global gradient norm."""
+        if self.stage == 0 and self.loss_scale:  # ZeRO does so by itself, when it steps
+            for parameter in self.engine.module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= scale
+        self.gradient_scale = scale if self.stage else 1.0
+        hooks.gradients()
+        clipped = self._clip() if self.stage == 0 else None
+        verdict: list[bool] = []
+
+        def admitted() -> bool:
+            if not verdict:  # ZeRO has the optimizer step once a parameter group
+                norm = self._norm(clipped)
+                if self.loss_scale:
+                    self.overflowed = self.loss_scale.update(math.isfinite(norm))
+                verdict.append(hooks.admit(parts, norm))
+            return verdict[0]
+
+        self.optimizer.admit = admitted
+        self.engine.step()
+        admitted()  # DeepSpeed leaves out a step whose gradient is not finite, and does not ask
+        return self._norm(clipped)
+
+    def _norm(self, clipped: Tensor | None) -> float:
+        """The global gradient norm of the step being taken, known as soon as the optimizer is asked to step."""
+        norm = float(self.engine.optimizer._global_grad_norm if clipped is None else clipped)
+        return norm if norm >= 0 else math.inf  # DeepSpeed says -1 for a norm that is not finite
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients, and tell their norm before, as ZeRO does by itself."""
+        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)
 
     def figures(self) -> dict[str, Any]:
-        """What there is to tell in the log of the last step: of fp16, the loss scale and the steps skipped so far."""
+        """What there is to tell in the log of the last step: of fp16, the loss scale and the steps that it cost."""
         if self.loss_scale is None:
             return {}
-        return {"loss_scale": self.loss_scale.value, "skipped_steps": self.loss_scale.skipped_steps}
+        return {"loss_scale": self.loss_scale.value, "overflowed_steps": self.loss_scale.skipped_steps}
 
     def to_device(self, batch: Batch) -> Batch:
         if isinstance(batch, dict):

@@ -17,14 +17,32 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import metrics
-from cluster.errors import JobError
 from cluster.specs import ScalingSpec, TrainingSpec
-from pipelines.training.batches import Source
+from pipelines.training.batches import Share, Source
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.engine import Engine
+from pipelines.training.divergence import Divergence
+from pipelines.training.engine import Engine, Hooks
 from pipelines.training.interruption import Undisturbed
+from pipelines.training.profiling import Profiler
 from pipelines.training.schedules import learning_rate_factor
+from pipelines.training.statistics import Statistics
+from pipelines.training.stragglers import Stragglers
 from pipelines.training.throughput import Clock
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know of a step after its exchange."""
+
+    loss: float
+    norm: float
+    figures: list[float]
+    due: bool  # a checkpoint, by rank 0's clock
+    writing: bool  # some rank is still at the one before
+    save: bool  # at once: a node will go
+    stop: bool  # and end
+    profile: int  # steps to profile from the next one on
+    skipped: str  # why the optimizer did not take it; empty where it did
 
 
 @dataclass
@@ -38,86 +56,126 @@ class Loop:
     checkpoints: Checkpoints
     interruption: Undisturbed
     clock: Clock
+    stragglers: Stragglers
+    statistics: Statistics
+    profiler: Profiler
+    divergence: Divergence
     open_log: Callable[[int], metrics.MetricsLog]
 
     def run(self) -> dict[str, Any] | None:
         """Train to the end from the newest checkpoint. Returns train_loss, tokens, and what the last validation found.
 
-        None where the run was asked to save and end before.
-
-        Raises JobError, on all ranks in the same step, where loss or gradient are no longer finite.
+        None where the run was asked to save and end before. Raises JobError, on all ranks in the same step, where the
+        run diverges and is to stop.
         """
         steps, rank = self.source.plan.steps, self.source.rank
-        part = self.checkpoints.load(self.engine.load)
-        done, tokens = (part.step, part.tokens) if part else (0, 0)
+        done, tokens = 0, 0
+        if part := self.checkpoints.load(self.engine.load):
+            done, tokens = part.step, part.tokens
+            self.divergence.restore(part.notes["divergence"])
         self.source.restart(done)
         log = self.open_log(done) if rank == 0 else None
         saved_at = time.monotonic()
         self.clock.restart(done, tokens)
         loss = math.nan
+        notices: list[str] = []
         for step in range(done, steps):
             began = time.monotonic()
             share = self.source.share(step, self.engine)
-            self.clock.waited += time.monotonic() - began
+            waited = time.monotonic() - began
+            self.clock.waited += waited
+            self.stragglers.fetched(waited)
             torch.manual_seed(mix(self.spec.seed, step, rank))  # dropout, too, is a function of the step
             factor = learning_rate_factor(step, steps, self.spec)
-            parts, norm = self.engine.step(share, factor, self.checkpoints.before_update)
             due = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
-            (loss, *figures), (due, writing, save, stop) = self._agree(
-                parts, due, self.checkpoints.writing, *self.interruption.asked()
-            )
+            look = self.statistics.due(step + 1)
+            agreed = self._step(step, share, factor, due, look)
             done, tokens = step + 1, tokens + share.tokens
-            if not (math.isfinite(loss) and (math.isfinite(norm) or self.engine.overflowed)):
-                raise JobError(
-                    f"training diverged at step {done}: loss {loss}, gradient norm {norm}",
-                    "Lower the learning rate, or lengthen the warm-up.",
-                )
+            if agreed.skipped:
+                notices.append(f"step {done} was skipped: {agreed.skipped}")
+            else:
+                loss = agreed.loss
             self.source.taken(step)
+            if look:
+                looked = self.statistics.end(done)
+                if log:
+                    log.write_statistics(looked)
             last = done == steps
+            notices += self.profiler.after(done, last)
             every = self.spec.evaluate_every_steps
             validate = bool(every) and done % every == 0 and not last
-            if done % self.scaling.log_every == 0 or last or validate:
-                named = zip(self.engine.objective.names, figures, strict=True)
+            if done % self.scaling.log_every == 0 or last or validate or agreed.skipped:
+                slow, told = self.stragglers.lap()
+                notices += told
+                named = zip(self.engine.objective.names, agreed.figures, strict=True)
                 line = {
                     metrics.STEP: done,
-                    metrics.LOSS: round(loss, 6),
-                    metrics.GRAD_NORM: round(norm, 6) if math.isfinite(norm) else None,
+                    metrics.LOSS: _figure(agreed.loss),
+                    metrics.GRAD_NORM: _figure(agreed.norm),
                     metrics.LEARNING_RATE: self.spec.learning_rate * factor,
                     metrics.TOKENS: tokens,
-                    **{name: round(figure, 6) for name, figure in named},
+                    **{name: _figure(figure) for name, figure in named},
                     **self.engine.figures(),
+                    **self.divergence.figures(),
                     **self.source.figures(),
                     **self.clock.lap(done, steps, tokens),
                     **self.checkpoints.figures(),
+                    **slow,
                 }
                 if validate:
                     line |= self.source.validate(self.engine, done)
                     self.clock.restart(done, tokens)
                 if log:
-                    log.write(line)
-            urgent = save or stop
-            if (urgent or (due and not writing)) and not last:
+                    log.write(line | ({metrics.NOTICES: notices} if notices else {}))
+                    self.profiler.look()
+                notices = []
+            urgent = agreed.save or agreed.stop
+            if (urgent or (agreed.due and not agreed.writing)) and not last:
                 if log:
                     log.flush()
-                self.checkpoints.save(done, tokens, self.engine.take, self.engine.notes())
+                notes = self.engine.notes() | {"divergence": self.divergence.state()}
+                self.checkpoints.save(done, tokens, self.engine.take, notes)
                 saved_at = time.monotonic()
             if urgent and not last:
                 self.checkpoints.finish()
                 dist.barrier()
                 self.interruption.saved()
-                if stop:
+                if agreed.stop:
                     return None
+            self.profiler.begin(done + 1, 0 if last else agreed.profile)
         self.checkpoints.finish()
         if log:
             log.close()
-        return {"train_loss": loss, "tokens": tokens, **self.source.validate(self.engine, steps)}
+        figures = {"train_loss": loss, "tokens": tokens, **self.divergence.figures()}
+        return figures | self.source.validate(self.engine, steps)
 
-    def _agree(self, parts: Tensor, *flags: bool) -> tuple[list[float], list[bool]]:
-        """The figures of the global batch, and which flags any rank has set: one exchange for both."""
-        exchange = torch.cat([parts, torch.tensor(flags, dtype=torch.float64)])
-        dist.all_reduce(exchange)
-        found = exchange.tolist()
-        return found[: len(parts)], [flag > 0 for flag in found[len(parts) :]]
+    def _step(self, step: int, share: Share, factor: float, due: bool, look: bool) -> Agreed:
+        """Take a step, or leave it out. Returns what all ranks agreed on in the one exchange of the step."""
+        agreed: list[Agreed] = []
+
+        def admit(parts: Tensor, norm: float) -> bool:
+            """Before the update: the figures of the global batch, and what any rank finds due."""
+            flags = [due, self.checkpoints.writing, *self.interruption.asked(), self.profiler.wanted]
+            exchange = torch.cat([parts, torch.tensor(flags, dtype=torch.float64)])
+            dist.all_reduce(exchange)
+            loss, *figures = exchange[: len(parts)].tolist()
+            *found, profile = exchange[len(parts) :].int().tolist()
+            overflowed = self.engine.overflowed  # of fp16's narrow range, which is no divergence
+            reason = "" if overflowed else self.divergence.admit(step + 1, loss, norm)
+            due_now, writing, save, stop = map(bool, found)
+            agreed.append(Agreed(loss, norm, figures, due_now, writing, save, stop, profile, reason))
+            self.checkpoints.before_update()
+            return not (reason or overflowed)
+
+        if look:
+            self.statistics.begin()
+        self.engine.step(share, factor, Hooks(admit, self.statistics.gradients if look else Hooks.gradients))
+        return agreed[0]
+
+
+def _figure(value: float) -> float | None:
+    """A figure of the log; null where it is not finite, which JSON cannot say."""
+    return round(value, 6) if math.isfinite(value) else None
 
 
 def mix(*numbers: int) -> int:

@@ -7,7 +7,7 @@ need whole matrices learn from `layouts` where these lie.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,12 +42,14 @@ class Told:
 class Optimizer(torch.optim.Optimizer):
     """Groups with a `rule`, a learning rate (`peak`) that `set_factor` scales, and what else the rule asks for.
 
-    `scales`, where a group has them, are the factors on the updates of its weights.
+    `scales`, where a group has them, are the factors on the updates of its weights. Where `admit` returns False,
+    `step` does nothing.
     """
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype) -> None:
         super().__init__(groups, {"lr": 0.0})
         self.dtype = dtype
+        self.admit: Callable[[], bool] = lambda: True
         self.layouts: dict[Tensor, Layout] = {}
         self.wholes: dict[Tensor, Whole] = {}
         for group in self.param_groups:
@@ -62,6 +64,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
+        if not self.admit():
+            return
         for group in self.param_groups:
             if parameters := [p for p in group["params"] if p.grad is not None]:
                 RULES[group["rule"]](self, parameters, group)

@@ -10,16 +10,17 @@ from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
 from cluster.location import Location
+from cluster.profiles import STATE, Run, announce
 from cluster.runtime import connect
 from cluster.specs import PretrainSpec
-from pipelines.tokens.stream import open_stores, open_stream, token_sources
+from pipelines.tokens.reader import TokenStore
+from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.deepspeed_config import check_overrides
 from pipelines.training.models import configuration, require_fit, require_objective
 from pipelines.training.samples import make_sampler
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
-STATE = ".train"  # below the output while training: checkpoints
 TOKENIZER_FILES = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template")
 
 
@@ -29,7 +30,12 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     stores = open_stores(tokens, "train")
     for name, source in token_sources(tokens).items():
         stores[name].require_tokenizer(source.record.parents["tokenizer"].fingerprint)  # it goes with the model
-    for name, heldout in open_stores(tokens, "heldout").items():
+    others = validation_stores(ctx.inputs)
+    for name, other in others.items():
+        _require_like(name, other, ctx, next(iter(stores.values())))
+    if both := others.keys() & (stores.keys() if len(stores) > 1 else ()):
+        raise InputError(f"two sets to validate on are called {min(both)!r}", "Name the input otherwise.")
+    for name, heldout in (open_stores(tokens, "heldout") | others).items():
         if heldout.num_sequences < 1:
             raise InputError(
                 f"the held-out split of {name!r} has {heldout.num_tokens} tokens: "
@@ -53,6 +59,18 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     stream = open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     make_sampler(ctx.spec, tokens, stream)
     return plan
+
+
+def _require_like(name: str, other: TokenStore, ctx: Context[PretrainSpec], store: TokenStore) -> None:
+    """Raise InputError where a set to validate on cannot be read by the model that `store` trains."""
+    tokenizer = next(iter(token_sources(ctx.inputs["tokens"]).values())).record.parents["tokenizer"].fingerprint
+    other.require_tokenizer(tokenizer)
+    if other.sequence_length > store.sequence_length:
+        raise InputError(
+            f"validation_{name}: sequences of {other.sequence_length} tokens, the model is trained on "
+            f"{store.sequence_length}",
+            "Pack it with the same tokens.sequence_length.",
+        )
 
 
 def build(ctx: Context[PretrainSpec]) -> dict[str, Any]:
@@ -92,6 +110,7 @@ def run_training(
 
     state = ctx.output / STATE
     work = Work(recipe, ctx.spec, ctx.scaling, batches, ctx.inputs, ctx.output, state, ctx.name, prepare())
+    announce(ctx.output, Run(ctx.spec.kind, ctx.name, ctx.fingerprint))
     figures = run_workers(train, work, ctx.scaling, _watcher(ctx, batches.steps))
     for name, data in files:
         ctx.output.write_bytes(name, data)
@@ -106,15 +125,21 @@ def _finish(output: Location) -> dict[str, Any]:
 
 
 def _watcher(ctx: Context[Any], steps: int) -> Callable[[], None]:
-    """A function that tells each new line of the metrics as progress."""
+    """A function that tells each new line of the metrics as progress, and its notices once."""
     told = -1
+    heard = max((line[metrics.STEP] for line in metrics.read(ctx.output)), default=0)  # of an attempt before
 
     def watch() -> None:
-        nonlocal told
+        nonlocal told, heard
         lines = metrics.read(ctx.output)
-        if lines and lines[-1][metrics.STEP] != told:
-            told = lines[-1][metrics.STEP]
-            shown = [name for name in metrics.SHOWN if name in lines[-1]]
-            ctx.progress(told, steps, "steps", **{name: lines[-1][name] for name in shown})
+        if not lines or lines[-1][metrics.STEP] == told:
+            return
+        for line in lines:
+            for notice in line.get(metrics.NOTICES, ()) if line[metrics.STEP] > heard else ():
+                ctx.notice(notice)
+        told = lines[-1][metrics.STEP]
+        heard = max(heard, told)
+        shown = [name for name in metrics.SHOWN if name in lines[-1]]
+        ctx.progress(told, steps, "steps", **{name: lines[-1][name] for name in shown})
 
     return watch

@@ -18,20 +18,26 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.location import Location
 from cluster.metrics import MetricsLog
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from pipelines.tokens.stream import open_stores, open_stream
+from cluster.trackers import trackers
+from pipelines.tokens.stream import open_stores, open_stream, validation_stores
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.divergence import Divergence
 from pipelines.training.engine import Engine
 from pipelines.training.interruption import Undisturbed
 from pipelines.training.loop import Loop
 from pipelines.training.models import build_model, configuration, count_parameters, load_model
 from pipelines.training.objectives import Objective, objective_for
 from pipelines.training.optimizers import build_optimizer
+from pipelines.training.profiling import Profiler
 from pipelines.training.samples import make_sampler
+from pipelines.training.statistics import Statistics
+from pipelines.training.stragglers import Stragglers
 from pipelines.training.throughput import Clock, flops_per_token
 
 
@@ -48,6 +54,11 @@ class Work:
     state: Location  # temporary, shared by all workers and attempts
     name: str
     extra: dict[str, Any] = field(default_factory=dict)  # what a recipe of this kind needs besides
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity of the artifact that the work is for."""
+        return specs.fingerprint(self.spec, {name: given.fingerprint for name, given in self.inputs.items()})
 
 
 @dataclass
@@ -81,8 +92,17 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
         source=parts.source,
         checkpoints=Checkpoints(work.state / "checkpoints", work.scaling.keep_checkpoints),
         interruption=interruption or Undisturbed(),
-        clock=Clock(engine.device, work.plan.num_workers, flops),
-        open_log=lambda step: MetricsLog(work.output, work.name, step),
+        clock=Clock(engine.device, work.plan.num_workers, flops, work.scaling.activation_checkpointing),
+        stragglers=Stragglers(engine.engine, engine.device, work.scaling.straggler_factor),
+        statistics=Statistics(engine, work.scaling.statistics_every),
+        profiler=Profiler(work.output),
+        divergence=Divergence(work.spec),
+        open_log=lambda step: MetricsLog(
+            work.output,
+            work.name,
+            step,
+            trackers(work.output, work.name, work.fingerprint, specs.fields(work.spec)),
+        ),
     )
     figures = loop.run()
     if figures is None:
@@ -116,7 +136,7 @@ def pretrain(work: Work, rank: int) -> Parts:
     objective, sampler = objective_for(spec.shares), make_sampler(spec, work.inputs["tokens"], stream)
     return Parts(
         objective=objective(model, stream.eos_token_id, spec.precision, spec.z_loss, spec.label_smoothing),
-        source=TokenBatches(stream, heldout, plan, spec, rank, sampler),
+        source=TokenBatches(stream, heldout, plan, spec, rank, sampler, validation_stores(work.inputs)),
         sequence_length=stream.sequence_length,
         write=lambda weights, into: model.save_pretrained(into, state_dict=weights),
         figures=lambda: stream.epochs(plan.num_positions),

@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
+from cluster.profiles import STATE
 from cluster.specs import SftSpec
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, plan_batches
-from pipelines.training.stage import STATE, run_training
+from pipelines.training.stage import run_training
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.sequences import Sequences

@@ -12,6 +12,7 @@ import pytest
 
 from cluster import package
 from cluster.errors import InputError
+from cluster.jobs import Submission, submit
 from cluster.provenance import PROJECT_ROOT
 from tests.cluster.local_cluster import LocalCluster, free_port
 
@@ -49,6 +50,7 @@ from pathlib import Path
 
 from cluster import runtime
 from cluster.errors import InputError
+from cluster.jobs import Submission, submit
 
 
 def build(ctx):
@@ -132,6 +134,12 @@ def test_a_mistake_does_not_reach_the_cluster(local_cluster: LocalCluster, scrip
     nowhere = {"TRUNKLINE_HOME": str(script.parent)}  # a mistake comes first, the missing cluster second
     local_cluster.ctl("submit", str(script), "--set", "work.outcom=ok", code=3, **nowhere)
     assert "ctl up" in local_cluster.ctl("submit", str(script), code=4, **nowhere)
+
+
+def test_a_password_of_a_tracker_does_not_travel(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example")
+    with pytest.raises(InputError, match=r"MLFLOW_TRACKING_URI: .* MLFLOW_TRACKING_PASSWORD on the cluster"):
+        submit(Submission(str(script), {}, "", str(script.parent / "store")))
 
 
 def test_stop_ends_a_job_and_its_followers(local_cluster: LocalCluster, script: Path) -> None:

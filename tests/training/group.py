@@ -36,13 +36,15 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     from pipelines.training.worker import Work, train
 
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
-    tokens = Store(f"{root}/store").list("tokens")[0]
+    store = Store(f"{root}/store")
+    tokens = store.list("tokens")[0]
     for name, case in cases.items():
         spec = pretrain(**case["spec"])
-        scaling = ScalingSpec(num_workers=ranks, log_every=1, **case["scaling"])
+        scaling = ScalingSpec(**{"num_workers": ranks, "log_every": 1} | case["scaling"])
         output = Location(f"{root}/{name}")
         plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
-        recipe, inputs = "pipelines.training.worker:pretrain", {"tokens": tokens}
+        recipe = case.get("recipe", "pipelines.training.worker:pretrain")
+        inputs = {"tokens": tokens} | {n: store.get("tokens", print_) for n, print_ in case.get("inputs", {}).items()}
         work = Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name)
         if stop_at := case.get("stop_at"):
             assert train(work, StopAt(stop_at)) is None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from cluster.location import Location
 from cluster.metrics import MetricsLog, read
-from pipelines.training.throughput import flops_per_token, peak_flops
+from pipelines.training.throughput import flops_per_token, hardware_flops_per_token, peak_flops, peak_of
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
@@ -30,6 +31,40 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
 def test_flops_follow_the_palm_formula() -> None:
     # 6 N + 12 L H Q T for GPT-2 small at 1024 tokens.
     assert flops_per_token(124_439_808, 12, 768, 1024) == 6 * 124_439_808 + 12 * 12 * 768 * 1024
+
+
+def test_palm_and_megatron_agree_on_a_gpt() -> None:
+    # Narayanan et al., arXiv:2104.04473, equation 3: 96 B T L h^2 (1 + T/(6h) + V/(16 L h)) with recomputation, where
+    # 24 of the 96 are the second forward pass and the logits' share, 6 V h, has none.
+    layers, width, vocab, length = 12, 768, 50257, 1024
+    megatron = 72 * layers * width**2 * (1 + length / (6 * width)) + 6 * vocab * width
+    parameters = 12 * layers * width**2 + vocab * width
+    assert flops_per_token(parameters, layers, width, length) == pytest.approx(megatron, rel=1e-12)
+    recomputed = 96 * layers * width**2 * (1 + length / (6 * width) + vocab / (16 * layers * width))
+    model = flops_per_token(parameters, layers, width, length)
+    assert hardware_flops_per_token(model, recomputed=True) == pytest.approx(recomputed + 2 * vocab * width, rel=1e-12)
+    assert hardware_flops_per_token(model, recomputed=False) == model
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.5e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989.5e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("Tesla T4", 65e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("AMD Instinct MI300X", 1307.4e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_a_device_has_its_own_peak(name: str, peak: float | None) -> None:
+    assert peak_of(name) == peak
 
 
 def test_a_cpu_has_no_peak() -> None:
