@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
 
 

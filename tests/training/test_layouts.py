@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from cluster.location import Location
 from cluster.metrics import LOSS, read
 from cluster.store import Store
-from tests.training.tiny import SMALL, make_tokens
+from tests.training.tiny import LENGTH, SMALL, make_tokens
 
 STEPS = 8
 GROUP = Path(__file__).with_name("group.py")
@@ -36,7 +36,10 @@ ONE_RANK = {"muon-one": case("muon", 1)}
 
 KEEP_ALL = {"checkpoint_every_seconds": 1e-9, "keep_checkpoints": STEPS}
 UNEVEN = {"model_overrides": SMALL | {"intermediate_size": 57}}  # shards begin in the middle of rows
-OVERFLOWING = {"precision": "fp16", "z_loss": 300.0}  # the first steps' gradients are above 65504
+OVERFLOWING = {"precision": "fp16", "z_loss": 20.0}  # the first steps' gradients are above 65504
+# 2, 2, 4, 6 and four times 8 sequences.
+GROWING = {"start_batch_size": 2, "batch_size_warmup_steps": 4, "total_tokens": 46 * LENGTH}
+MICRO_BATCHES: list[tuple[int, dict[str, int]]] = [(0, {}), (2, {}), (3, {"micro_batch_size": 1})]
 NARROW = {"zero_optimization": {"reduce_bucket_size": 1000}}
 TWO_RANKS |= {
     **{f"adafactor-zero{stage}": case("adafactor", stage, scaling=KEEP_ALL, **UNEVEN) for stage in range(4)},
@@ -48,10 +51,7 @@ TWO_RANKS |= {
     "gpt2-muon-zero0-checkpointing": case("muon", 0, scaling={"activation_checkpointing": True}, **GPT2),
     "muon-zero3-checkpointing": case("muon", 3, scaling={"activation_checkpointing": True}),
     "muon-zero2-narrow": case("muon", 2, scaling={"deepspeed_overrides": NARROW}),
-    **{
-        f"growing-zero{stage}": case("adamw", stage, start_batch_size=2, batch_size_warmup_steps=4, scaling=split)
-        for stage, split in ((0, {}), (2, {}), (3, {"micro_batch_size": 1}))
-    },
+    **{f"growing-zero{stage}": case("adamw", stage, scaling=split, **GROWING) for stage, split in MICRO_BATCHES},
 }
 RESUMED = [name for name, settings in TWO_RANKS.items() if KEEP_ALL.items() <= settings["scaling"].items()]
 for name in RESUMED:
