@@ -238,3 +238,5 @@ def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
         run(tmp_path, pretrain(1, model_overrides={"num_hidden_layer": 2}))
     with pytest.raises(SpecError, match="3 workers"):
         run(tmp_path, pretrain(1), num_workers=3)
+    with pytest.raises(SpecError, match=r"deepspeed_overrides\.gradient_clipping"):
+        run(tmp_path, pretrain(1), deepspeed_overrides={"gradient_clipping": 0.5})
