@@ -71,6 +71,7 @@ class Case:
 
 
 CASES = [
+    Case("gpt2-1m", 2, 1, 1, 2, 64),  # the runtime's share and little else
     *(Case("pythia-70m", 2, stage, 1, 4, 64) for stage in range(4)),  # model states weigh most
     Case("pythia-70m", 1, 0, 2, 2, 64),
     Case("pythia-70m", 2, 1, 2, 4, 64, optimizer="muon"),
