@@ -218,7 +218,13 @@ def _fit(plan: Plan, todo: list[int], folder: str, prune: bool, concurrent: int,
         tune_config=tune.TuneConfig(
             scheduler=scheduler if prune else FIFOScheduler(), max_concurrent_trials=concurrent
         ),
-        run_config=tune.RunConfig(name="sweep", storage_path=folder, callbacks=[Watcher()], verbose=0),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=folder,
+            callbacks=[Watcher()],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's state is in the store
+            verbose=0,
+        ),
     )
     tuner.fit()
 
@@ -241,11 +247,14 @@ def trainable() -> Any:
             )
 
         def step(self) -> dict[str, Any]:
+            assert self.process.stdout
             line = self.process.stdout.readline()
             if not line:
                 self.process.wait()
                 self.errors.seek(0)
-                raise JobError(self.errors.read().strip().splitlines()[-1].removeprefix("ctl: "))
+                said = [line for line in self.errors.read().splitlines() if line.startswith("ctl: ")]
+                code = self.process.returncode
+                raise JobError(said[-1].removeprefix("ctl: ") if said else f"the trial ended with exit code {code}")
             message = json.loads(line)
             return {**message, "done": ARTIFACT in message}
 

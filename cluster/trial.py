@@ -1,7 +1,7 @@
 """One trial of a sweep: a process of its own that runs a pipeline up to the step that is judged, told line by line.
 
 A process, because a trial is what `ctl run` would be: its steps come from the same store with the same leases and
-checkpoints, it joins the sweep's cluster as a driver of its own, and SIGINT ends it as Ctrl-C does.
+checkpoints, it joins the sweep's cluster as a driver of its own, and SIGTERM ends it in order.
 
     python -m cluster.trial REQUEST.json     # prints a JSON object for every line of the step's metrics, and the result
 """
@@ -9,7 +9,9 @@ checkpoints, it joins the sweep's cluster as a driver of its own, and SIGINT end
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,11 @@ def until(graph: Graph, last: Step) -> Graph:
 
 
 class Telling(View):
-    """Writes each new line of the judged step's metrics as JSON; nothing of the other steps."""
+    """Tells each new line of the judged step's metrics; nothing of the other steps."""
 
-    def __init__(self, request: Request, graph: Graph) -> None:
+    def __init__(self, request: Request, graph: Graph, tell: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
+        self._tell = tell
         step = graph.step(request.step)
         self._request = request
         self._place = Store(request.store).staging(step.kind, graph.name, step.fingerprint)
@@ -85,11 +88,7 @@ class Telling(View):
         for line in lines:
             if self._told < line[metrics.STEP] < total and name in line:
                 self._told = line[metrics.STEP]
-                tell({PERCENT: 100 * self._told / total, VALUE: line[name]})
-
-
-def tell(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
+                self._tell({PERCENT: 100 * self._told / total, VALUE: line[name]})
 
 
 def result(artifact: Artifact, metric: str) -> dict[str, Any]:
@@ -103,13 +102,18 @@ def result(artifact: Artifact, metric: str) -> dict[str, Any]:
 
 def main() -> None:
     request = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what Ray and libraries print must not come between the messages
+
+    def tell(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=channel, flush=True)
 
     def work() -> None:
         graph = request.graph()
-        built = run(graph, Store(request.store), Telling(request, graph))
+        built = run(graph, Store(request.store), Telling(request, graph, tell))
         tell(result(built[request.step], request.metric))
 
-    sys.exit(guarded(work, debug=False))
+    sys.exit(guarded(work))
 
 
 if __name__ == "__main__":

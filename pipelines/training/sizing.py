@@ -30,22 +30,21 @@ HEADROOM = 0.9  # what a recommended layout may take of the memory
 
 def memory_of(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: bool, accumulates: bool) -> Memory:
     """Bytes of one of `workers` workers. `accumulates`: a step is of more than one micro-batch."""
-    count, stage = footprint.parameters, layout.zero_stage
-    share = -(-count // workers)
-    bucket = FP32 * min(BUCKET_ELEMENTS, count)
-    moments = 2 * FP32 * (count - footprint.muon_parameters) + FP32 * footprint.muon_parameters
+    stage = layout.zero_stage
+    whole = FP32 * footprint.parameters
+    share = -(-whole // workers)
+    bucket = min(FP32 * BUCKET_ELEMENTS, whole)
+    moments = 2 * whole - FP32 * footprint.muon_parameters
     if stage == 0:
-        weights, gradients, optimizer = FP32 * count, FP32 * count, moments
+        weights, gradients, optimizer = whole, whole, moments
         buffers = bucket if workers > 1 else 0
     else:
-        optimizer = FP32 * share + -(-moments // workers)
-        weights = FP32 * count
-        gradients = FP32 * share
-        buffers = bucket
-        if stage == 1 and accumulates:
-            gradients = FP32 * count
-        if stage == 3:
-            weights = FP32 * share + FP32 * min(LIVE_ELEMENTS, count)
+        weights = share + min(FP32 * LIVE_ELEMENTS, whole) if stage == 3 else whole
+        gradients = whole if stage == 1 and accumulates else share
+        optimizer = share + -(-moments // workers)
+        # Gradients are gathered in one bucket and summed over the ranks in another, and the optimizer's share of them is
+        # flattened; ZeRO 3 holds one bucket and one share more. Both as measured (benchmarks/sizing.py).
+        buffers = 3 * bucket + 2 * share if stage == 3 else 2 * bucket + share
     return Memory(
         weights=weights,
         gradients=gradients,

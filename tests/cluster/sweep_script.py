@@ -1,56 +1,16 @@
-"""A pipeline to sweep: a stage that writes lines of metrics as training does, and hangs where it should be ended."""
+"""A pipeline to sweep."""
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cluster.context import Context
-from cluster.metrics import METRICS_FILE
 from cluster.pipeline import pipeline
-from cluster.spec import Spec
+from tests.cluster.slope import SlopeSpec
 from tests.core.toys import WordsSpec
-
-LINES = 16
-
-
-class SlopeSpec(Spec, frozen=True):
-    """A loss that is what the learning rate is."""
-
-    kind: ClassVar[str] = "slope"
-    stage: ClassVar[str] = "tests.cluster.sweep_script:build"
-    inputs: ClassVar[dict[str, str]] = {"words": "words"}
-
-    learning_rate: float = 1.0
-    """The loss. Above 1 the stage never ends by itself; below 0 it fails."""
-    log: str = ""
-    """A file that gets a line when the stage begins and when it ends."""
-
-
-def build(ctx: Context[SlopeSpec]) -> dict[str, Any]:
-    def log(text: str) -> None:
-        with open(ctx.spec.log, "a") as file:
-            file.write(f"{text} {ctx.spec.learning_rate}\n")
-
-    log("begins")
-    if ctx.spec.learning_rate < 0:
-        raise ValueError("a negative learning rate")
-    try:
-        lines: list[dict[str, Any]] = []
-        for step in range(1, LINES + 1):
-            lines.append({"step": step, "loss": ctx.spec.learning_rate})
-            ctx.output.write_bytes(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-            ctx.progress(step, LINES, "steps")
-            if ctx.spec.learning_rate > 1:
-                threading.Event().wait()
-    finally:
-        log("ends")
-    return {"loss": ctx.spec.learning_rate, "text": "not a figure"}
 
 
 @pipeline
