@@ -21,6 +21,7 @@ import msgspec
 
 from cluster import runtime
 from cluster import spec as specs
+from cluster.console import as_sentence
 from cluster.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
 from cluster.graph import SCALING, Graph, Step
 from cluster.pipeline import load_script, run
@@ -197,7 +198,7 @@ def _fit(plan: Plan, todo: list[int], folder: str, prune: bool, concurrent: int,
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             record = plan.sweep.trials[trial.config["number"]]
-            record.state, record.error = "failed", str(trial.get_error() or "").strip().splitlines()[-1]
+            record.state = "failed"
             self.note(record)
 
         def note(self, record: Trial) -> None:
@@ -226,7 +227,10 @@ def _fit(plan: Plan, todo: list[int], folder: str, prune: bool, concurrent: int,
             verbose=0,
         ),
     )
-    tuner.fit()
+    for outcome in tuner.fit():
+        if outcome.error:
+            plan.sweep.trials[outcome.config["number"]].error = as_sentence(outcome.error).message
+    plan.save()
 
 
 def trainable() -> Any:

@@ -42,9 +42,10 @@ def memory_of(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: boo
         weights = share + min(FP32 * LIVE_ELEMENTS, whole) if stage == 3 else whole
         gradients = whole if stage == 1 and accumulates else share
         optimizer = share + -(-moments // workers)
-        # Gradients are gathered in one bucket and summed over the ranks in another, and the optimizer's share of them is
-        # flattened; ZeRO 3 holds one bucket and one share more. Both as measured (benchmarks/sizing.py).
+        # Gradients are gathered in one bucket and summed over the ranks in another, and the optimizer's share of them
+        # is flattened; ZeRO 3 holds one bucket and one share more. As measured (benchmarks/sizing.py).
         buffers = 3 * bucket + 2 * share if stage == 3 else 2 * bucket + share
+        buffers += FP32 * footprint.muon_parameters  # whole again for its orthogonalization
     return Memory(
         weights=weights,
         gradients=gradients,
