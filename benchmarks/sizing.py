@@ -157,7 +157,7 @@ def prediction(case: Case, steps: int, tokens: Artifact) -> Prediction:
 def predict_all(cases: list[Case], steps: int, stores: dict[int, Artifact], place: str) -> None:
     """In a process of its own: torch's threads must not be running where others are forked."""
     found = [prediction(case, steps, stores[case.sequence_length]) for case in cases]
-    Path(place).write_text(json.dumps([[p.as_dict()["memory_per_worker"], p.flops_per_token] for p in found]))
+    Path(place).write_text(json.dumps([[p.memory.as_dict(), p.tokens_per_second()] for p in found]))
 
 
 def main() -> None:
@@ -182,10 +182,9 @@ def main() -> None:
         predicting.start()
         predicting.join()
         predictions = json.loads(Path(place).read_text())
-        print("model, workers, ZeRO, micro-batch: memory beside the runtime's share; tokens per CPU second of a rank")
+        print("model, workers, ZeRO, micro-batch: memory beside the runtime's share; speed")
         runtime = 0.0
-        for case, (memory, flops) in zip(cases, predictions, strict=True):
-            rate = hardware.measured_flops(1, case.precision)
+        for case, (memory, rate) in zip(cases, predictions, strict=True):
             growth, before, cpu_rate, wall_rate = measure(case, arguments.steps, stores[case.sequence_length])
             needed = memory["total_bytes"] - memory["runtime_bytes"]
             if case is CASES[0]:
@@ -195,8 +194,8 @@ def main() -> None:
             print(
                 f"{case.model} {case.num_workers} {case.zero_stage} {case.micro_batch_size} {case.precision} "
                 f"{case.optimizer}: {needed / 1e6:,.0f} MB predicted, {(growth - runtime) / 1e6:,.0f} measured "
-                f"({error:+.0%}); {cpu_rate:,.0f} tokens a CPU second, {cpu_rate * flops / rate:.2f} of the matrix "
-                f"product's rate ({rate / 1e9:.0f} GFLOP/s); {wall_rate:,.0f} tokens a second",
+                f"({error:+.0%}); {rate / case.num_workers:,.0f} tokens a second of a rank predicted, {cpu_rate:,.0f} "
+                f"per second of its CPU time, {wall_rate / case.num_workers:,.0f} of wall time",
                 flush=True,
             )
 

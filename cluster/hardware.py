@@ -37,8 +37,9 @@ DATA_SHEETS = {
 }
 # The lower end of what torchtitan reports for Llama 3 8B in bf16 on 8 H100 (33 to 39 %); not measured here.
 GPU_EFFICIENCY = 0.33
-# What training reaches of the rate of a large matrix product on one core: measured by benchmarks/sizing.py.
-CPU_EFFICIENCY = 0.5
+# What is no matrix product takes as long as its activations are many: bytes that the backward pass needs, made and used
+# up per second and thread. Fitted to two runs on a quiet machine (benchmarks/RESULTS.md, llama-15m and llama-1m).
+CPU_ACTIVATION_BYTES_PER_SECOND = 0.85e9
 MEASURE_SECONDS = 0.2
 MATRIX = 512
 
@@ -47,7 +48,7 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 @dataclass(frozen=True)
 class Hardware:
-    """What each worker has. `threads` is 0 on a GPU; rates are those that training is assumed to reach."""
+    """What each worker has. `threads` is 0 on a GPU."""
 
     name: str
     memory_bytes: int
@@ -58,13 +59,20 @@ class Hardware:
     def on_cpu(self) -> bool:
         return self.threads > 0
 
-    def flops(self, precision: str) -> float | None:
-        """FLOP/s that training reaches on one worker; measured now on a CPU, None for a GPU without a data sheet."""
+    def seconds(self, flops: float, activation_bytes: float, precision: str) -> float | None:
+        """Time of so much training on one worker; None for a GPU without a data sheet. On a CPU this measures.
+
+        A CPU's rate is taken in fp32 whatever the precision: large products are several times as fast in bf16, but
+        small models trained 1.2 times as fast.
+        """
         if self.on_cpu:
-            return CPU_EFFICIENCY * measured_flops(self.threads, precision)
+            return flops / measured_flops(self.threads) + activation_bytes / (
+                self.threads * CPU_ACTIVATION_BYTES_PER_SECOND
+            )
         if self.sheet is None:
             return None
-        return GPU_EFFICIENCY * (self.sheet.fp32_flops if precision == "fp32" else self.sheet.bf16_flops)
+        peak = self.sheet.fp32_flops if precision == "fp32" else self.sheet.bf16_flops
+        return flops / (GPU_EFFICIENCY * peak)
 
 
 def named(name: str) -> Hardware:
@@ -107,14 +115,14 @@ def _gpu() -> Hardware:
     return Hardware(properties.name, properties.total_memory, sheet=sheet)
 
 
-def measured_flops(threads: int, precision: str) -> float:
-    """FLOP/s of a matrix product of 512 by 512 on so many threads: the best of those that fit into 0.2 s."""
+def measured_flops(threads: int) -> float:
+    """FLOP/s in fp32 of a matrix product of 512 by 512 on so many threads: the best of those that fit into 0.2 s."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        left = torch.ones(MATRIX, MATRIX, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
+        left = torch.ones(MATRIX, MATRIX)
         left @ left
         best, started = float("inf"), time.perf_counter()
         while (began := time.perf_counter()) - started < MEASURE_SECONDS:

@@ -63,6 +63,7 @@ class Prediction:
     layout: Layout
     memory: Memory
     flops_per_token: float
+    activation_bytes_per_token: float
     tokens: int | None  # of the whole run; None: known once the inputs are built
     recommended: Layout | None  # None: no layout fits
 
@@ -72,8 +73,8 @@ class Prediction:
 
     def tokens_per_second(self) -> float | None:
         """Of all workers together; None where the hardware's rate is not known. On a CPU this measures the rate."""
-        flops = self.hardware.flops(self.precision)
-        return flops and self.num_workers * flops / self.flops_per_token
+        seconds = self.hardware.seconds(self.flops_per_token, self.activation_bytes_per_token, self.precision)
+        return seconds and self.num_workers / seconds
 
     def require_fit(self, key: str) -> None:
         """Raise SpecError where the weights and the optimizer's state alone are more than a worker's memory."""

@@ -96,6 +96,7 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
         layout=layout,
         memory=memory_of(footprint, layout, workers, on_cpu=hardware.on_cpu, accumulates=plan.accumulation > 1),
         flops_per_token=flops_per_token(footprint.parameters, layers, hidden, sequence_length),
+        activation_bytes_per_token=footprint.sequence_bytes / sequence_length,
         tokens=_tokens(spec, sequence_length),
         recommended=recommend(
             footprint, plan.global_batch, workers, on_cpu=hardware.on_cpu, memory_bytes=hardware.memory_bytes
