@@ -22,7 +22,8 @@ from pipelines.training.throughput import flops_per_token
 FP32 = 4
 BUCKET_ELEMENTS = 500_000_000  # at most, of DeepSpeed's reductions
 LIVE_ELEMENTS = 1_000_000_000  # of gathered weights under ZeRO 3, at most
-# Resident memory of a worker that has imported everything and built nothing: measured by benchmarks/sizing.py on a CPU.
+# Resident memory of a worker that has imported everything and built nothing: what `gpt2-1m` took under Ray Train on a
+# CPU at its peak (683 and 691 MB), less what it needs itself.
 RUNTIME_BYTES_CPU = 650_000_000
 RUNTIME_BYTES_GPU = 1_000_000_000  # CUDA's context and NCCL's buffers; an assumption, not measured
 HEADROOM = 0.9  # what a recommended layout may take of the memory
