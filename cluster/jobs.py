@@ -69,11 +69,19 @@ class Submission:
     name: str
     store: str
 
-    def check(self) -> str:
-        """Read the script and lay the changes over its specs, as the job will; return the run's name."""
-        from cluster.pipeline import load_script
+    def check(self, hardware: str = "") -> str:
+        """Read the script and lay the changes over its specs, as the job will; return the run's name.
 
-        return load_script(Path(self.script)).graph(Store(self.store), self.changes, self.name).name
+        Raises SpecError where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or
+        of this machine where the cluster is on it.
+        """
+        from cluster.pipeline import load_script
+        from cluster.sizing import find_hardware, require_fit
+
+        store = Store(self.store)
+        graph = load_script(Path(self.script)).graph(store, self.changes, self.name)
+        require_fit(graph, store, find_hardware(hardware, graph.scaling))
+        return graph.name
 
     def arguments(self) -> list[str]:
         """The changes as plain overrides."""
@@ -84,12 +92,13 @@ class Submission:
         return found
 
 
-def submit(submission: Submission) -> str:
+def submit(submission: Submission, hardware: str = "") -> str:
     """Check, pack and submit; return the job's id, made of the run's name and a few random letters.
 
+    `hardware`: the workers' GPU (cluster/hardware.py), to check what needs to fit there.
     Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
     """
-    name = id_of(submission.check())
+    name = id_of(submission.check(hardware))
     if "@" in os.environ.get("MLFLOW_TRACKING_URI", ""):
         raise InputError(
             "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import runtime
+from cluster import runtime, sizing
 from cluster.ahead import Ahead
 from cluster.artifact import Artifact
 from cluster.build import build
@@ -58,8 +58,10 @@ def pipeline(function: Callable[[Steps], Any]) -> Pipeline:
 def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     """Build every step that is not in the store yet; return all artifacts by step key.
 
-    A step that can be read early is built in the background while the next one reads it, if that one can.
+    A step that can be read early is built in the background while the next one reads it, if that one can. Raises
+    SpecError before anything is built where a step that trains cannot fit into this machine.
     """
+    sizing.require_fit(graph, store, sizing.find_hardware("", graph.scaling))
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
     with view.running(graph):

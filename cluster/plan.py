@@ -1,4 +1,4 @@
-"""What running a pipeline would do: which steps are built, which must run, and, field by field, why."""
+"""What running a pipeline would do: which steps are built, which must run, why, field by field, and what they need."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.graph import Graph, Step
+from cluster.hardware import Hardware
+from cluster.sizing import Prediction, Unsized, predict
+from cluster.specs import ScalingSpec
 from cluster.store import Store
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One step of a plan: the finished artifact, or why there is none."""
+    """One step of a plan: the finished artifact, or why there is none and, where it trains, what it needs."""
 
     step: Step
     artifact: Artifact | None
     reasons: tuple[str, ...]
+    prediction: Prediction | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -27,21 +31,40 @@ class Planned:
             "built": self.artifact is not None,
             "artifact": self.artifact.record.ref if self.artifact else None,
             "reasons": list(self.reasons),
+            "prediction": self.prediction.as_dict() if self.prediction else None,
         }
 
 
-def make_plan(graph: Graph, store: Store) -> list[Planned]:
-    """Compare every step with the store. For a step to build, `reasons` is the difference to the nearest artifact."""
+def make_plan(graph: Graph, store: Store, hardware: Hardware | None = None) -> list[Planned]:
+    """Compare every step with the store. For a step to build, `reasons` is the difference to the nearest artifact.
+
+    With `hardware`, steps that would train are sized.
+    """
     planned = []
     for step in graph.steps:
         artifact = store.find(step.kind, step.fingerprint)
         reasons: tuple[str, ...] = ()
+        prediction = None
         if artifact is None:
             reasons = tuple(_why(step, store))
             if any(store.staging(step.kind, graph.name, step.fingerprint).walk()):
                 reasons += ("goes on from an interrupted run",)
-        planned.append(Planned(step, artifact, reasons))
+            prediction, unsized = _size(step, store, graph.scaling, hardware)
+            reasons += unsized
+        planned.append(Planned(step, artifact, reasons, prediction))
     return planned
+
+
+def _size(
+    step: Step, store: Store, scaling: ScalingSpec, hardware: Hardware | None
+) -> tuple[Prediction | None, tuple[str, ...]]:
+    """What a step needs, or why that is not known, in a line."""
+    if hardware is None:
+        return None, ()
+    try:
+        return predict(step, store, scaling, hardware), ()
+    except Unsized as why:
+        return None, (f"not sized: {why}",)
 
 
 def _why(step: Step, store: Store) -> list[str]:

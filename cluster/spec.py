@@ -31,6 +31,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     revision: ClassVar[int] = 1
     inputs: ClassVar[dict[str, str]] = {}
     optional_inputs: ClassVar[tuple[str, ...]] = ()
+    sizing: ClassVar[str] = ""
+    """Import string of the function that predicts memory and time of a stage that trains (cluster/sizing.py)."""
     readable_early: ClassVar[bool] = False
     """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import artifacts, corpus, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit
+from cluster.cli import artifacts, corpus, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit, sweep
 from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
 
@@ -22,6 +22,7 @@ class Commands(LazyGroup):
         "plan": pipelines.plan,
         "run": pipelines.run,
         "submit": submit.submit,
+        "sweep": sweep.sweep,
         "jobs": jobs.jobs,
         "artifacts": artifacts.artifacts,
         "corpus": corpus.corpus,

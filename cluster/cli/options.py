@@ -12,6 +12,12 @@ Sets = Annotated[
     typer.Option("--set", metavar="STEP.FIELD=VALUE", help="Override one field; may be repeated.", show_default=False),
 ]
 Name = Annotated[str, typer.Option("--name", help="Name of the artifacts [default: the pipeline's].")]
+HardwareName = Annotated[
+    str,
+    typer.Option(
+        "--hardware", metavar="GPU", help="GPU of each training worker (h100, a100-80gb, ...) [this machine]."
+    ),
+]
 StoreRoot = Annotated[
     str | None,
     typer.Option("--store", envvar="TRUNKLINE_STORE", help="Root of the artifact store: a path or s3://..."),

@@ -38,3 +38,11 @@ def size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Time for people: `45 s`, `12 min`, `3.5 h`, `12 days`."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.{0 if unit == 'min' else 1}f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,12 +1,15 @@
 """`ctl plan` and `ctl run`: pipelines here and now."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cluster.cli.options import Config, Name, Script, Sets, StoreRoot
-from cluster.cli.output import AsJson, print_json, print_table
+from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreRoot
+from cluster.cli.output import AsJson, duration, print_json, print_table, size
 
 if TYPE_CHECKING:
     from cluster.graph import Graph
+    from cluster.plan import Planned
+    from cluster.sizing import Prediction
     from cluster.store import Store
 
 
@@ -25,17 +28,30 @@ def plan(
     config: Config = None,
     set_: Sets = None,
     name: Name = "",
+    hardware: HardwareName = "",
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which steps of a pipeline are built, which would run, and why, field by field."""
+    """Show which steps of a pipeline are built, which would run and why, and what training needs.
+
+    For a step that would train: memory of each worker, tokens per second, duration, and the ZeRO stage and micro-batch
+    that suit it, on this machine or on GPUs named by --hardware. One that cannot fit is refused.
+    """
     from cluster.plan import make_plan
+    from cluster.sizing import find_hardware
 
     graph, opened = load(script, config, set_, name, store)
-    planned = make_plan(graph, opened)
+    planned = make_plan(graph, opened, find_hardware(hardware, graph.scaling))
     if as_json:
         print_json([item.as_dict() for item in planned])
-        return
+    else:
+        _print(planned)
+    for item in planned:
+        if item.prediction:
+            item.prediction.require_fit(item.step.key)
+
+
+def _print(planned: "list[Planned]") -> None:
     rows = []
     for item in planned:
         state = "built" if item.artifact else "to build"
@@ -43,6 +59,36 @@ def plan(
         rows.append((item.step.key, state, item.step.fingerprint[:12], first))
         rows += [("", "", "", reason) for reason in others]
     print_table(("step", "state", "fingerprint", "why"), rows, "The pipeline has no steps.")
+    for item in planned:
+        if item.prediction:
+            print()
+            for line in _lines(item.step.key, item.prediction):
+                print(line)
+
+
+def _lines(key: str, found: "Prediction") -> list[str]:
+    """A prediction, for people."""
+    numbers = found.as_dict()
+    memory = ", ".join(f"{name} {size(value)}" for name, value in asdict(found.memory).items())
+    fits = "" if found.fits else ": too much as it is set"
+    lines = [
+        f"{key} on {found.hardware.name}",
+        f"  parameters    {found.parameters:,}",
+        f"  memory        {size(found.memory.total)} of {size(found.hardware.memory_bytes)} a worker{fits} ({memory})",
+    ]
+    if numbers["tokens_per_second"] is None:
+        lines.append("  speed         not known for this hardware")
+    else:
+        lines.append(f"  speed         {numbers['tokens_per_second']:,.0f} tokens a second")
+    if numbers["duration_seconds"] is not None:
+        lines.append(f"  duration      {duration(numbers['duration_seconds'])} for {found.tokens:,} tokens")
+    if best := found.recommended:
+        advice = f"ZeRO {best.zero_stage}, micro-batches of {best.micro_batch_size}"
+        now = f"ZeRO {found.layout.zero_stage}, micro-batches of {found.layout.micro_batch_size}"
+        lines.append(f"  recommended   {advice} ({'as it is set' if best == found.layout else f'set: {now}'})")
+    else:
+        lines.append("  recommended   more workers or memory: no ZeRO stage fits")
+    return lines
 
 
 def run(

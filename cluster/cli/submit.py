@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import Config, Name, Script, Sets, StoreRoot
+from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreRoot
 
 
 def submit(
@@ -12,6 +12,7 @@ def submit(
     config: Config = None,
     set_: Sets = None,
     name: Name = "",
+    hardware: HardwareName = "",
     store: StoreRoot = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait: print the job's id and leave.")] = False,
 ) -> None:
@@ -32,7 +33,7 @@ def submit(
         name=name,
         store=Store(store).root.url,
     )
-    job_id = jobs.submit(submission)
+    job_id = jobs.submit(submission, hardware)
     if detach:
         print(job_id)
         return

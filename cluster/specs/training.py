@@ -92,6 +92,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
+    sizing: ClassVar[str] = "pipelines.training.sizing:predict"
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
 

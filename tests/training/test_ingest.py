@@ -78,8 +78,8 @@ def test_training_begins_before_the_tokens_are_finished(
 
 
 def test_what_the_tokens_fail_of_is_what_the_run_says(store: Store, ray_cluster: None) -> None:
-    """Not that training waited in vain."""
+    """Not that training waited in vain. Whether the train split or the held-out one is found too short is a race."""
     graph = record("ingest", pipeline(sequence_length=10**6), {"scaling": SCALING}, store)
-    with pytest.raises(InputError, match=r"tokens.sequence_length: 1000000 is longer than the whole train split"):
+    with pytest.raises(InputError, match=r"tokens.sequence_length: 1000000 is longer|not one sequence of 1000000"):
         run(graph, store, View())
     assert store.list("pretrain") == []

@@ -1,0 +1,86 @@
+"""What a model keeps in memory while it trains, found by running it on tensors that have shapes and no storage.
+
+Activations are counted as Korthikanti et al. 2022 (arXiv:2205.05198) do, as what the backward pass will need, yet not
+by a formula of one architecture: torch's own hooks tell what the forward pass saves, whatever the family, the attention
+kernel and the precision. A sequence more costs the same as the one before it, so two passes tell all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.specs import TrainingSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Parameters, those of them that Muon updates, and bytes of activations: `fixed` and for each sequence.
+
+    Under autocast the fixed ones are the bf16 copies of the weights, which the backward pass needs: all of them, in
+    every ZeRO stage.
+    """
+
+    parameters: int
+    muon_parameters: int
+    fixed_bytes: int
+    sequence_bytes: int
+
+    def activations_bytes(self, micro_batch_size: int) -> int:
+        return self.fixed_bytes + micro_batch_size * self.sequence_bytes
+
+
+def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) -> Footprint:
+    """The footprint of a causal language model under a spec, on packed documents. Seconds at most, and no memory."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from pipelines.training.models import build_model, count_parameters
+    from pipelines.training.optimizers import build_optimizer
+
+    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+        model = build_model(config, spec.seed)
+        one, two = (_saved_bytes(model, spec, micro_batch_size, sequence_length) for micro_batch_size in (1, 2))
+        groups = build_optimizer(model, spec).param_groups
+        muon = sum(p.numel() for group in groups if group["muon"] for p in group["params"])
+        return Footprint(count_parameters(model), muon, 2 * one - two, two - one)
+
+
+def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> int:
+    """Bytes that forward and backward pass of a micro-batch need at their peak besides weights and gradients.
+
+    That is at the beginning of the backward pass: all that was saved, and the logits twice more in fp32 (the gradient
+    of the log-softmax and its own).
+    """
+    import inspect
+
+    import torch
+    from torch.nn import functional as F
+
+    from pipelines.training.objectives import additive
+
+    shape = (micro_batch_size, sequence_length)
+    tokens = torch.zeros(shape, dtype=torch.int64)
+    mask = torch.ones(micro_batch_size, 1, sequence_length, sequence_length, dtype=torch.bool)
+    given: dict[str, Any] = {"attention_mask": additive(mask) if model.config._attn_implementation == "eager" else mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        given["position_ids"] = tokens
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved: dict[int, torch.UntypedStorage] = {}  # held, or another tensor would get the same address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16, enabled=spec.precision == "bf16"):
+            logits = model(tokens, **given, use_cache=False).logits
+        logits = logits.float().flatten(0, 1)
+        F.cross_entropy(logits, tokens.flatten(), reduction="sum")
+    inputs = mask.nbytes + tokens.nbytes
+    return sum(storage.nbytes() for storage in saved.values()) + 2 * logits.nbytes + inputs

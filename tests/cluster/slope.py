@@ -1,0 +1,47 @@
+"""A stage to sweep: it writes lines of metrics as training does, and hangs where it is to be ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any, ClassVar
+
+from cluster.context import Context
+from cluster.metrics import METRICS_FILE
+from cluster.spec import Spec
+
+LINES = 16
+
+
+class SlopeSpec(Spec, frozen=True):
+    """A loss that is what the learning rate is."""
+
+    kind: ClassVar[str] = "slope"
+    stage: ClassVar[str] = "tests.cluster.slope:build"
+    inputs: ClassVar[dict[str, str]] = {"words": "words"}
+
+    learning_rate: float = 1.0
+    """The loss. Above 1 the stage never ends by itself; below 0 it fails."""
+    log: str = ""
+    """A file that gets a line when the stage begins and when it ends."""
+
+
+def build(ctx: Context[SlopeSpec]) -> dict[str, Any]:
+    def log(text: str) -> None:
+        with open(ctx.spec.log, "a") as file:
+            file.write(f"{text} {ctx.spec.learning_rate}\n")
+
+    log("begins")
+    if ctx.spec.learning_rate < 0:
+        raise ValueError("a negative learning rate")
+    try:
+        lines: list[dict[str, Any]] = []
+        for step in range(1, LINES + 1):
+            lines.append({"step": step, "loss": ctx.spec.learning_rate})
+            ctx.output.write_bytes(METRICS_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+            ctx.progress(step, LINES, "steps")
+            if ctx.spec.learning_rate > 1:
+                threading.Event().wait()
+    finally:
+        log("ends")
+    return {"loss": ctx.spec.learning_rate, "text": "not a figure"}
