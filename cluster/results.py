@@ -1,23 +1,26 @@
 """Results of an evaluation: what every evaluating stage writes, so that any two of them can be compared.
 
-`results.json` is one `Results`; `samples.jsonl` holds one `Outcome` a line, a question of a metric. Outcomes are what
-makes two models comparable in pairs: the same question, answered by both.
+`results.json` is one `Results`; `samples.jsonl` holds one `Outcome` a line: what became of one question under one
+metric. Outcomes are what lets two models be compared in pairs, question by question.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
 RESULTS_FILE = "results.json"
 SAMPLES_FILE = "samples.jsonl"
 Z_95 = 1.959963984540054  # the normal distribution's 97.5 % point
+RESAMPLES = 1000
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One metric of one task. `stderr` and the interval are None where the metric has none."""
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one task. The standard error and the interval are None where the metric has none."""
 
     task: str
     metric: str
@@ -26,40 +29,52 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ci_low: float | None = None
     """Lower end of the 95 % confidence interval."""
     ci_high: float | None = None
-    ci_method: str = ""
-    """How the interval was made: `wilson`, `normal` (value and 1.96 stderr to each side) or `bootstrap`."""
+    ci_method: Literal["", "wilson", "normal", "bootstrap"] = ""
     samples: int
-    """Questions (or texts) that the value was taken over."""
+    """Questions or documents that the value was taken over."""
     higher_is_better: bool = True
+    aggregation: Literal["", "mean", "perplexity", "bits"] = ""
+    """How the value follows from the outcomes (`aggregate`); empty where it does not follow from single ones."""
     num_fewshot: int = 0
+    """Solved examples before each question."""
     task_version: str = ""
 
 
-class Results(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The content of `results.json`. `model` is the ref of the artifact that was evaluated."""
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `results.json`."""
 
     model: str
+    """Ref of the artifact that was evaluated."""
     results: list[Result]
     data_sha256: dict[str, str] = {}
-    """Task (or set of texts): digest of the data that it was taken over."""
+    """Task: digest of the data that it was taken over."""
     versions: dict[str, str] = {}
     """Packages that made the figures."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one question. `value` is its share in the metric, such as 1.0 for a right answer."""
+    """What became of one question (or document) under one metric."""
 
     task: str
     metric: str
     id: str
-    """The same question has the same id whatever the model: a position in the data, or a digest."""
+    """The same for the same question, whatever the model, and unique within the task."""
     value: float
+    """Its contribution: such as 1.0 for a right answer; for perplexities its log-likelihood in nats."""
     weight: float = 1.0
-    """The metric is the mean of `value / weight` sums: 1 for a mean over questions, words or bytes for perplexities."""
+    """What the contribution is divided by: 1 for a question, words, bytes or tokens for perplexities."""
+
+
+def aggregate(aggregation: str, outcomes: Iterable[Outcome]) -> float:
+    """The metric's value of these outcomes: m = sum of values / sum of weights; for `perplexity` exp(-m), for `bits`
+    -m / ln 2."""
+    pairs = [(outcome.value, outcome.weight) for outcome in outcomes]
+    mean = math.fsum(value for value, _ in pairs) / math.fsum(weight for _, weight in pairs)
+    return {"mean": mean, "perplexity": math.exp(-mean), "bits": -mean / math.log(2)}[aggregation]
 
 
 def wilson(successes: float, samples: int) -> tuple[float, float]:
-    """The 95 % score interval of a proportion (Wilson 1927), which stays within 0 and 1 for small `samples`."""
+    """The 95 % score interval of a proportion (Wilson 1927): within 0 and 1, and honest for few samples."""
     share, square = successes / samples, Z_95**2
     centre = (share + square / (2 * samples)) / (1 + square / samples)
     half = Z_95 / (1 + square / samples) * math.sqrt(share * (1 - share) / samples + square / (4 * samples**2))
@@ -71,6 +86,23 @@ def normal(value: float, stderr: float) -> tuple[float, float]:
     return value - Z_95 * stderr, value + Z_95 * stderr
 
 
-def encode_lines(outcomes: Sequence[Outcome]) -> bytes:
+def resample(statistic: Callable[[Sequence[int]], float], samples: int, seed: int = 0) -> list[float]:
+    """The statistic of `RESAMPLES` bootstrap samples (Efron 1979), sorted; it is given the drawn positions."""
+    draw, positions = random.Random(seed), range(samples)
+    return sorted(statistic(draw.choices(positions, k=samples)) for _ in range(RESAMPLES))
+
+
+def bootstrap(aggregation: str, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the metric over outcomes drawn anew."""
+    drawn = resample(lambda chosen: aggregate(aggregation, [outcomes[i] for i in chosen]), len(outcomes), seed)
+    return drawn[round(0.025 * (len(drawn) - 1))], drawn[round(0.975 * (len(drawn) - 1))]
+
+
+def encode_results(results: Results) -> bytes:
+    """The content of `results.json`."""
+    return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
+
+
+def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
     """The content of `samples.jsonl`."""
     return msgspec.json.Encoder().encode_lines(outcomes)
