@@ -98,6 +98,23 @@ def bootstrap(aggregation: str, outcomes: Sequence[Outcome], seed: int = 0) -> t
     return drawn[round(0.025 * (len(drawn) - 1))], drawn[round(0.975 * (len(drawn) - 1))]
 
 
+def with_interval(result: Result, outcomes: Sequence[Outcome], seed: int = 0) -> Result:
+    """The result with its 95 % confidence interval.
+
+    Wilson's for a share of right answers; the bootstrap's for perplexities and bits; else the normal one about the
+    value, where there is a standard error.
+    """
+    interval, method = None, ""
+    if result.aggregation == "mean" and outcomes and all(o.value in (0, 1) and o.weight == 1 for o in outcomes):
+        interval, method = wilson(sum(o.value for o in outcomes), len(outcomes)), "wilson"
+    elif result.aggregation in ("perplexity", "bits") and len(outcomes) > 1:
+        interval, method = bootstrap(result.aggregation, outcomes, seed), "bootstrap"
+    elif result.stderr is not None:
+        interval, method = normal(result.value, result.stderr), "normal"
+    low, high = interval or (None, None)
+    return msgspec.structs.replace(result, ci_low=low, ci_high=high, ci_method=method)
+
+
 def encode_results(results: Results) -> bytes:
     """The content of `results.json`."""
     return msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
