@@ -1,7 +1,7 @@
 """Put tasks of lm-eval to a finished model; `ctl eval compare` then lays several models side by side.
 
 ctl run pipelines/benchmark.py --set benchmark.inputs.model=pretrain/mine --set benchmark.tasks='[arc_easy, wikitext]'
-ctl run pipelines/benchmark.py --set benchmark.data=/data/eval --set benchmark.tasks='[mmlu]' --set benchmark.num_fewshot=5
+ctl run pipelines/benchmark.py --set benchmark.tasks='[mmlu]' --set benchmark.data=/data/eval
 """
 
 from cluster.pipeline import main, pipeline

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import artifacts, corpus, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit
+from cluster.cli import artifacts, corpus, demo, doctor, evaluation, infra, jobs, local, pipelines, serve, specs, submit
 from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
 
@@ -25,6 +25,7 @@ class Commands(LazyGroup):
         "jobs": jobs.jobs,
         "artifacts": artifacts.artifacts,
         "corpus": corpus.corpus,
+        "eval": evaluation.evaluation,
         "spec": specs.spec,
         "serve": serve.serve,
         "generate": serve.generate,

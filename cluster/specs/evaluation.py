@@ -16,6 +16,7 @@ class EvaluationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "evaluation"
     stage: ClassVar[str] = "pipelines.evaluation.stage:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
 
     heldout_bytes: Annotated[int, Meta(ge=0)] = 0

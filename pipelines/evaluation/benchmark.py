@@ -19,8 +19,16 @@ import torch
 
 from cluster.context import Context
 from cluster.errors import InputError, JobError, NotReadyError, nearest
-from cluster.results import RESAMPLES, RESULTS_FILE, SAMPLES_FILE, Outcome, Result, Results
-from cluster.results import encode_outcomes, encode_results
+from cluster.results import (
+    RESAMPLES,
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    Outcome,
+    Result,
+    Results,
+    encode_outcomes,
+    encode_results,
+)
 from cluster.specs import BenchmarkSpec
 from pipelines.evaluation import local_data
 from pipelines.evaluation.harness_results import data_digest, read

@@ -34,10 +34,10 @@ def read(found: dict[str, Any], seed: int) -> tuple[list[Result], list[Outcome]]
             own = [
                 outcome
                 for member in members
-                for outcome in _outcomes(name, label, metric, kept_by, found["samples"][member], member != name and member)
+                for outcome in _outcomes(name, label, key, found["samples"][member], f"{member}/" * (member != name))
             ]
             aggregation = AGGREGATIONS.get(metric, "mean")
-            if not (own and math.isclose(aggregate(aggregation, own), value, rel_tol=1e-6, abs_tol=1e-9)):
+            if not _follows(value, aggregation, own):
                 own, aggregation = [], ""
             stderr = figures.get(f"{metric}_stderr,{kept_by}")
             result = Result(
@@ -69,9 +69,16 @@ def _members(name: str, found: dict[str, Any]) -> list[str]:
     return [task for child in found["group_subtasks"][name] for task in _members(child, found)]
 
 
-def _outcomes(
-    name: str, label: str, metric: str, kept_by: str, samples: list[dict[str, Any]], member: str | bool
-) -> Iterator[Outcome]:
+def _follows(value: float, aggregation: str, outcomes: list[Outcome]) -> bool:
+    """Whether the figure is what these outcomes give: of a group that weighs its tasks alike, for one, it is not."""
+    if not outcomes:
+        return False
+    again = aggregate(aggregation, [o.value for o in outcomes], [o.weight for o in outcomes])
+    return math.isclose(again, value, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _outcomes(name: str, label: str, key: str, samples: list[dict[str, Any]], before: str) -> Iterator[Outcome]:
+    metric, _, kept_by = key.partition(",")
     for sample in samples:
         if sample["filter"] != kept_by or metric not in sample:
             continue
@@ -79,6 +86,5 @@ def _outcomes(
         value, weight = value if isinstance(value, tuple | list) and len(value) == 2 else (value, 1.0)
         if not isinstance(value, int | float) or not isinstance(weight, int | float):
             return
-        where = f"{member}/{sample['doc_id']}" if member else str(sample["doc_id"])
-        identity = f"{where}-{sample['doc_hash'][:12]}"
+        identity = f"{before}{sample['doc_id']}-{sample['doc_hash'][:12]}"
         yield Outcome(task=name, metric=label, id=identity, value=float(value), weight=float(weight))

@@ -67,7 +67,9 @@ def _find(folder: Path, name: str, patterns: tuple[str, ...]) -> Path:
     for pattern in patterns:
         found = sorted(folder.glob(pattern))
         if len(found) > 1:
-            raise InputError(f"benchmark.data: {found[0]} and {found[1]} could both be {name}", "Name a smaller folder.")
+            raise InputError(
+                f"benchmark.data: {found[0]} and {found[1]} could both be {name}", "Name a smaller folder."
+            )
         if found:
             return found[0]
     raise InputError(f"benchmark.data: {folder} holds no data of {name}", f"It needs {' or '.join(patterns)}.")
@@ -121,7 +123,9 @@ def read_lambada(path: Path) -> Iterator[Row]:
 def read_pubmedqa(path: Path) -> Iterator[Row]:
     """llm-foundry's prompt as PubMedQA's parts of the abstract (their labels taken off), question and decision."""
     for row in _json_lines(path):
-        prompt = re.fullmatch(r"Context: (.*)\nQuestion: (.*)\nA\. yes\nB\. no\nC\. maybe\nAnswer: ", row["context"], 16)
+        prompt = re.fullmatch(
+            r"Context: (.*)\nQuestion: (.*)\nA\. yes\nB\. no\nC\. maybe\nAnswer: ", row["context"], 16
+        )
         contexts = [LABEL.sub("", line) for line in prompt[1].split("\n")]  # type: ignore[index]
         decision = row["continuation"]
         yield {"CONTEXTS": contexts, "QUESTION": prompt[2], "final_decision": decision}  # type: ignore[index]
@@ -173,7 +177,8 @@ class Layout:
 
 def _subjects(place: Place, layout: Layout) -> Iterator[tuple[str, LocalTask]]:
     ending = layout.ending.format(layout.split)
-    for file in sorted((place / layout.split).iterdir(), key=lambda one: one.name):
+    files: list[Any] = list((place / layout.split).iterdir())
+    for file in sorted(files, key=lambda one: one.name):
         if not file.name.endswith(ending):
             continue
         subject = file.name.removesuffix(ending)
@@ -196,6 +201,12 @@ SINGLE: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[Row]]]] = {
 }
 GROUPS: dict[str, tuple[tuple[str, ...], Layout]] = {
     "mmlu": (("**/mmlu/test", "**/mmlu/data/test"), Layout("mmlu_", "test", "_{}.csv", read_mmlu, ("acc",))),
-    "cmmlu": (("**/cmmlu/test", "**/cmmlu/data/test"), Layout("cmmlu_", "test", ".csv", read_headed, ("acc", "acc_norm"))),
-    "ceval-valid": (("**/ceval*.zip", "**/ceval/val"), Layout("ceval-valid_", "val", "_{}.csv", read_headed, ("acc", "acc_norm"))),
+    "cmmlu": (
+        ("**/cmmlu/test", "**/cmmlu/data/test"),
+        Layout("cmmlu_", "test", ".csv", read_headed, ("acc", "acc_norm")),
+    ),
+    "ceval-valid": (
+        ("**/ceval*.zip", "**/ceval/val"),
+        Layout("ceval-valid_", "val", "_{}.csv", read_headed, ("acc", "acc_norm")),
+    ),
 }
