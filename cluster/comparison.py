@@ -53,6 +53,8 @@ class Evaluation:
     """What one artifact found, by task and metric."""
 
     ref: str
+    model: str
+    """Ref of the artifact that was evaluated."""
     results: dict[Metric, Result]
     outcomes: dict[Metric, list[Outcome]]
     data_sha256: dict[str, str]
@@ -72,7 +74,7 @@ def read(artifact: Artifact) -> Evaluation:
         for outcome in decoder.decode_lines(artifact.location.read_bytes(SAMPLES_FILE)):
             outcomes.setdefault((outcome.task, outcome.metric), []).append(outcome)
     results = {(result.task, result.metric): result for result in report.results}
-    return Evaluation(artifact.record.ref, results, outcomes, report.data_sha256)
+    return Evaluation(artifact.record.ref, report.model, results, outcomes, report.data_sha256)
 
 
 def metrics(evaluations: Sequence[Evaluation]) -> list[Metric]:

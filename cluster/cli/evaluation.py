@@ -37,9 +37,12 @@ def compare(
     import msgspec
 
     from cluster import comparison
+    from cluster.errors import UsageError
     from cluster.store import Store
 
     opened = Store(store)
+    if len(set(refs)) < len(refs):
+        raise UsageError("an artifact is named twice", "Name each once.")
     found = [comparison.read(opened.resolve(ref)) for ref in refs]
     differences = comparison.differences(found, seed)
     if as_json:
@@ -50,13 +53,17 @@ def compare(
         (*metric, _better(found, metric), *(_figure(one.results.get(metric)) for one in found))
         for metric in comparison.metrics(found)
     ]
-    print_table(("task", "metric", "better", *(one.ref for one in found)), rows, "No results.")
+    numbers = {one.ref: f"[{number}]" for number, one in enumerate(found, 1)}
+    for one in found:
+        print(f"{numbers[one.ref]} {one.ref} of {one.model}")
+    print_table(("task", "metric", "better", *numbers.values()), rows, "No results.")
     if differences:
-        print(f"\nagainst {found[0].ref}")
+        print(f"\nagainst [1], {found[0].ref}")
         shown = [
-            (d.task, d.metric, d.model, _interval(d.difference, d.ci_low, d.ci_high), *_verdict(d)) for d in differences
+            (d.task, d.metric, numbers[d.model], _interval(d.difference, d.ci_low, d.ci_high), *_verdict(d))
+            for d in differences
         ]
-        print_table(("task", "metric", "model", "difference", "p", "test", ""), shown, "")
+        print_table(("task", "metric", "", "difference", "p", "test", ""), shown, "")
 
 
 def _better(found: "list[Evaluation]", metric: tuple[str, str]) -> str:

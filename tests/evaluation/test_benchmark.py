@@ -16,6 +16,8 @@ from cluster.specs import BenchmarkSpec, PretrainedSpec
 from cluster.store import Store
 from tests.conftest import SHARED_DATA
 
+QUESTIONS = 8
+
 pytest.importorskip("lm_eval")
 for name in (ARC_FILE, WIKITEXT_FILE):
     if not (SHARED_DATA / name).exists():
@@ -30,10 +32,21 @@ def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         pytest.skip(str(error))
 
 
-def test_figures_are_those_of_lm_eval_run_directly(smollm2_model: Artifact) -> None:
-    """Every digit that lm-eval writes, of ARC-easy and WikiText, on the first questions and the first page."""
-    spec = spec_of(SHARED_DATA, limit=1, max_length=256)
-    spec = msgspec.structs.replace(spec, limit=2)
+def write_beginning(folder: Path) -> None:
+    """The first questions of ARC-easy, and the beginnings of the first two pages of WikiText."""
+    for name in (ARC_FILE, WIKITEXT_FILE):
+        (folder / name).parent.mkdir(parents=True)
+    lines = (SHARED_DATA / ARC_FILE).read_text().splitlines(keepends=True)
+    (folder / ARC_FILE).write_text("".join(lines[:QUESTIONS]))
+    lines = (SHARED_DATA / WIKITEXT_FILE).read_text().split("\n")
+    titles = [number for number, line in enumerate(lines) if line.startswith(" = ") and not line.startswith(" = =")]
+    (folder / WIKITEXT_FILE).write_text("\n".join([*lines[: titles[0] + 4], *lines[titles[1] : titles[1] + 4]]))
+
+
+def test_figures_are_those_of_lm_eval_run_directly(smollm2_model: Artifact, tmp_path: Path) -> None:
+    """Every digit that lm-eval writes, of ARC-easy and WikiText."""
+    write_beginning(tmp_path)
+    spec = spec_of(tmp_path, limit=0, max_length=256)
     made = build(spec, {"model": smollm2_model}, store=smollm2_model.store, name="smollm2")
     direct, _ = directly(smollm2_model.local(), spec)
     for name, ours, theirs in compare(made, direct):
@@ -45,7 +58,7 @@ def test_figures_are_those_of_lm_eval_run_directly(smollm2_model: Artifact) -> N
     assert report.versions["lm_eval"]
     for result in report.results:
         own = [o for o in outcomes if (o.task, o.metric) == (result.task, result.metric)]
-        assert len(own) == result.samples == 2
+        assert len(own) == result.samples == {"arc_easy": QUESTIONS, "wikitext": 2}[result.task]
         again = aggregate(result.aggregation, [o.value for o in own], [o.weight for o in own])
         assert again == pytest.approx(result.value)
         assert result.ci_low is not None and result.ci_high is not None

@@ -63,8 +63,8 @@ def evaluation(
 
 
 def test_wilson_by_hand() -> None:
-    """Eight of ten: centre (0.8 + 1.9207 / 10) / 1.38415 = 0.71674, half 0.22659; nothing and everything stay in bounds."""
-    assert wilson(8, 10) == pytest.approx((0.49016, 0.94333), abs=1e-5)
+    """Eight of ten: centre (0.8 + 1.9207 / 10) / 1.38415 = 0.71674, half 0.22658. No end is beyond 0 or 1."""
+    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-5)
     low, high = wilson(0, 5)
     assert low == 0 and high == pytest.approx(3.8415 / 8.8415, abs=1e-4)
     assert wilson(5, 5) == pytest.approx((1 - high, 1.0))
