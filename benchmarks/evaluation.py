@@ -95,7 +95,7 @@ def directly(model: Path, spec: BenchmarkSpec) -> tuple[dict[str, dict[str, Any]
         command = [sys.executable, "-m", "lm_eval", "run", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"lm_eval failed: {done.stderr[-3000:]}")
+            raise RuntimeError(f"lm_eval failed: {done.stderr[-3000:]}")
         (written,) = (folder / "out").rglob("results_*.json")
         found = json.loads(written.read_text())["results"]
     return {name: found[f"{name.split('_')[0]}_direct"] for name in METRICS}, done.stdout
