@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from cluster import __version__
-from cluster.cli import artifacts, corpus, demo, doctor, infra, jobs, local, pipelines, serve, specs, submit, sweep
+from cluster.cli import (
+    artifacts,
+    corpus,
+    demo,
+    doctor,
+    evaluation,
+    infra,
+    jobs,
+    local,
+    pipelines,
+    serve,
+    specs,
+    submit,
+    sweep,
+)  # fmt: skip
 from cluster.cli.lazy import LazyGroup
 from cluster.errors import UsageError
 
@@ -26,6 +40,7 @@ class Commands(LazyGroup):
         "jobs": jobs.jobs,
         "artifacts": artifacts.artifacts,
         "corpus": corpus.corpus,
+        "eval": evaluation.evaluation,
         "spec": specs.spec,
         "serve": serve.serve,
         "generate": serve.generate,

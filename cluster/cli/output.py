@@ -28,7 +28,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], empty: s
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console()
-    console.print(table, width=None if console.is_terminal else 200, markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table, markup=False, highlight=False)
 
 
 def size(size_bytes: float) -> str:

@@ -4,7 +4,7 @@ from cluster.spec import Spec
 from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
-from cluster.specs.evaluation import ComparisonSpec, EvaluationSpec, ExportSpec
+from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.infra import InfraSpec
 from cluster.specs.mixture import MixturePhase, MixtureSpec
 from cluster.specs.scaling import ScalingSpec
@@ -32,6 +32,8 @@ SPECS: dict[str, type[Spec]] = {
         RlhfSpec,
         QuantizeSpec,
         EvaluationSpec,
+        PerplexitySpec,
+        BenchmarkSpec,
         ComparisonSpec,
         ExportSpec,
         EndpointSpec,
@@ -42,6 +44,7 @@ SPECS: dict[str, type[Spec]] = {
 
 __all__ = [
     "SPECS",
+    "BenchmarkSpec",
     "ComparisonSpec",
     "ConversationsSpec",
     "CorpusSpec",
@@ -52,6 +55,7 @@ __all__ = [
     "InfraSpec",
     "MixturePhase",
     "MixtureSpec",
+    "PerplexitySpec",
     "PreferencesSpec",
     "PretrainSpec",
     "PretrainedSpec",

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from cluster.errors import SpecError
 from cluster.spec import Spec
 from cluster.specs.training import MODELS
 
@@ -15,6 +16,7 @@ class EvaluationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "evaluation"
     stage: ClassVar[str] = "pipelines.evaluation.stage:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
 
     heldout_bytes: Annotated[int, Meta(ge=0)] = 0
@@ -27,6 +29,57 @@ class EvaluationSpec(Spec, frozen=True):
     """Beginnings that the model completes."""
     completion_tokens: Annotated[int, Meta(ge=1)] = 64
     """Length of each completion."""
+
+
+class PerplexitySpec(Spec, frozen=True):
+    """Perplexity and bits per byte of any model on the documents of any token store that its tokenizer made."""
+
+    kind: ClassVar[str] = "perplexity"
+    stage: ClassVar[str] = "pipelines.evaluation.perplexity:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "tokens": "tokens"}
+
+    split: Literal["heldout", "train"] = "heldout"
+    """Split of the token store to score."""
+    max_documents: Annotated[int, Meta(ge=0)] = 0
+    """Documents to score, the first ones; 0 scores all."""
+    context_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Longest context; 0: as long as the store's sequences, within what the model has been made for."""
+    stride_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Step of the sliding window in tokens, each token scored once with at least the rest as context; 0: half."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the bootstrap that makes the confidence intervals."""
+
+
+class BenchmarkSpec(Spec, frozen=True):
+    """Tasks of lm-eval (EleutherAI's evaluation harness) put to a model, by its own prompts and metrics."""
+
+    kind: ClassVar[str] = "benchmark"
+    stage: ClassVar[str] = "pipelines.evaluation.benchmark:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS}
+
+    tasks: tuple[str, ...] = ("lambada_openai", "arc_easy")
+    """Tasks or groups by lm-eval's names, such as `arc_easy` or `mmlu`."""
+    data: str = ""
+    """Folder that is searched for the tasks' data in the files they are published in (docs/evaluation.md lists
+    them); empty: lm-eval loads them from the Hugging Face hub."""
+    num_fewshot: Annotated[int, Meta(ge=0)] | None = None
+    """Solved examples before each question; none given: as the task says, which is mostly 0."""
+    limit: Annotated[int, Meta(ge=0)] = 0
+    """Questions of each task, the first ones; 0 asks all."""
+    apply_chat_template: bool = False
+    """Ask in the model's chat template, each question as a user's message."""
+    batch_size: Annotated[int, Meta(ge=1)] = 8
+    """Sequences of one forward pass. Padding changes the last digits, so it is part of the result."""
+    max_length: Annotated[int, Meta(ge=0)] = 0
+    """Longest sequence in tokens, older ones are cut off; 0: what the model has been made for."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers that the model runs in; `auto`: those that it is stored in."""
+    seed: Annotated[int, Meta(ge=0)] = 1234
+    """Seed of the choice of solved examples and of the bootstrap that makes confidence intervals."""
+
+    def check(self) -> None:
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise SpecError("benchmark.tasks: name one task or more, each once", "Write `tasks: [arc_easy]`.")
 
 
 class ExportSpec(Spec, frozen=True):

@@ -7,6 +7,7 @@ are batched by length; the padding stands to the right, where causal attention n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,6 @@ def windows(document: NDArray[np.int64], eos_token_id: int, context: int, stride
         scored = end
 
 
-@torch.inference_mode()
 def total_nll(
     model: torch.nn.Module,
     documents: Iterable[NDArray[np.int64]],
@@ -46,37 +46,57 @@ def total_nll(
     stride: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[float, int]:
-    """Sum of -ln p over all tokens of all documents (nats, accumulated in float64), and their number.
+    """Sum of -ln p over all tokens of all documents (nats), and their number. See `document_nll`."""
+    documents = list(documents)
+    nats = document_nll(model, documents, eos_token_id, context, stride, progress)
+    return math.fsum(nats), sum(len(document) for document in documents)
+
+
+@torch.inference_mode()
+def document_nll(
+    model: torch.nn.Module,
+    documents: Sequence[NDArray[np.int64]],
+    eos_token_id: int,
+    context: int,
+    stride: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float64]:
+    """Sum of -ln p over the tokens of each document (nats, accumulated in float64), shape (documents,).
 
     `progress` is told how many of all tokens are scored.
     """
     model.eval()
     device = next(model.parameters()).device
-    queue = [w for document in documents for w in windows(document, eos_token_id, context, stride)]
-    queue.sort(key=lambda w: len(w.tokens))
-    total = sum(len(w.tokens) - 1 - w.skip for w in queue)
+    queue = [
+        (number, window)
+        for number, document in enumerate(documents)
+        for window in windows(document, eos_token_id, context, stride)
+    ]
+    queue.sort(key=lambda entry: len(entry[1].tokens))
+    total = sum(len(w.tokens) - 1 - w.skip for _, w in queue)
     vocab_size = int(model.config.vocab_size)
-    nats, done = 0.0, 0
+    nats, done = np.zeros(len(documents)), 0
     for batch in _batches(queue, max(1, BATCH_LOGITS // vocab_size)):
-        length = len(batch[-1].tokens)
+        length = len(batch[-1][1].tokens)
         tokens = torch.full((len(batch), length), eos_token_id)
         counts = torch.zeros((len(batch), length - 1), dtype=torch.bool)
-        for row, window in enumerate(batch):
+        for row, (_, window) in enumerate(batch):
             tokens[row, : len(window.tokens)] = torch.from_numpy(window.tokens)
             counts[row, window.skip : len(window.tokens) - 1] = True
         tokens = tokens.to(device)
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         losses = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), tokens[:, 1:], reduction="none")
-        nats += float(losses.cpu()[counts].double().sum())
+        sums = torch.where(counts, losses.cpu().double(), 0.0).sum(1)
+        np.add.at(nats, [number for number, _ in batch], sums.numpy())
         done += int(counts.sum())
         progress(done, total)
-    return nats, total
+    return nats
 
 
-def _batches(queue: Sequence[Window], batch_tokens: int) -> Iterator[Sequence[Window]]:
+def _batches(queue: Sequence[tuple[int, Window]], batch_tokens: int) -> Iterator[Sequence[tuple[int, Window]]]:
     """Neighbours of the (length-sorted) queue, as many as keep the padded batch within `batch_tokens`."""
     begin = 0
     for end in range(1, len(queue) + 1):
-        if end == len(queue) or (end + 1 - begin) * len(queue[end].tokens) > batch_tokens:
+        if end == len(queue) or (end + 1 - begin) * len(queue[end][1].tokens) > batch_tokens:
             yield queue[begin:end]
             begin = end

@@ -27,8 +27,9 @@ from cluster.context import Context
 from cluster.errors import InputError
 from cluster.spec import convert
 from cluster.specs import EvaluationSpec, PretrainSpec
-from pipelines.evaluation.loss import total_nll
+from pipelines.evaluation.loss import document_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte
+from pipelines.evaluation.perplexity import write_results
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stream, token_sources
@@ -36,7 +37,10 @@ from pipelines.training.batch_sizes import BatchSizes
 
 
 def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
-    """Write evaluation.json and completions.jsonl. Raises InputError where tokens and corpus do not fit together."""
+    """Write evaluation.json, completions.jsonl, results.json and samples.jsonl.
+
+    Raises InputError where tokens and corpus do not fit together.
+    """
     spec = ctx.spec
     trained, folder = ctx.inputs["model"], ctx.inputs["model"].local()
     logging.disable_progress_bar()
@@ -60,9 +64,11 @@ def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
     def progress(done: int, total: int) -> None:
         ctx.progress(done, total, "tokens", tokens_per_second=done / (time.monotonic() - started))
 
-    nats, num_tokens = total_nll(
+    losses = document_nll(
         model, documents, heldout.eos_token_id, context, spec.stride_tokens or max(1, context // 2), progress
     )
+    nats, num_tokens = math.fsum(losses), sum(map(len, documents))
+    write_results(ctx, ctx.inputs["corpus"], "heldout", losses, documents, texts)
     num_bytes = sum(len(text) for text in texts)
     seen = trained_text(trained, ctx.inputs["tokens"], decoder)
     metrics = {

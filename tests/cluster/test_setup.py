@@ -139,7 +139,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     common = project["dependencies"] + [
-        text for extra in ("data", "train", "serve", "s3", "dev") for text in extras[extra]
+        text for extra in ("data", "train", "serve", "evaluate", "s3", "dev") for text in extras[extra]
     ]
     for device, names in (("cpu", ("cpu.lock", "source.lock")), ("gpu", ("gpu.constraints",))):
         pinned = {canonicalize_name(pin.name): str(pin.specifier)[2:] for name in names for pin in PINS[name]}

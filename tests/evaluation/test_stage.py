@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.comparison import read
 from cluster.errors import InputError
 from cluster.pipeline import build
 from cluster.specs import EvaluationSpec
@@ -60,6 +61,10 @@ def test_evaluation(store: Store, tmp_path: Path) -> None:
     assert made.metrics["perplexity"] == pytest.approx(math.exp(made.metrics["validation_loss"]))
     assert made.metrics["heldout_bytes"] == sum(map(len, texts))
     assert json.loads(made.location.read_bytes("evaluation.json")) == made.metrics
+
+    found = {metric: result.value for (_, metric), result in read(made).results.items()}
+    assert found["bits_per_byte"] == pytest.approx(made.metrics["bits_per_byte"])
+    assert found["token_perplexity"] == pytest.approx(made.metrics["perplexity"])
 
     lines = made.location.read_bytes("completions.jsonl").decode().splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == list(SPEC.prompts)
