@@ -5,6 +5,7 @@ from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import ComparisonSpec, EvaluationSpec, ExportSpec
+from cluster.specs.generation import GenerationSpec, HumanEvalSpec
 from cluster.specs.infra import InfraSpec
 from cluster.specs.mixture import MixturePhase, MixtureSpec
 from cluster.specs.scaling import ScalingSpec
@@ -33,6 +34,8 @@ SPECS: dict[str, type[Spec]] = {
         QuantizeSpec,
         EvaluationSpec,
         ComparisonSpec,
+        GenerationSpec,
+        HumanEvalSpec,
         ExportSpec,
         EndpointSpec,
         InfraSpec,
@@ -49,6 +52,8 @@ __all__ = [
     "EvaluationSpec",
     "ExportSpec",
     "ExtendedModelSpec",
+    "GenerationSpec",
+    "HumanEvalSpec",
     "InfraSpec",
     "MixturePhase",
     "MixtureSpec",
