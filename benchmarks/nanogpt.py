@@ -1,6 +1,6 @@
 """nanoGPT's CPU setting on tinyshakespeare against its published validation loss, 1.88.
 
-    python benchmarks/nanogpt.py INPUT_TXT [--workers 1] [--threads 2]
+    python benchmarks/nanogpt.py INPUT_TXT [--workers 1] [--threads 2] [--seed 0]
 
 INPUT_TXT is char-rnn's tinyshakespeare (1,115,394 bytes). The first 90 % of its characters are to train on, the last
 10 % to validate on, as in nanoGPT's prepare.py. nanoGPT's figure is an estimate on 20 batches of 12 random windows of
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("input", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     text = options.input.read_text()
     cut = int(len(text) * TRAIN_FRACTION)
@@ -44,7 +45,8 @@ def main() -> None:
             sources.append({"reader": "text", "path": str(path), "assign": split})
         scaling = {"num_workers": options.workers, "cpus_per_worker": options.threads, "data_workers": 1}
         store = Store(Path(folder) / "store")
-        graph = shakespeare.graph(store, {"corpus": {"sources": sources}, "scaling": scaling})
+        changes = {"corpus": {"sources": sources}, "pretrain": {"seed": options.seed}, "scaling": scaling}
+        graph = shakespeare.graph(store, changes)
         built: dict[str, Artifact] = {}
         for step in graph.steps:
             began = time.monotonic()

@@ -65,12 +65,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the contribution is divided by: 1 for a question, words, bytes or tokens for perplexities."""
 
 
-def aggregate(aggregation: str, outcomes: Iterable[Outcome]) -> float:
-    """The metric's value of these outcomes: m = sum of values / sum of weights; for `perplexity` exp(-m), for `bits`
-    -m / ln 2."""
-    pairs = [(outcome.value, outcome.weight) for outcome in outcomes]
-    mean = math.fsum(value for value, _ in pairs) / math.fsum(weight for _, weight in pairs)
-    return {"mean": mean, "perplexity": math.exp(-mean), "bits": -mean / math.log(2)}[aggregation]
+def aggregate(aggregation: str, values: Iterable[float], weights: Iterable[float]) -> float:
+    """The metric of these outcomes: m = sum of values / sum of weights; for `perplexity` exp(-m), for `bits` -m / ln 2.
+
+    A perplexity beyond all numbers is infinite.
+    """
+    mean = math.fsum(values) / math.fsum(weights)
+    if aggregation == "mean":
+        return mean
+    return -mean / math.log(2) if aggregation == "bits" else math.exp(-mean) if mean > -700 else math.inf
 
 
 def wilson(successes: float, samples: int) -> tuple[float, float]:
@@ -92,10 +95,24 @@ def resample(statistic: Callable[[Sequence[int]], float], samples: int, seed: in
     return sorted(statistic(draw.choices(positions, k=samples)) for _ in range(RESAMPLES))
 
 
+def percentiles(drawn: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 % of sorted numbers."""
+    return drawn[round(0.025 * (len(drawn) - 1))], drawn[round(0.975 * (len(drawn) - 1))]
+
+
 def bootstrap(aggregation: str, outcomes: Sequence[Outcome], seed: int = 0) -> tuple[float, float]:
     """The 95 % percentile interval of the metric over outcomes drawn anew."""
-    drawn = resample(lambda chosen: aggregate(aggregation, [outcomes[i] for i in chosen]), len(outcomes), seed)
-    return drawn[round(0.025 * (len(drawn) - 1))], drawn[round(0.975 * (len(drawn) - 1))]
+    values, weights = [o.value for o in outcomes], [o.weight for o in outcomes]
+
+    def metric(chosen: Sequence[int]) -> float:
+        return aggregate(aggregation, map(values.__getitem__, chosen), map(weights.__getitem__, chosen))
+
+    return percentiles(resample(metric, len(outcomes), seed))
+
+
+def right_or_wrong(outcomes: Iterable[Outcome]) -> bool:
+    """Whether each outcome is 1 or 0, of weight 1."""
+    return all(outcome.value in (0, 1) and outcome.weight == 1 for outcome in outcomes)
 
 
 def with_interval(result: Result, outcomes: Sequence[Outcome], seed: int = 0) -> Result:
@@ -105,7 +122,7 @@ def with_interval(result: Result, outcomes: Sequence[Outcome], seed: int = 0) ->
     value, where there is a standard error.
     """
     interval, method = None, ""
-    if result.aggregation == "mean" and outcomes and all(o.value in (0, 1) and o.weight == 1 for o in outcomes):
+    if result.aggregation == "mean" and outcomes and right_or_wrong(outcomes):
         interval, method = wilson(sum(o.value for o in outcomes), len(outcomes)), "wilson"
     elif result.aggregation in ("perplexity", "bits") and len(outcomes) > 1:
         interval, method = bootstrap(result.aggregation, outcomes, seed), "bootstrap"

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.errors import NotReadyError
-from cluster.results import Outcome, Result, resample
+from cluster.results import Outcome, Result, percentiles, resample
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 BLEU, SENTENCE_BLEU = "bleu4", "bleu4_sentence"
-CONFIDENCE = (2.5, 97.5)
 
 Array = npt.NDArray[np.float64]
 
@@ -89,14 +88,14 @@ def bootstrapped(
     aggregation: Literal["", "mean"] = "" if figure else "mean"
     figure = figure or (lambda chosen: float(chosen.mean()))
     drawn = resample(lambda chosen: figure(rows[list(chosen)]), len(rows), seed)
-    low, high = np.percentile(drawn, CONFIDENCE)
+    low, high = percentiles(drawn)
     return Result(
         task=task,
         metric=metric,
         value=figure(rows),
         stderr=float(np.std(drawn, ddof=1)),
-        ci_low=float(low),
-        ci_high=float(high),
+        ci_low=low,
+        ci_high=high,
         ci_method="bootstrap",
         samples=len(rows),
         aggregation=aggregation,

@@ -27,7 +27,8 @@ def scored(answers: list[str], references: list[str], language: str = "english")
         own = [outcome for outcome in outcomes if outcome.metric == result.metric]
         assert len(own) == (len(answers) if result.aggregation else 0)
         if own:
-            assert aggregate(result.aggregation, own) == pytest.approx(result.value)
+            values, weights = [o.value for o in own], [o.weight for o in own]
+            assert aggregate(result.aggregation, values, weights) == pytest.approx(result.value)
     return {result.metric: result for result in results}
 
 
