@@ -58,6 +58,7 @@ def test_what_comes_to_its_end_passes() -> None:
         ("import sys; sys.exit()", "SystemExit"),
         ("import os; os._exit(0)", "ended before"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended before"),
+        ("import os\nif os.fork(): os._exit(0)", "ended before"),
         ("def (", "SyntaxError"),
         ("x = [0] * (1 << 28)", "MemoryError"),
         ("while True: pass", "ended before"),
