@@ -21,7 +21,7 @@ from pipelines.corpus.documents import keyed_hash
 from pipelines.generation import fleet
 from pipelines.generation.engine import INITIAL, Completion, EngineOptions
 
-BATCH_PROMPTS = 256  # an engine's at once: few enough for progress to be told, enough to fill a batch
+BATCH_PROMPTS = 64  # an engine's at once: few enough for progress to be told, enough to fill a batch
 
 
 def answer(
@@ -76,6 +76,11 @@ def _options(ctx: Context[Any], model: Artifact, limit: int) -> EngineOptions:
 def _wait(shares: list[Any], model: Artifact, timeout_seconds: float) -> list[list[Completion]]:
     try:
         found: list[list[Completion]] = ray.get(shares, timeout=timeout_seconds)
+    except ray.exceptions.GetTimeoutError:
+        raise JobError(
+            f"{model.record.ref}: an engine took more than {timeout_seconds:.0f} s over {BATCH_PROMPTS} prompts",
+            "Raise scaling.rollout_timeout_seconds, or lower max_completion_tokens.",
+        ) from None
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise JobError(f"vLLM did not run {model.record.ref}: {reason}", "--debug shows its output.") from error
