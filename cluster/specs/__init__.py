@@ -5,6 +5,7 @@ from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
+from cluster.specs.generation import GenerationSpec, HumanEvalSpec
 from cluster.specs.infra import InfraSpec
 from cluster.specs.mixture import MixturePhase, MixtureSpec
 from cluster.specs.scaling import ScalingSpec
@@ -35,6 +36,8 @@ SPECS: dict[str, type[Spec]] = {
         PerplexitySpec,
         BenchmarkSpec,
         ComparisonSpec,
+        GenerationSpec,
+        HumanEvalSpec,
         ExportSpec,
         EndpointSpec,
         InfraSpec,
@@ -52,6 +55,8 @@ __all__ = [
     "EvaluationSpec",
     "ExportSpec",
     "ExtendedModelSpec",
+    "GenerationSpec",
+    "HumanEvalSpec",
     "InfraSpec",
     "MixturePhase",
     "MixtureSpec",

@@ -5,6 +5,8 @@ A new reader is a struct here, its line in `AnySource`, and a function in `pipel
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -19,6 +21,9 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Endings of the files to read, also compressed (`.gz`, `.zst`, `.bz2`, `.xz`); empty: the reader's own."""
     license: str = ""
     """Licence of documents that do not bring one; empty says `unknown`."""
+    assign: Literal["by_hash", "train", "heldout"] = "by_hash"
+    """Split that this source's documents go to, where it is published; `by_hash` draws for each. A near-duplicate
+    goes where the first of its kind goes all the same."""
 
 
 class InstalledPythonSource(Source, frozen=True, tag="installed-python"):

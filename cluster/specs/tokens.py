@@ -19,17 +19,20 @@ class TokenizerSpec(Spec, frozen=True):
     revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
 
-    algorithm: Literal["byte_bpe", "bpe", "wordpiece", "unigram"] = "byte_bpe"
+    algorithm: Literal["byte_bpe", "bpe", "wordpiece", "unigram", "characters"] = "byte_bpe"
     """`byte_bpe` as GPT-2, `bpe` as LLaMA (SentencePiece, bytes for rare characters), `unigram` as T5 (SentencePiece
-    with NFKC: line ends become blanks), `wordpiece` as BERT, cased (rare characters and blanks are lost)."""
+    with NFKC: line ends become blanks), `wordpiece` as BERT, cased (rare characters and blanks are lost), `characters`
+    as nanoGPT's small sets: every character of the sample is a token, others are unknown."""
     vocab_size: Annotated[int, Meta(ge=257)] = 2048
-    """Pieces, the 256 bytes (but of `wordpiece`) and the special tokens included."""
+    """Pieces, the 256 bytes (but of `wordpiece`) and the special tokens included; of `characters` the most there may
+    be."""
     sample_bytes: Annotated[int, Meta(ge=1)] = 50_000_000
     """About how much text to train on: documents of the whole train split, chosen by a hash of their ids."""
     special_tokens: tuple[str, ...] = ()
     """Special tokens besides the end of text (`<|endoftext|>`) and the unknown token of the kinds that have one."""
     character_coverage: Annotated[float, Meta(gt=0, le=1)] = 0.9995
-    """Share of the sample's characters that get a piece of their own, the most frequent first; not of `byte_bpe`."""
+    """Share of the sample's characters that get a piece of their own, the most frequent first;
+    `byte_bpe` and `characters` keep all."""
 
     def check(self) -> None:
         if len(set(self.special_tokens)) < len(self.special_tokens) or "" in self.special_tokens:

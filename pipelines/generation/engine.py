@@ -108,6 +108,7 @@ class GenerationEngine:
         max_tokens: int,
         eos_token_id: int | None,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         seeds: list[int] | None = None,
     ) -> list[Completion]:
         """One completion of each prompt, each drawn with its own seed, or greedily at temperature 0.
@@ -120,7 +121,7 @@ class GenerationEngine:
         if version != self.version:
             raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
         ends = {"ignore_eos": True} if eos_token_id is None else {"stop_token_ids": [eos_token_id]}
-        options = {"max_tokens": max_tokens, "temperature": temperature, **ends}
+        options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, **ends}
         parameters = [
             SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
         ]

@@ -1,7 +1,8 @@
-"""Training a tokenizer of one of four kinds on a fair sample of the train split of a corpus.
+"""Training a tokenizer of one of five kinds on a fair sample of the train split of a corpus.
 
 Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), WordPiece (Devlin et al. 2019; merges chosen by frequency
-and not by likelihood), and SentencePiece's BPE and unigram (Kudo 2018). The same text gives the same files.
+and not by likelihood), SentencePiece's BPE and unigram (Kudo 2018), and plain characters. The same text gives the
+same files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pipelines.tokens import sentencepiece_model
 from pipelines.tokens.sampling import texts
 
 END_OF_TEXT = "<|endoftext|>"
-UNKNOWN = "[UNK]"  # of WordPiece
+UNKNOWN = "[UNK]"  # of WordPiece and of characters
 _BERT_WORD = regex.compile(r"[^\s\p{P}$+<=>^`|~]+")  # BERT takes all ASCII symbols for punctuation
 _HAN = regex.compile(r"\p{Han}")  # always a word alone
 
@@ -50,18 +51,27 @@ def build(ctx: Context[TokenizerSpec]) -> dict[str, Any]:
             spec.special_tokens,
             spec.character_coverage,
         )
+    elif spec.algorithm == "characters":
+        trained = characters(texts(corpus, "train", spec.sample_bytes), spec.special_tokens)
     else:
         trained = train(texts(corpus, "train", spec.sample_bytes), spec.vocab_size, spec.special_tokens)
-    if trained.get_vocab_size() != spec.vocab_size:
+    vocab_size = trained.get_vocab_size()
+    if spec.algorithm == "characters":
+        if vocab_size > spec.vocab_size:
+            raise InputError(
+                f"tokenizer.vocab_size: the corpus has {vocab_size} characters and special tokens, "
+                f"and {spec.vocab_size} pieces are allowed",
+                "Give a larger vocabulary.",
+            )
+    elif vocab_size != spec.vocab_size:
         raise InputError(
-            f"tokenizer.vocab_size: the corpus yields only {trained.get_vocab_size()} pieces "
-            f"of the {spec.vocab_size} asked for",
+            f"tokenizer.vocab_size: the corpus yields only {vocab_size} pieces of the {spec.vocab_size} asked for",
             "Give a smaller vocabulary or more text.",
         )
     with ctx.scratch() as folder:
         save(folder, trained, model, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
         ctx.output.put(folder)
-    return {"vocab_size": spec.vocab_size, "algorithm": spec.algorithm}
+    return {"vocab_size": vocab_size, "algorithm": spec.algorithm}
 
 
 def save(folder: Path, tokenizer: Tokenizer, model: bytes = b"", **roles: str | None) -> None:
@@ -118,6 +128,19 @@ def train_wordpiece(
     tokenizer = Tokenizer(models.WordPiece(draft.get_vocab(), unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = draft.normalizer, draft.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def characters(texts: Iterator[str], special_tokens: Iterable[str] = ()) -> Tokenizer:
+    """A token for every character of the texts, in the order of their code points: BPE that has nothing to merge."""
+    special = [END_OF_TEXT, UNKNOWN, *special_tokens]
+    found: set[str] = set()
+    for text in texts:
+        found.update(text)
+    vocabulary = {piece: number for number, piece in enumerate([*special, *sorted(found)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=UNKNOWN))
+    tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(special)
     return tokenizer
 

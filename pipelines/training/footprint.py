@@ -16,16 +16,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+FP32 = 4
+# Of a weight, by the rule that moves it; Adafactor has rows and columns instead. 8 bits have a scale each 256 elements.
+STATE_BYTES = {"adamw": 2 * FP32, "adamw8bit": 2 + 2 * FP32 / 256, "muon": FP32, "adafactor": 0}
+
+
 @dataclass(frozen=True)
 class Footprint:
-    """Parameters, those of them that Muon updates, and bytes of activations: `fixed` and for each sequence.
+    """Parameters, those of them that Muon updates, and bytes: of the optimizer's state, and of activations, `fixed` and
+    for each sequence.
 
-    Under autocast the fixed ones are the bf16 copies of the weights, which the backward pass needs: all of them, in
+    Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
     every ZeRO stage.
     """
 
     parameters: int
     muon_parameters: int
+    state_bytes: int
     fixed_bytes: int
     sequence_bytes: int
 
@@ -34,7 +41,7 @@ class Footprint:
 
 
 def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) -> Footprint:
-    """The footprint of a causal language model under a spec, on packed documents. Seconds at most, and no memory."""
+    """The footprint of a language model under a spec, on packed documents. Seconds at most, and no memory."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -45,8 +52,11 @@ def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) ->
         model = build_model(config, spec.seed)
         one, two = (_saved_bytes(model, spec, micro_batch_size, sequence_length) for micro_batch_size in (1, 2))
         groups = build_optimizer(model, spec).param_groups
-        muon = sum(p.numel() for group in groups if group["muon"] for p in group["params"])
-        return Footprint(count_parameters(model), muon, 2 * one - two, two - one)
+        of_rules = {rule: [p for g in groups if g["rule"] == rule for p in g["params"]] for rule in STATE_BYTES}
+        state = sum(STATE_BYTES[rule] * p.numel() for rule, held in of_rules.items() for p in held)
+        state += sum(FP32 * (sum(p.shape) if p.ndim == 2 else p.numel()) for p in of_rules["adafactor"])
+        muon = sum(p.numel() for p in of_rules["muon"])
+        return Footprint(count_parameters(model), muon, int(state), 2 * one - two, two - one)
 
 
 def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> int:
@@ -60,14 +70,19 @@ def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence
     import torch
     from torch.nn import functional as F
 
-    from pipelines.training.objectives import additive
+    from pipelines.training.models import BLANK_GLM
+    from pipelines.training.objectives import HALVES, additive
 
     shape = (micro_batch_size, sequence_length)
     tokens = torch.zeros(shape, dtype=torch.int64)
     mask = torch.ones(micro_batch_size, 1, sequence_length, sequence_length, dtype=torch.bool)
     given: dict[str, Any] = {"attention_mask": additive(mask) if model.config._attn_implementation == "eager" else mask}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        given["position_ids"] = tokens
+    takes = inspect.signature(model.forward).parameters
+    if "position_ids" in takes:
+        positions = tokens if model.config.model_type != BLANK_GLM else torch.stack([tokens, tokens], dim=1)
+        given["position_ids"] = positions
+    if "use_cache" in takes:
+        given["use_cache"] = False
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}  # held, or another tensor would get the same address
 
@@ -78,8 +93,9 @@ def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=spec.precision == "bf16"):
-            logits = model(tokens, **given, use_cache=False).logits
+        half = HALVES.get(spec.precision)
+        with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
+            logits = model(tokens, **given).logits
         logits = logits.float().flatten(0, 1)
         F.cross_entropy(logits, tokens.flatten(), reduction="sum")
     inputs = mask.nbytes + tokens.nbytes

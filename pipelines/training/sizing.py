@@ -14,12 +14,12 @@ from cluster.graph import Step
 from cluster.hardware import Hardware
 from cluster.sizing import Layout, Memory, Prediction, Unsized
 from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
+from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import plan_batches, pretrain_steps
-from pipelines.training.footprint import Footprint, trace
+from pipelines.training.footprint import FP32, Footprint, trace
 from pipelines.training.models import configuration
 from pipelines.training.throughput import flops_per_token
 
-FP32 = 4
 BUCKET_ELEMENTS = 500_000_000  # at most, of DeepSpeed's reductions
 LIVE_ELEMENTS = 1_000_000_000  # of gathered weights under ZeRO 3, at most
 # Resident memory of a worker that has imported everything and built nothing: what `gpt2-1m` took under Ray Train on a
@@ -35,7 +35,7 @@ def memory_of(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: boo
     whole = FP32 * footprint.parameters
     share = -(-whole // workers)
     bucket = min(FP32 * BUCKET_ELEMENTS, whole)
-    moments = 2 * whole - FP32 * footprint.muon_parameters
+    moments = footprint.state_bytes
     if stage == 0:
         weights, gradients, optimizer = whole, whole, moments
         buffers = bucket if workers > 1 else 0
@@ -83,6 +83,8 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     """
     spec = step.spec
     assert isinstance(spec, TrainingSpec)
+    if scaling.activation_checkpointing or "cpu" in (scaling.offload_optimizer, scaling.offload_parameters):
+        raise Unsized("offloading and activation checkpointing are not sized")
     config, sequence_length = _model(step)
     plan = plan_batches(spec, scaling, 1)
     footprint = trace(config, spec, sequence_length)
@@ -108,7 +110,7 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
 def _tokens(spec: TrainingSpec, sequence_length: int) -> int | None:
     """Tokens of the whole run; of fine-tuning, only its conversations know."""
     if isinstance(spec, PretrainSpec):
-        return pretrain_steps(spec, sequence_length) * spec.global_batch_size * sequence_length
+        return BatchSizes.of(spec).before(pretrain_steps(spec, sequence_length)) * sequence_length
     return None
 
 

@@ -1,7 +1,8 @@
 """The pretrained stage: a model that others trained, taken in as a Hugging Face folder in float32.
 
 It comes out of an installed package (an index that serves packages then serves models, too), from the Hugging Face
-hub, or from a folder; as safetensors or as GGUF, whose few bits are spread out to floats that can be trained.
+hub, or from a folder; as safetensors, in llama2.c's format, or as GGUF, whose few bits are spread out to floats that
+can be trained.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cluster.context import Context
 from cluster.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
 from pipelines.corpus.readers.installed import license_of
+from pipelines.tuning import llama2c
 
 # No pickled weights: reading them may run what their author wrote.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -41,18 +43,12 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
     Raises NotReadyError where a package or the network is missing, InputError where there is no such model.
     """
     logging.disable_progress_bar()
-    found = find(ctx.spec)
-    options = {"gguf_file": found.gguf} if found.gguf else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
-        with redirect_stderr(io.StringIO()):  # a bar for GGUF that no setting switches off; logs are not caught by this
-            model = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32, **options)
-    except Exception as error:  # what loaders raise for a damaged file is of every kind
-        raise InputError(f"pretrained.source: {ctx.spec.source} cannot be loaded: {_first_line(error)}") from error
-    if found.gguf:  # its weights are floats by now, and what is said of bits would be refused
-        model.hf_quantizer = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
+    scheme, _, name = ctx.spec.source.partition(":")
+    if scheme == "llama2c":
+        (model, tokenizer), origin = llama2c.load(Path(name)), {}
+    else:
+        found = find(ctx.spec)
+        (model, tokenizer), origin = load(found, ctx.spec.source), found.origin
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, getattr(tokenizer, name))
@@ -61,7 +57,23 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
         tokenizer.save_pretrained(folder)
         ctx.output.put(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters, "vocab_size": len(tokenizer), **found.origin}
+    return {"parameters": parameters, "vocab_size": len(tokenizer), **origin}
+
+
+def load(found: Found, source: str) -> tuple[Any, Any]:
+    """A model in float32 and its tokenizer. Raises InputError where the files are damaged or of no known kind."""
+    options = {"gguf_file": found.gguf} if found.gguf else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
+        with redirect_stderr(io.StringIO()):  # a bar for GGUF that no setting switches off; logs are not caught by this
+            model = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32, **options)
+    except Exception as error:  # what loaders raise for a damaged file is of every kind
+        raise InputError(f"pretrained.source: {source} cannot be loaded: {_first_line(error)}") from error
+    if found.gguf:  # its weights are floats by now, and what is said of bits would be refused
+        model.hf_quantizer = None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+    return model, tokenizer
 
 
 def find(spec: PretrainedSpec) -> Found:
@@ -78,7 +90,8 @@ def in_folder(folder: Path, source: str) -> Found:
     """The model of a folder: safetensors beside a config.json, or else its one GGUF file."""
     if not folder.is_dir():
         raise InputError(
-            f"pretrained.source: {source} is not a folder", "Give a folder, package:NAME or hub:OWNER/NAME."
+            f"pretrained.source: {source} is not a folder",
+            "Give a folder, package:NAME, hub:OWNER/NAME or llama2c:FOLDER.",
         )
     if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
         return Found(folder)

@@ -246,6 +246,21 @@ def test_a_broken_line_costs_itself_only(tmp_path: Path, ray_cluster: None) -> N
     assert len(_ids(corpus)) == 39
 
 
+def test_a_published_split_is_kept(tmp_path: Path, ray_cluster: None) -> None:
+    sources = []
+    for first, split in enumerate(("train", "heldout", "by_hash"), 1):
+        (tmp_path / split).mkdir()
+        for number in range(20):
+            (tmp_path / split / f"{split}{number}.py").write_text(source(1000 * first + number, 3))
+        sources.append(TextSource(path=str(tmp_path / split), name=split, assign=split))  # type: ignore[arg-type]
+    kept = CorpusSpec(sources=tuple(sources), rules=(), heldout_fraction=0.5)
+    corpus = build(kept, {}, store=Store(tmp_path / "artifacts"), name="kept")
+    found = {split: [row["source"] for row in _rows(corpus, split)] for split in ("train", "heldout")}
+    assert found["train"].count("train") == found["heldout"].count("heldout") == 20
+    assert 0 < found["train"].count("by_hash") < 20
+    assert "heldout" not in found["train"] and "train" not in found["heldout"]
+
+
 def test_redirects_are_no_damage(tmp_path: Path, ray_cluster: None) -> None:
     """Most pages of a Wikipedia are none: they are counted, and the corpus is not refused for them."""
     page = "<page><title>{0}</title><ns>0</ns><id>{0}</id><revision><id>1</id><text>{1}</text></revision></page>"

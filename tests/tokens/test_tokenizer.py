@@ -1,4 +1,4 @@
-"""Four kinds of tokenizers, trained on a fair sample; SentencePiece models give the same ids as a tokenizer.json."""
+"""Five kinds of tokenizers, trained on a fair sample; SentencePiece models give the same ids as a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -132,6 +132,25 @@ def test_every_kind_serves_the_line(trained: dict[str, Artifact], kind: str) -> 
     else:
         assert tokenizer.decode(ids).strip() == sentence.strip()
     assert (folder / "tokenizer.model").exists() == (kind in ("bpe", "unigram"))
+
+
+def test_characters_are_tokens_one_by_one(tmp_path: Path) -> None:
+    given = corpus(Store(tmp_path), ["to be,\n中 中"], ["or"])
+    spec = TokenizerSpec(algorithm="characters", special_tokens=("<|tool|>",))
+    built = build(spec, {"corpus": given}, store=given.store, name="t")
+    encoder, tokenizer = Encoder(built.local()), loaded(built)
+    # end of text, unknown, <|tool|>, then by code point: line end, blank, comma, b, e, o, t, 中
+    assert built.metrics["vocab_size"] == encoder.vocab_size == len(tokenizer) == 11
+    assert encoder.encode(["be, 中to\n"]).ids.tolist() == [6, 7, 5, 4, 10, 9, 8, 3]
+    assert encoder.encode(["to x!<|"]).ids.tolist() == [9, 8, 4, 1, 1, 1, 1]
+    assert tokenizer.decode([6, 7, 5, 4, 10, 9, 8, 3]) == "be, 中to\n"
+    assert tokenizer.eos_token_id == encoder.eos_token_id == 0
+
+
+def test_characters_beyond_the_vocabulary_are_an_error(tmp_path: Path) -> None:
+    given = corpus(Store(tmp_path), ["".join(map(chr, range(0x4E00, 0x4E00 + 260)))], ["or"])
+    with pytest.raises(InputError, match="262 characters and special tokens, and 261 pieces"):
+        build(TokenizerSpec(algorithm="characters", vocab_size=261), {"corpus": given}, store=given.store, name="t")
 
 
 @settings(max_examples=150)

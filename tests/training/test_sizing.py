@@ -77,7 +77,7 @@ def test_tracing_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-MODEL = Footprint(parameters=1000, muon_parameters=0, fixed_bytes=10, sequence_bytes=100)
+MODEL = Footprint(parameters=1000, muon_parameters=0, state_bytes=8000, fixed_bytes=10, sequence_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_model_states_on_four_workers(stage: int, weights: int, gradients: int, 
 
 
 def test_muon_keeps_one_moment() -> None:
-    model = Footprint(parameters=1000, muon_parameters=600, fixed_bytes=0, sequence_bytes=0)
+    model = Footprint(parameters=1000, muon_parameters=600, state_bytes=5600, fixed_bytes=0, sequence_bytes=0)
     assert memory_of(model, Layout(0, 1), 1, on_cpu=True, accumulates=False).optimizer == 400 * 8 + 600 * 4
 
 

@@ -1,0 +1,87 @@
+"""Every prompt answered once by vLLM engines on a model artifact; for evaluations, which bring no new weights.
+
+Engines are Ray actors, `scaling.rollout_workers` of them, and a dead one is started again and asked again. An answer
+depends on its prompt and its seed alone and not on the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import ray
+from transformers import AutoConfig
+
+from cluster.artifact import Artifact
+from cluster.context import Context
+from cluster.errors import InputError, JobError
+from cluster.runtime import connect
+from pipelines.corpus.documents import keyed_hash
+from pipelines.generation import fleet
+from pipelines.generation.engine import INITIAL, Completion, EngineOptions
+
+BATCH_PROMPTS = 64  # an engine's at once: few enough for progress to be told, enough to fill a batch
+
+
+def answer(
+    ctx: Context[Any], model: Artifact, prompts: list[list[int]], *, seed: int, max_tokens: int, **asked: Any
+) -> list[Completion]:
+    """One completion of each prompt (token ids), in order; `asked` as in `GenerationEngine.generate`.
+
+    Raises InputError where a prompt and its answer may not fit into the model, JobError where no engine answers.
+    """
+    limit = AutoConfig.from_pretrained(model.local()).max_position_embeddings
+    longest = max(map(len, prompts)) + max_tokens
+    if longest > limit:
+        raise InputError(
+            f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
+            f"Lower {ctx.spec.kind}.max_completion_tokens, or leave long prompts out.",
+        )
+    seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
+    connect(ctx.scaling)
+    engines = fleet.start(model, _options(ctx, model, limit), ctx.scaling)
+    size = BATCH_PROMPTS * len(engines)
+    answers: list[Completion] = []
+    try:
+        for start in range(0, len(prompts), size):
+            part = slice(start, start + size)
+            shares = [
+                engine.generate.remote(
+                    INITIAL, prompts[part][i :: len(engines)], seeds=seeds[part][i :: len(engines)],
+                    max_tokens=max_tokens, **asked,
+                )
+                for i, engine in enumerate(engines)
+            ]  # fmt: skip
+            found = _wait(shares, model, ctx.scaling.rollout_timeout_seconds)
+            answers += [found[i % len(engines)][i // len(engines)] for i in range(len(prompts[part]))]
+            ctx.progress(len(answers), len(prompts), "answers")
+    finally:
+        for engine in engines:
+            ray.kill(engine)
+    return answers
+
+
+def _options(ctx: Context[Any], model: Artifact, limit: int) -> EngineOptions:
+    scaling = ctx.scaling
+    quantized = "quantization_config" in json.loads(model.location.read_bytes("config.json"))
+    return EngineOptions(
+        max_model_len=limit,
+        dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),
+        gpus=scaling.gpus_per_rollout,
+        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+    )
+
+
+def _wait(shares: list[Any], model: Artifact, timeout_seconds: float) -> list[list[Completion]]:
+    try:
+        found: list[list[Completion]] = ray.get(shares, timeout=timeout_seconds)
+    except ray.exceptions.GetTimeoutError:
+        raise JobError(
+            f"{model.record.ref}: an engine took more than {timeout_seconds:.0f} s over {BATCH_PROMPTS} prompts",
+            "Raise scaling.rollout_timeout_seconds, or lower max_completion_tokens.",
+        ) from None
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise JobError(f"vLLM did not run {model.record.ref}: {reason}", "--debug shows its output.") from error
+    return found
