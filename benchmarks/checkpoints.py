@@ -91,10 +91,11 @@ def recovery(store: Store, tokens: Artifact, model: str, steps: int) -> None:
             pause.wait(0.005)
         step = Part.decode(parts[-1].read_bytes()).step
         workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-        taken = last()
+        taken, record = last(), at.joinpath(METRICS_FILE)
+        inode = record.stat().st_ino
         workers[-1].kill()
         killed = time.monotonic()
-        while last() >= taken:  # the new attempt cuts the record back to its checkpoint
+        while record.stat().st_ino == inode:  # the new attempt writes the record anew, up to its checkpoint
             pause.wait(0.005)
         base = last()
         while last() <= base:
@@ -102,7 +103,7 @@ def recovery(store: Store, tokens: Artifact, model: str, steps: int) -> None:
         told["recovery"] = time.monotonic() - killed
         print(f"killed after step {taken}, the checkpoint was of step {step}")
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(target=kill, daemon=True)
     began = time.monotonic()
     thread.start()
     found: Any = build(spec, {"tokens": tokens}, store=store, scaling=scaling(2, 1.0), name="bench")
