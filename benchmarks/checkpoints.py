@@ -27,7 +27,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.training import BATCH, SEQUENCE_LENGTH, make_tokens, spec_of
+from benchmarks.training import SEQUENCE_LENGTH, make_tokens, spec_of
 from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.metrics import (
@@ -43,6 +43,8 @@ from cluster.specs import ScalingSpec
 from cluster.store import Store
 from pipelines.training.checkpoints import Part
 
+BATCH = 8
+
 
 def scaling(workers: int, every_seconds: float) -> ScalingSpec:
     return ScalingSpec(
@@ -51,7 +53,7 @@ def scaling(workers: int, every_seconds: float) -> ScalingSpec:
 
 
 def stall(store: Store, tokens: Artifact, model: str, steps: int, workers: int) -> None:
-    spec = spec_of(model, steps, seed=10 + workers)
+    spec = spec_of(model, steps, seed=10 + workers, batch=BATCH)
     found = build(spec, {"tokens": tokens}, store=store, scaling=scaling(workers, 5.0), name="bench")
     lines = read(found.location)[5:]
     waited = sum(line[CHECKPOINT_STALL_SECONDS] for line in lines)
@@ -67,7 +69,7 @@ def stall(store: Store, tokens: Artifact, model: str, steps: int, workers: int) 
 
 
 def recovery(store: Store, tokens: Artifact, model: str, steps: int) -> None:
-    spec = spec_of(model, steps, seed=20)
+    spec = spec_of(model, steps, seed=20, batch=BATCH)
     told: dict[str, float] = {}
     pause = threading.Event()
 

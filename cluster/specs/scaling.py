@@ -34,6 +34,9 @@ class ScalingSpec(Spec, frozen=True):
     activation_checkpointing: bool = False
     """Keep each layer's input only and compute the layer again in the backward pass: less memory, about a third more
     work. Changes no bit."""
+    compile: bool = False
+    """Compile the model with torch.compile (ZeRO 0 to 2; needs a C++ compiler on the workers): half a minute at the
+    beginning, faster steps. Changes reduction order."""
     deepspeed_overrides: dict[str, Any] = {}
     """DeepSpeed's own settings, merged over those that follow from the spec: `{zero_optimization: {...}}`. What a field
     of the spec or of `scaling` says already, or what would change the result, is refused."""
@@ -66,6 +69,10 @@ class ScalingSpec(Spec, frozen=True):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
         if self.offload_optimizer != "none" and self.zero_stage == 0:
             raise SpecError("scaling.offload_optimizer: ZeRO 0 has no shards", "Set scaling.zero_stage to 1, 2 or 3.")
+        if self.compile and self.zero_stage == 3:
+            raise SpecError(
+                "scaling.compile: ZeRO 3 gathers weights within the model", "Set scaling.zero_stage below 3."
+            )
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise SpecError(
                 f"scaling.offload_parameters: ZeRO {self.zero_stage} keeps whole weights on the device",

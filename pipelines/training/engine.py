@@ -61,6 +61,8 @@ class Engine:
         self.gradient_scale = 1.0  # of the gradients that `Hooks.gradients` sees
         if scaling.activation_checkpointing:
             objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if scaling.compile:
+            objective.model.compile()  # in place: weights keep their names
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,

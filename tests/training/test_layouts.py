@@ -61,6 +61,7 @@ TWO_RANKS |= {
     "muon-zero3-offload": case("muon", 3, scaling={"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
     "gpt2-muon-zero0-checkpointing": case("muon", 0, scaling={"activation_checkpointing": True}, **GPT2),
     "muon-zero3-checkpointing": case("muon", 3, scaling={"activation_checkpointing": True}),
+    "adamw-zero1-compiled": case("adamw", 1, scaling={"compile": True}),
     "muon-zero2-narrow": case("muon", 2, scaling={"deepspeed_overrides": NARROW}),
     **{f"growing-zero{stage}": case("adamw", stage, scaling=split, **GROWING) for stage, split in MICRO_BATCHES},
 }
@@ -103,6 +104,7 @@ def trajectory(runs: Path, name: str) -> list[float]:
         *((f"fp16-zero{stage}", "fp16-zero0") for stage in (2, 3)),
         *((f"muon-zero{stage}-offload", "muon-zero0") for stage in (1, 3)),
         ("muon-zero2-narrow", "muon-zero0"),
+        ("adamw-zero1-compiled", "adamw-zero0"),
         *((f"growing-zero{stage}", "growing-zero0") for stage in (2, 3)),
     ],
 )
