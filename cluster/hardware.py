@@ -38,7 +38,7 @@ DATA_SHEETS = {
 # The lower end of what torchtitan reports for Llama 3 8B in bf16 on 8 H100 (33 to 39 %); not measured here.
 GPU_EFFICIENCY = 0.33
 # What is no matrix product takes as long as its activations are many: bytes that the backward pass needs, made and used
-# up per second and thread. Fitted to two runs on a quiet machine (benchmarks/RESULTS.md, llama-15m and llama-1m).
+# up per second and thread. Chosen by two figures of benchmarks/RESULTS.md (llama-15m, and the demo's llama-1m).
 CPU_ACTIVATION_BYTES_PER_SECOND = 0.85e9
 MEASURE_SECONDS = 0.2
 MATRIX = 512

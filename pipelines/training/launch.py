@@ -61,11 +61,12 @@ def run_workers(
     argument: Any,
     scaling: ScalingSpec,
     watch: Callable[[], None],
+    notice: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run `function(argument, interruption)` on every worker and return rank 0's value; `watch` is called meanwhile.
 
-    Where this process is interrupted (Ctrl-C, SIGTERM), the workers are asked to save before it ends. Raises JobError
-    with the first failing rank and its last words.
+    Where this process is interrupted (Ctrl-C, SIGTERM), the workers are asked to save before it ends, which `notice` is
+    told. Raises JobError with the first failing rank and its last words.
     """
     outcome: dict[str, Any] = {}
     done = threading.Event()
@@ -86,6 +87,7 @@ def run_workers(
             while not done.wait(POLL_SECONDS):
                 watch()
         except (KeyboardInterrupt, SystemExit):
+            notice(f"interrupted: a checkpoint is written first, in {STOP_SECONDS:.0f} s at most")
             ask_to_stop(run)
             done.wait(STOP_SECONDS)
             raise

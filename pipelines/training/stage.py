@@ -111,7 +111,7 @@ def run_training(
     state = ctx.output / STATE
     work = Work(recipe, ctx.spec, ctx.scaling, batches, ctx.inputs, ctx.output, state, ctx.name, prepare())
     announce(ctx.output, Run(ctx.spec.kind, ctx.name, ctx.fingerprint))
-    figures = run_workers(train, work, ctx.scaling, _watcher(ctx, batches.steps))
+    figures = run_workers(train, work, ctx.scaling, _watcher(ctx, batches.steps), ctx.notice)
     for name, data in files:
         ctx.output.write_bytes(name, data)
     ctx.output.write_bytes(SUMMARY_FILE, json.dumps(figures, indent=2).encode())
