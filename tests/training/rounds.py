@@ -18,9 +18,11 @@ from typing import Any
 os.environ["DS_ACCELERATOR"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import bitsandbytes.functional  # noqa: F401 (as the next: imported once, and not by every rank)
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessException
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 from cluster.location import Location
 from cluster.specs import ScalingSpec
