@@ -62,13 +62,11 @@ def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) ->
 def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> int:
     """Bytes that forward and backward pass of a micro-batch need at their peak besides weights and gradients.
 
-    That is at the beginning of the backward pass: all that was saved, and the logits twice more in fp32 (the gradient
-    of the log-softmax and its own).
+    That is at the beginning of the backward pass: all that was saved, and the logits, which became their own gradient.
     """
     import inspect
 
     import torch
-    from torch.nn import functional as F
 
     from pipelines.training.models import BLANK_GLM
     from pipelines.training.objectives import HALVES, additive
@@ -96,7 +94,5 @@ def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence
         half = HALVES.get(spec.precision)
         with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
             logits = model(tokens, **given).logits
-        logits = logits.float().flatten(0, 1)
-        F.cross_entropy(logits, tokens.flatten(), reduction="sum")
     inputs = mask.nbytes + tokens.nbytes
-    return sum(storage.nbytes() for storage in saved.values()) + 2 * logits.nbytes + inputs
+    return sum(storage.nbytes() for storage in saved.values()) + logits.nbytes + inputs

@@ -17,6 +17,7 @@ import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
@@ -29,6 +30,15 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 60.0  # that the workers get to save when this process is interrupted
 # Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+# Without these glibc gives the memory of large tensors back after each use, and a step takes it page by page again.
+# One arena, since Ray runs the work in a thread, whose own arena would do the same; 32 MiB is the highest threshold.
+CPU_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 
 PRIVATE = os.environ.get("RAY_ADDRESS", "") in ("", "local")
 if PRIVATE:  # no node of a cluster of our own is ever taken away
@@ -46,14 +56,15 @@ class EndOnError(UserCallback):
 
 
 class Trainer(TorchTrainer):
-    """Ray's trainer; on a private cluster, which dies with us, without the actor that cleans up after our death.
+    """Ray's trainer without its actors for datasets, of which it gets none: batches are read in order by each worker.
 
-    That actor asks the dashboard, which a private cluster does not have, and holds up the end of a run for 10 s.
+    On a private cluster, which dies with us, also without the actor that cleans up after our death: it asks the
+    dashboard, which a private cluster does not have, and holds up the end of a run for 10 s.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [c for c in callbacks if not (PRIVATE and isinstance(c, PlacementGroupCleanerCallback))]
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback) if PRIVATE else DatasetsCallback
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
 
 def run_workers(
@@ -115,6 +126,7 @@ def _trainer(
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             callbacks=[EndOnError(), HoldOnTerminate()],
+            worker_runtime_env={} if gpus else {"env_vars": CPU_MEMORY},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )

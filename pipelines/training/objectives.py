@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from pipelines.training.cross_entropy import cross_entropy
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
 
@@ -113,16 +114,10 @@ class LanguageModel(Objective):
 
     def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none."""
-        logits, labels = logits.float().flatten(0, 1), labels.flatten()
-        cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
-        if not (self.training and self.names):
-            return cross_entropy
-        self.tell(cross_entropy)
-        loss = cross_entropy
-        if self.label_smoothing:
-            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
-        if self.z_loss:
-            loss = loss + self.z_loss * logits[labels >= 0].logsumexp(-1).square().sum()
+        extra = (self.z_loss, self.label_smoothing) if self.training else ()
+        loss, entropy = cross_entropy(logits.flatten(0, 1), labels.flatten(), *extra)
+        if self.training and self.names:
+            self.tell(entropy)
         return loss
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from cluster.specs import SftSpec
+from pipelines.training.cross_entropy import cross_entropy
 from pipelines.training.objectives import HALVES, Objective
 from pipelines.training.worker import Parts, Work
 from pipelines.tuning.sequences import ConversationBatches, Sequences
@@ -23,7 +23,7 @@ class AnswerLM(Objective):
         inputs, labels = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         with self.autocast(inputs):
             logits = self.model(inputs, use_cache=False).logits
-        return F.cross_entropy(logits[batch["learn"]].float(), labels[batch["learn"]], reduction="sum")
+        return cross_entropy(logits[batch["learn"]], labels[batch["learn"]])[0]
 
 
 def sft(work: Work, rank: int) -> Parts:
