@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from cluster.artifact import Artifact
 from cluster.build import build
+from cluster.results import wilson
 from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
 from pipelines.training.filling import Filler
@@ -124,19 +125,11 @@ def main() -> None:
             results["causal, right and left"].append(causal(model, np.concatenate([left[:1], right, left[1:]]), blank))
     for name, found in results.items():
         losses, right_ones = zip(*found, strict=True)
-        low, high = interval(sum(right_ones), len(found))
+        low, high = wilson(sum(right_ones), len(found))
         print(
             f"{name}: {sum(losses) / blank_tokens:.3f} nats per token of {len(found)} blanks ({blank_tokens} tokens), "
             f"filled exactly {sum(right_ones) / len(found):.3f} (95 % interval {low:.3f} to {high:.3f})"
         )
-
-
-def interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's."""
-    share, spread = right / total, z * z / total
-    middle = share + spread / 2
-    half = z * (share * (1 - share) / total + spread / (4 * total)) ** 0.5
-    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A plan made on a laptop for a cluster of GPUs names the GPU; where nothing is na
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,32 @@ from cluster.errors import NotReadyError, UsageError, nearest
 
 if TYPE_CHECKING:
     from cluster.specs import ScalingSpec
+
+
+# Dense peak of tensor cores in bf16 (of the T4, which has none, in fp16), FLOP/s, from the vendors' data sheets, by
+# words of the device's name; the first that fits counts. MFU is of this peak in every precision.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200 NVL": 835.5e12,
+    "H200": 989.5e12,
+    "GH200": 989.5e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835.5e12,
+    "H100": 989.5e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090$": 165.2e12,
+    "T4": 65e12,
+    "MI300X": 1307.4e12,
+}
+
+
+def peak_of(name: str) -> float | None:
+    """Peak FLOP/s of a device by its name as PyTorch gives it, such as `NVIDIA H100 80GB HBM3`; None if not known."""
+    return next((peak for words, peak in PEAK_FLOPS.items() if re.search(rf"\b{words}(?!\w)", name)), None)
 
 
 @dataclass(frozen=True)
@@ -27,13 +54,13 @@ class DataSheet:
 
 
 DATA_SHEETS = {
-    "h200": DataSheet(141e9, 989e12, 67e12),
-    "h100": DataSheet(80e9, 989e12, 67e12),
-    "a100-80gb": DataSheet(80e9, 312e12, 19.5e12),
-    "a100-40gb": DataSheet(40e9, 312e12, 19.5e12),
-    "l40s": DataSheet(48e9, 362e12, 91.6e12),
-    "l4": DataSheet(24e9, 121e12, 30.3e12),
-    "a10": DataSheet(24e9, 125e12, 31.2e12),
+    "h200": DataSheet(141e9, PEAK_FLOPS["H200"], 67e12),
+    "h100": DataSheet(80e9, PEAK_FLOPS["H100"], 67e12),
+    "a100-80gb": DataSheet(80e9, PEAK_FLOPS["A100"], 19.5e12),
+    "a100-40gb": DataSheet(40e9, PEAK_FLOPS["A100"], 19.5e12),
+    "l40s": DataSheet(48e9, PEAK_FLOPS["L40S"], 91.6e12),
+    "l4": DataSheet(24e9, PEAK_FLOPS["L4"], 30.3e12),
+    "a10": DataSheet(24e9, PEAK_FLOPS["A10"], 31.2e12),
 }
 # The lower end of what torchtitan reports for Llama 3 8B in bf16 on 8 H100 (33 to 39 %); not measured here.
 GPU_EFFICIENCY = 0.33

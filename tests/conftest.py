@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cluster.artifact import Artifact
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -37,6 +39,20 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """SmolLM2-135M-Instruct, out of the package that carries it."""
+    from cluster.build import build
+    from cluster.errors import NotReadyError
+    from cluster.specs import PretrainedSpec
+    from cluster.store import Store
+
+    try:
+        return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
+    except NotReadyError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

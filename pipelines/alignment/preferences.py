@@ -15,6 +15,7 @@ from typing import Any
 
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
+from cluster.location import Location
 from cluster.specs import PreferencesSpec
 from pipelines.alignment.corruption import corrupt
 from pipelines.alignment.pairs import pair
@@ -66,7 +67,7 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
 
 def read_preferences(folder: Path, split: str) -> list[Row]:
     """The rows of a split (`id`, `prompt`, `chosen`, `rejected`, `how`) of a preferences folder, in their order."""
-    return read_lines(folder / f"{split}.jsonl")
+    return read_lines(Location(folder), f"{split}.jsonl")
 
 
 def corrupted(rows: list[Row], count: int, spec: PreferencesSpec) -> list[Row]:

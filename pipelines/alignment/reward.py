@@ -23,6 +23,7 @@ from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
 from cluster.profiles import STATE
+from cluster.results import wilson
 from cluster.specs import RewardSpec
 from pipelines.alignment.preferences import read_preferences
 from pipelines.tokens.order import Order
@@ -84,7 +85,7 @@ class PairBatches(Source):
             summed += found if counts else 0.0
         dist.all_reduce(summed)
         loss, right = (summed / self.validation).tolist()
-        low, high = wilson_interval(right, self.validation)
+        low, high = wilson(right * self.validation, self.validation)
         found = {metrics.VALIDATION_LOSS: loss, "heldout_accuracy": right, "heldout_pairs": self.validation}
         return {**found, "heldout_accuracy_low": low, "heldout_accuracy_high": high}
 
@@ -92,14 +93,6 @@ class PairBatches(Source):
 def pairs(sequences: Sequences, samples: Sequence[int]) -> dict[str, Tensor]:
     rows = [row for sample in samples for row in (2 * sample, 2 * sample + 1)]
     return {"tokens": sequences.batch(rows)["tokens"], "lengths": torch.from_numpy(sequences.lengths[rows])}
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share found on `count` samples (Wilson 1927)."""
-    center = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return (center - spread) / scale, (center + spread) / scale
 
 
 def build(ctx: Context[RewardSpec]) -> dict[str, Any]:

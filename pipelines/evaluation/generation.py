@@ -34,7 +34,7 @@ def build(ctx: Context[GenerationSpec]) -> dict[str, Any]:
     overlap.require()  # before anything is generated
     if not ctx.output.exists(ANSWERS_FILE):
         write_lines(ctx.output, ANSWERS_FILE, _answers(ctx))
-    rows = read_lines(ctx.output.path / ANSWERS_FILE)
+    rows = read_lines(ctx.output, ANSWERS_FILE)
     texts = [[row[name] for row in rows] for name in ("answer", "reference", "id")]
     results, outcomes = overlap.score(*texts, language=ctx.spec.language, task=TASK, seed=ctx.spec.seed)
     asked = json.dumps([[row["id"], row["request"], row["reference"]] for row in rows], ensure_ascii=False)

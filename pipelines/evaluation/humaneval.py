@@ -63,7 +63,7 @@ def build(ctx: Context[HumanEvalSpec]) -> dict[str, Any]:
     sandbox.require(limits)
     if not ctx.output.exists(COMPLETIONS_FILE):
         write_lines(ctx.output, COMPLETIONS_FILE, _completions(ctx, problems))
-    rows = read_lines(ctx.output.path / COMPLETIONS_FILE)
+    rows = read_lines(ctx.output, COMPLETIONS_FILE)
     known = {problem.task_id: problem for problem in problems}
     verdicts = judge([(known[row["task_id"]], row["completion"]) for row in rows], limits, ctx)
     judged = [

@@ -38,7 +38,7 @@ from cluster.results import (
 from cluster.specs import PerplexitySpec
 from pipelines.evaluation.loss import document_nll
 from pipelines.tokens.reader import TokenStore
-from pipelines.training.models import TOKENIZER_FILE
+from pipelines.training.models import require_tokenizer
 
 
 def build(ctx: Context[PerplexitySpec]) -> dict[str, Any]:
@@ -47,12 +47,18 @@ def build(ctx: Context[PerplexitySpec]) -> dict[str, Any]:
     Raises InputError where the tokens are another tokenizer's, or do not stand for the documents of their corpus.
     """
     spec, model, tokens = ctx.spec, ctx.inputs["model"], ctx.inputs["tokens"]
-    require_same_tokenizer(model, tokens)
+    require_tokenizer(model, tokens.parent("tokenizer"))
     store = TokenStore(tokens.local(), spec.split)
     number = min(spec.max_documents or store.num_documents, store.num_documents)
     bounds = store.documents[: number + 1].tolist()
     documents = [store.tokens(begin, end - 1) for begin, end in itertools.pairwise(bounds)]
-    texts = corpus_texts(tokens.parent("corpus").local(), spec.split, store.num_documents)[:number]
+    texts = corpus_texts(tokens.parent("corpus").local(), spec.split)
+    if len(texts) != store.num_documents:
+        raise InputError(
+            f"the token store has {store.num_documents} documents of {spec.split}, its corpus {len(texts)}",
+            "Build it again.",
+        )
+    texts = texts[:number]
 
     logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -74,26 +80,10 @@ def build(ctx: Context[PerplexitySpec]) -> dict[str, Any]:
     return {result.metric: result.value for result in results} | sizes
 
 
-def require_same_tokenizer(model: Artifact, tokens: Artifact) -> None:
-    """Raise InputError where a model's tokenizer is not the one that made the tokens, file for file."""
-    tokenizer = tokens.parent("tokenizer")
-    theirs, ours = (one.record.files.get(TOKENIZER_FILE) for one in (model, tokenizer))
-    if theirs is None or ours is None or theirs.sha256 != ours.sha256:
-        raise InputError(
-            f"{model.record.ref} has another tokenizer than {tokenizer.record.ref}, which made the tokens",
-            "Build tokens of the same corpus with the model as their `tokenizer`.",
-        )
-
-
-def corpus_texts(corpus: Path, split: str, number: int) -> list[bytes]:
-    """UTF-8 bytes of the documents of a split, in corpus order. Raises InputError where there are not `number`."""
+def corpus_texts(corpus: Path, split: str) -> list[bytes]:
+    """UTF-8 bytes of the documents of a split of a corpus folder, in corpus order."""
     parts = sorted((corpus / split).glob("part-*.parquet"))
-    texts = [text.encode() for part in parts for text in parquet.read_table(part, columns=["text"])["text"].to_pylist()]
-    if len(texts) != number:
-        raise InputError(
-            f"the token store has {number} documents of {split}, its corpus {len(texts)}", "Build it again."
-        )
-    return texts
+    return [text.encode() for part in parts for text in parquet.read_table(part, columns=["text"])["text"].to_pylist()]
 
 
 def write_results(

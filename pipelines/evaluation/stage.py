@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -29,7 +28,7 @@ from cluster.spec import convert
 from cluster.specs import EvaluationSpec, PretrainSpec
 from pipelines.evaluation.loss import document_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte
-from pipelines.evaluation.perplexity import write_results
+from pipelines.evaluation.perplexity import corpus_texts, write_results
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stream, token_sources
@@ -93,9 +92,8 @@ def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
 
 
 def heldout_texts(corpus: Path) -> list[bytes]:
-    """UTF-8 bytes of the held-out documents of a corpus folder, in corpus order."""
-    parts = sorted((corpus / "heldout").glob("part-*.parquet"))
-    texts = [text.encode() for part in parts for text in parquet.read_table(part, columns=["text"])["text"].to_pylist()]
+    """UTF-8 bytes of the held-out documents of a corpus folder, in corpus order. Raises InputError for none."""
+    texts = corpus_texts(corpus, "heldout")
     if not any(texts):
         raise InputError(f"{corpus}/heldout holds no text", "Raise corpus.heldout_fraction or the corpus's size.")
     return texts

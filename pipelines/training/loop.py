@@ -1,7 +1,7 @@
 """The training loop: steps, log lines, checkpoints, validation. It knows neither stages nor clusters nor ZeRO.
 
-Everything random or ordered is a function of (seed, step), so that the state of a run is the engine's plus one
-number. What wall time decides (when to save) never touches the numbers.
+Everything random or ordered is a function of (seed, step), so that the state of a run is the engine's, the step, and
+what its policy for bad steps remembers. What wall time decides (when to save) never touches the numbers.
 """
 
 from __future__ import annotations

@@ -155,15 +155,20 @@ def require_objective(family: str, objective: str, field: str = "pretrain.model"
         )
 
 
-def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact, objectives: Iterable[str]) -> None:
-    """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions;
-    SpecError where it does not learn the objectives."""
+def require_tokenizer(model: Artifact, tokenizer: Artifact) -> None:
+    """Raise InputError where a model's tokenizer is not the one that made some tokens, file for file."""
     theirs, ours = (one.record.files.get(TOKENIZER_FILE) for one in (model, tokenizer))
     if theirs is None or ours is None or theirs.sha256 != ours.sha256:
         raise InputError(
             f"{model.record.ref} has another tokenizer than {tokenizer.record.ref}, which made the tokens",
-            "Pass the model as `tokenizer` of the tokens as well.",
+            "Build tokens of the same corpus with the model as their `tokenizer`.",
         )
+
+
+def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact, objectives: Iterable[str]) -> None:
+    """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions;
+    SpecError where it does not learn the objectives."""
+    require_tokenizer(model, tokenizer)
     config = json.loads(model.location.read_bytes("config.json"))
     for objective in objectives:
         require_objective(config["model_type"], objective, f"the input `model`, {model.record.ref}")

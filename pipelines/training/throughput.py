@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import time
 from dataclasses import dataclass, field
@@ -11,36 +10,12 @@ from typing import Any
 import torch
 
 from cluster import metrics
-
-# Dense peak of tensor cores in bf16 (of the T4, which has none, in fp16), FLOP/s, from the vendors' data sheets, by
-# words of the device's name; the first that fits counts. MFU is of this peak in every precision.
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200 NVL": 835.5e12,
-    "H200": 989.5e12,
-    "GH200": 989.5e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835.5e12,
-    "H100": 989.5e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10": 125e12,
-    "RTX 4090$": 165.2e12,
-    "T4": 65e12,
-    "MI300X": 1307.4e12,
-}
+from cluster.hardware import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Peak FLOP/s of a device, or None where it is not known (every CPU)."""
     return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-
-
-def peak_of(name: str) -> float | None:
-    """Peak FLOP/s of a device by its name as PyTorch gives it, such as `NVIDIA H100 80GB HBM3`; None if not known."""
-    return next((peak for words, peak in PEAK_FLOPS.items() if re.search(rf"\b{words}(?!\w)", name)), None)
 
 
 def flops_per_token(parameters: int, layers: int, hidden_size: int, sequence_length: int) -> float:

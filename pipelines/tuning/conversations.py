@@ -70,7 +70,7 @@ def build(ctx: Context[ConversationsSpec]) -> dict[str, Any]:
 
 def read_conversations(folder: Path, split: str) -> list[Row]:
     """The rows of a split (`id`, `messages`, `source`, `license`) of a conversations folder, in their order."""
-    return read_lines(folder / f"{split}.jsonl")
+    return read_lines(Location(folder), f"{split}.jsonl")
 
 
 def without_duplicates(
@@ -96,9 +96,8 @@ def without_duplicates(
     return kept, duplicates
 
 
-def read_lines(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+def read_lines(place: Location, name: str) -> list[Row]:
+    return [json.loads(line) for line in place.read_bytes(name).splitlines()]
 
 
 def write_lines(output: Location, name: str, rows: list[Row]) -> None:

@@ -190,7 +190,7 @@ def test_a_bad_pair_is_named(record: dict[str, Any], reason: str, store: Store, 
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, [*good, record])))
     made = build(PreferencesSpec(source="file", path=str(path)), {}, store=store, name="x")
-    [rejected] = read_lines(made.local() / "rejected.jsonl")
+    [rejected] = read_lines(made.location, "rejected.jsonl")
     assert (rejected["id"], rejected["line"]) == ("pairs.jsonl:31", 31)
     assert reason in rejected["reason"]
     with pytest.raises(InputError, match=r"1 of 31 .* the first in line 31: .*preferences\.max_bad_fraction"):

@@ -12,8 +12,7 @@ from cluster.artifact import Artifact
 from cluster.errors import InputError, NotReadyError
 from cluster.pipeline import build
 from cluster.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
-from cluster.specs import BenchmarkSpec, PretrainedSpec
-from cluster.store import Store
+from cluster.specs import BenchmarkSpec
 from tests.conftest import SHARED_DATA
 
 QUESTIONS = 8
@@ -22,14 +21,6 @@ pytest.importorskip("lm_eval")
 for name in (ARC_FILE, WIKITEXT_FILE):
     if not (SHARED_DATA / name).exists():
         pytest.skip(f"{SHARED_DATA / name} is missing", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    try:
-        return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
-    except NotReadyError as error:
-        pytest.skip(str(error))
 
 
 def write_beginning(folder: Path) -> None:

@@ -18,7 +18,7 @@ from cluster.results import Outcome, Result, Results, aggregate, encode_outcomes
 from cluster.specs import BenchmarkSpec
 from cluster.store import Store
 from tests.cli.command import ctl
-from tests.evaluation.made import make
+from tests.made import make
 
 ACC, PERPLEXITY = ("toy", "acc"), ("toy", "word_perplexity")
 

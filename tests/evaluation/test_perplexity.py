@@ -21,7 +21,7 @@ from cluster.errors import InputError
 from cluster.pipeline import build
 from cluster.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
-from tests.evaluation.made import make
+from tests.made import make
 
 TEXTS = ["aé" * 20, "b", "cde" * 9]
 EOS, VOCAB = 0, 300

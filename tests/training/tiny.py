@@ -8,41 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from cluster import spec as specs
-from cluster.artifact import Artifact, Code, Parent, Record
+from cluster.artifact import Artifact
 from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
 from tests.core.toys import WordsSpec
+from tests.made import make
 
 VOCAB = 64
 EOS = 0
 LENGTH = 32
 MARKERS = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")  # their ids follow the words'
-
-
-def _commit(store: Store, spec: Any, parents: dict[str, Artifact], files: dict[str, bytes]) -> Artifact:
-    fingerprint = specs.fingerprint(spec, {name: a.fingerprint for name, a in parents.items()})
-    if found := store.find(spec.kind, fingerprint):
-        return found
-    staging = store.staging(spec.kind, "tiny", fingerprint)
-    for name, data in files.items():
-        staging.write_bytes(name, data)
-    record = Record(
-        kind=spec.kind,
-        name="tiny",
-        fingerprint=fingerprint,
-        revision=spec.revision,
-        spec=specs.fields(spec),
-        parents={n: Parent(a.kind, a.name, a.fingerprint) for n, a in parents.items()},
-        scaling={},
-        code=Code("", ""),
-        versions={},
-        started_at="2026-01-01T00:00:00+00:00",
-        duration_seconds=0.0,
-        metrics={},
-        files={},
-    )
-    return store.commit(record, staging)
 
 
 def _split(rng: np.random.Generator, documents: int) -> tuple[bytes, bytes, dict[str, Any]]:
@@ -76,7 +51,7 @@ def make_tokens(
     definition = tokenizer_json() if markers else b'{"model": "tiny"}'
     special = MARKERS if markers else ()
     tokenizer = {"tokenizer.json": definition, "tokenizer_config.json": b"{}"}
-    parent = _commit(store, TokenizerSpec(special_tokens=special), {}, tokenizer)
+    parent = make(store, TokenizerSpec(special_tokens=special), {}, tokenizer, "tiny")
     rng = np.random.default_rng(list(corpus.encode()))
     files, splits = {}, {}
     for split, number in (("train", documents), ("heldout", documents // 10)):
@@ -94,8 +69,8 @@ def make_tokens(
     files["index.json"] = json.dumps(index).encode()
     parents = {"tokenizer": parent}
     if corpus:
-        parents["corpus"] = _commit(store, WordsSpec(words=(corpus,)), {}, {"0.txt": corpus.encode()})
-    return _commit(store, TokensSpec(sequence_length=length), parents, files)
+        parents["corpus"] = make(store, WordsSpec(words=(corpus,)), {}, {"0.txt": corpus.encode()}, "tiny")
+    return make(store, TokensSpec(sequence_length=length), parents, files, "tiny")
 
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}

@@ -89,7 +89,7 @@ def test_docstrings(corpus: Artifact, store: Store, tmp_path: Path) -> None:
     answers = {row["messages"][1]["content"] for row in rows["train"] if "asked" in row["messages"][0]["content"]}
     assert len(answers) == sum("asked" in request for request in requests["train"]) > 10
 
-    listed = read_lines(made.local() / "rejected.jsonl")
+    listed = read_lines(made.location, "rejected.jsonl")
     assert len(listed) == flow["rejected"] + flow["duplicates"]
     kept = {row["id"] for split in rows for row in rows[split]}
     for row in listed:
@@ -216,7 +216,7 @@ def test_a_bad_record_is_named(line: str, reason: str, store: Store, tmp_path: P
     path.write_bytes("\n".join([*good[:20], "", line, *good[20:]]).encode("utf-8", "surrogateescape"))
     spec = ConversationsSpec(source="file", path=str(path), format="prompt-response")
     made = build(spec, {}, store=store, name="x")
-    [rejected] = read_lines(made.local() / "rejected.jsonl")
+    [rejected] = read_lines(made.location, "rejected.jsonl")
     assert (rejected["id"], rejected["line"]) == ("records.jsonl:21", 22)
     assert reason in rejected["reason"]
     strict = ConversationsSpec(source="file", path=str(path), format="prompt-response", max_bad_fraction=0.02)

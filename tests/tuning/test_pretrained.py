@@ -21,14 +21,6 @@ from tests.conftest import ROOT
 from tests.tuning.tokenizers import by_hand
 
 
-@pytest.fixture(scope="module")
-def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    try:
-        return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
-    except NotReadyError as error:
-        pytest.skip(str(error))
-
-
 def test_a_gguf_model_out_of_a_package_answers(smollm2_model: Artifact) -> None:
     folder = smollm2_model.local()
     assert smollm2_model.metrics == {

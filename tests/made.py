@@ -1,0 +1,20 @@
+"""Artifacts out of given files, as if a stage had made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.artifact import Artifact
+from cluster.draft import Draft
+from cluster.spec import Spec
+from cluster.store import Store
+
+
+def make(store: Store, spec: Spec, parents: Mapping[str, Artifact], files: Mapping[str, bytes], name: str) -> Artifact:
+    """The artifact with these files, made or found."""
+    draft = Draft.of(spec, dict(parents), store, name)
+    if found := draft.finished():
+        return found
+    for file, data in files.items():
+        draft.location.write_bytes(file, data)
+    return store.commit(draft.record, draft.location)
