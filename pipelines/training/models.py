@@ -120,6 +120,14 @@ def load_model(folder: Path) -> Any:
     return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32))
 
 
+def read_configuration(folder: Path) -> Any:
+    """The transformers configuration of a Hugging Face folder, of our own family too."""
+    from transformers import AutoConfig
+
+    _make_known(json.loads((folder / "config.json").read_bytes())["model_type"])
+    return AutoConfig.from_pretrained(folder)
+
+
 def _class_for(family: str) -> Any:
     """The `Auto` class that makes models of a family with the head of the objective that they learn."""
     import transformers

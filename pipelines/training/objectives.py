@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipelines.training.ulysses import Chunk
+
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
 
 
@@ -73,6 +75,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.model = model
         self.half = HALVES.get(precision)
+        self.chunk = Chunk()  # what the model tells the logits of
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def tell(self, *sums: Tensor) -> None:
@@ -112,8 +115,11 @@ class LanguageModel(Objective):
         return found | ({"position_ids": packed.positions} if self.has_positions else {})
 
     def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none."""
-        logits, labels = logits.float().flatten(0, 1), labels.flatten()
+        """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none.
+
+        Where workers share sequences, the labels are whole and the logits those of this rank's chunk.
+        """
+        logits, labels = logits.float().flatten(0, 1), self.chunk.of(labels, -100).flatten()
         cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
         if not (self.training and self.names):
             return cross_entropy
