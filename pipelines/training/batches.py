@@ -1,8 +1,9 @@
 """Which samples a rank trains on in a step: arithmetic on the step, so that no loader state exists to be lost.
 
 Step s takes the positions of the run's order that follow those of the steps before it, as many as its global batch
-has sequences; rank r takes the r-th of `num_workers` equal slices (ranks that share sequences take the same one).
-Neither workers nor accumulation change what a step sees. Every kind of training brings a `Source` of such batches; the loop is the same for all.
+has sequences; rank r takes the r-th of `num_workers` equal slices (ranks that share sequences take one together).
+Neither workers nor accumulation change what a step sees. Every kind of training brings a `Source` of such batches; the
+loop is the same for all.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ Batch: TypeAlias = Tensor | dict[str, Tensor]  # the first dimension is the sequ
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers, or on
-    each group of `sequence_parallel_size` neighbours among them, which share their sequences.
+    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers, or
+    on each group of `sequence_parallel_size` neighbours among them, which share their sequences.
 
     Smaller batches at the beginning, where `sizes` has them, are split alike into fewer passes.
     """

@@ -58,7 +58,9 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         )
         for objective in ctx.spec.shares:
             require_objective(config.model_type, objective)
-    lengths = {"tokens": store.sequence_length} | {f"validation_{n}": other.sequence_length for n, other in others.items()}
+    lengths = {"tokens": store.sequence_length} | {
+        f"validation_{n}": other.sequence_length for n, other in others.items()
+    }
     check_shared(ctx.scaling.sequence_parallel_size, ctx.spec.shares, config, lengths)
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
     stream = open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)

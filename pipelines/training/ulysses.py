@@ -1,7 +1,7 @@
 """Sequence parallelism: neighbouring workers share every sequence (DeepSpeed Ulysses, arXiv:2309.14509).
 
-Each computes one chunk of the positions. Only attention needs them all: an all-to-all makes whole sequences of some heads
-of the chunks of all heads, the mask of whole sequences keeps documents apart as ever, and a second all-to-all goes back.
+Each computes one chunk of the positions. Only attention needs them all: an all-to-all turns chunks of all heads into
+whole sequences of some heads, their mask keeps documents apart as ever, and a second all-to-all turns the result back.
 To ZeRO every worker is data-parallel: chunks' gradients add up as sequences' do. (DeepSpeed's own module for
 transformers leaves the mask out, so that packed documents would see each other.)
 """
@@ -34,7 +34,7 @@ class Chunk:
     size: int = 1
 
     def of(self, whole: Tensor, fill: int = 0) -> Tensor:
-        """The rank's positions of a tensor (batch, length); behind its end stand as many `fill` as the last one lacks."""
+        """The rank's positions of a tensor (batch, length), lengthened by `fill` to a multiple of `size`."""
         if self.size == 1:
             return whole
         return F.pad(whole, (0, -whole.size(1) % self.size), value=fill).chunk(self.size, dim=1)[self.number]
@@ -75,10 +75,11 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: `query`, `key` and `value` are (batch, heads, chunk, head size).
 
-    The mask, of whole sequences, is (batch, 1, length, length); None is causal. Returns (batch, chunk, heads, head size).
-    Where the workers do not divide the key/value heads, these are repeated until they do.
+    The mask, of whole sequences, is (batch, 1, length, length); None is causal. Where the workers do not divide the
+    key/value heads, these are repeated until they do. Returns (batch, chunk, heads, head size).
     """
-    workers, batch, chunk, head_size = group.size(), *query[:, 0].shape
+    workers: int = group.size()
+    batch, _, chunk, head_size = query.shape
     key, value = (_repeated(heads, math.lcm(heads.size(1), workers)) for heads in (key, value))
     # Under autocast rotary positions leave fp32 behind, which attention would make half of again.
     parts = [heads.to(value.dtype).unflatten(1, (workers, -1)) for heads in (query, key, value)]
