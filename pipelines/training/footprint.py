@@ -41,7 +41,10 @@ class Footprint:
         return self.fixed_bytes + micro_batch_size * self.sequence_bytes
 
     def shared(self, workers: int) -> Footprint:
-        """The footprint on each of so many workers that share every sequence."""
+        """The footprint on each of so many workers that share every sequence.
+
+        Each layer keeps its attention's result a second time then, which is not counted.
+        """
         divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
         return replace(self, sequence_bytes=divided + self.mask_bytes)
 

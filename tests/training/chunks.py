@@ -1,7 +1,7 @@
 """A tiny model's logits and losses on batches, whole and shared by forked gloo ranks: `python chunks.py ROOT RANKS`.
 
 Reads ROOT/batches.pt, tensors (batch, length + 1) by name; every rank leaves ROOT/RANK.pt: by name, the logits and the
-loss of the whole batch, and those of its chunk.
+loss of the whole batch, and those of its chunk; `saved_bytes` for the backward pass of the first batch, in both.
 """
 
 from __future__ import annotations
@@ -35,12 +35,26 @@ def rank_main(rank: int, root: str, ranks: int) -> None:
         with torch.no_grad():
             losses = {name: objective(batch) for name, batch in batches.items()}
         found = {name: (logits[number], loss) for number, (name, loss) in enumerate(losses.items())}
-        logits.clear()
         return found
 
-    whole = look()
+    def saved_bytes() -> int:
+        weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+        saved: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            objective(next(iter(batches.values())))
+        return sum(storage.nbytes() for storage in saved.values())
+
+    found = {"whole": look(), "whole_bytes": saved_bytes()}
+    logits.clear()
     objective.chunk = share_sequences(objective.model, ranks)
-    torch.save({"whole": whole, "chunk": look()}, f"{root}/{rank}.pt")
+    torch.save(found | {"chunk": look(), "chunk_bytes": saved_bytes()}, f"{root}/{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -23,6 +23,9 @@ from cluster.spec import convert
 from cluster.specs import RewardSpec, ScalingSpec
 from cluster.store import Store
 from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.footprint import trace
+from pipelines.training.models import configuration
+from tests.training.chunks import OVERRIDES
 from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain
 
 STEPS = 5
@@ -201,6 +204,19 @@ def test_documents_do_not_see_each_other_across_chunks(chunks: list[dict[str, An
     packed, other = (torch.cat([found["chunk"][name][0] for found in chunks], dim=1) for name in ("packed", "other"))
     assert torch.equal(packed[:, SECOND:], other[:, SECOND:])
     assert not torch.isclose(packed[:, LENGTH // 2 : SECOND], other[:, LENGTH // 2 : SECOND]).any()
+
+
+def test_a_shared_pass_keeps_what_sizing_says(chunks: list[dict[str, Any]]) -> None:
+    """But for the attention's result, which is kept before and after it is exchanged: a twentieth of it all here."""
+    workers, number = len(chunks), 2
+    config = configuration("llama-1m", OVERRIDES, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=EOS)
+    footprint = trace(config, pretrain(STEPS), LENGTH)
+    gradients_and_tokens, mask = number * LENGTH * (2 * 4 * VOCAB + 8), number * LENGTH**2
+    whole = footprint.activations_bytes(number) - gradients_and_tokens - mask
+    shared = footprint.shared(workers).activations_bytes(number) - gradients_and_tokens // workers - mask
+    for found in chunks:
+        assert found["whole_bytes"] == pytest.approx(whole, rel=0.005)
+        assert found["chunk_bytes"] == pytest.approx(shared, rel=0.06)
 
 
 def plan_of(**scaling: Any) -> BatchPlan:
