@@ -120,12 +120,13 @@ def load_model(folder: Path) -> Any:
     return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32))
 
 
-def read_configuration(folder: Path) -> Any:
-    """The transformers configuration of a Hugging Face folder, of our own family too."""
+def read_configuration(model: Artifact) -> Any:
+    """The transformers configuration of a model, of our own family too, without a look at its weights."""
     from transformers import AutoConfig
 
-    _make_known(json.loads((folder / "config.json").read_bytes())["model_type"])
-    return AutoConfig.from_pretrained(folder)
+    fields = json.loads(model.location.read_bytes("config.json"))
+    _make_known(fields["model_type"])
+    return type(AutoConfig.for_model(fields["model_type"])).from_dict(fields)
 
 
 def _class_for(family: str) -> Any:

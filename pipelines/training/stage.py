@@ -47,7 +47,7 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
     config: Any
     if model := ctx.inputs.get("model"):
         require_fit(model, store, next(iter(token_sources(tokens).values())).parent("tokenizer"), ctx.spec.shares)
-        config = read_configuration(model.local())
+        config = read_configuration(model)
     else:
         config = configuration(
             ctx.spec.model,

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._functional_collectives import all_to_all_single  # the one that has a gradient
 from torch.nn import functional as F
 
 from cluster.errors import SpecError
@@ -100,8 +101,6 @@ def _repeated(heads: Tensor, number: int) -> Tensor:
 
 def _exchange(pieces: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Piece i of the first dimension goes to rank i of the group, whose pieces arrive in the order of ranks."""
-    from torch.distributed._functional_collectives import all_to_all_single  # the one with a gradient
-
     return all_to_all_single(pieces.contiguous(), None, None, group)
 
 

@@ -20,13 +20,14 @@ from cluster.location import Location
 from cluster.metrics import LOSS, TOKENS, read
 from cluster.sizing import predict
 from cluster.spec import convert
-from cluster.specs import RewardSpec, ScalingSpec
+from cluster.specs import PretrainedSpec, PretrainSpec, RewardSpec, ScalingSpec
 from cluster.store import Store
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.footprint import trace
 from pipelines.training.models import configuration
+from tests.made import make
 from tests.training.chunks import OVERRIDES
-from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain
+from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, tokenizer_json
 
 STEPS = 5
 ROUNDS = Path(__file__).with_name("rounds.py")
@@ -250,6 +251,16 @@ def test_what_cannot_be_shared_is_refused(
         build(spec, inputs, store=store, scaling=ScalingSpec(**(TWO | scaling)), name="tiny")
     with pytest.raises(SpecError, match=words):
         predict(Step("pretrain", spec, inputs, ""), store, ScalingSpec(**(TWO | scaling)), named("a10"))
+
+
+def test_a_model_to_go_on_from_is_checked_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    config = {"model_type": "llama", **LLAMA, "max_position_embeddings": LENGTH, "vocab_size": VOCAB}
+    files = {"config.json": json.dumps(config).encode(), "tokenizer.json": tokenizer_json()}
+    inputs = {"tokens": make_tokens(store, markers=True), "model": make(store, PretrainedSpec(), {}, files, "tiny")}
+    spec = PretrainSpec(global_batch_size=BATCH)
+    with pytest.raises(SpecError, match="8 does not divide the model's 4 attention heads"):
+        build(spec, inputs, store=store, scaling=ScalingSpec(num_workers=8, sequence_parallel_size=8), name="tiny")
 
 
 def test_it_divides_the_workers() -> None:
