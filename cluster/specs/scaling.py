@@ -16,7 +16,10 @@ class ScalingSpec(Spec, frozen=True):
     kind: ClassVar[str] = "scaling"
 
     num_workers: Annotated[int, Meta(ge=1)] = 2
-    """Training workers (data-parallel ranks)."""
+    """Training workers (data-parallel ranks, but for `sequence_parallel_size`)."""
+    sequence_parallel_size: Annotated[int, Meta(ge=1)] = 1
+    """Neighbouring workers that share every sequence, for long ones (DeepSpeed Ulysses, arXiv:2309.14509): each has as
+    large a part of the activations. It divides `num_workers`, the sequence length and the attention heads."""
     cpus_per_worker: Annotated[float, Meta(gt=0)] = 1.0
     """CPU cores that each training worker reserves and uses as threads."""
     gpus_per_worker: Annotated[float, Meta(ge=0)] = 0.0
@@ -24,7 +27,8 @@ class ScalingSpec(Spec, frozen=True):
     data_workers: Annotated[int, Meta(ge=1)] = 2
     """Parallel tasks of the data stages (reading, cleaning, tokenizing)."""
     micro_batch_size: Annotated[int, Meta(ge=1)] | None = None
-    """Sequences per forward pass and worker; None takes global_batch_size / num_workers at once."""
+    """Sequences per forward pass and worker (or group of workers that share them); None takes at once what there are of
+    global_batch_size for each."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (0 nothing, 1 optimizer, 2 gradients, 3 parameters)."""
     offload_optimizer: Literal["none", "cpu"] = "none"
@@ -65,6 +69,12 @@ class ScalingSpec(Spec, frozen=True):
     """A training worker is named slow above so many times the median of all workers' times."""
 
     def check(self) -> None:
+        if self.num_workers % self.sequence_parallel_size:
+            raise SpecError(
+                f"scaling.sequence_parallel_size: {self.sequence_parallel_size} does not divide the {self.num_workers} "
+                "workers of scaling.num_workers",
+                f"Set it to a divisor of {self.num_workers}.",
+            )
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
         if self.offload_optimizer != "none" and self.zero_stage == 0:

@@ -1,8 +1,9 @@
 """Which samples a rank trains on in a step: arithmetic on the step, so that no loader state exists to be lost.
 
 Step s takes the positions of the run's order that follow those of the steps before it, as many as its global batch
-has sequences; rank r takes the r-th of `num_workers` equal slices. Neither workers nor accumulation change what a step
-sees. Every kind of training brings a `Source` of such batches; the loop is the same for all.
+has sequences; rank r takes the r-th of `num_workers` equal slices (ranks that share sequences take one together).
+Neither workers nor accumulation change what a step sees. Every kind of training brings a `Source` of such batches; the
+loop is the same for all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from cluster import metrics
 from cluster.errors import SpecError
-from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
+from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream
 from pipelines.training.batch_sizes import BatchSizes
@@ -32,7 +33,8 @@ Batch: TypeAlias = Tensor | dict[str, Tensor]  # the first dimension is the sequ
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers.
+    """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers, or
+    on each group of `sequence_parallel_size` neighbours among them, which share their sequences.
 
     Smaller batches at the beginning, where `sizes` has them, are split alike into fewer passes.
     """
@@ -43,6 +45,16 @@ class BatchPlan:
     accumulation: int
     steps: int
     sizes: BatchSizes
+    sequence_parallel_size: int = 1
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of workers that see the same sequences: the data-parallel ranks."""
+        return self.num_workers // self.sequence_parallel_size
+
+    def group(self, rank: int) -> int:
+        """The group that a rank is of."""
+        return rank // self.sequence_parallel_size
 
     @property
     def num_positions(self) -> int:
@@ -56,28 +68,35 @@ class BatchPlan:
 
     def positions(self, step: int, rank: int) -> tuple[int, int]:
         """First and last-plus-one position of a rank in a step."""
-        share = self.sizes.size(step) // self.num_workers
-        start = self.sizes.before(step) + rank * share
+        share = self.sizes.size(step) // self.num_groups
+        start = self.sizes.before(step) + self.group(rank) * share
         return start, start + share
 
 
 def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchPlan:
-    """Raises SpecError where the global batch, or the first of a growing one, does not divide."""
-    sizes, workers = BatchSizes.of(spec), scaling.num_workers
-    if sizes.start % workers:
+    """Raises SpecError where the global batch, or the first of a growing one, does not divide, and for a stage whose
+    sequences cannot be shared."""
+    sizes, size = BatchSizes.of(spec), scaling.sequence_parallel_size
+    groups = scaling.num_workers // size
+    if size > 1 and not isinstance(spec, PretrainSpec | SftSpec):
+        raise SpecError(f"scaling.sequence_parallel_size: {spec.kind} does not share sequences", "Set it to 1.")
+    if sizes.start % groups:
         name = "start_batch_size" if sizes.start < sizes.final else "global_batch_size"
         raise SpecError(
-            f"{spec.kind}.{name}: {sizes.start} sequences do not divide among {workers} workers",
-            f"Set scaling.num_workers to a divisor of {sizes.start}, or change the batch (which changes the model).",
+            f"{spec.kind}.{name}: {sizes.start} sequences do not divide among {groups} "
+            + ("workers" if size == 1 else f"groups of {size} workers"),
+            f"Set scaling.num_workers to {'' if size == 1 else f'{size} times '}a divisor of {sizes.start}, "
+            "or change the batch (which changes the model).",
         )
-    share = sizes.start // workers
+    share = sizes.start // groups
     micro = scaling.micro_batch_size or share
     if share % micro:
         raise SpecError(
             f"scaling.micro_batch_size: {micro} does not divide the {share} sequences of a worker's step",
             f"Take a divisor of {share}, such as {max(d for d in range(1, min(micro, share) + 1) if share % d == 0)}.",
         )
-    return BatchPlan(sizes.final, workers, micro, sizes.final // workers // micro, steps, sizes)
+    accumulation = sizes.final // groups // micro
+    return BatchPlan(sizes.final, scaling.num_workers, micro, accumulation, steps, sizes, size)
 
 
 def pretrain_steps(spec: PretrainSpec, sequence_length: int) -> int:
@@ -126,8 +145,8 @@ class Source:
 
         Under ZeRO 3 ranks must make equally many passes: one that has nothing left repeats and counts nothing.
         """
-        share = -(-count // self.plan.num_workers)
-        first = self.rank * share
+        share = -(-count // self.plan.num_groups)
+        first = self.plan.group(self.rank) * share
         for start in range(0, share, self.plan.micro_batch):
             samples = list(range(first + start, min(first + min(start + self.plan.micro_batch, share), count)))
             yield (samples, True) if samples else ([0], False)
@@ -202,6 +221,7 @@ class TokenBatches(Source):
                     if counts:
                         summed[:, number, column] += torch.tensor([float(found[0]), float(count_labels(batch))])
         dist.all_reduce(summed)
+        summed[1] /= self.plan.sequence_parallel_size  # each of those who share a sequence counted all of its labels
         return (summed[0] / summed[1].clamp(min=1)).tolist()
 
     def heldout_batch(self, store: TokenStore, samples: list[int], objective: str) -> Batch:

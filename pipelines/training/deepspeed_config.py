@@ -63,7 +63,8 @@ def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, 
     derived = {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.global_batch,
+        # DeepSpeed takes a group of workers that share sequences for as many with sequences of their own.
+        "train_batch_size": plan.global_batch * plan.sequence_parallel_size,
         # Without ZeRO, DeepSpeed clips but does not tell the norm: then the engine does both.
         "gradient_clipping": spec.max_grad_norm if scaling.zero_stage else 0.0,
         # DeepSpeed asks for an even number.

@@ -7,7 +7,7 @@ kernel and the precision. A sequence more costs the same as the one before it, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.specs import TrainingSpec
@@ -24,7 +24,7 @@ STATE_BYTES = {"adamw": 2 * FP32, "adamw8bit": 2 + 2 * FP32 / 256, "muon": FP32,
 @dataclass(frozen=True)
 class Footprint:
     """Parameters, those of them that Muon updates, and bytes: of the optimizer's state, and of activations, `fixed` and
-    for each sequence.
+    for each sequence; of the latter `mask_bytes` (copies included) are not divided among workers that share it.
 
     Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
     every ZeRO stage.
@@ -35,9 +35,18 @@ class Footprint:
     state_bytes: int
     fixed_bytes: int
     sequence_bytes: int
+    mask_bytes: int = 0
 
     def activations_bytes(self, micro_batch_size: int) -> int:
         return self.fixed_bytes + micro_batch_size * self.sequence_bytes
+
+    def shared(self, workers: int) -> Footprint:
+        """The footprint on each of so many workers that share every sequence.
+
+        Each layer keeps its attention's result a second time then, which is not counted.
+        """
+        divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
+        return replace(self, sequence_bytes=divided + self.mask_bytes)
 
 
 def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) -> Footprint:
@@ -50,17 +59,18 @@ def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) ->
 
     with torch.random.fork_rng(devices=[]), FakeTensorMode():
         model = build_model(config, spec.seed)
-        one, two = (_saved_bytes(model, spec, micro_batch_size, sequence_length) for micro_batch_size in (1, 2))
+        (one, mask), (two, _) = (_saved_bytes(model, spec, number, sequence_length) for number in (1, 2))
         groups = build_optimizer(model, spec).param_groups
         of_rules = {rule: [p for g in groups if g["rule"] == rule for p in g["params"]] for rule in STATE_BYTES}
         state = sum(STATE_BYTES[rule] * p.numel() for rule, held in of_rules.items() for p in held)
         state += sum(FP32 * (sum(p.shape) if p.ndim == 2 else p.numel()) for p in of_rules["adafactor"])
         muon = sum(p.numel() for p in of_rules["muon"])
-        return Footprint(count_parameters(model), muon, int(state), 2 * one - two, two - one)
+        return Footprint(count_parameters(model), muon, int(state), 2 * one - two, two - one, mask)
 
 
-def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> int:
-    """Bytes that forward and backward pass of a micro-batch need at their peak besides weights and gradients.
+def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> tuple[int, int]:
+    """Bytes that forward and backward pass of a micro-batch need at their peak besides weights and gradients; and those
+    of them that the mask and what is made of it take.
 
     That is at the beginning of the backward pass: all that was saved, and the logits, which became their own gradient.
     """
@@ -83,11 +93,14 @@ def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence
         given["use_cache"] = False
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     saved: dict[int, torch.UntypedStorage] = {}  # held, or another tensor would get the same address
+    masks: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
             saved[storage._cdata] = storage
+            if tensor.shape == mask.shape:
+                masks[storage._cdata] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -95,4 +108,5 @@ def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence
         with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
             logits = model(tokens, **given).logits
     inputs = mask.nbytes + tokens.nbytes
-    return sum(storage.nbytes() for storage in saved.values()) + logits.nbytes + inputs
+    found = sum(storage.nbytes() for storage in saved.values()) + logits.nbytes + inputs
+    return found, sum(masks.values()) + mask.nbytes

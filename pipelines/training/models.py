@@ -120,6 +120,15 @@ def load_model(folder: Path) -> Any:
     return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32))
 
 
+def read_configuration(model: Artifact) -> Any:
+    """The transformers configuration of a model, of our own family too, without a look at its weights."""
+    from transformers import AutoConfig
+
+    fields = json.loads(model.location.read_bytes("config.json"))
+    _make_known(fields["model_type"])
+    return type(AutoConfig.for_model(fields["model_type"])).from_dict(fields)
+
+
 def _class_for(family: str) -> Any:
     """The `Auto` class that makes models of a family with the head of the objective that they learn."""
     import transformers

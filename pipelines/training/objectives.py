@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.training.cross_entropy import cross_entropy
+from pipelines.training.ulysses import Chunk
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
 
@@ -74,6 +75,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.model = model
         self.half = HALVES.get(precision)
+        self.chunk = Chunk()  # what the model tells the logits of
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def tell(self, *sums: Tensor) -> None:
@@ -113,9 +115,12 @@ class LanguageModel(Objective):
         return found | ({"position_ids": packed.positions} if self.has_positions else {})
 
     def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none."""
+        """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none.
+
+        Where workers share sequences, the labels are whole and the logits those of this rank's chunk.
+        """
         extra = (self.z_loss, self.label_smoothing) if self.training else ()
-        loss, entropy = cross_entropy(logits.flatten(0, 1), labels.flatten(), *extra)
+        loss, entropy = cross_entropy(logits.flatten(0, 1), self.chunk.of(labels, -100).flatten(), *extra)
         if self.training and self.names:
             self.tell(entropy)
         return loss

@@ -19,6 +19,7 @@ from pipelines.training.batches import plan_batches, pretrain_steps
 from pipelines.training.footprint import FP32, Footprint, trace
 from pipelines.training.models import configuration
 from pipelines.training.throughput import flops_per_token
+from pipelines.training.ulysses import check_shared
 
 BUCKET_ELEMENTS = 500_000_000  # at most, of DeepSpeed's reductions
 LIVE_ELEMENTS = 1_000_000_000  # of gathered weights under ZeRO 3, at most
@@ -58,14 +59,15 @@ def memory_of(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: boo
 
 
 def recommend(
-    footprint: Footprint, global_batch_size: int, workers: int, *, on_cpu: bool, memory_bytes: int
+    footprint: Footprint, global_batch_size: int, workers: int, groups: int, *, on_cpu: bool, memory_bytes: int
 ) -> Layout | None:
-    """The lowest ZeRO stage that fits, with the largest micro-batch that fits there; None where nothing does.
+    """The lowest ZeRO stage that fits, with the largest micro-batch that fits there; None where nothing does. `groups`
+    of workers have sequences of their own.
 
     The higher the stage, the more is sent (ZeRO 3: half as much again). Stage 1 sends what stage 0 does, and keeps
     less; one worker has nothing to share, and stage 0 spares it a second copy of the weights.
     """
-    share = global_batch_size // workers
+    share = global_batch_size // groups
     sizes = [size for size in range(share, 0, -1) if share % size == 0]
     for stage in (0,) if workers == 1 else (1, 2, 3):
         for size in sizes:
@@ -87,7 +89,11 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
         raise Unsized("offloading and activation checkpointing are not sized")
     config, sequence_length = _model(step)
     plan = plan_batches(spec, scaling, 1)
-    footprint = trace(config, spec, sequence_length)
+    objectives = spec.shares if isinstance(spec, PretrainSpec) else ()
+    lengths = {"tokens": sequence_length} if isinstance(spec, PretrainSpec) else {}
+    check_shared(scaling.sequence_parallel_size, objectives, config, lengths)
+    whole = trace(config, spec, sequence_length)
+    footprint = whole.shared(scaling.sequence_parallel_size)
     layout = Layout(scaling.zero_stage, plan.micro_batch)
     workers = scaling.num_workers
     layers, hidden = config.num_hidden_layers, config.hidden_size
@@ -99,10 +105,15 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
         layout=layout,
         memory=memory_of(footprint, layout, workers, on_cpu=hardware.on_cpu, accumulates=plan.accumulation > 1),
         flops_per_token=flops_per_token(footprint.parameters, layers, hidden, sequence_length),
-        activation_bytes_per_token=footprint.sequence_bytes / sequence_length,
+        activation_bytes_per_token=whole.sequence_bytes / sequence_length,
         tokens=_tokens(spec, sequence_length),
         recommended=recommend(
-            footprint, plan.global_batch, workers, on_cpu=hardware.on_cpu, memory_bytes=hardware.memory_bytes
+            footprint,
+            plan.global_batch,
+            workers,
+            plan.num_groups,
+            on_cpu=hardware.on_cpu,
+            memory_bytes=hardware.memory_bytes,
         ),
     )
 

@@ -17,8 +17,9 @@ from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.deepspeed_config import check_overrides
-from pipelines.training.models import configuration, require_fit, require_objective
+from pipelines.training.models import configuration, read_configuration, require_fit, require_objective
 from pipelines.training.samples import make_sampler
+from pipelines.training.ulysses import check_shared
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
 TOKENIZER_FILES = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template")
@@ -43,8 +44,10 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
                 "Raise corpus.heldout_fraction, or shorten tokens.sequence_length.",
             )
     store = next(iter(stores.values()))
+    config: Any
     if model := ctx.inputs.get("model"):
         require_fit(model, store, next(iter(token_sources(tokens).values())).parent("tokenizer"), ctx.spec.shares)
+        config = read_configuration(model)
     else:
         config = configuration(
             ctx.spec.model,
@@ -55,6 +58,10 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         )
         for objective in ctx.spec.shares:
             require_objective(config.model_type, objective)
+    lengths = {"tokens": store.sequence_length} | {
+        f"validation_{n}": other.sequence_length for n, other in others.items()
+    }
+    check_shared(ctx.scaling.sequence_parallel_size, ctx.spec.shares, config, lengths)
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
     stream = open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     make_sampler(ctx.spec, tokens, stream)

@@ -1,8 +1,8 @@
 """Which rank holds up the others: the time that each spends on work of its own, before ranks wait for each other.
 
 Training in lockstep, a slow rank makes all slow, and wall time says nothing of which. What a rank does alone is to
-fetch its batch and to run the forward pass, so that is what is timed. Under ZeRO 3 the forward pass itself gathers
-weights from all ranks, and only the fetching still tells.
+fetch its batch and to run the forward pass, so that is what is timed. Where the forward pass itself waits for other
+ranks (for weights under ZeRO 3, for heads where sequences are shared), only the fetching still tells.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ from pipelines.training.samples import make_sampler
 from pipelines.training.statistics import Statistics
 from pipelines.training.stragglers import Stragglers
 from pipelines.training.throughput import Clock, flops_per_token
+from pipelines.training.ulysses import share_sequences
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
     parts = recipe(work, dist.get_rank())
     model, config = parts.objective.model, parts.objective.model.config
     parameters = count_parameters(model)
+    if work.scaling.sequence_parallel_size > 1:
+        parts.objective.chunk = share_sequences(model, work.scaling.sequence_parallel_size)
     engine = Engine(parts.objective, build_optimizer(model, work.spec), work.spec, work.scaling, work.plan)
     flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)
     loop = Loop(

@@ -20,10 +20,11 @@ class AnswerLM(Objective):
     """Next-token prediction of marked tokens: tokens (batch, length + 1), learn (batch, length); losses in nats."""
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        inputs, labels = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+        inputs, labels = batch["tokens"][:, :-1], self.chunk.of(batch["tokens"][:, 1:])
+        learn = self.chunk.of(batch["learn"])
         with self.autocast(inputs):
             logits = self.model(inputs, use_cache=False).logits
-        return cross_entropy(logits[batch["learn"]], labels[batch["learn"]])[0]
+        return cross_entropy(logits[learn], labels[learn])[0]
 
 
 def sft(work: Work, rank: int) -> Parts:

@@ -21,6 +21,7 @@ from cluster.specs import SftSpec
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.stage import run_training
+from pipelines.training.ulysses import check_shared
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.sequences import Sequences
@@ -43,6 +44,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     if spec.adapter == "qlora" and ctx.scaling.zero_stage == 3:
         raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
     longest = longest_conversation(ctx)
+    check_shared(ctx.scaling.sequence_parallel_size, (), AutoConfig.from_pretrained(ctx.inputs["model"].local()), {})
     left_out: dict[str, int] = {}
 
     def plan() -> BatchPlan:

@@ -117,8 +117,8 @@ def test_advice_fits_divides_and_never_shards_more_for_more_memory(
     footprint: Footprint, share: int, workers: int, memory: int, more: int
 ) -> None:
     batch = share * workers
-    found = recommend(footprint, batch, workers, on_cpu=False, memory_bytes=memory)
-    richer = recommend(footprint, batch, workers, on_cpu=False, memory_bytes=memory + more)
+    found = recommend(footprint, batch, workers, workers, on_cpu=False, memory_bytes=memory)
+    richer = recommend(footprint, batch, workers, workers, on_cpu=False, memory_bytes=memory + more)
     if found is None:
         return
     assert share % found.micro_batch_size == 0

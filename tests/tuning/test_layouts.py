@@ -23,18 +23,20 @@ def case(adapter: str, **scaling: Any) -> dict[str, Any]:
     return {"spec": {"adapter": adapter}, "scaling": scaling}
 
 
+ADAPTERS = {"all": "none", "lora": "lora", "qlora": "qlora"}
 TWO_RANKS = {
     "all": case("none"),
     "all-micro2": case("none", micro_batch_size=2),
     "all-zero3": case("none", zero_stage=3),
     **{f"lora-zero{stage}": case("lora", zero_stage=stage) for stage in range(4)},
     **{f"qlora-zero{stage}": case("qlora", zero_stage=stage) for stage in range(3)},
+    **{f"{name}-shared": case(adapter, sequence_parallel_size=2) for name, adapter in ADAPTERS.items()},
 }
-ONE_RANK = {f"{name}-one": case(adapter) for name, adapter in (("all", "none"), ("lora", "lora"), ("qlora", "qlora"))}
+ONE_RANK = {f"{name}-one": case(adapter) for name, adapter in ADAPTERS.items()}
 AGREE = [
-    *(("all", other) for other in ("all-micro2", "all-zero3", "all-one")),
-    *(("lora-zero1", other) for other in ("lora-zero0", "lora-zero2", "lora-zero3", "lora-one")),
-    *(("qlora-zero1", other) for other in ("qlora-zero0", "qlora-zero2", "qlora-one")),
+    *(("all", other) for other in ("all-micro2", "all-zero3", "all-shared", "all-one")),
+    *(("lora-zero1", other) for other in ("lora-zero0", "lora-zero2", "lora-zero3", "lora-shared", "lora-one")),
+    *(("qlora-zero1", other) for other in ("qlora-zero0", "qlora-zero2", "qlora-shared", "qlora-one")),
 ]
 
 
