@@ -59,15 +59,9 @@ def collect(store: Store, older_than_days: float, *, dry_run: bool) -> list[Garb
 def _abandoned(store: Store) -> list[Garbage]:
     """Work that was begun and that no one alive is doing; running the pipeline again would go on from it."""
     found = []
-    places = [(".staging", name) for name in store.root.names(".staging")]
-    if not store.root.is_local:
-        places = [(kind, folder) for kind in store._kinds() for folder, _ in store._folders(kind)]
-    for kind, folder in places:
-        place = store.root / kind / folder
-        if place.exists(RECORD_FILE):
-            continue
-        lease_kind = folder.rsplit("-", 1)[0] if store.root.is_local else kind
-        if store.lease(lease_kind, folder.rsplit("-", 1)[1]).holder() is None:
+    for begun in store.unfinished():
+        if store.lease(begun.kind, begun.fingerprint).holder() is None:
+            place = store.root / begun.path
             size = sum(place.size_bytes(name) for name in place.walk())
-            found.append(Garbage(f"{kind}/{folder}", size, "begun and not finished; no run is working on it"))
+            found.append(Garbage(begun.path, size, "begun and not finished; no run is working on it"))
     return found

@@ -67,10 +67,8 @@ def announce(output: Location, run: Run) -> None:
 
 def running(store: Store) -> list[Running]:
     """The runs that train at the moment, by their leases."""
-    places = [store.root / ".staging"] if store.root.is_local else [store.root / kind for kind in store.root.names()]
-    folders = [place / name for place in places for name in place.names()]
     found = []
-    for folder in folders:
+    for folder in (store.root / begun.path for begun in store.unfinished()):
         if folder.exists(RUN_FILE):
             run = msgspec.json.decode(folder.read_bytes(RUN_FILE), type=Run)
             if store.lease(run.kind, run.fingerprint).holder():

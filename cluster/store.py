@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -32,6 +33,15 @@ def default_root() -> str:
 def cache_root() -> Path:
     """Where copies of remote artifacts are kept: $TRUNKLINE_CACHE, else ~/.cache/trunkline."""
     return Path(os.environ.get("TRUNKLINE_CACHE") or Path.home() / ".cache" / "trunkline")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Work in progress, or left by a run that died: the place below the root that it is in."""
+
+    kind: str
+    fingerprint: str  # its first SHORT digits
+    path: str
 
 
 class Store:
@@ -121,6 +131,16 @@ class Store:
         if self.root.is_local:
             return self.root / ".staging" / f"{kind}-{fingerprint[:SHORT]}"
         return self.root / kind / f"{name}-{fingerprint[:SHORT]}"
+
+    def unfinished(self) -> Iterator[Begun]:
+        """What was begun and has no record yet, whether anyone is working on it or not."""
+        if self.root.is_local:
+            folders = [(name.rpartition("-")[0], f".staging/{name}") for name in self.root.names(".staging")]
+        else:
+            folders = [(kind, f"{kind}/{name}") for kind in self._kinds() for name, _ in self._folders(kind)]
+        for kind, path in folders:
+            if not (self.root / path).exists(RECORD_FILE):
+                yield Begun(kind, path.rpartition("-")[2], path)
 
     def commit(self, record: Record, staging: Location) -> Artifact:
         """Digest every file of `staging`, write the record last, and move the whole to its place."""
