@@ -34,6 +34,7 @@ class Memory:
     optimizer: int
     buffers: int  # of communication
     activations: int
+    checkpoint: int  # the copy that checkpoints are written from, where it is in the same memory
     runtime: int  # interpreter, libraries, device context
 
     @property

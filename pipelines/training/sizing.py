@@ -54,6 +54,7 @@ def memory_of(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: boo
         optimizer=optimizer,
         buffers=buffers,
         activations=footprint.activations_bytes(layout.micro_batch_size),
+        checkpoint=-(-(whole + moments) // workers) if on_cpu else 0,
         runtime=RUNTIME_BYTES_CPU if on_cpu else RUNTIME_BYTES_GPU,
     )
 

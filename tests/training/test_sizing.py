@@ -89,7 +89,9 @@ def test_model_states_on_four_workers(stage: int, weights: int, gradients: int, 
     found = memory_of(MODEL, Layout(stage, 2), 4, on_cpu=True, accumulates=False)
     assert (found.weights, found.gradients, found.optimizer) == (weights, gradients, optimizer)
     assert found.activations == 210
-    assert found.total == weights + gradients + optimizer + found.buffers + 210 + found.runtime
+    assert found.checkpoint == (4000 + 8000) / 4  # each writes its part, at every stage
+    assert found.total == weights + gradients + optimizer + found.buffers + 210 + 3000 + found.runtime
+    assert memory_of(MODEL, Layout(stage, 2), 4, on_cpu=False, accumulates=False).checkpoint == 0
 
 
 def test_muon_keeps_one_moment() -> None:
