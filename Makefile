@@ -18,8 +18,9 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two files of tests at a time: most of their time they wait for clusters to start.
 test: lint  ## Check style and types and run all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 clean:  ## Remove .venv and caches (artifacts stay)
 	rm -rf .venv *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
 """Workers, a node and the driver are killed at random: the run ends, and its curve is that of an undisturbed one.
+A node that says when it will go is saved from first.
 
 Every kind of kill comes once; TRUNKLINE_TEST_KILLS=20 has more, in random order. A lost worker or node needs no one's
 hand; a driver is started again by the same command, as a job's would be.
@@ -35,14 +36,15 @@ SECONDS_PER_KILL = 240
 class Run:
     """A driver of the same command, again and again, until the model is there."""
 
-    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, environment: dict[str, str], steps: int = STEPS, scaling: str = SCALING) -> None:
         self.root, self.environment = root, environment
+        self.arguments = [str(steps), scaling]
         self.starts = 0
         self.start()
 
     def start(self) -> None:
         self.starts += 1
-        command = [sys.executable, str(SCRIPT), str(self.root), str(STEPS), SCALING]
+        command = [sys.executable, str(SCRIPT), str(self.root), *self.arguments]
         with (self.root.parent / f"driver-{self.starts}.log").open("wb") as log:
             self.driver = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
@@ -55,6 +57,21 @@ class Run:
             if lines := read(Location(path.parent)):
                 return int(lines[-1][STEP])
         return 0
+
+    def checkpoints(self) -> list[int]:
+        """The steps after which a whole checkpoint was written."""
+        parts = self.root.glob(".staging/pretrain-*/.train/checkpoints/step-*/*-of-00002.part")
+        folders = [path.parent.name for path in parts]
+        return sorted({int(name.split("-")[1]) for name in folders if folders.count(name) == 2})
+
+    def await_checkpoint(self) -> int:
+        """Return the step of the first checkpoint, once it is there."""
+        pause, deadline = threading.Event(), time.monotonic() + SECONDS_PER_KILL
+        while not (found := self.checkpoints()):
+            assert self.driver.poll() is None, f"the run ended without a checkpoint: {self.log()}"
+            assert time.monotonic() < deadline, f"no checkpoint for {SECONDS_PER_KILL} s: {self.log()}"
+            pause.wait(0.02)
+        return found[0]
 
     def await_steps(self, count: int) -> None:
         """Return once `count` more lines of metrics are written, or the run has ended."""
@@ -101,3 +118,29 @@ def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(tmp_path: P
     assert lines(killed.location) == lines(undisturbed.location)
     assert killed.metrics == undisturbed.metrics
     assert killed.record.files["model.safetensors"] == undisturbed.record.files["model.safetensors"]
+
+
+@pytest.mark.timeout(900)
+def test_before_a_node_goes_as_announced_the_run_is_saved(tmp_path: Path) -> None:
+    """The only reason for a checkpoint is the announcement: by its clock this run would write none for hours."""
+    store = tmp_path / "store"
+    store.mkdir()
+    scaling = json.dumps({"log_every": 1, "checkpoint_every_seconds": 10_000, "max_failures": 3})
+    with TwoNodes(tmp_path) as nodes:
+        run = Run(store, nodes.environment, 100_000, scaling)
+        run.await_steps(20)
+        assert not run.checkpoints()
+        nodes.announce_end(seconds=SECONDS_PER_KILL)
+        saved = run.await_checkpoint()
+        nodes.lose()
+        nodes.join()
+        before = run.step()
+        run.await_steps(1)
+        assert run.driver.poll() is None, run.log()
+        run.driver.kill()
+        run.driver.wait()
+    assert 20 <= saved <= before
+    (folder,) = store.glob(".staging/pretrain-*")
+    written = [line[STEP] for line in lines(Location(folder))]
+    assert written == list(range(1, len(written) + 1))
+    assert len(written) > saved

@@ -9,11 +9,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
 FIRST_WORKER_PORT, WORKER_PORTS = 21000, 500  # each raylet has its own: on one address they would collide
+
+FIND_SECOND = """
+import ray
+ray.init(log_to_driver=False, logging_level="error")
+print(next(n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" not in n["Resources"]))
+"""
 
 
 class TwoNodes:
@@ -51,9 +58,19 @@ class TwoNodes:
         """Add the second node."""
         self._start(f"--address={self.address}")
 
+    def announce_end(self, seconds: int) -> None:
+        """Tell the cluster that the second node will be taken away in so many seconds, as a cloud does."""
+        found = subprocess.run([sys.executable, "-c", FIND_SECOND], **self._quietly())
+        command = [str(RAY), "drain-node", f"--address={self.address}", f"--node-id={found.stdout.decode().strip()}"]
+        reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=wanted elsewhere"]
+        subprocess.run([*command, *reason, f"--deadline-remaining-seconds={seconds}"], **self._quietly())
+
     def lose(self) -> None:
         """Kill the second node with all that runs on it."""
         self._end(self.nodes.pop())
+
+    def _quietly(self) -> dict[str, Any]:
+        return {"env": self.environment, "check": True, "capture_output": True}
 
     def _start(self, *options: str) -> None:
         first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
