@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from cluster.artifact import Artifact
 from cluster.draft import Draft
 from cluster.spec import Spec
@@ -17,4 +19,5 @@ def make(store: Store, spec: Spec, parents: Mapping[str, Artifact], files: Mappi
         return found
     for file, data in files.items():
         draft.location.write_bytes(file, data)
-    return store.commit(draft.record, draft.location)
+    record = msgspec.structs.replace(draft.record, started_at="2026-01-01T00:00:00+00:00")
+    return store.commit(record, draft.location)

@@ -212,9 +212,9 @@ def test_a_shared_pass_keeps_what_sizing_says(chunks: list[dict[str, Any]]) -> N
     workers, number = len(chunks), 2
     config = configuration("llama-1m", OVERRIDES, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=EOS)
     footprint = trace(config, pretrain(STEPS), LENGTH)
-    gradients_and_tokens, mask = number * LENGTH * (2 * 4 * VOCAB + 8), number * LENGTH**2
-    whole = footprint.activations_bytes(number) - gradients_and_tokens - mask
-    shared = footprint.shared(workers).activations_bytes(number) - gradients_and_tokens // workers - mask
+    logits_and_tokens, mask = number * LENGTH * (4 * VOCAB + 8), number * LENGTH**2
+    whole = footprint.activations_bytes(number) - logits_and_tokens - mask
+    shared = footprint.shared(workers).activations_bytes(number) - logits_and_tokens // workers - mask
     for found in chunks:
         assert found["whole_bytes"] == pytest.approx(whole, rel=0.005)
         assert found["chunk_bytes"] == pytest.approx(shared, rel=0.06)
