@@ -1,13 +1,13 @@
 """Blank filling: a small GLM against the causal model of the same size, on the same held-out blanks.
 
-    python benchmarks/infilling.py [--tokens 4e6] [--blanks 1000]
+    python benchmarks/infilling.py [--tokens 4e6] [--blanks 1000] [--batch 16] [--short 0.5]
 
 Both learn from the same sequences of this machine's Python source, in the same order, batches and number: `glm-1m` by
-blanks (short ones and the ends of documents, half each), `gpt2-1m` to tell the next token, at the same learning rates.
-Their layers are alike; GLM has one table of positions more. In each of the held-out documents one blank is cut out at
-random, of Poisson(3) tokens, at least one. GLM sees the text on both sides. The causal model can see the left side
-only; as it might make use of the right one, it is also given that side before the left one. Both are told how long the
-blank is. Losses are of the blank's own tokens, given those before them, without the end of the blank.
+blanks (short ones, and for the rest the ends of documents), `gpt2-1m` to tell the next token, at the same learning
+rates. Their layers are alike; GLM has one table of positions more. In each of the held-out documents one blank is cut
+out at random, of Poisson(3) tokens, at least one. GLM sees the text on both sides. The causal model can see the left
+side only; as it might make use of the right one, it is also given that side before the left one. Both are told how long
+the blank is. Losses are of the blank's own tokens, given those before them, without the end of the blank.
 """
 
 from __future__ import annotations
@@ -37,24 +37,21 @@ from pipelines.training.infilling import MEAN_SPAN_TOKENS, infill
 from pipelines.training.models import load_model
 from pipelines.training.objectives import visible
 
-SEQUENCE_LENGTH, BATCH, LONGEST = 128, 16, 120
+SEQUENCE_LENGTH, LONGEST = 128, 120
 SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")
-MODELS: dict[str, Any] = {
-    "glm-1m": {"infilling_short": 1.0, "infilling_document": 1.0},
-    "gpt2-1m": "causal",
-}
 
 
-def train(store: Store, total_tokens: int, seed: int) -> dict[str, Artifact]:
+def train(store: Store, total_tokens: int, batch: int, short: float, seed: int) -> dict[str, Artifact]:
     corpus = build(CorpusSpec(max_bytes=12_000_000, part_bytes=1_000_000), {}, store=store, name="bench")
     spec = TokenizerSpec(vocab_size=2048, special_tokens=SPECIAL)
     tokenizer = build(spec, {"corpus": corpus}, store=store, name="bench")
     inputs = {"corpus": corpus, "tokenizer": tokenizer}
     tokens = build(TokensSpec(sequence_length=SEQUENCE_LENGTH), inputs, store=store, name="bench")
+    blanks = {"infilling_short": short, "infilling_document": 1 - short} if short < 1 else "infilling_short"
     models = {}
-    for model, objective in MODELS.items():
+    for model, objective in {"glm-1m": blanks, "gpt2-1m": "causal"}.items():
         wanted = PretrainSpec(
-            model=model, objective=objective, total_tokens=total_tokens, global_batch_size=BATCH, seed=seed,
+            model=model, objective=objective, total_tokens=total_tokens, global_batch_size=batch, seed=seed,
             optimizer="muon", learning_rate=2e-3,
         )  # fmt: skip
         scaling = ScalingSpec(num_workers=2, checkpoint_every_seconds=10_000)
@@ -107,11 +104,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=float, default=4e6)
     parser.add_argument("--blanks", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=16, help="sequences a step")
+    parser.add_argument("--short", type=float, default=0.5, help="share of the sequences that have short blanks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        models = train(Store(arguments.store or folder), int(arguments.tokens), arguments.seed)
+        store = Store(arguments.store or folder)
+        models = train(store, int(arguments.tokens), arguments.batch, arguments.short, arguments.seed)
         for name, artifact in models.items():
             print(f"{name}: {artifact.metrics['parameters']:,} parameters, {artifact.metrics['tokens']:,} tokens seen")
         filler, model = Filler.open(models["glm-1m"].local()), load_model(models["gpt2-1m"].local()).eval()

@@ -1,6 +1,6 @@
 """nanoGPT's CPU setting on tinyshakespeare against its published validation loss, 1.88.
 
-    python benchmarks/nanogpt.py INPUT_TXT [--workers 1] [--threads 2] [--seed 0]
+    python benchmarks/nanogpt.py INPUT_TXT [--workers 1] [--threads 2] [--seed 0] [--optimizer muon]
 
 INPUT_TXT is char-rnn's tinyshakespeare (1,115,394 bytes). The first 90 % of its characters are to train on, the last
 10 % to validate on, as in nanoGPT's prepare.py. nanoGPT's figure is an estimate on 20 batches of 12 random windows of
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--optimizer", default="adamw", help="adamw is nanoGPT's")
     options = parser.parse_args()
     text = options.input.read_text()
     cut = int(len(text) * TRAIN_FRACTION)
@@ -45,7 +46,8 @@ def main() -> None:
             sources.append({"reader": "text", "path": str(path), "assign": split})
         scaling = {"num_workers": options.workers, "cpus_per_worker": options.threads, "data_workers": 1}
         store = Store(Path(folder) / "store")
-        changes = {"corpus": {"sources": sources}, "pretrain": {"seed": options.seed}, "scaling": scaling}
+        pretrain = {"seed": options.seed, "optimizer": options.optimizer}
+        changes = {"corpus": {"sources": sources}, "pretrain": pretrain, "scaling": scaling}
         graph = shakespeare.graph(store, changes)
         built: dict[str, Artifact] = {}
         for step in graph.steps:
