@@ -4,9 +4,9 @@
 
 Each case trains in processes that are forked from this one, which has imported everything. What a worker's resident
 memory grows by until its peak, less what that of a model of next to nothing does, is what it was predicted to need
-beside the runtime's fixed share. Speed is in tokens per
-second of CPU time, so that other work on the machine counts less, and beside it per second of wall time. There is no
-Ray here: the training loop with its checkpoints, the engine and gloo are those of every run.
+beside the runtime's fixed share. Speed is in tokens per second of CPU time, so that other work on the machine counts
+less, and beside it per second of wall time. There is no Ray here: the training loop with its checkpoints, the engine
+and gloo are those of every run.
 """
 
 from __future__ import annotations

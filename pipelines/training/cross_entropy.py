@@ -1,6 +1,6 @@
 """Cross entropy in one pass over the logits, whose place its gradient takes.
 
-PyTorch's holds up to three arrays of their size, in float32, which for a small model with a large vocabulary is most of
+PyTorch's holds up to three arrays of their size, in float32, which for a small model with a large vocabulary is much of
 a step's memory. Here each block of rows becomes its gradient while the cache holds it, as in Liger Kernel
 (arXiv:2410.10989), and nothing of the logits' size is made besides.
 """

@@ -18,7 +18,7 @@ import torch.multiprocessing as mp
 from pipelines.training.models import build_model, configuration
 from pipelines.training.objectives import CausalLM
 from pipelines.training.ulysses import share_sequences
-from tests.training.tiny import EOS, LENGTH, VOCAB
+from tests.training.tiny import EOS, LENGTH, VOCAB, saved_bytes
 
 OVERRIDES = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 
@@ -37,24 +37,11 @@ def rank_main(rank: int, root: str, ranks: int) -> None:
         found = {name: (logits[number], loss) for number, (name, loss) in enumerate(losses.items())}
         return found
 
-    def saved_bytes() -> int:
-        weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
-        saved: dict[int, torch.UntypedStorage] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                saved[storage.data_ptr()] = storage
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            objective(next(iter(batches.values())))
-        return sum(storage.nbytes() for storage in saved.values())
-
-    found = {"whole": look(), "whole_bytes": saved_bytes()}
+    first = next(iter(batches.values()))
+    found = {"whole": look(), "whole_bytes": saved_bytes(objective, first)}
     logits.clear()
     objective.chunk = share_sequences(objective.model, ranks)
-    torch.save(found | {"chunk": look(), "chunk_bytes": saved_bytes()}, f"{root}/{rank}.pt")
+    torch.save(found | {"chunk": look(), "chunk_bytes": saved_bytes(objective, first)}, f"{root}/{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -26,7 +26,7 @@ from pipelines.training.objectives import CausalLM
 from pipelines.training.sizes import SIZES
 from pipelines.training.sizing import FP32, memory_of, recommend
 from tests.cli.command import ctl
-from tests.training.tiny import make_tokens, pretrain
+from tests.training.tiny import make_tokens, pretrain, saved_bytes
 
 GIB = 2**30
 FAMILIES = ("gpt2-1m", "llama-1m", "pythia-1m", "bloom-1m", "stablelm-1.6b", "glm-9b")
@@ -54,19 +54,8 @@ def test_activations_are_what_a_real_pass_saves(model: str, precision: str) -> N
     objective = CausalLM(built, 0, precision)
     tokens = torch.ones(number, length + 1, dtype=torch.int64)
     tokens[:, 9] = 0
-    weights = {p.untyped_storage().data_ptr() for p in built.parameters()}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        objective(tokens)
     beside = number * length * (512 * (FP32 if precision == "fp32" else 2) + length + 8)
-    real = sum(storage.nbytes() for storage in saved.values()) + beside
+    real = saved_bytes(objective, tokens) + beside
     spec = PretrainSpec(precision=precision)  # type: ignore[arg-type]
     assert trace(config(model), spec, length).activations_bytes(number) == pytest.approx(real, rel=0.02)
 

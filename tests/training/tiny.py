@@ -89,3 +89,21 @@ def pretrain(steps: int, **changes: Any) -> PretrainSpec:
         "validation_sequences": 11,
     }
     return PretrainSpec(**(fields | changes))
+
+
+def saved_bytes(objective: Any, batch: Any) -> int:
+    """What a forward pass keeps for the backward pass besides the weights."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    weights = {p.untyped_storage().data_ptr() for p in objective.parameters()}
+    saved: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        objective(batch)
+    return sum(storage.nbytes() for storage in saved.values())
