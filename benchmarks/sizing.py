@@ -1,21 +1,25 @@
 """How far `ctl plan`'s predictions of memory and speed are from real training runs.
 
-    python benchmarks/sizing.py [--steps 4] [--only llama-15m]
+    python benchmarks/sizing.py [--steps 4] [--only llama-15m] [--saving]
 
 Each case trains in processes that are forked from this one, which has imported everything. What a worker's resident
 memory grows by until its peak, less what that of a model of next to nothing does, is what it was predicted to need
 beside the runtime's fixed share. Speed is in tokens per second of CPU time, so that other work on the machine counts
 less, and beside it per second of wall time. There is no Ray here: the training loop with its checkpoints, the engine
-and gloo are those of every run.
+and gloo are those of every run. `--saving` measures what saves memory: activation checkpointing, adapters (over a base
+of random weights, on conversations of one length that are learned whole), and offloading, which on a CPU moves nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
+import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -27,15 +31,22 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 import torch
 
-from cluster import hardware
+from cluster import hardware, sizing
 from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.graph import Step
 from cluster.location import Location
-from cluster.sizing import Prediction
-from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
+from cluster.specs import (
+    CorpusSpec,
+    PretrainedSpec,
+    PretrainSpec,
+    ScalingSpec,
+    SftSpec,
+    TokenizerSpec,
+    TokensSpec,
+    TrainingSpec,
+)
 from cluster.store import Store
-from pipelines.training.sizing import predict
 
 VOCABULARY = 4096
 
@@ -51,14 +62,20 @@ class Case:
     precision: str = "fp32"
     optimizer: str = "adamw"
 
-    def spec(self, steps: int) -> PretrainSpec:
+    activation_checkpointing: bool = False
+    offload: tuple[str, ...] = ()
+    adapter: str = ""  # with one, fine-tuning; else pretraining
+
+    def spec(self, steps: int) -> TrainingSpec:
+        common = {"global_batch_size": self.global_batch_size, "precision": self.precision, "optimizer": self.optimizer}
+        if self.adapter:
+            length = self.sequence_length + 1  # the last token is a label only
+            return SftSpec(adapter=self.adapter, sequence_length=length, **common)
         return PretrainSpec(
             model=self.model,
             total_tokens=steps * self.global_batch_size * self.sequence_length,
-            global_batch_size=self.global_batch_size,
             validation_sequences=self.num_workers,
-            precision=self.precision,
-            optimizer=self.optimizer,
+            **common,
         )
 
     def scaling(self) -> ScalingSpec:
@@ -66,9 +83,16 @@ class Case:
             num_workers=self.num_workers,
             zero_stage=self.zero_stage,
             micro_batch_size=self.micro_batch_size,
+            activation_checkpointing=self.activation_checkpointing,
+            **{f"offload_{what}": "cpu" for what in self.offload},
             log_every=1,
             checkpoint_every_seconds=0.1,  # the copy for a checkpoint is part of the peak
         )
+
+    def __str__(self) -> str:
+        """What differs from the defaults."""
+        fields = dataclasses.asdict(self).items()
+        return ", ".join(f"{name}={value}" for name, value in fields if value != getattr(Case, name, None))
 
 
 CASES = [
@@ -84,20 +108,61 @@ CASES = [
     Case("gpt2-10m", 1, 0, 8),
     Case("gpt2-10m", 2, 1, 2),
 ]
+SAVING = [
+    CASES[0],
+    *(Case("llama-15m", 1, 0, 8, activation_checkpointing=saved) for saved in (False, True)),
+    Case("llama-15m", 1, 0, 8, precision="bf16", activation_checkpointing=True),
+    Case("pythia-70m", 1, 0, 8, activation_checkpointing=True),
+    *(Case("pythia-70m", 1, 0, 4, 4, 64, adapter=adapter) for adapter in ("lora", "qlora")),
+    *(Case("pythia-70m", 1, 0, 8, adapter=adapter) for adapter in ("lora", "qlora")),
+    Case("pythia-70m", 1, 0, 8, adapter="qlora", precision="bf16"),
+    Case("pythia-70m", 1, 0, 8, adapter="lora", activation_checkpointing=True),
+    Case("pythia-70m", 2, 1, 4, adapter="qlora"),
+    *(Case("pythia-70m", 2, stage, 1, 4, 64, offload=("optimizer",)) for stage in (1, 2, 3)),
+    Case("pythia-70m", 2, 3, 1, 4, 64, offload=("optimizer", "parameters")),
+]
 
 
-def make_tokens(store: Store, sequence_length: int) -> Artifact:
+def make_tokenizer(store: Store) -> tuple[Artifact, Artifact]:
     corpus = build(CorpusSpec(max_bytes=6_000_000, part_bytes=1_000_000), {}, store=store, name="bench")
-    tokenizer = build(TokenizerSpec(vocab_size=VOCABULARY), {"corpus": corpus}, store=store, name="bench")
-    inputs = {"corpus": corpus, "tokenizer": tokenizer}
-    return build(TokensSpec(sequence_length=sequence_length), inputs, store=store, name="bench")
+    return corpus, build(TokenizerSpec(vocab_size=VOCABULARY), {"corpus": corpus}, store=store, name="bench")
+
+
+def make_inputs(case: Case, store: Store, folder: str) -> dict[str, Artifact]:
+    """Tokens; or an untrained model to be fine-tuned, written to `folder` first."""
+    corpus, tokenizer = make_tokenizer(store)
+    if not case.adapter:
+        inputs = {"corpus": corpus, "tokenizer": tokenizer}
+        spec = TokensSpec(sequence_length=case.sequence_length)
+        return {"tokens": build(spec, inputs, store=store, name="bench")}
+    from pipelines.training.models import build_model, configuration
+
+    source = Path(folder) / case.model
+    if not source.exists():
+        shutil.copytree(tokenizer.local(), source)
+        options = {"vocab_size": VOCABULARY, "sequence_length": 512, "eos_token_id": 0}
+        build_model(configuration(case.model, {}, **options), 0).save_pretrained(source)
+    return {"model": build(PretrainedSpec(source=str(source)), {}, store=store, name="bench")}
+
+
+def make_conversations(case: Case, steps: int, state: Location) -> None:
+    """Of random tokens, as many as the steps see."""
+    from pipelines.tuning.encoding import Encoded
+    from pipelines.tuning.sequences import Sequences
+
+    draw, length = random.Random(0), case.sequence_length + 1
+    for split, count in (("train", steps * case.global_batch_size), ("heldout", case.num_workers)):
+        found = [
+            Encoded(draw.choices(range(VOCABULARY), k=length), [False] + [True] * (length - 1)) for _ in range(count)
+        ]
+        Sequences.collect(found).save(state, f"{split}.npz")
 
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def rank_main(rank: int, case: Case, steps: int, tokens: Artifact, folder: str) -> None:
+def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], folder: str) -> None:
     """One rank of a run; leaves growth of memory, CPU seconds and tokens of the steps behind the first quarter."""
     import torch.distributed as dist
 
@@ -125,8 +190,9 @@ def rank_main(rank: int, case: Case, steps: int, tokens: Artifact, folder: str) 
     output = Location(f"{folder}/output")
     spec, scaling = case.spec(steps), case.scaling()
     plan = plan_batches(spec, scaling, steps)
-    recipe = "pipelines.training.worker:pretrain"
-    train(Work(recipe, spec, scaling, plan, {"tokens": tokens}, output, output / ".train", "bench"))
+    recipe = "pipelines.tuning.recipe:sft" if case.adapter else "pipelines.training.worker:pretrain"
+    extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.adapter else {}
+    train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", "bench", extra))
     skip = steps // 4
     done = (steps - skip) * case.global_batch_size * case.sequence_length
     (_, cpu, wall), (peak, cpu_end, wall_end) = peaks[skip - 1], peaks[-1]
@@ -134,11 +200,13 @@ def rank_main(rank: int, case: Case, steps: int, tokens: Artifact, folder: str) 
     Path(f"{folder}/rank-{rank}.json").write_text(json.dumps(figures))
 
 
-def measure(case: Case, steps: int, tokens: Artifact) -> list[float]:
+def measure(case: Case, steps: int, inputs: dict[str, Artifact]) -> list[float]:
     """Growth of memory of the largest rank, its memory before, tokens per CPU second and rank, tokens per second."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        arguments = (case, steps, tokens, folder)
+        if case.adapter:
+            make_conversations(case, steps, Location(f"{folder}/output") / ".train")
+        arguments = (case, steps, inputs, folder)
         ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(case.num_workers)]
         for process in ranks:
             process.start()
@@ -149,51 +217,53 @@ def measure(case: Case, steps: int, tokens: Artifact) -> list[float]:
         return max(json.loads(Path(f"{folder}/rank-{rank}.json").read_text()) for rank in range(case.num_workers))
 
 
-def prediction(case: Case, steps: int, tokens: Artifact) -> Prediction:
+def prediction(case: Case, steps: int, inputs: dict[str, Artifact], store: Store) -> sizing.Prediction:
     scaling = case.scaling()
-    return predict(Step("pretrain", case.spec(steps), {"tokens": tokens}, ""), scaling, hardware.here(scaling))
+    step = Step("sft" if case.adapter else "pretrain", case.spec(steps), inputs, "")
+    found = sizing.predict(step, store, scaling, hardware.here(scaling))
+    assert found is not None
+    return found
 
 
-def predict_all(cases: list[Case], steps: int, stores: dict[int, Artifact], place: str) -> None:
-    """In a process of its own: torch's threads must not be running where others are forked."""
-    found = [prediction(case, steps, stores[case.sequence_length]) for case in cases]
-    Path(place).write_text(json.dumps([[p.memory.as_dict(), p.tokens_per_second()] for p in found]))
+def prepare(cases: list[Case], steps: int, store: Store, folder: str) -> None:
+    """Inputs and predictions, in a process of its own: torch's threads must not be running where others are forked."""
+    inputs = [make_inputs(case, store, folder) for case in cases]
+    found = [prediction(case, steps, given, store) for case, given in zip(cases, inputs, strict=True)]
+    Path(folder, "predictions").write_text(json.dumps([[p.memory.as_dict(), p.tokens_per_second()] for p in found]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--only", default="")
+    parser.add_argument("--saving", action="store_true")
     parser.add_argument("--store", default="")
     arguments = parser.parse_args()
-    cases = CASES[:1] + [case for case in CASES[1:] if arguments.only in case.model]
+    cases = SAVING if arguments.saving else CASES
+    cases = cases[:1] + [case for case in cases[1:] if arguments.only in case.model]
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         store = Store(arguments.store or folder)
-        preparing = context.Process(target=lambda: [make_tokens(store, case.sequence_length) for case in cases])
+        preparing = context.Process(target=prepare, args=(cases, arguments.steps, store, folder))
         preparing.start()
         preparing.join()
-        stores = {length: make_tokens(store, length) for length in {case.sequence_length for case in cases}}
-        import pipelines.training.worker  # noqa: F401  # before the forks
+        inputs = [make_inputs(case, store, folder) for case in cases]  # found
+        predictions = json.loads(Path(folder, "predictions").read_text())
+        import pipelines.training.worker
+        import pipelines.tuning.recipe  # noqa: F401  # before the forks
 
         torch.set_num_threads(1)
-        place = f"{folder}/predictions"
-        predicting = context.Process(target=predict_all, args=(cases, arguments.steps, stores, place))
-        predicting.start()
-        predicting.join()
-        predictions = json.loads(Path(place).read_text())
-        print("model, workers, ZeRO, micro-batch: memory beside the runtime's share; speed")
+        print("memory beside the runtime's share; speed", flush=True)
         runtime = 0.0
-        for case, (memory, rate) in zip(cases, predictions, strict=True):
-            growth, before, cpu_rate, wall_rate = measure(case, arguments.steps, stores[case.sequence_length])
+        for case, given, (memory, rate) in zip(cases, inputs, predictions, strict=True):
+            growth, before, cpu_rate, wall_rate = measure(case, arguments.steps, given)
             needed = memory["total_bytes"] - memory["runtime_bytes"]
             if case is CASES[0]:
                 runtime = growth - needed
                 print(f"the runtime's share: {(before + runtime) / 1e6:,.0f} MB, {runtime / 1e6:,.0f} of them here")
             error = needed / (growth - runtime) - 1
             print(
-                f"{case.model} {case.num_workers} {case.zero_stage} {case.micro_batch_size} {case.precision} "
-                f"{case.optimizer}: {needed / 1e6:,.0f} MB predicted, {(growth - runtime) / 1e6:,.0f} measured "
+                f"{case}: {needed / 1e6:,.0f} MB predicted, {(growth - runtime) / 1e6:,.0f} measured "
                 f"({error:+.0%}); {rate / case.num_workers:,.0f} tokens a second of a rank predicted, {cpu_rate:,.0f} "
                 f"per second of its CPU time, {wall_rate / case.num_workers:,.0f} of wall time",
                 flush=True,

@@ -75,12 +75,13 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 @dataclass(frozen=True)
 class Hardware:
-    """What each worker has. `threads` is 0 on a GPU."""
+    """What each worker has. `threads` is 0 on a GPU, beside which there is main memory (0: not known how much)."""
 
     name: str
     memory_bytes: int
     threads: int = 0
     sheet: DataSheet | None = None
+    host_memory_bytes: int = 0
 
     @property
     def on_cpu(self) -> bool:
@@ -103,10 +104,17 @@ class Hardware:
 
 
 def named(name: str) -> Hardware:
-    """A GPU of the table. Raises UsageError with the nearest name for one that is not there."""
-    if name not in DATA_SHEETS:
-        raise UsageError(f"--hardware {name!r}: not in the table", nearest(name, list(DATA_SHEETS)))
-    return Hardware(name, int(DATA_SHEETS[name].memory_bytes), sheet=DATA_SHEETS[name])
+    """A GPU of the table, `h100`, or one with so many GB of main memory for its worker, `h100:256`.
+
+    Raises UsageError with the nearest name for one that is not there.
+    """
+    gpu, colon, host = name.partition(":")
+    if gpu not in DATA_SHEETS:
+        raise UsageError(f"--hardware {name!r}: not in the table", nearest(gpu, list(DATA_SHEETS)))
+    if colon and not re.fullmatch(r"[1-9]\d*", host):
+        raise UsageError(f"--hardware {name!r}: no number of GB", f"Main memory of a worker, such as {gpu}:256.")
+    sheet = DATA_SHEETS[gpu]
+    return Hardware(gpu, int(sheet.memory_bytes), sheet=sheet, host_memory_bytes=int(host or 0) * 10**9)
 
 
 def here(scaling: ScalingSpec) -> Hardware:
@@ -114,11 +122,11 @@ def here(scaling: ScalingSpec) -> Hardware:
 
     Raises NotReadyError where GPUs are asked for and this machine has none.
     """
+    memory = memory_bytes() // scaling.num_workers
     if scaling.gpus_per_worker:
-        return _gpu()
+        return _gpu(memory)
     cores = len(os.sched_getaffinity(0))
     threads = max(1, min(int(scaling.cpus_per_worker), cores))
-    memory = memory_bytes() // scaling.num_workers
     return Hardware(f"this machine, {cores} cores for {scaling.num_workers} workers", memory, threads)
 
 
@@ -131,7 +139,7 @@ def memory_bytes() -> int:
     return min(found)
 
 
-def _gpu() -> Hardware:
+def _gpu(host_memory_bytes: int) -> Hardware:
     import torch
 
     if not torch.cuda.is_available():
@@ -139,7 +147,7 @@ def _gpu() -> Hardware:
     properties = torch.cuda.get_device_properties(0)
     words = properties.name.lower().replace("-", " ").split()
     sheet = next((sheet for name, sheet in DATA_SHEETS.items() if name.split("-")[0] in words), None)
-    return Hardware(properties.name, properties.total_memory, sheet=sheet)
+    return Hardware(properties.name, properties.total_memory, sheet=sheet, host_memory_bytes=host_memory_bytes)
 
 
 def measured_flops(threads: int) -> float:

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cluster import hardware as machines
 from cluster.artifact import Artifact
@@ -27,7 +27,7 @@ class Unsized(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one worker at the peak of a step."""
+    """Bytes of one worker at the peak of a step, in one memory."""
 
     weights: int
     gradients: int
@@ -41,16 +41,61 @@ class Memory:
     def total(self) -> int:
         return sum(dataclasses.astuple(self))
 
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(*map(sum, zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
     def as_dict(self) -> dict[str, int]:
         return {f"{name}_bytes": value for name, value in {**dataclasses.asdict(self), "total": self.total}.items()}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run lies on its workers."""
+    """How a run lies on its workers: fields of ScalingSpec, but that the micro-batch is a number."""
 
     zero_stage: int
     micro_batch_size: int
+    activation_checkpointing: bool = False
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    offload_parameters: Literal["none", "cpu"] = "none"
+
+    @property
+    def offloads(self) -> bool:
+        return "cpu" in (self.offload_optimizer, self.offload_parameters)
+
+    def changes(self, other: Layout) -> str:
+        """The settings that turn another layout into this one."""
+        before = dataclasses.asdict(other)
+        changed = {name: value for name, value in dataclasses.asdict(self).items() if value != before[name]}
+        return ", ".join(f"scaling.{name}={str(value).lower()}" for name, value in changed.items())
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A layout, and what it takes of a worker's memory, and beside a GPU of main memory."""
+
+    layout: Layout
+    memory: Memory
+    host_memory: Memory | None
+
+    def fits(self, hardware: Hardware, share: float = 1.0) -> bool:
+        """Whether it takes no more than a share of either memory; of main memory that is not known, what it likes."""
+        if self.memory.total > share * hardware.memory_bytes:
+            return False
+        if self.host_memory is None or not hardware.host_memory_bytes:
+            return True
+        return self.host_memory.total <= share * hardware.host_memory_bytes
+
+    def told(self) -> str:
+        """Its totals, for people."""
+        host = f" and {self.host_memory.total / 1e9:,.1f} GB of main memory" if self.host_memory else ""
+        return f"{self.memory.total / 1e9:,.1f} GB{host} a worker"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(self.layout),
+            "memory_per_worker": self.memory.as_dict(),
+            "host_memory_per_worker": self.host_memory and self.host_memory.as_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -61,33 +106,53 @@ class Prediction:
     num_workers: int
     precision: str
     parameters: int
-    layout: Layout
-    memory: Memory
-    flops_per_token: float
+    trained_parameters: int  # fewer where an adapter is trained
+    placed: Placed
+    flops_per_token: float  # of the device: what activation checkpointing computes again is counted
     activation_bytes_per_token: float
     tokens: int | None  # of the whole run; None: known once the inputs are built
     recommended: Layout | None  # None: no layout fits
+    instead: Placed | None  # where the layout does not fit: the same with the least saving of memory that does
+
+    @property
+    def layout(self) -> Layout:
+        return self.placed.layout
+
+    @property
+    def memory(self) -> Memory:
+        return self.placed.memory
 
     @property
     def fits(self) -> bool:
-        return self.memory.total <= self.hardware.memory_bytes
+        return self.placed.fits(self.hardware)
 
     def tokens_per_second(self) -> float | None:
-        """Of all workers together; None where the hardware's rate is not known. On a CPU this measures the rate."""
+        """Of all workers together; None where the hardware's rate is not known, or that of copies between a GPU and
+        main memory would count. On a CPU this measures the rate."""
+        if self.layout.offloads and not self.hardware.on_cpu:
+            return None
         seconds = self.hardware.seconds(self.flops_per_token, self.activation_bytes_per_token, self.precision)
         return seconds and self.num_workers / seconds
 
     def require_fit(self, key: str) -> None:
-        """Raise SpecError where the weights and the optimizer's state alone are more than a worker's memory."""
-        least, there = self.memory.weights + self.memory.optimizer, self.hardware.memory_bytes
+        """Raise SpecError where the weights and the optimizer's state alone are more than a worker's memory, or, beside
+        a GPU, what is offloaded more than its main memory."""
+        self._require(key, self.memory, self.hardware.memory_bytes, "")
+        if self.placed.host_memory and self.hardware.host_memory_bytes:
+            self._require(key, self.placed.host_memory, self.hardware.host_memory_bytes, "of main memory ")
+
+    def _require(self, key: str, memory: Memory, there: int, of: str) -> None:
+        least = memory.weights + memory.optimizer
         if least <= there:
             return
         remedy = "Take more workers, a smaller model, or more memory."
         if self.recommended:
-            remedy = f"Set scaling.zero_stage={self.recommended.zero_stage}."
+            remedy = f"Set {self.recommended.changes(self.layout)}."
+        elif self.instead:
+            remedy = f"Set {self.instead.layout.changes(self.layout)}, which takes {self.instead.told()}."
         raise SpecError(
-            f"{key}: weights and optimizer of {self.parameters:,} parameters take {least / 1e9:,.1f} GB a worker with "
-            f"ZeRO {self.layout.zero_stage} on {self.num_workers} workers, which have {there / 1e9:,.1f} GB each",
+            f"{key}: weights and optimizer of {self.parameters:,} parameters take {least / 1e9:,.1f} GB {of}a worker "
+            f"with ZeRO {self.layout.zero_stage} on {self.num_workers} workers, which have {there / 1e9:,.1f} GB each",
             remedy,
         )
 
@@ -97,15 +162,17 @@ class Prediction:
             "hardware": self.hardware.name,
             "num_workers": self.num_workers,
             "parameters": self.parameters,
-            **dataclasses.asdict(self.layout),
-            "memory_per_worker": self.memory.as_dict(),
+            "trained_parameters": self.trained_parameters,
+            **self.placed.as_dict(),
             "available_bytes": self.hardware.memory_bytes,
+            "host_available_bytes": self.hardware.host_memory_bytes or None,
             "fits": self.fits,
             "flops_per_token": self.flops_per_token,
             "tokens": self.tokens,
             "tokens_per_second": rate and round(rate, 1),
             "duration_seconds": self.tokens / rate if rate and self.tokens is not None else None,
             "recommended": self.recommended and dataclasses.asdict(self.recommended),
+            "instead": self.instead and self.instead.as_dict(),
         }
 
 

@@ -15,7 +15,9 @@ Name = Annotated[str, typer.Option("--name", help="Name of the artifacts [defaul
 HardwareName = Annotated[
     str,
     typer.Option(
-        "--hardware", metavar="GPU", help="GPU of each training worker (h100, a100-80gb, ...) [this machine]."
+        "--hardware",
+        metavar="GPU[:GB]",
+        help="GPU of each training worker (h100, a100-80gb, ...), and GB of main memory beside it [this machine].",
     ),
 ]
 StoreRoot = Annotated[

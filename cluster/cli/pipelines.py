@@ -9,7 +9,7 @@ from cluster.cli.output import AsJson, duration, print_json, print_table, size
 if TYPE_CHECKING:
     from cluster.graph import Graph
     from cluster.plan import Planned
-    from cluster.sizing import Prediction
+    from cluster.sizing import Layout, Memory, Prediction
     from cluster.store import Store
 
 
@@ -69,26 +69,48 @@ def _print(planned: "list[Planned]") -> None:
 def _lines(key: str, found: "Prediction") -> list[str]:
     """A prediction, for people."""
     numbers = found.as_dict()
-    memory = ", ".join(f"{name} {size(value)}" for name, value in asdict(found.memory).items())
-    fits = "" if found.fits else ": too much as it is set"
+    trained = "" if found.trained_parameters == found.parameters else f", {found.trained_parameters:,} of them trained"
     lines = [
         f"{key} on {found.hardware.name}",
-        f"  parameters    {found.parameters:,}",
-        f"  memory        {size(found.memory.total)} of {size(found.hardware.memory_bytes)} a worker{fits} ({memory})",
+        f"  parameters    {found.parameters:,}{trained}",
+        f"  memory        {_told(found.memory, found.hardware.memory_bytes)}",
     ]
-    if numbers["tokens_per_second"] is None:
-        lines.append("  speed         not known for this hardware")
-    else:
+    if found.placed.host_memory:
+        lines.append(f"  main memory   {_told(found.placed.host_memory, found.hardware.host_memory_bytes)}")
+    if found.instead:
+        changes = found.instead.layout.changes(found.layout)
+        lines.append(f"  instead       {changes} would need {found.instead.told()}")
+    if numbers["tokens_per_second"] is not None:
         lines.append(f"  speed         {numbers['tokens_per_second']:,.0f} tokens a second")
+    elif found.layout.offloads:
+        lines.append("  speed         not known: what offloading costs is not modelled")
+    else:
+        lines.append("  speed         not known for this hardware")
     if numbers["duration_seconds"] is not None:
         lines.append(f"  duration      {duration(numbers['duration_seconds'])} for {found.tokens:,} tokens")
     if best := found.recommended:
-        advice = f"ZeRO {best.zero_stage}, micro-batches of {best.micro_batch_size}"
-        now = f"ZeRO {found.layout.zero_stage}, micro-batches of {found.layout.micro_batch_size}"
-        lines.append(f"  recommended   {advice} ({'as it is set' if best == found.layout else f'set: {now}'})")
+        now = "as it is set" if best == found.layout else f"set: {_named(found.layout)}"
+        lines.append(f"  recommended   {_named(best)} ({now})")
     else:
         lines.append("  recommended   more workers or memory: no ZeRO stage fits")
     return lines
+
+
+def _told(memory: "Memory", there: int) -> str:
+    """Of one memory of a worker: how much of how much, and for what."""
+    parts = ", ".join(f"{name} {size(value)}" for name, value in asdict(memory).items() if value)
+    if not there:
+        return f"{size(memory.total)} a worker, of how much is not known ({parts})"
+    fits = "" if memory.total <= there else ": too much as it is set"
+    return f"{size(memory.total)} of {size(there)} a worker{fits} ({parts})"
+
+
+def _named(layout: "Layout") -> str:
+    named = [f"ZeRO {layout.zero_stage}, micro-batches of {layout.micro_batch_size}"]
+    named += ["activation checkpointing"] if layout.activation_checkpointing else []
+    named += ["optimizer in main memory"] if layout.offload_optimizer == "cpu" else []
+    named += ["weights in main memory"] if layout.offload_parameters == "cpu" else []
+    return ", ".join(named)
 
 
 def run(

@@ -16,10 +16,14 @@ class ScalingSpec(Spec, frozen=True):
     kind: ClassVar[str] = "scaling"
 
     num_workers: Annotated[int, Meta(ge=1)] = 2
-    """Training workers (data-parallel ranks, but for `sequence_parallel_size`)."""
+    """Training workers (data-parallel ranks, but for `sequence_parallel_size` and `tensor_parallel_size`)."""
     sequence_parallel_size: Annotated[int, Meta(ge=1)] = 1
     """Neighbouring workers that share every sequence, for long ones (DeepSpeed Ulysses, arXiv:2309.14509): each has as
     large a part of the activations. It divides `num_workers`, the sequence length and the attention heads."""
+    tensor_parallel_size: Annotated[int, Meta(ge=1)] = 1
+    """Neighbouring workers that share every layer, for large ones (Megatron-LM, arXiv:1909.08053; DeepSpeed's AutoTP):
+    each has as large a part of its matrices. It divides `num_workers`, the attention heads (those of keys and values,
+    too) and the width of the MLP (ZeRO 0 to 2)."""
     cpus_per_worker: Annotated[float, Meta(gt=0)] = 1.0
     """CPU cores that each training worker reserves and uses as threads."""
     gpus_per_worker: Annotated[float, Meta(ge=0)] = 0.0
@@ -27,8 +31,8 @@ class ScalingSpec(Spec, frozen=True):
     data_workers: Annotated[int, Meta(ge=1)] = 2
     """Parallel tasks of the data stages (reading, cleaning, tokenizing)."""
     micro_batch_size: Annotated[int, Meta(ge=1)] | None = None
-    """Sequences per forward pass and worker (or group of workers that share them); None takes at once what there are of
-    global_batch_size for each."""
+    """Sequences per forward pass and worker (or group of workers that share sequences or layers); None takes at once
+    what there are of global_batch_size for each."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is sharded over the workers (0 nothing, 1 optimizer, 2 gradients, 3 parameters)."""
     offload_optimizer: Literal["none", "cpu"] = "none"
@@ -69,12 +73,15 @@ class ScalingSpec(Spec, frozen=True):
     """A training worker is named slow above so many times the median of all workers' times."""
 
     def check(self) -> None:
-        if self.num_workers % self.sequence_parallel_size:
-            raise SpecError(
-                f"scaling.sequence_parallel_size: {self.sequence_parallel_size} does not divide the {self.num_workers} "
-                "workers of scaling.num_workers",
-                f"Set it to a divisor of {self.num_workers}.",
-            )
+        for name in ("sequence_parallel_size", "tensor_parallel_size"):
+            size = getattr(self, name)
+            if self.num_workers % size:
+                raise SpecError(
+                    f"scaling.{name}: {size} does not divide the {self.num_workers} workers of scaling.num_workers",
+                    f"Set it to a divisor of {self.num_workers}.",
+                )
+        if self.tensor_parallel_size > 1:
+            self._check_tensor_parallel()
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
         if self.offload_optimizer != "none" and self.zero_stage == 0:
@@ -88,3 +95,15 @@ class ScalingSpec(Spec, frozen=True):
                 f"scaling.offload_parameters: ZeRO {self.zero_stage} keeps whole weights on the device",
                 "Set scaling.zero_stage to 3.",
             )
+
+    def _check_tensor_parallel(self) -> None:
+        field = "scaling.tensor_parallel_size"
+        if self.sequence_parallel_size > 1:
+            raise SpecError(
+                f"{field}: workers that share sequences do not share layers as well",
+                "Set it or scaling.sequence_parallel_size to 1.",
+            )
+        if self.zero_stage == 3:
+            raise SpecError(f"{field}: not with ZeRO 3, which cuts all weights", "Set scaling.zero_stage below 3.")
+        if self.compile:
+            raise SpecError(f"{field}: layers that workers share are not compiled", "Set scaling.compile to false.")

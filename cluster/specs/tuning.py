@@ -62,7 +62,7 @@ class SftSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "sft"
     stage: ClassVar[str] = "pipelines.tuning.stage:build"
-    sizing: ClassVar[str] = "pipelines.training.sizing:predict"
+    sizing: ClassVar[str] = "pipelines.tuning.sizing:predict"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
 
     template: Literal["", "chatml", "alpaca", "completion"] = ""

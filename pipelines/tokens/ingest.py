@@ -114,6 +114,8 @@ class IngestOrder:
         self.store = store
         self.window_shards = window_shards
         self.seed = seed
+        self._first_epoch = WindowedOrder([], window_shards, seed)  # as far as it was known when last looked at
+        self._is_whole = False
 
     def samples(self, start: int, stop: int) -> tuple[Positions, Positions]:
         """The source, which is always 0, and the sequence at positions [start, stop); waits until they are known."""
@@ -136,11 +138,14 @@ class IngestOrder:
 
     def _windows(self, stop: int | None) -> WindowedOrder:
         """The first epoch, known at least up to position `stop`, or whole."""
-        while True:
-            complete = self.store.is_complete
+        while not self._reaches(stop):
+            self._is_whole = self.store.is_complete
             sizes = np.diff(self.store.sequence_starts).tolist()
-            windows = WindowedOrder(sizes, self.window_shards, self.seed, complete=complete)
-            if complete or (stop is not None and stop <= windows.num_known):
-                return windows
-            assert isinstance(self.store, GrowingStore)
-            self.store.grow()
+            self._first_epoch = WindowedOrder(sizes, self.window_shards, self.seed, complete=self._is_whole)
+            if not self._reaches(stop):
+                assert isinstance(self.store, GrowingStore)
+                self.store.grow()
+        return self._first_epoch
+
+    def _reaches(self, stop: int | None) -> bool:
+        return self._is_whole or (stop is not None and stop <= self._first_epoch.num_known)

@@ -1,9 +1,9 @@
 """Which samples a rank trains on in a step: arithmetic on the step, so that no loader state exists to be lost.
 
 Step s takes the positions of the run's order that follow those of the steps before it, as many as its global batch
-has sequences; rank r takes the r-th of `num_workers` equal slices (ranks that share sequences take one together).
-Neither workers nor accumulation change what a step sees. Every kind of training brings a `Source` of such batches; the
-loop is the same for all.
+has sequences; rank r takes the r-th of `num_workers` equal slices (ranks that share sequences or layers take one
+together). Neither workers nor accumulation change what a step sees. Every kind of training brings a `Source` of such
+batches; the loop is the same for all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ Batch: TypeAlias = Tensor | dict[str, Tensor]  # the first dimension is the sequ
 @dataclass(frozen=True)
 class BatchPlan:
     """How a global batch is split: `accumulation` forward passes of `micro_batch` sequences on each of the workers, or
-    on each group of `sequence_parallel_size` neighbours among them, which share their sequences.
+    on each group of neighbours among them that see the same ones: `sequence_parallel_size` workers share each sequence,
+    `tensor_parallel_size` workers each layer.
 
     Smaller batches at the beginning, where `sizes` has them, are split alike into fewer passes.
     """
@@ -46,15 +47,26 @@ class BatchPlan:
     steps: int
     sizes: BatchSizes
     sequence_parallel_size: int = 1
+    tensor_parallel_size: int = 1
+
+    @property
+    def group_size(self) -> int:
+        """Workers that see the same sequences."""
+        return self.sequence_parallel_size * self.tensor_parallel_size
 
     @property
     def num_groups(self) -> int:
         """Groups of workers that see the same sequences: the data-parallel ranks."""
-        return self.num_workers // self.sequence_parallel_size
+        return self.num_workers // self.group_size
+
+    @property
+    def zero_size(self) -> int:
+        """Workers with the same part of each layer, over which ZeRO shards, and averages gradients."""
+        return self.num_workers // self.tensor_parallel_size
 
     def group(self, rank: int) -> int:
         """The group that a rank is of."""
-        return rank // self.sequence_parallel_size
+        return rank // self.group_size
 
     @property
     def num_positions(self) -> int:
@@ -75,11 +87,13 @@ class BatchPlan:
 
 def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchPlan:
     """Raises SpecError where the global batch, or the first of a growing one, does not divide, and for a stage whose
-    sequences cannot be shared."""
-    sizes, size = BatchSizes.of(spec), scaling.sequence_parallel_size
+    sequences cannot be shared, or its layers."""
+    sizes, sharing, cutting = BatchSizes.of(spec), scaling.sequence_parallel_size, scaling.tensor_parallel_size
+    size = sharing * cutting
     groups = scaling.num_workers // size
     if size > 1 and not isinstance(spec, PretrainSpec | SftSpec):
-        raise SpecError(f"scaling.sequence_parallel_size: {spec.kind} does not share sequences", "Set it to 1.")
+        field, what = ("sequence", "sequences") if sharing > 1 else ("tensor", "layers")
+        raise SpecError(f"scaling.{field}_parallel_size: {spec.kind} does not share {what}", "Set it to 1.")
     if sizes.start % groups:
         name = "start_batch_size" if sizes.start < sizes.final else "global_batch_size"
         raise SpecError(
@@ -96,7 +110,7 @@ def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchP
             f"Take a divisor of {share}, such as {max(d for d in range(1, min(micro, share) + 1) if share % d == 0)}.",
         )
     accumulation = sizes.final // groups // micro
-    return BatchPlan(sizes.final, scaling.num_workers, micro, accumulation, steps, sizes, size)
+    return BatchPlan(sizes.final, scaling.num_workers, micro, accumulation, steps, sizes, sharing, cutting)
 
 
 def pretrain_steps(spec: PretrainSpec, sequence_length: int) -> int:
@@ -221,7 +235,7 @@ class TokenBatches(Source):
                     if counts:
                         summed[:, number, column] += torch.tensor([float(found[0]), float(count_labels(batch))])
         dist.all_reduce(summed)
-        summed[1] /= self.plan.sequence_parallel_size  # each of those who share a sequence counted all of its labels
+        summed[1] /= self.plan.group_size  # each of those who see a sequence counted all of its labels
         return (summed[0] / summed[1].clamp(min=1)).tolist()
 
     def heldout_batch(self, store: TokenStore, samples: list[int], objective: str) -> Batch:

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.errors import SpecError, nearest
 from cluster.spec import merge
 from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.training import tensor_parallel
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan
 
@@ -43,6 +44,7 @@ _TAKEN = {
     "scheduler": "set `schedule`, `warmup_steps` and `min_learning_rate_fraction` of the stage",
     "activation_checkpointing": "set scaling.activation_checkpointing",
     "compile": "set scaling.compile",
+    "tensor_parallel": "set scaling.tensor_parallel_size",
     "zero_optimization.stage": "set scaling.zero_stage",
     "zero_optimization.offload_optimizer.device": "set scaling.offload_optimizer",
     "zero_optimization.offload_param.device": "set scaling.offload_parameters",
@@ -63,8 +65,8 @@ def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, 
     derived = {
         "train_micro_batch_size_per_gpu": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
-        # DeepSpeed takes a group of workers that share sequences for as many with sequences of their own.
-        "train_batch_size": plan.global_batch * plan.sequence_parallel_size,
+        # DeepSpeed takes a group of workers that see the same sequences for as many with sequences of their own.
+        "train_batch_size": plan.global_batch * plan.group_size,
         # Without ZeRO, DeepSpeed clips but does not tell the norm: then the engine does both.
         "gradient_clipping": spec.max_grad_norm if scaling.zero_stage else 0.0,
         # DeepSpeed asks for an even number.
@@ -73,6 +75,8 @@ def deepspeed_config(spec: TrainingSpec, scaling: ScalingSpec, plan: BatchPlan, 
         "zero_force_ds_cpu_optimizer": False,  # DeepSpeed's own compiles for 90 s on first use
         "steps_per_print": None,
     }
+    if plan.tensor_parallel_size > 1:
+        derived["tensor_parallel"] = tensor_parallel.settings(plan.tensor_parallel_size)
     return merge(derived, scaling.deepspeed_overrides)
 
 

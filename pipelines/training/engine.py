@@ -17,7 +17,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor
 
 from cluster.specs import ScalingSpec, TrainingSpec
-from pipelines.training import shards
+from pipelines.training import cuts, shards
 from pipelines.training.batches import Batch, BatchPlan, Share
 from pipelines.training.deepspeed_config import deepspeed_config
 from pipelines.training.layouts import zero_layouts
@@ -63,12 +63,15 @@ class Engine:
             objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if scaling.compile:
             objective.model.compile()  # in place: weights keep their names
+        trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
         self.engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=optimizer,
-            config=deepspeed_config(spec, scaling, plan, sum(p.numel() for p in objective.parameters())),
+            config=deepspeed_config(spec, scaling, plan, trained),
             dist_init_required=False,
         )
+        if plan.tensor_parallel_size > 1:
+            self.engine.first_dataloader_check.remove()  # it cannot compare batches that are dicts
         self.device: torch.device = self.engine.device
         if self.stage:
             optimizer.layouts = zero_layouts(self.engine.optimizer, optimizer.wholes, self.device)
@@ -91,12 +94,16 @@ class Engine:
             loss = self.engine(self.to_device(micro_batch)) / share.divisor
             total += loss.detach()
             # DeepSpeed averages gradients over the ranks; the loss is already divided by the global count.
-            weight = self.plan.num_workers * (1.0 if self.stage else scale)
+            weight = self.plan.zero_size * (1.0 if self.stage else scale)
             self.engine.backward(loss * weight, scale_wrt_gas=False)
             if left:
                 self.engine.step()
-        parts = torch.cat([total.cpu().double().view(1), self.objective.told() / share.divisor])
+        parts = self._part(total, self.objective.told() / share.divisor)
         return parts, self._update(parts, scale, hooks)
+
+    def _part(self, loss: Tensor, figures: Tensor) -> Tensor:
+        """This rank's part of what all ranks add up: those that share layers have found the same."""
+        return torch.cat([loss.cpu().double().view(1), figures]) / self.plan.tensor_parallel_size
 
     def _update(self, parts: Tensor, scale: float, hooks: Hooks) -> float:
         """Let the optimizer take its step, where `hooks` admit it. Returns the global gradient norm."""
@@ -129,7 +136,10 @@ class Engine:
 
     def _clip(self) -> Tensor:
         """Clip the gradients, and tell their norm before, as ZeRO does by itself."""
-        return torch.nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.spec.max_grad_norm or math.inf)
+        parameters = list(self.engine.module.parameters())
+        norm = cuts.gradient_norm(parameters)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.spec.max_grad_norm or math.inf, norm)
+        return norm
 
     def figures(self) -> dict[str, Any]:
         """What there is to tell in the log of the last step: of fp16, the loss scale and the steps that it cost."""
@@ -144,11 +154,12 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
-        """Summed loss and further figures of a batch, a float64 vector. Every rank must call it equally often."""
+        """This rank's part of the summed loss and further figures of a batch, a float64 vector; those of all ranks add
+        up. Every rank must call it equally often."""
         self.engine.eval()
         loss = self.engine(self.to_device(batch))
         self.engine.train()
-        return torch.cat([loss.cpu().double().view(1), self.objective.told()])
+        return self._part(loss, self.objective.told())
 
     def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
         """Copy this rank's part of weights and optimizer state; return what is one number for a group, by group.
@@ -178,5 +189,5 @@ class Engine:
             if not parameter.requires_grad:
                 continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
-                found[name] = parameter.detach().cpu().clone()
+                found[name] = cuts.whole(parameter).cpu().clone()
         return found

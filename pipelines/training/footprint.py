@@ -7,14 +7,16 @@ kernel and the precision. A sequence more costs the same as the one before it, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.specs import TrainingSpec
+from cluster.specs import SftSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from pipelines.training.kept import Kept
 
 FP32 = 4
 # Of a weight, by the rule that moves it; Adafactor has rows and columns instead. 8 bits have a scale each 256 elements.
@@ -22,91 +24,118 @@ STATE_BYTES = {"adamw": 2 * FP32, "adamw8bit": 2 + 2 * FP32 / 256, "muon": FP32,
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """Parameters, those of them that Muon updates, and bytes: of the optimizer's state, and of activations, `fixed` and
-    for each sequence; of the latter `mask_bytes` (copies included) are not divided among workers that share it.
+class Peak:
+    """Bytes besides weights and gradients at one moment of a step: `fixed`, and for each sequence; of the latter
+    `mask_bytes` (copies included) are not divided among workers that share it.
 
     Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
     every ZeRO stage.
     """
 
-    parameters: int
-    muon_parameters: int
-    state_bytes: int
     fixed_bytes: int
     sequence_bytes: int
     mask_bytes: int = 0
 
-    def activations_bytes(self, micro_batch_size: int) -> int:
+    def bytes(self, micro_batch_size: int) -> int:
         return self.fixed_bytes + micro_batch_size * self.sequence_bytes
+
+    def shared(self, workers: int) -> Peak:
+        divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
+        return replace(self, sequence_bytes=divided + self.mask_bytes)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Weights, those of them that are trained, of these the ones that Muon updates and the largest matrix; and bytes:
+    of the optimizer's state, of what is not trained, as it is stored, and of activations at the moments that may be the
+    highest of a step, without and with activation checkpointing (none: the family has no blocks for it)."""
+
+    parameters: int
+    trained_parameters: int
+    muon_parameters: int
+    largest_parameter: int
+    state_bytes: int
+    frozen_bytes: int
+    peaks: tuple[Peak, ...]
+    checkpointed: tuple[Peak, ...]
+
+    def activations_bytes(self, micro_batch_size: int, checkpointing: bool = False) -> int:
+        peaks = self.checkpointed if checkpointing else self.peaks
+        return max(peak.bytes(micro_batch_size) for peak in peaks)
 
     def shared(self, workers: int) -> Footprint:
         """The footprint on each of so many workers that share every sequence.
 
         Each layer keeps its attention's result a second time then, which is not counted.
         """
-        divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
-        return replace(self, sequence_bytes=divided + self.mask_bytes)
+        peaks, checkpointed = (tuple(p.shared(workers) for p in of) for of in (self.peaks, self.checkpointed))
+        return replace(self, peaks=peaks, checkpointed=checkpointed)
 
 
-def trace(config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int) -> Footprint:
-    """The footprint of a language model under a spec, on packed documents. Seconds at most, and no memory."""
+def trace(
+    config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int, adapt: Callable[[Any], Any] | None = None
+) -> Footprint:
+    """The footprint of a language model under a spec: on packed documents, in fine-tuning on one conversation each.
+    Seconds at most, and no memory. `adapt` makes of the model the one that is trained."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from pipelines.training.models import build_model, count_parameters
     from pipelines.training.optimizers import build_optimizer
+    from pipelines.training.packed import stored_bytes, without_storage
 
-    with torch.random.fork_rng(devices=[]), FakeTensorMode():
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(config, spec.seed)
-        (one, mask), (two, _) = (_saved_bytes(model, spec, number, sequence_length) for number in (1, 2))
+        parameters = count_parameters(model)
+        if adapt:
+            model = adapt(model).train()
+    with FakeTensorMode():
+        without_storage(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        added = sum(p.numel() for p in trained) if adapt else 0  # the adapter's
         groups = build_optimizer(model, spec).param_groups
         of_rules = {rule: [p for g in groups if g["rule"] == rule for p in g["params"]] for rule in STATE_BYTES}
         state = sum(STATE_BYTES[rule] * p.numel() for rule, held in of_rules.items() for p in held)
         state += sum(FP32 * (sum(p.shape) if p.ndim == 2 else p.numel()) for p in of_rules["adafactor"])
-        muon = sum(p.numel() for p in of_rules["muon"])
-        return Footprint(count_parameters(model), muon, int(state), 2 * one - two, two - one, mask)
+        peaks, checkpointed = _peaks(model, spec, sequence_length)
+        return Footprint(
+            parameters=parameters + added,
+            trained_parameters=sum(p.numel() for p in trained),
+            muon_parameters=sum(p.numel() for p in of_rules["muon"]),
+            largest_parameter=max(p.numel() for p in trained),
+            state_bytes=int(state),
+            frozen_bytes=sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers())),
+            peaks=peaks,
+            checkpointed=checkpointed,
+        )
 
 
-def _saved_bytes(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> tuple[int, int]:
-    """Bytes that forward and backward pass of a micro-batch need at their peak besides weights and gradients; and those
-    of them that the mask and what is made of it take.
+def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[Peak, ...], tuple[Peak, ...]]:
+    """The moments of a step that may be the highest, without and with activation checkpointing.
 
-    That is at the beginning of the backward pass: all that was saved, and the logits, which became their own gradient.
+    Without, that is the beginning of the backward pass: all that was saved, and the logits, which became their own
+    gradient. With, blocks leave what they were given, and the end of the forward pass competes with the backward pass
+    of the largest block: what its forward pass, made again, saves, and gradients of as much.
     """
-    import inspect
+    from pipelines.training.kept import Kept
+    from pipelines.training.objectives import HALVES
+    from pipelines.training.packed import unpacked_bytes
 
-    import torch
+    one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
+    unpacked = unpacked_bytes(model)
+    # Fine-tuning takes the logits of the learned tokens out of all, as a copy: as many at most.
+    logits = 2 if isinstance(spec, SftSpec) else 1
 
-    from pipelines.training.models import BLANK_GLM
-    from pipelines.training.objectives import HALVES, additive
+    def peak(what: Callable[[Kept], tuple[int, int]], fixed: int) -> Peak:
+        (first, mask), (second, _) = what(one), what(two)
+        return Peak(2 * first - second + fixed, second - first, mask)
 
-    shape = (micro_batch_size, sequence_length)
-    tokens = torch.zeros(shape, dtype=torch.int64)
-    mask = torch.ones(micro_batch_size, 1, sequence_length, sequence_length, dtype=torch.bool)
-    given: dict[str, Any] = {"attention_mask": additive(mask) if model.config._attn_implementation == "eager" else mask}
-    takes = inspect.signature(model.forward).parameters
-    if "position_ids" in takes:
-        positions = tokens if model.config.model_type != BLANK_GLM else torch.stack([tokens, tokens], dim=1)
-        given["position_ids"] = positions
-    if "use_cache" in takes:
-        given["use_cache"] = False
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    saved: dict[int, torch.UntypedStorage] = {}  # held, or another tensor would get the same address
-    masks: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            saved[storage._cdata] = storage
-            if tensor.shape == mask.shape:
-                masks[storage._cdata] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        half = HALVES.get(spec.precision)
-        with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
-            logits = model(tokens, **given).logits
-    inputs = mask.nbytes + tokens.nbytes
-    found = sum(storage.nbytes() for storage in saved.values()) + logits.nbytes + inputs
-    return found, sum(masks.values()) + mask.nbytes
+    plain = peak(lambda kept: (kept.saved + logits * kept.logits, kept.masks), unpacked)
+    if not one.blocks:
+        return (plain,), ()
+    # Autocast keeps its 16-bit copies of trained weights to the end of the forward pass.
+    copies = 2 * one.trained_in_blocks if spec.precision in HALVES else 0
+    forward = peak(lambda kept: (kept.given + logits * kept.logits, kept.given_masks), copies + unpacked)
+    backward = peak(lambda kept: (kept.given + 2 * kept.block, kept.given_masks + kept.block_masks), unpacked)
+    return (plain,), (forward, backward)

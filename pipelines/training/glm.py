@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutput
 
 
@@ -54,7 +55,7 @@ class Mlp(nn.Module):
         return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(hidden), approximate="tanh"))
 
 
-class Layer(nn.Module):
+class Layer(GradientCheckpointingLayer):
     def __init__(self, config: BlankGlmConfig) -> None:
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
@@ -90,6 +91,7 @@ class BlankGlm(PreTrainedModel):
     config_class = BlankGlmConfig
     base_model_prefix = "transformer"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     _tied_weights_keys: Any = {}
 
     def __init__(self, config: BlankGlmConfig) -> None:

@@ -2,29 +2,47 @@
 
 Without ZeRO every rank holds all. ZeRO 1 and 2 lay a group's weights one after another and cut the whole into equal
 shards, one a rank; ZeRO 3 cuts every weight into one piece a rank. A training state told in these terms, and not in
-DeepSpeed's, can be taken up by any number of ranks at any stage.
+DeepSpeed's, can be taken up by any number of ranks at any stage, whether they share layers or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.training.cuts import Block, block
 from pipelines.training.optimizers import Optimizer, Told
 from pipelines.training.snapshots import State
 
 WEIGHT = "weight"
 
 
+class Rectangle(NamedTuple):
+    """Rows of a weight's matrix, or a part of one, from `row` and `column`, which stand in a shard from `offset`."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+    offset: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Its elements of a tensor that is laid out as the shard, as a view (height, width)."""
+        flat = tensor.detach().view(-1)[self.offset : self.offset + self.height * self.width]
+        return flat.view(self.height, self.width)
+
+
 @dataclass(frozen=True)
 class Piece:
-    """`length` elements of a weight from `start`, which stand in a shard from `offset`."""
+    """`length` elements, from `start`, of the `block` of a weight, which stand in a shard from `offset`."""
 
     weight: str
+    block: Block
     start: int
     length: int
     offset: int
@@ -34,11 +52,20 @@ class Piece:
         begin, end = max(begin, 0), min(end, self.length)
         if begin >= end:
             return None
-        return Piece(self.weight, self.start + begin, end - begin, self.offset + begin)
+        return Piece(self.weight, self.block, self.start + begin, end - begin, self.offset + begin)
 
-    def of(self, tensor: Tensor) -> Tensor:
-        """The piece's elements of a tensor that is laid out as the shard, as a view."""
-        return tensor.detach().view(-1)[self.offset : self.offset + self.length]
+    def rectangles(self) -> Iterator[Rectangle]:
+        """The end of a row, whole rows, the beginning of one: what there is of them."""
+        top, left, width, _ = self.block
+        start, stop = self.start, self.start + self.length
+        first = min(stop, -(-start // width) * width)
+        last = max(first, stop // width * width)
+        for begin, end in ((start, first), (first, last), (last, stop)):
+            if begin < end:
+                row, column = divmod(begin, width)
+                height = -(-(end - begin) // width)
+                offset = self.offset + begin - start
+                yield Rectangle(top + row, left + column, height, (end - begin) // height, offset)
 
 
 @dataclass(frozen=True)
@@ -51,17 +78,17 @@ class Shard:
     pieces: list[Piece]
 
     def tensors(self, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-        """Everything to save of the pieces, flat, by KEY/WEIGHT/START."""
+        """Everything to save of the pieces, by KEY/WEIGHT/ROW/COLUMN."""
         told = optimizer.told(self.flat)
         for piece in self.pieces:
-            yield f"{WEIGHT}/{piece.weight}/{piece.start}", piece.of(self.flat)
-            for key, value in told.elements.items():
-                yield f"{key}/{piece.weight}/{piece.start}", piece.of(value)
+            for found in piece.rectangles():
+                for key, value in {WEIGHT: self.flat, **told.elements}.items():
+                    yield f"{key}/{piece.weight}/{found.row}/{found.column}", found.of(value)
         begun = {piece.weight for piece in self.pieces if piece.start == 0}  # on one rank of all
         for key, value in told.wholes.items():
             for (name, _), part in zip(self.weights, value.split([sum(s) for _, s in self.weights]), strict=True):
                 if name in begun:
-                    yield f"{key}/{name}/0", part
+                    yield f"{key}/{name}/0/0", part.view(1, -1)
 
     def load(self, optimizer: Optimizer, state: State) -> None:
         """Take up weights and optimizer state."""
@@ -72,12 +99,13 @@ class Shard:
             if key in Told.WHOLES:
                 parts = [self.flat.new_empty(sum(shape)) for _, shape in self.weights]
                 for (name, _), part in zip(self.weights, parts, strict=True):
-                    state.read(key, name, 0, part)
+                    state.read(key, name, 0, 0, part.view(1, -1))
                 wholes[key] = torch.cat(parts)
                 continue
             into = elements.setdefault(key, torch.zeros_like(self.flat.detach(), dtype=dtype))
             for piece in self.pieces:
-                state.read(key, piece.weight, piece.start, piece.of(into))
+                for found in piece.rectangles():
+                    state.read(key, piece.weight, found.row, found.column, found.of(into))
         del elements[WEIGHT]
         optimizer.take(self.flat, Told(elements, wholes, state.numbers[str(self.group)]))
 
@@ -86,12 +114,14 @@ def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """Everything this rank holds, for an engine of DeepSpeed's at any stage."""
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
     zero, found = engine.optimizer, []
+    member = dist.get_rank() % max(1, engine.autotp_size())  # of the neighbours that share layers
     if zero is optimizer:
         for group, held in enumerate(optimizer.param_groups):
             for p in held["params"]:
-                found.append(Shard(p, group, [(names[p], p.shape)], [Piece(names[p], 0, p.numel(), 0)]))
+                piece = Piece(names[p], block(p, member), 0, p.numel(), 0)
+                found.append(Shard(p, group, [(names[p], p.shape)], [piece]))
         return found
-    rank = torch.distributed.get_rank()
+    rank = dist.get_rank(engine.seq_data_parallel_group)
     if hasattr(zero, "fp32_partitioned_groups_flat"):
         flats = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
         for number, (flat, parameters) in enumerate(flats):
@@ -101,7 +131,7 @@ def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
                 start = rank * share
                 held = min(share, parameter.ds_numel - start)  # the last shares are padded, or all padding
                 if held > 0:
-                    pieces.append(Piece(names[parameter], start, held, offset))
+                    pieces.append(Piece(names[parameter], block(parameter, member), start, held, offset))
                 offset += share
             weights = [(names[p], p.ds_shape) for p in parameters]
             found.append(Shard(flat, zero.sub_group_to_group_id[number], weights, pieces))
@@ -110,7 +140,8 @@ def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
     for group, (flat, parameters) in enumerate(flats):
         cuts, offset = [], -rank * flat.numel()  # where a weight begins in this rank's part of the group
         for parameter in parameters:
-            cuts.append(Piece(names[parameter], 0, parameter.numel(), offset).cut(-offset, flat.numel() - offset))
+            piece = Piece(names[parameter], block(parameter, member), 0, parameter.numel(), offset)
+            cuts.append(piece.cut(-offset, flat.numel() - offset))
             offset += parameter.numel()
         weights = [(names[p], p.shape) for p in parameters]
         found.append(Shard(flat, group, weights, [piece for piece in cuts if piece]))
@@ -119,17 +150,18 @@ def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
 
 def to_save(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """This rank's part of the whole state: all ranks' parts together hold every element once."""
-    held = shards(engine, optimizer)
+    held = [replace(s, pieces=[piece for piece in s.pieces if piece.block.saved]) for s in shards(engine, optimizer)]
     if engine.optimizer is not optimizer:
         return held
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    total = sum(shard.flat.numel() for shard in held)
+    rank, ranks = dist.get_rank(engine.seq_data_parallel_group), dist.get_world_size(engine.seq_data_parallel_group)
+    total = sum(piece.length for shard in held for piece in shard.pieces)
     begin, end = total * rank // ranks, total * (rank + 1) // ranks
     found, before = [], 0
     for shard in held:
-        if part := shard.pieces[0].cut(begin - before, end - before):
-            found.append(Shard(shard.flat, shard.group, shard.weights, [part]))
-        before += shard.flat.numel()
+        for piece in shard.pieces:
+            if part := piece.cut(begin - before, end - before):
+                found.append(replace(shard, pieces=[part]))
+            before += piece.length
     return found
 
 

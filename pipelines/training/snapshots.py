@@ -1,7 +1,8 @@
 """A rank's part of a training state as one safetensors file: copied quickly, written at leisure, read in any cut.
 
-Tensors are named KEY/PARAMETER/START, flat, from element START of the parameter. Whoever reads asks for a range of a
-parameter and does not see how the writers had divided it.
+A parameter is a matrix of its first dimension by all others. Tensors are rectangles of it, named
+KEY/PARAMETER/ROW/COLUMN by where they begin. Whoever reads asks for another rectangle, and does not see how the writers
+had divided the parameter.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ class Snapshot:
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def take(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy named tensors, each flat."""
+        """Copy named tensors."""
         ordered = sorted(tensors, key=lambda named: -named[1].element_size())  # each aligned to its own size
         header: dict[str, Any] = {}
         ends = [0]
         for name, tensor in ordered:
             ends.append(ends[-1] + tensor.numel() * tensor.element_size())
-            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": [tensor.numel()], "data_offsets": ends[-2:]}
+            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends[-2:]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         self._header = len(text).to_bytes(8, "little") + text
         if self._buffer.numel() != ends[-1]:
             self._buffer = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         for (_, tensor), begin, end in zip(ordered, ends, ends[1:], strict=False):
-            self._buffer[begin:end].view(tensor.dtype).copy_(tensor)
+            self._buffer[begin:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
     def write(self, file: IO[bytes]) -> FileEntry:
         """Write the copy, and return the file's size and digest."""
@@ -73,9 +74,8 @@ class State:
         for path in files:
             opened = self._stack.enter_context(safe_open(path, framework="pt"))
             for name in opened.keys():  # noqa: SIM118 (no mapping)
-                key, parameter, start = name.split("/")
-                stored = opened.get_slice(name)
-                self._parts[parameter][key].append((int(start), stored.get_shape()[0], stored))
+                key, parameter, row, column = name.split("/")
+                self._parts[parameter][key].append((int(row), int(column), opened.get_slice(name)))
 
     def __enter__(self) -> Self:
         return self
@@ -89,13 +89,17 @@ class State:
         """What there is of a parameter: its weights and its state in the optimizer, by name, and their types."""
         return {key: TYPES[stored[0][2].get_dtype()] for key, stored in sorted(self._parts[parameter].items())}
 
-    def read(self, key: str, parameter: str, start: int, into: Tensor) -> None:
-        """Fill a flat tensor with the elements from `start`. Raises InputError where some are in no part."""
-        end, filled = start + into.numel(), 0
-        for begin, length, stored in self._parts[parameter][key]:
-            first, last = max(start, begin), min(end, begin + length)
-            if first < last:
-                into[first - start : last - start].copy_(stored[first - begin : last - begin])
-                filled += last - first
+    def read(self, key: str, parameter: str, row: int, column: int, into: Tensor) -> None:
+        """Fill a matrix with the elements from `row` and `column`. Raises InputError where some are in no part."""
+        height, width = into.shape
+        filled = 0
+        for top, left, stored in self._parts[parameter][key]:
+            high, wide = stored.get_shape()
+            first, last = max(row, top), min(row + height, top + high)
+            begin, end = max(column, left), min(column + width, left + wide)
+            if first < last and begin < end:
+                found = stored[first - top : last - top, begin - left : end - left]
+                into[first - row : last - row, begin - column : end - column].copy_(found)
+                filled += found.numel()
         if filled != into.numel():
             raise InputError(f"the training checkpoint has {filled} of {into.numel()} elements of {key} of {parameter}")

@@ -19,6 +19,7 @@ from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.deepspeed_config import check_overrides
 from pipelines.training.models import configuration, read_configuration, require_fit, require_objective
 from pipelines.training.samples import make_sampler
+from pipelines.training.tensor_parallel import check_cut
 from pipelines.training.ulysses import check_shared
 
 SUMMARY_FILE = "training.json"  # the figures, written after everything else: a run killed later has nothing to redo
@@ -62,6 +63,7 @@ def validate(ctx: Context[PretrainSpec]) -> BatchPlan:
         f"validation_{n}": other.sequence_length for n, other in others.items()
     }
     check_shared(ctx.scaling.sequence_parallel_size, ctx.spec.shares, config, lengths)
+    check_cut(ctx.scaling, ctx.spec, config)
     plan = plan_batches(ctx.spec, ctx.scaling, pretrain_steps(ctx.spec, store.sequence_length))
     stream = open_stream(tokens, ctx.spec.seed, plan.num_positions, ctx.spec.window_shards)
     make_sampler(ctx.spec, tokens, stream)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.training.cuts import dimension
 from pipelines.training.engine import Engine
 
 # Of a part, what adds up over ranks: squares of gradient, weight and update; number, sum and squares of activations.
@@ -67,15 +68,15 @@ class Statistics:
         self._release()
         for number, parameter in self._parameters():
             if (gradient := self._gradient(parameter)) is not None:
-                self._sums[number, 0] += _square(gradient) / self._engine.gradient_scale**2
+                self._sums[number, 0] += self._square(parameter, gradient) / self._engine.gradient_scale**2
             self._before[parameter] = self._weights(parameter).clone()
 
     def end(self, step: int) -> dict[str, Any]:
         """The line of a step that the optimizer has taken, or left out."""
         for number, parameter in self._parameters():
             before, after = self._before.pop(parameter), self._weights(parameter)
-            self._sums[number, 1] += _square(after)
-            self._sums[number, 2] += _square(after - before)
+            self._sums[number, 1] += self._square(parameter, after)
+            self._sums[number, 2] += self._square(parameter, after - before)
         dist.all_reduce(self._sums)
         dist.all_reduce(self._max, dist.ReduceOp.MAX)
         rows = zip(self._parts, self._sums.tolist(), self._max.tolist(), strict=True)
@@ -96,16 +97,25 @@ class Statistics:
         """This rank's piece of a weight; those of all ranks make the whole, with zeros at the end."""
         if self._engine.stage == 3:
             return parameter.ds_tensor.detach().flatten()
-        return _piece(parameter.detach())
+        return self._piece(parameter.detach())
 
     def _gradient(self, parameter: Any) -> Tensor | None:
         """This rank's piece of the gradient that the optimizer will get, before it is clipped."""
         if self._engine.stage == 0:
-            return None if parameter.grad is None else _piece(parameter.grad)
+            return None if parameter.grad is None else self._piece(parameter.grad)
         if self._engine.stage == 3:
             return deepspeed.utils.safe_get_local_grad(parameter)
         mapping = parameter._hp_mapping  # as deepspeed.utils.safe_get_full_grad, less its gathering
         return mapping.get_lp_grad_fragment(parameter._index_in_param_group) if mapping else None
+
+    def _piece(self, tensor: Tensor) -> Tensor:
+        """This rank's share of a tensor that each of those with the same part of the layers has."""
+        plan = self._engine.plan
+        return tensor.flatten().tensor_split(plan.zero_size)[dist.get_rank() // plan.tensor_parallel_size]
+
+    def _square(self, parameter: Tensor, piece: Tensor) -> float:
+        """The part that a rank adds to the sum of squares: the ranks that share layers have some weights whole."""
+        return _square(piece) / (self._engine.plan.tensor_parallel_size if dimension(parameter) is None else 1)
 
 
 def parts(model: torch.nn.Module) -> dict[str, tuple[torch.nn.Module, list[Tensor]]]:
@@ -119,12 +129,6 @@ def parts(model: torch.nn.Module) -> dict[str, tuple[torch.nn.Module, list[Tenso
             owner = around + name.removeprefix(around).partition(".")[0]
         found.setdefault(owner, (model.get_submodule(owner), []))[1].append(parameter)
     return found
-
-
-def _piece(tensor: Tensor) -> Tensor:
-    """This rank's share of a tensor that every rank has whole."""
-    pieces = tensor.flatten().tensor_split(dist.get_world_size())
-    return pieces[dist.get_rank()]
 
 
 def _square(tensor: Tensor) -> float:

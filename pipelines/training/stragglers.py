@@ -2,7 +2,7 @@
 
 Training in lockstep, a slow rank makes all slow, and wall time says nothing of which. What a rank does alone is to
 fetch its batch and to run the forward pass, so that is what is timed. Where the forward pass itself waits for other
-ranks (for weights under ZeRO 3, for heads where sequences are shared), only the fetching still tells.
+ranks (for weights under ZeRO 3, for results where sequences or layers are shared), only the fetching still tells.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 
 from cluster.specs import SftSpec
 from pipelines.training.cross_entropy import cross_entropy
-from pipelines.training.objectives import HALVES, Objective
+from pipelines.training.objectives import Objective
 from pipelines.training.worker import Parts, Work
+from pipelines.tuning.adapters import add_adapter, nf4
 from pipelines.tuning.sequences import ConversationBatches, Sequences
 
 
@@ -72,11 +73,7 @@ def load_model(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool 
     """The model in fp32 (its linear layers in NF4 for qlora), with rows for the tokens that the template added."""
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     if spec.adapter == "qlora" and packed:
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=HALVES.get(spec.precision, torch.float32),
-        )
+        options["quantization_config"] = nf4(spec)
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(folder, **options)
     torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
@@ -85,18 +82,3 @@ def load_model(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool 
     for config in (model.config, model.generation_config):
         config.eos_token_id = extra["eos_token_id"]
     return model
-
-
-def add_adapter(model: Any, spec: SftSpec) -> Any:
-    """Low-rank updates of every linear layer but the output (Hu et al. 2021, arXiv:2106.09685)."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(spec.seed)
-    config = LoraConfig(
-        r=spec.lora_rank,
-        lora_alpha=spec.lora_alpha,
-        lora_dropout=spec.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)

@@ -21,7 +21,9 @@ from cluster.specs import SftSpec
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.stage import run_training
+from pipelines.training.tensor_parallel import check_cut
 from pipelines.training.ulysses import check_shared
+from pipelines.tuning.adapters import check_stage
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.sequences import Sequences
@@ -41,10 +43,11 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
             f"sft.template: {spec.template} adds {added} tokens, which an adapter does not learn",
             "Choose `alpaca` or `completion`, or `adapter: none`.",
         )
-    if spec.adapter == "qlora" and ctx.scaling.zero_stage == 3:
-        raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
+    check_stage(spec, ctx.scaling)
     longest = longest_conversation(ctx)
-    check_shared(ctx.scaling.sequence_parallel_size, (), AutoConfig.from_pretrained(ctx.inputs["model"].local()), {})
+    config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
+    check_shared(ctx.scaling.sequence_parallel_size, (), config, {})
+    check_cut(ctx.scaling, spec, config)
     left_out: dict[str, int] = {}
 
     def plan() -> BatchPlan:

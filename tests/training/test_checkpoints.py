@@ -35,15 +35,15 @@ class Model:
     """A training state that is one tensor and a counter."""
 
     def __init__(self, value: float = 0.0) -> None:
-        self.weights = torch.full((1000,), value)
+        self.weights = torch.full((50, 20), value)
         self.steps = value
 
     def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
-        snapshot.take([("weight/layer/0", self.weights)])
+        snapshot.take([("weight/layer/0/0", self.weights)])
         return {"0": {"step": self.steps}}
 
     def read(self, state: State, notes: dict[str, Any]) -> None:
-        state.read("weight", "layer", 0, self.weights)
+        state.read("weight", "layer", 0, 0, self.weights)
         self.steps = state.numbers["0"]["step"]
 
 
@@ -156,40 +156,48 @@ def test_what_goes_wrong_in_the_background_is_raised(tmp_path: Path) -> None:
         found.finish()
 
 
-@given(st.lists(st.integers(0, 100), max_size=4), st.lists(st.integers(0, 100), max_size=4))
+CUTS = st.tuples(*[st.lists(st.integers(0, 12), max_size=3).map(lambda cuts: [0, *sorted(cuts), 12])] * 2)
+
+
+def grid(cuts: tuple[list[int], list[int]]) -> Iterator[tuple[slice, slice]]:
+    """The rectangles that cuts of rows and columns make."""
+    for rows in itertools.pairwise(cuts[0]):
+        for columns in itertools.pairwise(cuts[1]):
+            yield slice(*rows), slice(*columns)
+
+
+@given(CUTS, CUTS)
 def test_whatever_the_cut_a_state_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], others: list[int]
+    tmp_path_factory: pytest.TempPathFactory, cuts: tuple[list[int], list[int]], others: tuple[list[int], list[int]]
 ) -> None:
     """Writers that divide a parameter in one way, and readers that divide it in another."""
     root = tmp_path_factory.mktemp("cut")
-    values = torch.arange(100, dtype=torch.float32)
-    bounds = [0, *sorted(cuts), 100]
+    values = torch.arange(144, dtype=torch.float32).view(12, 12)
     files = []
-    for number, (begin, end) in enumerate(itertools.pairwise(bounds)):
-        snapshot = Snapshot()
-        snapshot.take([(f"weight/w/{begin}", values[begin:end]), (f"levels/w/{begin}", values[begin:end].byte())])
+    for number, part in enumerate(grid(cuts)):
+        snapshot, name = Snapshot(), f"w/{part[0].start}/{part[1].start}"
+        snapshot.take([(f"weight/{name}", values[part]), (f"levels/{name}", values[part].byte())])
         files.append(root / f"{number}.safetensors")
         with files[-1].open("wb") as file:
             entry = snapshot.write(file)
         assert files[-1].stat().st_size == entry.size_bytes
-        assert torch.equal(load_file(files[-1])[f"weight/w/{begin}"], values[begin:end])  # any safetensors reader can
-    bounds = [0, *sorted(others), 100]
+        assert torch.equal(load_file(files[-1])[f"weight/{name}"], values[part])  # any safetensors reader can
     with State(files, {}) as state:
         assert state.keys("w") == {"levels": torch.uint8, "weight": torch.float32}
-        for begin, end in itertools.pairwise(bounds):
-            found, levels = torch.empty(end - begin), torch.empty(end - begin, dtype=torch.uint8)
-            state.read("weight", "w", begin, found)
-            state.read("levels", "w", begin, levels)
-            assert torch.equal(found, values[begin:end]) and torch.equal(levels, values[begin:end].byte())
+        for part in grid(others):
+            found, levels = torch.empty_like(values[part]), torch.empty_like(values[part], dtype=torch.uint8)
+            state.read("weight", "w", part[0].start, part[1].start, found)
+            state.read("levels", "w", part[0].start, part[1].start, levels)
+            assert torch.equal(found, values[part]) and torch.equal(levels, values[part].byte())
 
 
 def test_elements_that_no_part_has_are_an_error(tmp_path: Path) -> None:
     snapshot = Snapshot()
-    snapshot.take([("weight/w/10", torch.zeros(10))])
+    snapshot.take([("weight/w/10/0", torch.zeros(10, 1))])
     with (tmp_path / "a.safetensors").open("wb") as file:
         snapshot.write(file)
     with (
         State([tmp_path / "a.safetensors"], {}) as state,
         pytest.raises(InputError, match="10 of 15 elements"),
     ):
-        state.read("weight", "w", 10, torch.empty(15))
+        state.read("weight", "w", 10, 0, torch.empty(15, 1))

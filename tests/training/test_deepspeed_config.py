@@ -37,6 +37,7 @@ def test_overrides_are_merged_over_what_follows_from_the_spec() -> None:
         ({"gradient_clipping": 0.5}, "max_grad_norm"),
         ({"bf16": {"enabled": True}}, "precision"),
         ({"optimizer": {"type": "Adam"}}, "`optimizer`"),
+        ({"tensor_parallel": {"autotp_size": 2}}, r"scaling\.tensor_parallel_size"),
         ({"scheduler": {"type": "WarmupLR"}}, "schedule"),
         ({"zero_optimization": {"stage": 3}}, r"scaling\.zero_stage"),
         ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, r"scaling\.offload_optimizer"),

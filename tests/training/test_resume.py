@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ import pytest
 
 from cluster.location import Location
 from cluster.metrics import LOSS, STEP, TIMED, read
-from cluster.store import Store
-from tests.training.tiny import LENGTH, SMALL, make_tokens
+from tests.training.tiny import LENGTH, SMALL, run_rounds
 
 STEPS = 24
-ROUNDS = Path(__file__).with_name("rounds.py")
 OFTEN = {"checkpoint_every_seconds": 1e-6}
 KILLS = sorted(random.Random(20261121).sample(range(3, STEPS), 3))
 
@@ -54,13 +50,7 @@ for optimizer in OTHERS:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one output folder for each case."""
-    root = tmp_path_factory.mktemp("resume")
-    make_tokens(Store(root / "store"))
-    (root / "cases.json").write_text(json.dumps(CASES))
-    command = [sys.executable, str(ROUNDS), str(root), str(root / "cases.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=840)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root
+    return run_rounds(tmp_path_factory.mktemp("resume"), CASES)
 
 
 def lines(runs: Path, name: str) -> list[dict[str, Any]]:

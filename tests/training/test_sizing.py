@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from cluster.graph import Step
 from cluster.hardware import Hardware, named
 from cluster.pipeline import pipeline, run
 from cluster.plan import make_plan
-from cluster.sizing import Layout, Prediction, find_hardware, predict
+from cluster.sizing import Layout, Memory, Prediction, find_hardware, predict
 from cluster.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
 from cluster.view import View
-from pipelines.training.footprint import Footprint, trace
+from pipelines.training.advice import recommend
+from pipelines.training.footprint import FP32, Footprint, Peak, trace
+from pipelines.training.memory import place
 from pipelines.training.models import build_model, configuration, count_parameters
 from pipelines.training.objectives import CausalLM
 from pipelines.training.sizes import SIZES
-from pipelines.training.sizing import FP32, memory_of, recommend
 from tests.cli.command import ctl
 from tests.training.tiny import make_tokens, pretrain, saved_bytes
 
@@ -66,7 +68,24 @@ def test_tracing_leaves_the_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-MODEL = Footprint(parameters=1000, muon_parameters=0, state_bytes=8000, fixed_bytes=10, sequence_bytes=100)
+def footprint(parameters: int, state_bytes: int, fixed: int, sequence: int, **changes: Any) -> Footprint:
+    """Of a model whose activations are half of them in its blocks."""
+    fields: dict[str, Any] = {
+        "trained_parameters": parameters,
+        "muon_parameters": 0,
+        "largest_parameter": parameters // 10,
+        "frozen_bytes": 0,
+        "peaks": (Peak(fixed, sequence),),
+        "checkpointed": (Peak(fixed // 2, sequence // 2),),
+    }
+    return Footprint(parameters=parameters, state_bytes=state_bytes, **(fields | changes))
+
+
+MODEL = footprint(1000, 8000, 10, 100)
+
+
+def memory_of(model: Footprint, layout: Layout, workers: int, *, on_cpu: bool, accumulates: bool) -> Memory:
+    return place(model, layout, workers, on_cpu=on_cpu, accumulates=accumulates).memory
 
 
 @pytest.mark.parametrize(
@@ -80,44 +99,57 @@ def test_model_states_on_four_workers(stage: int, weights: int, gradients: int, 
     assert found.activations == 210
     assert found.checkpoint == (4000 + 8000) / 4  # each writes its part, at every stage
     assert found.total == weights + gradients + optimizer + found.buffers + 210 + 3000 + found.runtime
-    assert memory_of(MODEL, Layout(stage, 2), 4, on_cpu=False, accumulates=False).checkpoint == 0
+    on_gpu = place(MODEL, Layout(stage, 2), 4, on_cpu=False, accumulates=False)
+    assert on_gpu.memory.checkpoint == 0
+    assert on_gpu.host_memory and on_gpu.host_memory.checkpoint == 3000
 
 
 def test_muon_keeps_one_moment() -> None:
-    model = Footprint(parameters=1000, muon_parameters=600, state_bytes=5600, fixed_bytes=0, sequence_bytes=0)
+    model = footprint(1000, 5600, 0, 0, muon_parameters=600)
     assert memory_of(model, Layout(0, 1), 1, on_cpu=True, accumulates=False).optimizer == 400 * 8 + 600 * 4
 
 
 footprints = st.builds(
-    Footprint,
+    footprint,
     parameters=st.integers(10**6, 10**11),
-    muon_parameters=st.just(0),
-    fixed_bytes=st.integers(0, 10**9),
-    sequence_bytes=st.integers(10**6, 10**11),
+    state_bytes=st.integers(10**6, 10**12),
+    fixed=st.integers(0, 10**9),
+    sequence=st.integers(10**6, 10**11),
 )
+
+
+def cost(layout: Layout) -> tuple[Any, ...]:
+    """What a layout costs, from the dearest on."""
+    offloads = layout.offload_parameters == "cpu", layout.offload_optimizer == "cpu"
+    return *offloads, layout.activation_checkpointing, layout.zero_stage
 
 
 @given(
-    footprint=footprints,
+    model=footprints,
     share=st.integers(1, 64),
     workers=st.integers(1, 64),
     memory=st.integers(GIB, 200 * GIB),
+    host=st.integers(0, 1000 * GIB),
     more=st.integers(0, 200 * GIB),
 )
-def test_advice_fits_divides_and_never_shards_more_for_more_memory(
-    footprint: Footprint, share: int, workers: int, memory: int, more: int
+def test_advice_fits_divides_and_never_costs_more_for_more_memory(
+    model: Footprint, share: int, workers: int, memory: int, host: int, more: int
 ) -> None:
     batch = share * workers
-    found = recommend(footprint, batch, workers, workers, on_cpu=False, memory_bytes=memory)
-    richer = recommend(footprint, batch, workers, workers, on_cpu=False, memory_bytes=memory + more)
+    hardware = Hardware("some GPU", memory, host_memory_bytes=host)
+    found = recommend(model, batch, workers, workers, hardware)
+    richer = recommend(model, batch, workers, workers, dataclasses.replace(hardware, memory_bytes=memory + more))
     if found is None:
         return
     assert share % found.micro_batch_size == 0
     accumulates = found.micro_batch_size < share
-    assert memory_of(footprint, found, workers, on_cpu=False, accumulates=accumulates).total <= memory
+    placed = place(model, found, workers, on_cpu=False, accumulates=accumulates)
+    assert placed.memory.total <= memory
+    assert placed.host_memory
+    assert not found.offloads or placed.host_memory.total <= host
     assert richer is not None
-    assert richer.zero_stage <= found.zero_stage
-    assert richer.zero_stage < found.zero_stage or richer.micro_batch_size >= found.micro_batch_size
+    assert cost(richer) <= cost(found)
+    assert cost(richer) < cost(found) or richer.micro_batch_size >= found.micro_batch_size
 
 
 def whole(store: Store, scaling: dict[str, Any], **fields: Any):  # type: ignore[no-untyped-def]

@@ -27,10 +27,10 @@ from pipelines.training.footprint import trace
 from pipelines.training.models import configuration
 from tests.made import make
 from tests.training.chunks import OVERRIDES
-from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, tokenizer_json
+from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, run_rounds, tokenizer_json
 
 STEPS = 5
-ROUNDS = Path(__file__).with_name("rounds.py")
+CHUNKS = Path(__file__).with_name("chunks.py")
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
 LLAMA = SMALL | {"intermediate_size": 64}
@@ -88,13 +88,7 @@ CASES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one output folder for each case."""
-    root = tmp_path_factory.mktemp("ulysses")
-    make_tokens(Store(root / "store"))
-    (root / "cases.json").write_text(json.dumps(CASES))
-    command = [sys.executable, str(ROUNDS), str(root), str(root / "cases.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root
+    return run_rounds(tmp_path_factory.mktemp("ulysses"), CASES)
 
 
 def figures(runs: Path, name: str) -> dict[str, Any]:
@@ -181,7 +175,7 @@ def chunks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     other = packed.clone()
     other[:, :SECOND] = torch.randint(1, VOCAB, (2, SECOND), generator=generator)
     torch.save({"packed": packed, "other": other, "alone": alone}, root / "batches.pt")
-    command = [sys.executable, str(ROUNDS.with_name("chunks.py")), str(root), str(request.param)]
+    command = [sys.executable, str(CHUNKS), str(root), str(request.param)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [torch.load(root / f"{rank}.pt") for rank in range(request.param)]

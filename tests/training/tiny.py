@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +92,16 @@ def pretrain(steps: int, **changes: Any) -> PretrainSpec:
         "validation_sequences": 11,
     }
     return PretrainSpec(**(fields | changes))
+
+
+def run_rounds(root: Path, cases: dict[str, Any]) -> Path:
+    """The folder, with one output folder for each case (rounds.py)."""
+    make_tokens(Store(root / "store"))
+    (root / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, str(Path(__file__).with_name("rounds.py")), str(root), str(root / "cases.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=840)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
 
 
 def saved_bytes(objective: Any, batch: Any) -> int:

@@ -70,7 +70,7 @@ class TwoNodes:
         self._end(self.nodes.pop())
 
     def _quietly(self) -> dict[str, Any]:
-        return {"env": self.environment, "check": True, "capture_output": True}
+        return {"env": self.environment, "check": True, "stdout": subprocess.PIPE}
 
     def _start(self, *options: str) -> None:
         first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS

@@ -23,6 +23,7 @@ def case(adapter: str, **scaling: Any) -> dict[str, Any]:
     return {"spec": {"adapter": adapter}, "scaling": scaling}
 
 
+ADAMW = {"adapter": "none", "optimizer": "adamw"}
 ADAPTERS = {"all": "none", "lora": "lora", "qlora": "qlora"}
 TWO_RANKS = {
     "all": case("none"),
@@ -31,12 +32,16 @@ TWO_RANKS = {
     **{f"lora-zero{stage}": case("lora", zero_stage=stage) for stage in range(4)},
     **{f"qlora-zero{stage}": case("qlora", zero_stage=stage) for stage in range(3)},
     **{f"{name}-shared": case(adapter, sequence_parallel_size=2) for name, adapter in ADAPTERS.items()},
+    # The last one: DeepSpeed keeps its groups for as long as a process lives.
+    "adamw-cut": {"spec": ADAMW, "scaling": {"tensor_parallel_size": 2}},
 }
 ONE_RANK = {f"{name}-one": case(adapter) for name, adapter in ADAPTERS.items()}
+ONE_RANK["adamw-one"] = {"spec": ADAMW, "scaling": {}}
 AGREE = [
     *(("all", other) for other in ("all-micro2", "all-zero3", "all-shared", "all-one")),
     *(("lora-zero1", other) for other in ("lora-zero0", "lora-zero2", "lora-zero3", "lora-shared", "lora-one")),
     *(("qlora-zero1", other) for other in ("qlora-zero0", "qlora-zero2", "qlora-shared", "qlora-one")),
+    ("adamw-one", "adamw-cut"),
 ]
 
 

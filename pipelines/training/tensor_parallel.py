@@ -1,0 +1,53 @@
+"""Tensor parallelism: neighbouring workers share each layer's matrices (Megatron-LM, arXiv:1909.08053), by DeepSpeed's
+AutoTP.
+
+A layer's first matrices are cut by their outputs, and so by heads; its last ones by their inputs, whose products the
+group adds up. All else is whole on every worker: embeddings, norms, output layer. DeepSpeed cuts, and exchanges in the
+passes; ZeRO works among the workers that have the same part. cuts.py says which part a rank has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.errors import SpecError
+from cluster.specs import ScalingSpec, SftSpec, TrainingSpec
+
+FIELD = "scaling.tensor_parallel_size"
+FAMILIES = ("llama", "gpt_neox")  # those that a test compares with undivided runs
+OUTPUTS = r".*\.(q_proj|k_proj|v_proj|gate_proj|up_proj|query_key_value|dense_h_to_4h)\.weight$"
+INPUTS = r".*\.(o_proj|down_proj|dense|dense_4h_to_h)\.weight$"
+
+
+def settings(size: int) -> dict[str, Any]:
+    """DeepSpeed's `tensor_parallel`."""
+    cuts = [{"patterns": [OUTPUTS], "partition_type": "column"}, {"patterns": [INPUTS], "partition_type": "row"}]
+    return {"autotp_size": size, "partition_config": {"use_default_specs": False, "layer_specs": cuts}}
+
+
+def check_cut(scaling: ScalingSpec, spec: TrainingSpec, config: Any) -> None:
+    """Raise SpecError where the layers of a model, a transformers configuration, cannot be cut."""
+    size = scaling.tensor_parallel_size
+    if size == 1:
+        return
+    remedy = "Set it to 1"
+    if config.model_type not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise SpecError(f"{FIELD}: the family {config.model_type!r} is not cut", f"{remedy}, or take one of {known}.")
+    if spec.optimizer in ("muon", "adafactor"):
+        raise SpecError(
+            f"{FIELD}: {spec.optimizer} needs whole matrices", f"{remedy}, or {spec.kind}.optimizer to adamw."
+        )
+    if isinstance(spec, SftSpec) and spec.adapter != "none":
+        raise SpecError(f"{FIELD}: adapters are not cut", f"{remedy}, or sft.adapter to none.")
+    heads = config.num_attention_heads
+    numbers = {
+        "attention heads": heads,
+        "key/value heads": getattr(config, "num_key_value_heads", None) or heads,
+        "columns of the MLP (intermediate_size)": config.intermediate_size,
+    }
+    for name, number in numbers.items():
+        if number % size:
+            raise SpecError(
+                f"{FIELD}: {size} does not divide the model's {number} {name}", f"{remedy}, or a divisor of {number}."
+            )

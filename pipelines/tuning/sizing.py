@@ -1,0 +1,37 @@
+"""What `ctl plan` says of fine-tuning: of all weights, or of low-rank updates over a base as it is stored."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+from cluster.graph import Step
+from cluster.hardware import Hardware
+from cluster.sizing import Prediction
+from cluster.specs import ScalingSpec, SftSpec
+from pipelines.training.sizing import model_of, predict_model
+from pipelines.tuning.adapters import add_adapter, check_stage, pack
+
+
+def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
+    """What SFT needs (`sizing` of its spec). Raises as `pipelines.training.sizing.predict`."""
+    spec = step.spec
+    assert isinstance(spec, SftSpec)
+    check_stage(spec, scaling)
+    config, sequence_length = model_of(step)
+    if spec.adapter == "none":
+        return predict_model(step, config, sequence_length, scaling, hardware)
+
+    # What these libraries have to say is for whoever trains.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+    def adapt(model: Any) -> Any:
+        if spec.adapter == "qlora":
+            pack(model, spec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return add_adapter(model, spec)
+
+    stages = (1, 2) if spec.adapter == "qlora" else (1, 2, 3)
+    return predict_model(step, config, sequence_length, scaling, hardware, adapt, stages)

@@ -1,0 +1,253 @@
+"""Sizing of what saves memory: activation checkpointing, offloading, adapters over frozen and packed weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.artifact import Artifact
+from cluster.errors import SpecError, UsageError
+from cluster.graph import Step
+from cluster.hardware import Hardware, named
+from cluster.sizing import Layout, Memory, Placed, Prediction, predict
+from cluster.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
+from cluster.store import Store
+from pipelines.training.footprint import Footprint, Peak, trace
+from pipelines.training.memory import place
+from pipelines.training.models import build_model, configuration
+from pipelines.training.objectives import CausalLM
+from pipelines.tuning.adapters import add_adapter
+from pipelines.tuning.recipe import AnswerLM, load_model
+from tests.cli.command import ctl
+from tests.made import make
+from tests.training.tiny import saved_bytes, tokenizer_json
+
+LENGTH, NUMBER, VOCAB, HIDDEN = 32, 3, 512, 128
+MODELS = ("gpt2-1m", "llama-1m", "pythia-1m", "bloom-1m")
+GB = 10**9
+
+
+def config(model: str, layers: int = 4) -> Any:
+    overrides = {"num_hidden_layers": layers}
+    return configuration(model, overrides, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=0)
+
+
+def passed(model: str, layers: int = 4, checkpointing: bool = False) -> int:
+    """What a real pass over sequences with a boundary in each saves."""
+    built = build_model(config(model, layers), seed=0)
+    if checkpointing:
+        built.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    tokens = torch.ones(NUMBER, LENGTH + 1, dtype=torch.int64)
+    tokens[:, 9] = 0
+    return saved_bytes(CausalLM(built, 0, "fp32"), tokens)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_checkpointing_keeps_what_blocks_are_given_and_the_work_on_one(model: str) -> None:
+    """Counted by autograd: what a checkpointed pass saves, and, as what one block more saves, the work on a block.
+    Rotary angles, which all blocks are given and autograd is not asked to save, are a twelfth of it at most here."""
+    given = passed(model, checkpointing=True) + NUMBER * LENGTH * (LENGTH + 8)  # and mask and tokens
+    block = passed(model, 5) - passed(model, 4) - 4 * NUMBER * LENGTH * HIDDEN
+    forward, backward = trace(config(model), PretrainSpec(), LENGTH).checkpointed
+    assert forward.bytes(NUMBER) == pytest.approx(given + 4 * NUMBER * LENGTH * VOCAB, rel=0.1)
+    assert backward.bytes(NUMBER) == pytest.approx(given + 2 * block, rel=0.1)
+
+
+def test_checkpointing_saves_blocks_of_every_depth_but_one() -> None:
+    """Ten more layers: without it ten times what each saves, with it ten times what each is given."""
+    few, many = (trace(config("llama-1m", layers), PretrainSpec(), LENGTH) for layers in (2, 12))
+    given = 10 * NUMBER * LENGTH * HIDDEN * 4
+    assert many.activations_bytes(NUMBER, True) - few.activations_bytes(NUMBER, True) == given
+    assert many.activations_bytes(NUMBER) - few.activations_bytes(NUMBER) > 8 * given
+
+
+def test_autocast_keeps_its_copies_to_the_end_of_the_forward_pass() -> None:
+    """2 bytes of each matrix in four blocks: attention 4 h^2, and three of h by 352."""
+    forward, _ = trace(config("llama-1m"), PretrainSpec(precision="bf16"), LENGTH).checkpointed
+    blocks = 4 * (4 * HIDDEN**2 + 3 * HIDDEN * 352)
+    assert forward.fixed_bytes == pytest.approx(2 * (blocks + VOCAB * HIDDEN), rel=0.01)
+
+
+def test_a_glm_can_be_checkpointed_and_learns_the_same() -> None:
+    glm = configuration("glm-1m", {}, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=0)
+    tokens = torch.arange(LENGTH).view(1, -1)
+    mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
+    found = []
+    for checkpointing in (False, True):
+        model = build_model(glm, seed=0)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model(tokens, position_ids=torch.stack([tokens, tokens], dim=1), attention_mask=mask).logits.sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert trace(glm, PretrainSpec(objective="infilling_short"), LENGTH).checkpointed
+
+
+MODEL = Footprint(1000, 1000, 0, 100, 8000, 0, (Peak(10, 100),), (Peak(5, 50),))
+
+
+def parts(memory: Memory | None) -> tuple[int, ...]:
+    assert memory
+    return memory.weights, memory.gradients, memory.optimizer
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "device", "host"),
+    [
+        # Weights 4000 bytes, a fourth of gradients 1000, of DeepSpeed's copy and AdamW's moments 1000 + 2000.
+        (2, ("cpu", "none"), (4000, 0, 0), (0, 1000, 3000)),
+        (3, ("cpu", "none"), (5000, 0, 0), (0, 1000, 3000)),
+        (3, ("none", "cpu"), (4000, 1000, 3000), (1000, 0, 0)),
+        (3, ("cpu", "cpu"), (4000, 0, 0), (1000, 1000, 3000)),
+    ],
+)
+def test_what_is_offloaded_is_in_main_memory(
+    stage: int, offload: tuple[Any, Any], device: tuple[int, ...], host: tuple[int, ...]
+) -> None:
+    layout = Layout(stage, 2, False, *offload)
+    found = place(MODEL, layout, 4, on_cpu=False, accumulates=False)
+    assert (parts(found.memory), parts(found.host_memory)) == (device, host)
+    both = place(MODEL, layout, 4, on_cpu=True, accumulates=False)  # a CPU has one memory for both
+    assert both.host_memory is None
+    assert parts(both.memory) == tuple(map(sum, zip(device, host, strict=True)))
+
+
+def test_frozen_weights_have_neither_gradient_nor_optimizer() -> None:
+    """Of 1,000 weights 100 are trained; the others take 450 bytes. ZeRO 3 cuts these too."""
+    model = Footprint(1000, 100, 0, 10, 800, 450, (Peak(0, 0),), ())
+    found = place(model, Layout(1, 1), 2, on_cpu=True, accumulates=False).memory
+    assert parts(found) == (400 + 450, 200, 200 + 400)
+    assert found.checkpoint == (400 + 800) / 2
+    assert place(model, Layout(3, 1), 2, on_cpu=True, accumulates=False).memory.weights == 200 + 225 + 400 + 450
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
+    """A Llama of random weights: hidden 128, four layers, 352 wide, tied, 512 pieces."""
+    folder = tmp_path_factory.mktemp("base")
+    build_model(config("llama-1m"), seed=0).save_pretrained(folder / "model")
+    files = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+    store = Store(folder / "store")
+    return store, make(store, PretrainedSpec(), {}, files | {"tokenizer.json": tokenizer_json()}, "tiny")
+
+
+def tuned(base: tuple[Store, Artifact], hardware: Hardware, adapter: Any, **scaling: Any) -> Prediction:
+    store, model = base
+    spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER)
+    found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1, **scaling), hardware)
+    assert found
+    return found
+
+
+LINEAR = 4 * (4 * HIDDEN**2 + 3 * HIDDEN * 352)
+ADAPTER = 4 * 4 * (4 * 2 * HIDDEN + 3 * (HIDDEN + 352))  # rank 4 at both ends of seven layers, in four blocks
+OTHER = VOCAB * HIDDEN + 9 * HIDDEN  # tied embeddings, norms
+
+
+@pytest.mark.parametrize(
+    ("adapter", "linear_bytes"),
+    [
+        ("lora", 4 * LINEAR),
+        # Half a byte, an fp32 scale each 64, and the 16 values for each layer.
+        ("qlora", LINEAR // 2 + 4 * LINEAR // 64 + 28 * 16 * 4),
+    ],
+)
+def test_a_frozen_base_takes_what_it_is_stored_in(
+    base: tuple[Store, Artifact], adapter: str, linear_bytes: int
+) -> None:
+    found = tuned(base, named("a10"), adapter, zero_stage=0)
+    assert (found.parameters, found.trained_parameters) == (LINEAR + OTHER + ADAPTER, ADAPTER)
+    assert found.memory.weights == pytest.approx(linear_bytes + 4 * (OTHER + ADAPTER), abs=1000)  # rotary angles
+    assert (found.memory.gradients, found.memory.optimizer) == (4 * ADAPTER, 8 * ADAPTER)
+    # Forward, and backward but for the gradients of frozen weights.
+    attention = 12 * 4 * HIDDEN * LENGTH
+    assert found.flops_per_token == 4 * (LINEAR + OTHER) + 6 * ADAPTER + attention
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
+    base: tuple[Store, Artifact], adapter: Any, precision: Any
+) -> None:
+    """And the packed weights of the real model are as many bytes as predicted."""
+    store, model = base
+    spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
+    found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1), named("a10"))
+    assert found
+    real = load_model(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
+    states = [p.quant_state for p in real.parameters() if hasattr(p, "quant_state")]
+    scales = sum(state.absmax.nbytes + state.code.nbytes for state in states)
+    stored = sum(p.nbytes for p in real.parameters()) + scales
+    assert found.memory.weights == pytest.approx(stored + 4 * ADAPTER, abs=1000)
+    tokens = torch.ones(NUMBER, LENGTH + 1, dtype=torch.int64)
+    learn = torch.ones(NUMBER, LENGTH, dtype=torch.bool)
+    kept = saved_bytes(AnswerLM(add_adapter(real, spec), precision), {"tokens": tokens, "learn": learn})
+    logits = 2 * NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
+    unpacked = HIDDEN * 352 * (4 if precision == "fp32" else 2) if adapter == "qlora" else 0
+    assert found.memory.activations == pytest.approx(kept + logits + unpacked, rel=0.03)
+
+
+def test_qlora_is_not_sized_at_zero_3(base: tuple[Store, Artifact]) -> None:
+    with pytest.raises(SpecError, match="ZeRO 3 cannot cut the packed weights"):
+        tuned(base, named("a10"), "qlora", zero_stage=3)
+
+
+def prediction(placed: Placed, hardware: Hardware) -> Prediction:
+    return Prediction(hardware, 4, "bf16", 10**9, 10**9, placed, 1.0, 1.0, 1, None, None)
+
+
+def test_each_memory_is_held_against_its_own() -> None:
+    """20 GB offloaded do not fit into 16 GB of main memory, though the GPU's would hold them."""
+    model = Footprint(4 * GB, 4 * GB, 0, 1, 32 * GB, 0, (Peak(0, 1),), (Peak(0, 1),))
+    placed = place(model, Layout(2, 1, False, "cpu"), 4, on_cpu=False, accumulates=False)
+    gpu = Hardware("some GPU", 80 * GB, host_memory_bytes=64 * GB)
+    assert prediction(placed, gpu).fits
+    small = Hardware("some GPU", 80 * GB, host_memory_bytes=10 * GB)
+    assert not prediction(placed, small).fits
+    with pytest.raises(SpecError, match=r"take 12\.0 GB of main memory.*which have 10\.0 GB each"):
+        prediction(placed, small).require_fit("pretrain")
+    assert prediction(placed, Hardware("some GPU", 80 * GB)).fits  # of main memory nothing is known
+    assert prediction(placed, gpu).tokens_per_second() is None
+
+
+def test_main_memory_behind_the_name_of_a_gpu() -> None:
+    assert named("h100:256").host_memory_bytes == 256 * GB
+    assert (named("h100").host_memory_bytes, named("h100:256").name) == (0, "h100")
+    with pytest.raises(UsageError, match="h100:256"):
+        named("h100:lots")
+
+
+def planned(tmp_path: Path, hardware: str, *sets: str, as_json: bool = True) -> Any:
+    command = ["plan", "pipelines/pretrain.py", "--store", tmp_path, "--hardware", hardware]
+    done = ctl(*command, *(["--json"] if as_json else []), *(word for one in sets for word in ("--set", one)))
+    if not as_json:
+        return done
+    return {item["step"]: item["prediction"] for item in json.loads(done.stdout)}["pretrain"]
+
+
+LONG = ("tokens.sequence_length=32768", "pretrain.model=llama3-8b", "pretrain.precision=bf16", "scaling.num_workers=8")
+
+
+def test_ctl_plan_says_what_checkpointing_would_need(tmp_path: Path) -> None:
+    sets = (*LONG, "scaling.zero_stage=3", "scaling.micro_batch_size=1", "pretrain.global_batch_size=8")
+    found = planned(tmp_path, "h200", *sets)
+    assert not found["fits"]
+    assert found["instead"]["activation_checkpointing"]
+    needed = found["instead"]["memory_per_worker"]["total_bytes"]
+    again = planned(tmp_path, "h200", *sets, "scaling.activation_checkpointing=true")
+    assert again["fits"]
+    assert again["memory_per_worker"]["total_bytes"] == needed
+    assert again["flops_per_token"] == pytest.approx(4 / 3 * found["flops_per_token"])
+
+
+def test_ctl_plan_offers_main_memory_where_it_is_known(tmp_path: Path) -> None:
+    sets = ("pretrain.model=llama3-8b", "pretrain.precision=bf16", "scaling.num_workers=2", "scaling.zero_stage=3")
+    refused = planned(tmp_path, "a100-80gb:400", *sets, as_json=False)
+    assert "main memory" in refused.stdout
+    assert "scaling.offload_optimizer=cpu" in refused.stdout
+    assert "optimizer in main memory" in refused.stdout.partition("recommended")[2]
+    assert "recommended   more workers" in planned(tmp_path, "a100-80gb", *sets, as_json=False).stdout
