@@ -1,7 +1,7 @@
 """Leases: of many runs that want to build the same thing at once, one does, on a local disk and on S3 alike.
 
 A lease is a chain of files `{n}.json`, each created exclusively; the highest is in force. Whoever finds that its
-holder has died (a process of this host that is gone, or an expiry that has passed) takes over by creating `n+1`:
+holder has died (a process of this host that is gone, or another's expiry that has passed) takes over by creating `n+1`:
 exclusive creation lets only one win, with no clock but the expiry's and no lock server.
 """
 
@@ -49,11 +49,10 @@ def _started(pid: int) -> str:
 
 def alive(holder: Holder) -> bool:
     """Whether the holder may still be at work."""
-    if holder.expires_at < time.time():
-        return False
     if (holder.host, holder.boot) == (socket.gethostname(), _boot()) and Path("/proc").exists():
+        # Whatever the expiry: a laptop that wakes up finds every lease expired, and nobody has had the time to renew.
         return _started(holder.pid) == holder.started
-    return True
+    return holder.expires_at >= time.time()
 
 
 class Lease:

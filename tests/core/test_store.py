@@ -6,15 +6,17 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cluster.build import build
 from cluster.errors import InputError, JobError
 from cluster.gc import collect
-from cluster.lease import Lease
+from cluster.lease import Holder, Lease
 from cluster.lineage import lineage, render
 from cluster.location import Location
 from cluster.store import Store, problems
@@ -107,16 +109,33 @@ def test_one_lease_at_a_time(any_store: Store) -> None:
     assert second.holder() is None
 
 
+def _expire(lease: Lease, **changes: str) -> None:
+    """As if the holder had not had the time to renew; `changes` say where it is."""
+    holder = msgspec.json.decode(lease.place.read_bytes("1.json"), type=Holder)
+    expired = msgspec.structs.replace(holder, expires_at=time.time() - 1, **changes)
+    lease.place.write_bytes("1.json", msgspec.json.encode(expired))
+
+
 def test_an_expired_lease_is_taken_over_and_its_holder_told(any_store: Store) -> None:
-    place = any_store.lease("words", "b" * 64).place
-    stale = Lease(place, ttl_seconds=-1)
+    stale, heir = any_store.lease("words", "b" * 64), any_store.lease("words", "b" * 64)
     assert stale.acquire()
-    heir = Lease(place)
+    _expire(stale, host="another-machine")
     assert heir.acquire()
     with pytest.raises(JobError, match="taken over"):
         stale.check()
     heir.check()
+    stale.release()
     heir.release()
+
+
+def test_a_machine_that_slept_longer_than_its_leases_wakes_up_with_them(any_store: Store) -> None:
+    slept, other = any_store.lease("words", "c" * 64), any_store.lease("words", "c" * 64)
+    assert slept.acquire()
+    _expire(slept)
+    assert other.holder() is not None
+    assert not other.acquire()
+    slept.check()
+    slept.release()
 
 
 def test_a_file_replaced_while_it_is_read_is_read_whole(any_store: Store) -> None:
