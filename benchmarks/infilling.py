@@ -1,13 +1,14 @@
-"""Blank filling: a small GLM against the causal model of the same size, on the same held-out blanks.
+"""Blank filling: a small GLM against causal models of the same size, on the same held-out blanks.
 
-    python benchmarks/infilling.py [--tokens 4e6] [--blanks 1000] [--batch 16] [--short 0.5]
+    python benchmarks/infilling.py [--tokens 8e6] [--vocabulary characters] [--blanks 1000] [--short 0.5]
 
-Both learn from the same sequences of this machine's Python source, in the same order, batches and number: `glm-1m` by
-blanks (short ones, and for the rest the ends of documents), `gpt2-1m` to tell the next token, at the same learning
-rates. Their layers are alike; GLM has one table of positions more. In each of the held-out documents one blank is cut
-out at random, of Poisson(3) tokens, at least one. GLM sees the text on both sides. The causal model can see the left
-side only; as it might make use of the right one, it is also given that side before the left one. Both are told how long
-the blank is. Losses are of the blank's own tokens, given those before them, without the end of the blank.
+All learn from the same sequences of this machine's Python source, in the same order, batches and number: `glm-1m` by
+blanks (short ones, and for the rest the ends of documents), `gpt2-1m` and `llama-1m` to tell the next token, at the
+same learning rates. Their layers are of the same width and number; GLM's positions are rotary unless `--positions`
+says learned, Llama's are rotary, GPT-2's learned. In each of the held-out documents one blank is cut out at random, of
+Poisson(3) tokens, at least one. GLM sees the text on both sides. A causal model can see the left side only; as it might
+make use of the right one, it is also given that side before the left one. All are told how long the blank is. Losses
+are of the blank's own tokens, given those before them, without the end of the blank.
 """
 
 from __future__ import annotations
@@ -38,21 +39,26 @@ from pipelines.training.models import load_model
 from pipelines.training.objectives import visible
 
 SEQUENCE_LENGTH, LONGEST = 128, 120
+MODELS = ("glm-1m", "gpt2-1m", "llama-1m")
 SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")
 
 
-def train(store: Store, total_tokens: int, batch: int, short: float, seed: int) -> dict[str, Artifact]:
+def train(store: Store, arguments: argparse.Namespace) -> dict[str, Artifact]:
     corpus = build(CorpusSpec(max_bytes=12_000_000, part_bytes=1_000_000), {}, store=store, name="bench")
-    spec = TokenizerSpec(vocab_size=2048, special_tokens=SPECIAL)
+    algorithm = "characters" if arguments.vocabulary == "characters" else "byte_bpe"
+    spec = TokenizerSpec(algorithm=algorithm, vocab_size=2048, special_tokens=SPECIAL)
     tokenizer = build(spec, {"corpus": corpus}, store=store, name="bench")
     inputs = {"corpus": corpus, "tokenizer": tokenizer}
     tokens = build(TokensSpec(sequence_length=SEQUENCE_LENGTH), inputs, store=store, name="bench")
+    short = arguments.short
     blanks = {"infilling_short": short, "infilling_document": 1 - short} if short < 1 else "infilling_short"
     models = {}
-    for model, objective in {"glm-1m": blanks, "gpt2-1m": "causal"}.items():
+    for model in MODELS:
+        is_glm = model == "glm-1m"
         wanted = PretrainSpec(
-            model=model, objective=objective, total_tokens=total_tokens, global_batch_size=batch, seed=seed,
-            optimizer="muon", learning_rate=2e-3,
+            model=model, model_overrides={"position_embedding_type": arguments.positions} if is_glm else {},
+            objective=blanks if is_glm else "causal", total_tokens=int(arguments.tokens),
+            global_batch_size=arguments.batch, seed=arguments.seed, optimizer="muon", learning_rate=2e-3,
         )  # fmt: skip
         scaling = ScalingSpec(num_workers=2, checkpoint_every_seconds=10_000)
         models[model] = build(wanted, {"tokens": tokens}, store=store, scaling=scaling, name=model)
@@ -102,7 +108,9 @@ def infilled(filler: Filler, document: np.ndarray, start: int, stop: int) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=float, default=4e6)
+    parser.add_argument("--tokens", type=float, default=8e6)
+    parser.add_argument("--vocabulary", choices=("characters", "pieces"), default="characters")
+    parser.add_argument("--positions", choices=("rotary", "learned"), default="rotary", help="of the GLM")
     parser.add_argument("--blanks", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16, help="sequences a step")
     parser.add_argument("--short", type=float, default=0.5, help="share of the sequences that have short blanks")
@@ -110,19 +118,21 @@ def main() -> None:
     parser.add_argument("--store", default="")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(arguments.store or folder)
-        models = train(store, int(arguments.tokens), arguments.batch, arguments.short, arguments.seed)
+        models = train(Store(arguments.store or folder), arguments)
         for name, artifact in models.items():
             print(f"{name}: {artifact.metrics['parameters']:,} parameters, {artifact.metrics['tokens']:,} tokens seen")
-        filler, model = Filler.open(models["glm-1m"].local()), load_model(models["gpt2-1m"].local()).eval()
-        results: dict[str, list[tuple[float, bool]]] = {"GLM": [], "causal, left": [], "causal, right and left": []}
+        filler = Filler.open(models["glm-1m"].local())
+        causal_models = {name: load_model(models[name].local()).eval() for name in MODELS[1:]}
+        results: dict[str, list[tuple[float, bool]]] = {}
         blank_tokens = 0
         for document, start, stop in heldout_blanks(models["glm-1m"].parent("tokens"), arguments.blanks):
             left, blank, right = np.split(document, [start, stop])
             blank_tokens += len(blank)
-            results["GLM"].append(infilled(filler, document, start, stop))
-            results["causal, left"].append(causal(model, left, blank))
-            results["causal, right and left"].append(causal(model, np.concatenate([left[:1], right, left[1:]]), blank))
+            results.setdefault("glm-1m", []).append(infilled(filler, document, start, stop))
+            for name, model in causal_models.items():
+                sides = {"left": left, "right and left": np.concatenate([left[:1], right, left[1:]])}
+                for what, before in sides.items():
+                    results.setdefault(f"{name}, {what}", []).append(causal(model, before, blank))
     for name, found in results.items():
         losses, right_ones = zip(*found, strict=True)
         low, high = wilson(sum(right_ones), len(found))

@@ -17,7 +17,9 @@ def glm(step):
     tokenizer = step(TokenizerSpec(vocab_size=4096, special_tokens=special), corpus=corpus)
     tokens = step(TokensSpec(sequence_length=512), corpus=corpus, tokenizer=tokenizer)
     blanks = {"infilling_short": 1.0, "infilling_document": 1.0}
-    return step(PretrainSpec(model="glm-1m", objective=blanks, total_tokens=10_000_000), tokens=tokens)
+    positions = {"position_embedding_type": "rotary"}  # small models learn from blanks much sooner so
+    spec = PretrainSpec(model="glm-1m", model_overrides=positions, objective=blanks, total_tokens=10_000_000)
+    return step(spec, tokens=tokens)
 
 
 if __name__ == "__main__":

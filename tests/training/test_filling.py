@@ -19,12 +19,13 @@ from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, tokenizer_js
 MASK, START, END = VOCAB, VOCAB + 3, VOCAB + 4
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["learned", "rotary"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned by heart that 10 11 12 ... goes on counting, in blanks of any length."""
     folder = tmp_path_factory.mktemp("model")
     size = VOCAB + len(MARKERS)
-    config = configuration("glm-1m", SMALL, vocab_size=size, sequence_length=LENGTH, eos_token_id=EOS)
+    overrides = SMALL | {"position_embedding_type": request.param}
+    config = configuration("glm-1m", overrides, vocab_size=size, sequence_length=LENGTH, eos_token_id=EOS)
     objective = BlankInfilling(build_model(config, seed=1), EOS, "fp32")
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-2)
     rng = np.random.default_rng(0)

@@ -58,6 +58,8 @@ def test_every_size_has_room_for_the_sequence() -> None:
         ("llama-1m", {"hidden_size": 100, "num_attention_heads": 3}, "multiple"),
         ("gpt2-1m", {"n_embd": 100, "n_head": 3}, "multiple"),
         ("llama-1m", {"hidden_size": "large"}, "hidden_size"),
+        ("glm-1m", {"position_embedding_type": "round"}, "learned or rotary, not 'round'"),
+        ("glm-1m", {"position_embedding_type": "rotary", "num_attention_heads": 64}, "multiple of 4 x 64 heads"),
         ("llama-1m", {"max_position_embeddings": 8}, "positions"),
     ],
 )

@@ -72,8 +72,10 @@ def test_autocast_keeps_its_copies_to_the_end_of_the_forward_pass() -> None:
     assert forward.fixed_bytes == pytest.approx(2 * (blocks + VOCAB * HIDDEN), rel=0.01)
 
 
-def test_a_glm_can_be_checkpointed_and_learns_the_same() -> None:
-    glm = configuration("glm-1m", {}, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=0)
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_a_glm_can_be_checkpointed_and_learns_the_same(positions: str) -> None:
+    overrides = {"position_embedding_type": positions}
+    glm = configuration("glm-1m", overrides, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=0)
     tokens = torch.arange(LENGTH).view(1, -1)
     mask = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
     found = []
