@@ -102,10 +102,13 @@ class PretrainSpec(TrainingSpec, frozen=True):
     model_overrides: dict[str, Any] = {}
     """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
     objective: Literal["causal", "masked"] | Infilling | dict[Infilling, Weight] = "causal"
-    """What the model learns: `causal`, the next token; `masked`, 15 % of the tokens (BERT); `infilling_short`,
+    """What the model learns: `causal`, the next token; `masked`, a share of the tokens (BERT); `infilling_short`,
     `infilling_sentence` and `infilling_document`, blanks token by token (GLM): short ones, whole sentences, the later
     half of a document or more. Of several kinds of blanks give weights: `{infilling_short: 1, infilling_document: 1}`;
     each sample is of one of them."""
+    masked_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.15
+    """Share of the tokens that `masked`, `infilling_short` and `infilling_sentence` ask for (BERT and GLM: 15 %; more
+    may teach more: Wettig et al. 2022, arXiv:2202.08005)."""
     z_loss: Annotated[float, Meta(ge=0)] = 0.0
     """Weight of log(Z)^2, the softmax's normalizer, which it keeps near 1 (PaLM, arXiv:2204.02311, section 5: 1e-4)."""
     label_smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0

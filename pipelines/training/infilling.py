@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from pipelines.training.masking import MASKED_FRACTION, NO_LABEL, Tokens
+from pipelines.training.masking import NO_LABEL, Tokens
 
 Span = tuple[int, int]  # [start, stop)
 DrawSpans = Callable[[Tokens, np.random.Generator], list[Span]]
@@ -64,9 +64,10 @@ def infill(tokens: Tokens, spans: list[Span], order: list[int], mask: int, start
     return Blanks(*arrays)
 
 
-def short_spans(length: int, rng: np.random.Generator) -> list[Span]:
-    """Spans of Poisson(3) tokens, at least one, until 15 % of the text are masked; a token is left between two."""
-    wanted = max(1, round(MASKED_FRACTION * length))
+def short_spans(length: int, fraction: float, rng: np.random.Generator) -> list[Span]:
+    """Spans of Poisson(3) tokens, at least one, until a fraction of the text is masked (as published 15 %); a token is
+    left between two, where need be by masking less."""
+    wanted = max(1, round(fraction * length))
     sizes: list[int] = []
     while sum(sizes) < wanted:
         sizes.append(min(max(1, int(rng.poisson(MEAN_SPAN_TOKENS))), wanted - sum(sizes)))
@@ -84,8 +85,8 @@ def short_spans(length: int, rng: np.random.Generator) -> list[Span]:
     return spans
 
 
-def sentence_spans(ends: Tokens, length: int, rng: np.random.Generator) -> list[Span]:
-    """Whole sentences until 15 % of the text are masked, no two of them next to each other.
+def sentence_spans(ends: Tokens, length: int, fraction: float, rng: np.random.Generator) -> list[Span]:
+    """Whole sentences until a fraction of the text is masked (as published 15 %), no two of them next to each other.
 
     `ends` are the positions behind each sentence, ascending, the last `length`.
     """
@@ -94,7 +95,7 @@ def sentence_spans(ends: Tokens, length: int, rng: np.random.Generator) -> list[
     chosen: set[int] = set()
     masked = 0
     for number in rng.permutation(len(sentences)).tolist():
-        if masked >= MASKED_FRACTION * length:
+        if masked >= fraction * length:
             break
         if number - 1 not in chosen and number + 1 not in chosen:
             chosen.add(number)

@@ -1,8 +1,8 @@
 """Masked language modelling (BERT: Devlin et al. 2019, arXiv:1810.04805, section 3.1 and appendix A.2).
 
-Of 15 % of a sequence's tokens the model has to tell what they were; of these 80 % are replaced by the mask token, 10 %
-by a random one and 10 % stay. Sequences are masked anew in every epoch, and no next sentence is predicted (RoBERTa:
-Liu et al. 2019, arXiv:1907.11692).
+Of a fraction of a sequence's tokens (there 15 %) the model has to tell what they were; of these 80 % are replaced by
+the mask token, 10 % by a random one and 10 % stay. Sequences are masked anew in every epoch, and no next sentence is
+predicted (RoBERTa: Liu et al. 2019, arXiv:1907.11692).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.int64]
 
 NO_LABEL = -100
-MASKED_FRACTION = 0.15
 REPLACED, RANDOM = 0.8, 0.1
 
 
@@ -27,13 +26,13 @@ class Masked:
     labels: Tokens
 
 
-def mask_tokens(tokens: Tokens, ordinary: Tokens, mask: int, rng: np.random.Generator) -> Masked:
+def mask_tokens(tokens: Tokens, ordinary: Tokens, mask: int, fraction: float, rng: np.random.Generator) -> Masked:
     """Mask a sequence, shape (length,). Only `ordinary` tokens, ids ascending, are asked for and put in as random ones.
 
-    Exactly 15 % of those are asked for, rounded to the nearest, at least one.
+    Exactly that `fraction` of those is asked for, rounded to the nearest, at least one.
     """
     eligible = np.flatnonzero(np.isin(tokens, ordinary))
-    count = min(len(eligible), max(1, round(MASKED_FRACTION * len(eligible))))
+    count = min(len(eligible), max(1, round(fraction * len(eligible))))
     chosen = rng.choice(eligible, count, replace=False) if count else eligible
     inputs, labels = tokens.copy(), np.full_like(tokens, NO_LABEL)
     labels[chosen] = tokens[chosen]

@@ -27,9 +27,10 @@ Drawn = dict[str, Tokens]
 class Sampler:
     """Turns sequences (length + 1,) into samples: arrays (length,), `inputs` and `labels` among them."""
 
-    def __init__(self, shares: dict[str, float], markers: Markers, eos_token_id: int) -> None:
+    def __init__(self, shares: dict[str, float], masked_fraction: float, markers: Markers, eos_token_id: int) -> None:
         """`shares`: the objectives by name, none of them causal, with shares that add up to 1."""
         self.names, self.shares = list(shares), list(shares.values())
+        self.masked_fraction = masked_fraction
         self.markers, self.eos_token_id = markers, eos_token_id
         self.ends = markers.sentence_ends() if "infilling_sentence" in shares else np.empty(0, np.bool_)
 
@@ -39,10 +40,10 @@ class Sampler:
         name = name or self.names[rng.choice(len(self.names), p=self.shares)]
         roles = self.markers.roles
         if name == "masked":
-            found = mask_tokens(sequence[:-1], self.markers.ordinary, roles["mask"], rng)
+            found = mask_tokens(sequence[:-1], self.markers.ordinary, roles["mask"], self.masked_fraction, rng)
             return {"inputs": found.inputs, "labels": found.labels}
         kinds: dict[str, tuple[str, DrawSpans]] = {
-            "infilling_short": ("mask", lambda text, rng: short_spans(len(text), rng)),
+            "infilling_short": ("mask", lambda text, rng: short_spans(len(text), self.masked_fraction, rng)),
             "infilling_sentence": ("sentence_mask", self._sentences),
             "infilling_document": ("document_mask", lambda text, rng: document_span(len(text), rng)),
         }
@@ -56,7 +57,7 @@ class Sampler:
 
     def _sentences(self, text: Tokens, rng: np.random.Generator) -> list[tuple[int, int]]:
         ends = np.flatnonzero(self.ends[text]) + 1
-        return sentence_spans(np.append(ends[ends < len(text)], len(text)), len(text), rng)
+        return sentence_spans(np.append(ends[ends < len(text)], len(text)), len(text), self.masked_fraction, rng)
 
 
 def make_sampler(spec: PretrainSpec, tokens: Artifact, stream: TokenStream) -> Sampler | None:
@@ -67,7 +68,9 @@ def make_sampler(spec: PretrainSpec, tokens: Artifact, stream: TokenStream) -> S
     if spec.objective == "causal":
         return None
     tokenizer = next(iter(token_sources(tokens).values())).parent("tokenizer")
-    return Sampler(spec.shares, find_markers(tokenizer, spec.shares, stream.vocab_size), stream.eos_token_id)
+    return Sampler(
+        spec.shares, spec.masked_fraction, find_markers(tokenizer, spec.shares, stream.vocab_size), stream.eos_token_id
+    )
 
 
 def count_labels(batch: Any) -> int:

@@ -119,6 +119,19 @@ def test_the_masking_of_batches_is_the_papers(marked: Artifact) -> None:
     assert float((inputs == expected).double().mean()) == pytest.approx(same, abs=0.3 * error)
 
 
+@pytest.mark.parametrize("objective", ["masked", "infilling_short", "infilling_sentence"])
+def test_more_is_asked_for_where_the_spec_says_so(marked: Artifact, objective: str) -> None:
+    def asked(fraction: float) -> float:
+        spec = PretrainSpec(global_batch_size=200, objective=objective, masked_fraction=fraction)  # type: ignore[arg-type]
+        batch = step_of(marked, spec, 0, num_workers=1)
+        return float(((batch["labels"] >= 0) & (batch["labels"] != END)).sum(1).double().mean()) / LENGTH
+
+    published, more = asked(0.15), asked(0.4)
+    assert more > 1.1 * published  # of these short texts a sentence is a large part, and blanks take up room
+    if objective == "masked":
+        assert (published, more) == pytest.approx((0.15, 0.4), abs=0.03)
+
+
 def test_labels_of_a_global_batch_are_what_its_losses_add_up_over(marked: Artifact) -> None:
     spec = PretrainSpec(global_batch_size=8, objective=MIXED)
     whole = count_labels(step_of(marked, spec, 5, num_workers=1))
