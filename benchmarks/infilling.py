@@ -1,9 +1,9 @@
 """Blank filling: a small GLM against causal models of the same size, on the same held-out blanks.
 
-    python benchmarks/infilling.py [--tokens 8e6] [--vocabulary characters] [--blanks 1000] [--short 0.5]
+    python benchmarks/infilling.py [--tokens 16e6] [--masked 0.3] [--rivals llama-1m gpt2-1m]
 
 All learn from the same sequences of this machine's Python source, in the same order, batches and number: `glm-1m` by
-blanks (short ones, and for the rest the ends of documents), `gpt2-1m` and `llama-1m` to tell the next token, at the
+blanks (short ones, and for the rest the ends of documents), `llama-1m` and `gpt2-1m` to tell the next token, at the
 same learning rates. Their layers are of the same width and number; GLM's positions are rotary unless `--positions`
 says learned, Llama's are rotary, GPT-2's learned. In each of the held-out documents one blank is cut out at random, of
 Poisson(3) tokens, at least one. GLM sees the text on both sides. A causal model can see the left side only; as it might
@@ -39,7 +39,6 @@ from pipelines.training.models import load_model
 from pipelines.training.objectives import visible
 
 SEQUENCE_LENGTH, LONGEST = 128, 120
-MODELS = ("glm-1m", "gpt2-1m", "llama-1m")
 SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")
 
 
@@ -53,11 +52,12 @@ def train(store: Store, arguments: argparse.Namespace) -> dict[str, Artifact]:
     short = arguments.short
     blanks = {"infilling_short": short, "infilling_document": 1 - short} if short < 1 else "infilling_short"
     models = {}
-    for model in MODELS:
+    for model in ("glm-1m", *arguments.rivals):
         is_glm = model == "glm-1m"
         wanted = PretrainSpec(
             model=model, model_overrides={"position_embedding_type": arguments.positions} if is_glm else {},
-            objective=blanks if is_glm else "causal", total_tokens=int(arguments.tokens),
+            objective=blanks if is_glm else "causal", masked_fraction=arguments.masked if is_glm else 0.15,
+            total_tokens=int(arguments.tokens),
             global_batch_size=arguments.batch, seed=arguments.seed, optimizer="muon", learning_rate=2e-3,
         )  # fmt: skip
         scaling = ScalingSpec(num_workers=2, checkpoint_every_seconds=10_000)
@@ -108,12 +108,14 @@ def infilled(filler: Filler, document: np.ndarray, start: int, stop: int) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=float, default=8e6)
+    parser.add_argument("--tokens", type=float, default=16e6)
     parser.add_argument("--vocabulary", choices=("characters", "pieces"), default="characters")
     parser.add_argument("--positions", choices=("rotary", "learned"), default="rotary", help="of the GLM")
+    parser.add_argument("--rivals", nargs="+", default=["llama-1m", "gpt2-1m"])
     parser.add_argument("--blanks", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16, help="sequences a step")
     parser.add_argument("--short", type=float, default=0.5, help="share of the sequences that have short blanks")
+    parser.add_argument("--masked", type=float, default=0.3, help="share of a text that short blanks take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", default="")
     arguments = parser.parse_args()
@@ -122,7 +124,7 @@ def main() -> None:
         for name, artifact in models.items():
             print(f"{name}: {artifact.metrics['parameters']:,} parameters, {artifact.metrics['tokens']:,} tokens seen")
         filler = Filler.open(models["glm-1m"].local())
-        causal_models = {name: load_model(models[name].local()).eval() for name in MODELS[1:]}
+        causal_models = {name: load_model(models[name].local()).eval() for name in arguments.rivals}
         results: dict[str, list[tuple[float, bool]]] = {}
         blank_tokens = 0
         for document, start, stop in heldout_blanks(models["glm-1m"].parent("tokens"), arguments.blanks):
