@@ -7,7 +7,8 @@ memory grows by until its peak, less what that of a model of next to nothing doe
 beside the runtime's fixed share. Speed is in tokens per second of CPU time, so that other work on the machine counts
 less, and beside it per second of wall time. There is no Ray here: the training loop with its checkpoints, the engine
 and gloo are those of every run. `--saving` measures what saves memory: activation checkpointing, adapters (over a base
-of random weights, on conversations of one length that are learned whole), and offloading, which on a CPU moves nothing.
+of random weights, on conversations of one length that are learned whole), layers that
+workers share, and offloading, which on a CPU moves nothing.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Case:
 
     activation_checkpointing: bool = False
     offload: tuple[str, ...] = ()
+    tensor_parallel_size: int = 1
     adapter: str = ""  # with one, fine-tuning; else pretraining
 
     def spec(self, steps: int) -> TrainingSpec:
@@ -84,6 +86,7 @@ class Case:
             zero_stage=self.zero_stage,
             micro_batch_size=self.micro_batch_size,
             activation_checkpointing=self.activation_checkpointing,
+            tensor_parallel_size=self.tensor_parallel_size,
             **{f"offload_{what}": "cpu" for what in self.offload},
             log_every=1,
             checkpoint_every_seconds=0.1,  # the copy for a checkpoint is part of the peak
@@ -120,6 +123,7 @@ SAVING = [
     Case("pythia-70m", 2, 1, 4, adapter="qlora"),
     *(Case("pythia-70m", 2, stage, 1, 4, 64, offload=("optimizer",)) for stage in (1, 2, 3)),
     Case("pythia-70m", 2, 3, 1, 4, 64, offload=("optimizer", "parameters")),
+    *(Case(model, 2, 1, 4, tensor_parallel_size=size) for model in ("llama-15m", "pythia-70m") for size in (1, 2)),
 ]
 
 
@@ -240,7 +244,7 @@ def main() -> None:
     parser.add_argument("--store", default="")
     arguments = parser.parse_args()
     cases = SAVING if arguments.saving else CASES
-    cases = cases[:1] + [case for case in cases[1:] if arguments.only in case.model]
+    cases = cases[:1] + [case for case in cases[1:] if arguments.only in str(case)]
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         store = Store(arguments.store or folder)

@@ -73,20 +73,28 @@ class Footprint:
 
 
 def trace(
-    config: PreTrainedConfig, spec: TrainingSpec, sequence_length: int, adapt: Callable[[Any], Any] | None = None
+    config: PreTrainedConfig,
+    spec: TrainingSpec,
+    sequence_length: int,
+    adapt: Callable[[Any], Any] | None = None,
+    tensor_parallel_size: int = 1,
 ) -> Footprint:
     """The footprint of a language model under a spec: on packed documents, in fine-tuning on one conversation each.
-    Seconds at most, and no memory. `adapt` makes of the model the one that is trained."""
+    Seconds at most, and no memory. `adapt` makes of the model the one that is trained. Where workers share layers, it
+    is that of one worker, but for `parameters`."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from pipelines.training.models import build_model, count_parameters
     from pipelines.training.optimizers import build_optimizer
     from pipelines.training.packed import stored_bytes, without_storage
+    from pipelines.training.tensor_parallel import keep_part
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = build_model(config, spec.seed)
         parameters = count_parameters(model)
+        if tensor_parallel_size > 1:
+            keep_part(model, tensor_parallel_size)
         if adapt:
             model = adapt(model).train()
     with FakeTensorMode():

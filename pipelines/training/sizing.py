@@ -49,15 +49,17 @@ def predict_model(
     objectives = spec.shares if isinstance(spec, PretrainSpec) else ()
     lengths = {"tokens": sequence_length} if isinstance(spec, PretrainSpec) else {}
     check_shared(scaling.sequence_parallel_size, objectives, config, lengths)
-    if scaling.tensor_parallel_size > 1:
-        raise Unsized("layers that workers share are not sized")
     whole = trace(config, spec, sequence_length, adapt)
     if scaling.activation_checkpointing and not whole.checkpointed:
         raise SpecError(
             f"scaling.activation_checkpointing: the family {config.model_type!r} does not compute its layers again",
             "Set it to false.",
         )
-    footprint = whole.shared(scaling.sequence_parallel_size)
+    part = whole
+    if scaling.tensor_parallel_size > 1:
+        part = trace(config, spec, sequence_length, tensor_parallel_size=scaling.tensor_parallel_size)
+        stages = [stage for stage in stages if stage < 3]  # ZeRO 3 does not go with it
+    footprint = part.shared(scaling.sequence_parallel_size)
     layout = Layout(
         scaling.zero_stage,
         plan.micro_batch,
@@ -65,17 +67,17 @@ def predict_model(
         scaling.offload_optimizer,
         scaling.offload_parameters,
     )
-    workers, accumulates = scaling.num_workers, plan.accumulation > 1
+    workers, accumulates = plan.zero_size, plan.accumulation > 1
     placed = place(footprint, layout, workers, on_cpu=hardware.on_cpu, accumulates=accumulates)
-    flops = flops_per_token(footprint.parameters, config.num_hidden_layers, config.hidden_size, sequence_length)
-    flops -= 2.0 * (footprint.parameters - footprint.trained_parameters)  # frozen weights have no gradient
+    flops = flops_per_token(whole.parameters, config.num_hidden_layers, config.hidden_size, sequence_length)
+    flops -= 2.0 * (whole.parameters - whole.trained_parameters)  # frozen weights have no gradient
     again = layout.activation_checkpointing
     return Prediction(
         hardware=hardware,
-        num_workers=workers,
+        num_workers=scaling.num_workers,
         precision=spec.precision,
-        parameters=footprint.parameters,
-        trained_parameters=footprint.trained_parameters,
+        parameters=whole.parameters,
+        trained_parameters=whole.trained_parameters,
         placed=placed,
         flops_per_token=hardware_flops_per_token(flops, again),
         activation_bytes_per_token=hardware_flops_per_token(whole.peaks[0].sequence_bytes / sequence_length, again),

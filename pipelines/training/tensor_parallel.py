@@ -8,7 +8,10 @@ passes; ZeRO works among the workers that have the same part. cuts.py says which
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import torch
 
 from cluster.errors import SpecError
 from cluster.specs import ScalingSpec, SftSpec, TrainingSpec
@@ -23,6 +26,17 @@ def settings(size: int) -> dict[str, Any]:
     """DeepSpeed's `tensor_parallel`."""
     cuts = [{"patterns": [OUTPUTS], "partition_type": "column"}, {"patterns": [INPUTS], "partition_type": "row"}]
     return {"autotp_size": size, "partition_config": {"use_default_specs": False, "layer_specs": cuts}}
+
+
+def keep_part(model: torch.nn.Module, size: int) -> None:
+    """Leave of each cut weight as much as one worker has, as DeepSpeed does: for sizing, on tensors without values."""
+    for name, module in model.named_modules():
+        found = [cut for cut, pattern in enumerate((OUTPUTS, INPUTS)) if re.match(pattern, f".{name}.weight")]
+        for cut in found:
+            kept = {"weight": module.weight} | ({"bias": module.bias} if cut == 0 and module.bias is not None else {})
+            for field, whole in kept.items():
+                assert isinstance(whole, torch.nn.Parameter)
+                setattr(module, field, torch.nn.Parameter(whole.detach().chunk(size, cut)[0].clone()))
 
 
 def check_cut(scaling: ScalingSpec, spec: TrainingSpec, config: Any) -> None:

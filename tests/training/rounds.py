@@ -62,6 +62,8 @@ def rank_main(rank: int, root: str, name: str, case: dict[str, Any], number: int
     class Recorded(TokenBatches):
         def share(self, step: int, engine: Any = None) -> Any:
             end.step = step + 1
+            held = sum(parameter.numel() for parameter in engine.engine.module.parameters())
+            Path(root, name, f"parameters-{rank}").write_text(str(held))
             found = super().share(step, engine)
             sequences = [sequence.numpy().tobytes() for batch in found.micro_batches for sequence in batch]
             with reads.open("a") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from cluster.graph import Step
 from cluster.hardware import named
 from cluster.location import Location
 from cluster.metrics import LOSS, TOKENS, read
-from cluster.sizing import Unsized, predict
+from cluster.sizing import predict
 from cluster.spec import convert
 from cluster.specs import RewardSpec, ScalingSpec, SftSpec
 from cluster.store import Store
 from pipelines.training.batches import plan_batches
 from pipelines.training.cuts import Block
+from pipelines.training.footprint import trace
 from pipelines.training.models import configuration, load_model
 from pipelines.training.shards import Piece
 from pipelines.training.tensor_parallel import check_cut
@@ -238,8 +240,38 @@ def test_other_stages_do_not_share() -> None:
         plan_batches(RewardSpec(), ScalingSpec(**TWO), STEPS)
 
 
-def test_it_is_not_sized(tmp_path: Path) -> None:
+def test_a_worker_is_sized_as_a_model_with_its_part_of_the_heads() -> None:
+    """Llama's heads have a width of their own, so that one with half of them and of the MLP can be made."""
+    sizes = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
+    half = sizes | {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    spec, length = pretrain(STEPS), 64
+    whole, smaller = (
+        configuration("llama-1m", given, vocab_size=VOCAB, sequence_length=length, eos_token_id=EOS)
+        for given in (sizes, half)
+    )
+    found, expected = trace(whole, spec, length, tensor_parallel_size=2), trace(smaller, spec, length)
+    assert found.parameters == trace(whole, spec, length).parameters > found.trained_parameters
+    assert replace(found, parameters=0) == replace(expected, parameters=0)
+
+
+@pytest.mark.parametrize("name", ["llama-zero1", "gpt_neox-zero1"])
+def test_a_worker_is_sized_with_the_weights_that_it_had(runs: Path, name: str) -> None:
+    spec = pretrain(STEPS, **MODELS[name.partition("-")[0]])
+    config = configuration(spec.model, spec.model_overrides, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=EOS)
+    found = trace(config, spec, LENGTH, tensor_parallel_size=2)
+    assert {int(path.read_text()) for path in (runs / name).glob("parameters-*")} == {found.trained_parameters}
+
+
+def test_a_plan_divides_what_is_cut_and_advises_stages_that_go_with_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     step = Step("pretrain", pretrain(STEPS, **MODELS["llama"]), {"tokens": make_tokens(store)}, "")
-    with pytest.raises(Unsized, match="layers that workers share"):
-        predict(step, store, ScalingSpec(**TWO), named("a10"))
+    shared, plain = (
+        predict(step, store, ScalingSpec(num_workers=workers, tensor_parallel_size=size), named("a10"))
+        for workers, size in ((4, 2), (2, 1))
+    )
+    assert shared and plain and shared.recommended
+    assert shared.num_workers == 4 and shared.recommended.zero_stage == 1
+    assert (shared.parameters, shared.trained_parameters) == (plain.parameters, plain.trained_parameters)
+    assert shared.flops_per_token == plain.flops_per_token
+    for figure in ("weights", "gradients", "optimizer", "activations"):
+        assert getattr(shared.memory, figure) < getattr(plain.memory, figure), figure
