@@ -6,9 +6,9 @@ Each case trains in processes that are forked from this one, which has imported 
 memory grows by until its peak, less what that of a model of next to nothing does, is what it was predicted to need
 beside the runtime's fixed share. Speed is in tokens per second of CPU time, so that other work on the machine counts
 less, and beside it per second of wall time. There is no Ray here: the training loop with its checkpoints, the engine
-and gloo are those of every run. `--saving` measures what saves memory: activation checkpointing, adapters (over a base
-of random weights, on conversations of one length that are learned whole), layers that
-workers share, and offloading, which on a CPU moves nothing.
+and gloo are those of every run. `--saving` measures what saves memory: activation checkpointing, layers that workers
+share, adapters (over a base of random weights, on conversations of one length that are learned whole), and offloading,
+which on a CPU moves nothing.
 """
 
 from __future__ import annotations
