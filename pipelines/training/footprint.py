@@ -29,7 +29,7 @@ class Peak:
     `mask_bytes` (copies included) are not divided among workers that share it.
 
     Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
-    every ZeRO stage.
+    every ZeRO stage; with checkpointing those of the largest block.
     """
 
     fixed_bytes: int
@@ -127,7 +127,6 @@ def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[
     of the largest block: what its forward pass, made again, saves, and gradients of as much.
     """
     from pipelines.training.kept import Kept
-    from pipelines.training.objectives import HALVES
     from pipelines.training.packed import unpacked_bytes
 
     one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
@@ -142,8 +141,6 @@ def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[
     plain = peak(lambda kept: (kept.saved + logits * kept.logits, kept.masks), unpacked)
     if not one.blocks:
         return (plain,), ()
-    # Autocast keeps its 16-bit copies of trained weights to the end of the forward pass.
-    copies = 2 * one.trained_in_blocks if spec.precision in HALVES else 0
-    forward = peak(lambda kept: (kept.given + logits * kept.logits, kept.given_masks), copies + unpacked)
+    forward = peak(lambda kept: (kept.given + logits * kept.logits, kept.given_masks), unpacked)
     backward = peak(lambda kept: (kept.given + 2 * kept.block, kept.given_masks + kept.block_masks), unpacked)
     return (plain,), (forward, backward)

@@ -23,7 +23,7 @@ from pipelines.training.objectives import HALVES, additive
 class Kept:
     """Bytes of one pass besides weights and gradients: all that was `saved`, the batch included; of that, and of what
     blocks were `given`, what is not within a block; what the largest `block` saved besides; the logits. Of masks, those
-    among them. And the trained elements of the matrices of the `blocks`."""
+    among them. And the number of `blocks`."""
 
     saved: int
     masks: int
@@ -33,7 +33,6 @@ class Kept:
     block_masks: int
     logits: int
     blocks: int
-    trained_in_blocks: int
 
     @staticmethod
     def of_pass(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> Kept:
@@ -41,7 +40,7 @@ class Kept:
         tokens, inputs, mask_shape = _inputs(model, spec, micro_batch_size, sequence_length)
         recorder = _Recorder(model, mask_shape, [tokens, *inputs.values()])
         half = HALVES.get(spec.precision)
-        with recorder, torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
+        with recorder, torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None, cache_enabled=False):
             logits = model(tokens, **inputs).logits
         return recorder.kept(logits.nbytes)
 
@@ -134,9 +133,6 @@ class _Recorder:
             block_masks=self._masks(largest),
             logits=logits_bytes,
             blocks=len(self.blocks),
-            trained_in_blocks=sum(
-                p.numel() for block in self.blocks for p in block.parameters() if p.requires_grad and p.ndim > 1
-            ),
         )
 
     @staticmethod

@@ -87,7 +87,8 @@ class Objective(torch.nn.Module):
         return sums
 
     def autocast(self, batch: Tensor) -> torch.autocast:
-        return torch.autocast(batch.device.type, self.half, enabled=self.half is not None)
+        # A pass uses each weight once. The cache would hold a 16-bit copy until the pass ends, checkpointed or not.
+        return torch.autocast(batch.device.type, self.half, enabled=self.half is not None, cache_enabled=False)
 
 
 class LanguageModel(Objective):
