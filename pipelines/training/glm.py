@@ -7,7 +7,7 @@ classes.
 
 In their place, both positions may turn queries and keys, half of each head one of them, as in the successor ChatGLM-6B
 (Zeng et al. 2023, arXiv:2210.02414; RoPE: Su et al. 2021, arXiv:2104.09864). What stands next to a blank need then not
-be learned from the few tokens that blanks ask for: small models learn several times faster (benchmarks/RESULTS.md).
+be learned from the few tokens that blanks ask for: small models learn to fill them much sooner.
 """
 
 from __future__ import annotations
