@@ -107,7 +107,7 @@ class Lease:
             self.place.write_bytes(f"{self.number}.json", self._entry())
 
     def check(self) -> None:
-        """Raise JobError where another run has taken over (this process was stopped for longer than the expiry)."""
+        """Raise JobError where another run has taken over: its machine saw no renewal for longer than the expiry."""
         if self._lost or self._numbers()[-1:] != [self.number]:
             raise JobError(f"the lease {self.place.url} was taken over by another run", "Run the same command again.")
 

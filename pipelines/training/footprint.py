@@ -29,7 +29,7 @@ class Peak:
     `mask_bytes` (copies included) are not divided among workers that share it.
 
     Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
-    every ZeRO stage; with checkpointing those of the largest block.
+    every ZeRO stage; with checkpointing those of the largest block and of what is in none.
     """
 
     fixed_bytes: int

@@ -5,14 +5,14 @@ of the position in the text and of the position within a blank. The names of the
 checkpoints. No dropout, as in the other families. Importing this module makes the family known to transformers' `Auto`
 classes.
 
-In their place, both positions may turn queries and keys, half of each head one of them, as in the successor ChatGLM-6B
-(Zeng et al. 2023, arXiv:2210.02414; RoPE: Su et al. 2021, arXiv:2104.09864). What stands next to a blank need then not
+In their place, both positions may turn queries and keys (RoPE: Su et al. 2021, arXiv:2104.09864), each of them half of
+a head, as in the code of its successor ChatGLM-6B (`position_encoding_2d`). What stands next to a blank need then not
 be learned from the few tokens that blanks ask for: small models learn to fill them much sooner.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -34,7 +34,7 @@ class BlankGlmConfig(PreTrainedConfig):
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     max_position_embeddings: int = 512
-    position_embedding_type: Literal["learned", "rotary"] = "learned"
+    position_embedding_type: str = "learned"  # or "rotary"
     vocab_size: int = 30592
     initializer_range: float = 0.02
     layer_norm_epsilon: float = 1e-5

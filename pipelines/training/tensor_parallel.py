@@ -31,12 +31,12 @@ def settings(size: int) -> dict[str, Any]:
 def keep_part(model: torch.nn.Module, size: int) -> None:
     """Leave of each cut weight as much as one worker has, as DeepSpeed does: for sizing, on tensors without values."""
     for name, module in model.named_modules():
-        found = [cut for cut, pattern in enumerate((OUTPUTS, INPUTS)) if re.match(pattern, f".{name}.weight")]
-        for cut in found:
-            kept = {"weight": module.weight} | ({"bias": module.bias} if cut == 0 and module.bias is not None else {})
-            for field, whole in kept.items():
-                assert isinstance(whole, torch.nn.Parameter)
-                setattr(module, field, torch.nn.Parameter(whole.detach().chunk(size, cut)[0].clone()))
+        for cut, pattern in enumerate((OUTPUTS, INPUTS)):
+            if not re.match(pattern, f".{name}.weight"):
+                continue
+            for field, whole in module._parameters.items():
+                if whole is not None and (field == "weight" or cut == 0):  # a bias goes with the outputs
+                    setattr(module, field, torch.nn.Parameter(whole.detach().chunk(size, cut)[0].clone()))
 
 
 def check_cut(scaling: ScalingSpec, spec: TrainingSpec, config: Any) -> None:
