@@ -62,7 +62,13 @@ def nearest(word: str, known: list[str]) -> str:
     """A remedy that names the known word closest to `word`, or lists all of them."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    by_plain = {_plain(name): name for name in reversed(known)}
+    close = difflib.get_close_matches(_plain(word), list(by_plain), n=1, cutoff=0.6)
     if close:
-        return f"Did you mean {close[0]!r}?"
+        return f"Did you mean {by_plain[close[0]]!r}?"
     return f"Known: {', '.join(sorted(known))}."
+
+
+def _plain(word: str) -> str:
+    """A word as it is compared: capitals, and which sign is between its parts, do not matter."""
+    return word.lower().replace("-", "_").replace(" ", "_")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from cluster import literals, overlay
 from cluster import spec as specs
 from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError, nearest
+from cluster.errors import InputError, SpecError, TrunklineError, nearest
 from cluster.spec import ANY
-from cluster.specs import ScalingSpec, Spec
+from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec, Spec
 from cluster.store import Store
 
 SCALING = "scaling"
+SECTIONS: dict[str, Spec] = {"endpoint": EndpointSpec(model="-"), "infra": InfraSpec()}  # in the same file, of others
 INPUTS = "inputs"  # beside a step's fields: a finished artifact instead of what the script names
 
 
@@ -72,13 +78,36 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
         graph.steps.append(step)
         return step
 
-    function(add)
-    known = [step.key for step in graph.steps] + [SCALING]
+    try:
+        function(add)
+    except TrunklineError:
+        raise
+    except Exception as error:
+        raise in_script(error, Path(getattr(function, "__code__", add.__code__).co_filename)) from error
+    known = [step.key for step in graph.steps] + [SCALING, *SECTIONS]
     for key in changes:
-        if key not in known:
+        if key in SECTIONS and not any(step.key == key for step in graph.steps):
+            specs.override(SECTIONS[key], _mapping(changes[key], key), key)
+        elif key not in known:
             raise SpecError(f"{key}: {graph.name} has no such step", nearest(key, known))
     graph.scaling = specs.convert(scaling, ScalingSpec, SCALING)
     return graph
+
+
+def in_script(error: Exception, path: Path) -> TrunklineError:
+    """An error of a user's script as one sentence, with the line; for a field that does not exist, the nearest."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines += [error.lineno] if isinstance(error, SyntaxError) else []
+    at = f"{path}:{lines[-1]}" if lines else f"{path}"
+    wrong = re.match(r"Unexpected keyword argument '(.+)'", str(error)) if isinstance(error, TypeError) else None
+    if wrong:
+        return SpecError(f"{at}: unknown field {wrong[1]!r}", nearest(wrong[1], sorted(_fields(msgspec.Struct))))
+    return InputError(f"{at}: {type(error).__name__}: {error}")
+
+
+def _fields(cls: type) -> set[str]:
+    """The fields of a struct and of everything that is derived from it."""
+    return set(getattr(cls, "__struct_fields__", ())).union(*(_fields(each) for each in cls.__subclasses__()))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -107,38 +136,28 @@ def _either(kinds: str) -> str:
 
 
 def read_changes(config: Path | None, sets: list[str]) -> dict[str, Any]:
-    """Merge `--config FILE` (YAML: step to fields) and, over it, every `--set step.field=value`."""
-    changes: dict[str, Any] = {}
-    if config is not None:
-        changes = read_yaml(config)
+    """What `--config FILE` (YAML: step to fields) says and, over it, every `--set step.field=value`."""
+    changes: dict[str, Any] = overlay.steps(read_yaml(config) if config is not None else {})
     for assignment in sets:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or len(keys) < 2 or not all(keys):
             raise SpecError(f"--set {assignment}: not of the form STEP.FIELD=VALUE", "Try pretrain.total_tokens=1e6.")
-        value: Any = specs.parse_literal(text)
+        try:
+            value: Any = literals.parse(text)
+        except SpecError as error:
+            raise SpecError(f"--set {path}: {error.message}", error.remedy) from None
         for key in reversed(keys):
-            value = {key: value}
-        changes = specs.merge(changes, value)
+            value = overlay.At({key: value})
+        changes = overlay.combine(changes, value)
     return changes
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that must hold a mapping. Raises InputError or SpecError with the line."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    data = literals.read(path)
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise SpecError(f"{path}: expected a mapping of steps to fields, got {type(data).__name__}")
-    return dict(specs.numbers(data))
+    return data

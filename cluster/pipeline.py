@@ -16,7 +16,6 @@ import importlib.util
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.draft import Draft
 from cluster.errors import InputError, NotReadyError, TrunklineError
-from cluster.graph import Graph, Step, Steps, read_changes, record
+from cluster.graph import Graph, Step, Steps, in_script, read_changes, record
 from cluster.provenance import PROJECT_ROOT
 from cluster.store import Store
 from cluster.view import View, make_view
@@ -128,10 +127,7 @@ def load_script(path: Path) -> Pipeline:
     except TrunklineError:
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        lines += [error.lineno] if isinstance(error, SyntaxError) else []
-        at = f":{lines[-1]}" if lines else ""
-        raise InputError(f"{path}{at}: {type(error).__name__}: {error}") from error
+        raise in_script(error, path) from error
     pipelines = [value for value in vars(module).values() if isinstance(value, Pipeline)]
     if len(pipelines) != 1:
         raise InputError(f"{path}: defines {len(pipelines)} pipelines", "A script has exactly one @pipeline function.")

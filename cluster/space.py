@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import spec as specs
+from cluster import literals, overlay
 from cluster.errors import UsageError
 
 ATTEMPTS = 100  # to draw a trial that is not there yet
@@ -52,11 +52,11 @@ def parse_axis(text: str) -> Axis:
     if not equals or path.count(".") < 1 or not all(path.split(".")) or not values:
         raise wrong
     if ".." not in values:
-        found = specs.parse_literal(f"[{values}]")
+        found = literals.parse(f"[{values}]")
         return Axis(path, values=tuple(found))
     low, _, rest = values.partition("..")
     high, colon, kind = rest.partition(":")
-    ends = [specs.parse_literal(low), specs.parse_literal(high)]
+    ends = [literals.parse(low), literals.parse(high)]
     if any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in ends):
         raise wrong
     if colon and kind != "log":
@@ -83,9 +83,9 @@ def draw(axes: list[Axis], samples: int, seed: int) -> list[dict[str, Any]]:
 
 def nested(trial: dict[str, Any]) -> dict[str, Any]:
     """A trial as `--set` would have it: step to fields."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = overlay.At()
     for path, value in trial.items():
         for key in reversed(path.split(".")):
-            value = {key: value}
-        changes = specs.merge(changes, value)
+            value = overlay.At({key: value})
+        changes = overlay.combine(changes, value)
     return changes

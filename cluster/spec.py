@@ -13,7 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from cluster.errors import SpecError, nearest
+from cluster import overlay
+from cluster.errors import SpecError
 
 S = TypeVar("S", bound="Spec")
 
@@ -63,50 +64,32 @@ def fingerprint(spec: Spec, inputs: dict[str, str]) -> str:
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
-_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?$")
-
-
-def parse_literal(text: str) -> Any:
-    """A value as typed after `--set a.b=`: YAML, plus numbers such as `3e-4` and `2e6` that YAML 1.1 reads as text."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SpecError(f"{text!r} is not a value: {error}", "Quote it, or write it as YAML.") from None
-    return numbers(value)
-
-
-def numbers(value: Any) -> Any:
-    """Turn strings such as `3e-4`, which YAML 1.1 does not take for numbers, into numbers, at any depth."""
-    if isinstance(value, dict):
-        return {k: numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [numbers(v) for v in value]
-    if isinstance(value, str) and _NUMBER.match(value):
-        number = float(value.replace("_", ""))
-        return int(number) if number.is_integer() else number
-    return value
-
-
 def convert(data: dict[str, Any], cls: type[S], where: str) -> S:
     """Build a spec from plain data, or raise a SpecError that names `where.field` and the remedy."""
-    known = [f.name for f in msgspec.structs.fields(cls)]
-    for key in data:
-        if key not in known:
-            raise SpecError(f"{where}.{key}: unknown field", nearest(str(key), known))
+    overlay.check(cls, data, where)
     try:
         spec = msgspec.convert(data, cls)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        raise SpecError(f"{where}{path.rstrip('`')}: {message}", f"See `ctl spec schema {_kind(cls)}`.") from None
+        raise SpecError(f"{where}{path.rstrip('`')}: {message}", _remedy(message, cls)) from None
     spec.check()
     return spec
 
 
+def _remedy(message: str, cls: type[Spec]) -> str:
+    wanted, _, got = message.partition(", got ")
+    if re.search(r"\bstr\b", wanted) and got.strip("`") in ("int", "float", "bool"):
+        return "Put it into quotes, so that it is text (after --set into two pairs: \"'2024'\")."
+    if "`bool`" in wanted and got == "`str`":
+        return "Write true or false."
+    return f"See `ctl spec schema {_kind(cls)}`."
+
+
 def override(spec: S, changes: dict[str, Any], where: str) -> S:
-    """A copy of `spec` with `changes` (nested plain data) laid over it, validated."""
-    return convert(merge(fields(spec), changes), type(spec), where)
+    """A copy of `spec` with `changes` (nested plain data) laid over it, validated. See cluster/overlay.py for what is
+    merged and what is replaced."""
+    overlay.check(type(spec), msgspec.to_builtins(spec), where)  # JSON would write an infinite number as null
+    return convert(overlay.lay(type(spec), fields(spec), changes), type(spec), where)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cluster import runtime
+from cluster import overlay, runtime
 from cluster import spec as specs
 from cluster.console import as_sentence
 from cluster.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
@@ -96,7 +96,7 @@ class Plan:
         _check_axes(until(graph, step), step, axes)
         self.step, self.name, self.scaling = step.key, graph.name, graph.scaling
         trials = draw(axes, samples, seed)
-        self.changes = [specs.merge(changes, nested(trial)) for trial in trials]
+        self.changes = [overlay.combine(overlay.steps(changes), nested(trial)) for trial in trials]
         graphs = [pipeline.graph(store, each, name) for each in self.changes]
         self.graphs = [until(each, each.step(step.key)) for each in graphs]
         for each in self.graphs:

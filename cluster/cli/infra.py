@@ -40,11 +40,11 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
     from cluster.kubernetes.objects import Order
     from cluster.pipeline import load_script
     from cluster.provenance import PROJECT_ROOT
-    from cluster.spec import convert, fields
+    from cluster.spec import fields, override
     from cluster.specs import EndpointSpec, InfraSpec
     from cluster.store import Store
 
-    spec = convert(changes.pop("infra", None) or {}, InfraSpec, "infra")
+    spec = override(InfraSpec(), changes.pop("infra", None) or {}, "infra")
     endpoint = changes.pop("endpoint", None) or {}
     graph = load_script(PROJECT_ROOT / spec.pipeline).graph(Store(spec.store or None), changes, name)
     run = {step.key: fields(step.spec) for step in graph.steps} | {"scaling": fields(graph.scaling)}
@@ -55,7 +55,7 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
     return Order(
         infra=spec,
         scaling=graph.scaling,
-        endpoint=convert({"model": built_last, **endpoint}, EndpointSpec, "endpoint"),
+        endpoint=override(EndpointSpec(model=built_last), endpoint, "endpoint"),
         run=run,
         run_name=graph.name,
     )

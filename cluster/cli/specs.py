@@ -56,6 +56,6 @@ def validate(
     if as_json:
         print_json(resolved)
         return
-    import yaml
+    from cluster.literals import dump
 
-    print(yaml.safe_dump(resolved, sort_keys=False), end="")
+    print(dump(resolved), end="")

@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
+from cluster.literals import Dumper
 
-class _Dumper(yaml.SafeDumper):
+
+class _Dumper(Dumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

@@ -98,6 +98,15 @@ def test_precedence_of_config_and_set(tmp_path: Path, store: Store) -> None:
     )
 
 
+def test_a_file_may_hold_what_is_for_other_commands(tmp_path: Path, store: Store) -> None:
+    config = tmp_path / "all.yaml"
+    config.write_text("count: {factor: 2}\nendpoint: {max_replicas: 3}\ninfra: {namespace: lab}\n")
+    assert toy.graph(store, read_changes(config, [])).step("count").spec.factor == 2
+    for wrong, words in (("endpoint.max_replcas=3", "max_replicas"), ("infra.nmespace=x", "namespace")):
+        with pytest.raises(SpecError, match=f"Did you mean '{words}'"):
+            toy.graph(store, read_changes(config, [wrong]))
+
+
 def test_scripts_that_cannot_be_loaded(tmp_path: Path) -> None:
     for text, words in (
         ("x = 1\n", "defines 0 pipelines"),
