@@ -117,6 +117,8 @@ def submit(submission: Submission, hardware: str = "") -> str:
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         archive = Path(folder) / "job.zip"
         script = package.pack(Path(submission.script), archive, store.path if store.is_local else None)
+        if script.parent != Path():  # beside the script, on every node: workers begin in the folder that travelled
+            environment["PYTHONPATH"] = script.parent.as_posix()
         return str(
             client.submit_job(
                 entrypoint=shlex.join(["python", script.as_posix(), *submission.arguments()]),

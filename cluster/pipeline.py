@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import runtime, sizing
+from cluster import runtime, sizing, usercode
 from cluster.ahead import Ahead
 from cluster.artifact import Artifact
 from cluster.build import build
@@ -115,13 +115,15 @@ def _goes_ahead(graph: Graph, number: int, store: Store) -> bool:
 
 def load_script(path: Path) -> Pipeline:
     """The one pipeline that a script defines. Raises InputError for a missing, broken or ambiguous script."""
-    check_imports()
     if not path.is_file():
         raise InputError(f"{path}: no such file", "Give the path of a pipeline script.")
-    found = importlib.util.spec_from_file_location(f"_pipeline_{path.stem}", path)
+    path = path.absolute()
+    _prepare(path)
+    found = importlib.util.spec_from_file_location(f"{usercode.SCRIPT}{path.stem}", path)
     if found is None or found.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # as Python has it: dataclasses and specs look their annotations up there
     try:
         found.loader.exec_module(module)
     except TrunklineError:
@@ -132,6 +134,13 @@ def load_script(path: Path) -> Pipeline:
     if len(pipelines) != 1:
         raise InputError(f"{path}: defines {len(pipelines)} pipelines", "A script has exactly one @pipeline function.")
     return pipelines[0]
+
+
+def _prepare(script: Path) -> None:
+    """Make a script's folder importable, and refuse names that mean two things."""
+    check_imports()
+    usercode.use(script)
+    usercode.sources(script.resolve(), script.resolve().parent)
 
 
 def check_imports() -> None:
@@ -161,7 +170,7 @@ def main(chosen: Pipeline) -> None:
     arguments = parser.parse_args()
 
     def work() -> None:
-        check_imports()
+        _prepare(Path(sys.argv[0]))
         store = Store(arguments.store)
         graph = chosen.graph(store, read_changes(arguments.config, arguments.set), arguments.name)
         run(graph, store, make_view())

@@ -8,11 +8,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from pathlib import Path
 
 from cluster.artifact import Code
+from cluster.usercode import PROJECT_ROOT
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 CODE_VARIABLE = "TRUNKLINE_CODE"  # a submitted job has no .git: the submitting side passes what it saw
 PACKAGES = (
     *("trunkline", "ray", "torch", "transformers", "tokenizers", "deepspeed", "peft", "bitsandbytes"),

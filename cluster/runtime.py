@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster import usercode
 from cluster.errors import NotReadyError
 from cluster.specs import ScalingSpec
 
@@ -67,11 +68,23 @@ def connect(scaling: ScalingSpec) -> None:
             carried["RAY_ADDRESS"] = address
         options |= {"address": address, "log_to_driver": True, "runtime_env": {"env_vars": carried}}
     try:
-        ray.init(**options)
+        ray.init(**options, job_config=_job_config())
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
     atexit.register(disconnect)
+
+
+def _job_config() -> Any:
+    """What workers are told of the script: its folder is on their path, and what it defines travels by value."""
+    from ray import cloudpickle
+    from ray.job_config import JobConfig
+
+    for name, module in sys.modules.items():
+        if name.startswith(usercode.SCRIPT):
+            cloudpickle.register_pickle_by_value(module)
+    folder = usercode.folder()
+    return JobConfig(_py_driver_sys_path=[str(folder)] if folder else [])  # as Ray does for `python script.py`
 
 
 def has_room(scaling: ScalingSpec) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.errors import SpecError, nearest
+from cluster import usercode
+from cluster.errors import InputError, SpecError, nearest
 
 REWARD_MODEL = "reward_model"  # not a function: see alignment/reward.py
 
@@ -56,12 +56,10 @@ def reward_function(name: str) -> RewardFunction:
     """The function of a name or of `module:function`. Raises SpecError where there is none."""
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise SpecError(f"rlhf.rewards: no function {name!r}", nearest(name, [*FUNCTIONS, REWARD_MODEL]))
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SpecError(f"rlhf.rewards: {name}: {error}", "Give module:function that Python can import.") from None
-    function: RewardFunction = found
+        function: RewardFunction = usercode.load(name)
+    except InputError as error:
+        raise SpecError(f"rlhf.rewards: {error.message}", "Give module:function that Python can import.") from None
     return function

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any
 
+from cluster import usercode
 from cluster.errors import InputError
 from cluster.specs.rules import Python
 from pipelines.corpus.documents import Document
@@ -14,17 +14,10 @@ from pipelines.corpus.documents import Document
 
 @functools.cache
 def _function(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    remedy = "`function` of the rule `python` is an import string such as `my_rules:no_poems`."
-    if not module or not attribute:
-        raise InputError(f"cannot import {name!r}: it names no function", remedy)
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"cannot import {name!r}: {error}", remedy) from error
-    function = getattr(found, attribute, None)
-    if not callable(function):
-        raise InputError(f"cannot import {name!r}: {module} has no function {attribute!r}", remedy)
+    found = usercode.load(name)
+    if not callable(found):
+        raise InputError(f"cannot import {name!r}: it is no function", "Write module:function.")
+    function: Callable[..., Any] = found
     return function
 
 

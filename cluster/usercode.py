@@ -1,0 +1,131 @@
+"""A user's own code: what lies beside a script can be imported, in this process and in every worker of its run.
+
+`python script.py` puts the script's folder first on the path. So that `ctl` and the workers find the same modules, the
+folder is put there by us: behind Python's own library, which a `queue.py` of the user's must not replace for everybody,
+and before installed packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import InputError, NotReadyError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+OURS = ("cluster", "pipelines", "serving")
+SCRIPT = "_pipeline_"  # before the stem of a script that was loaded, in the names of modules
+
+_folder: Path | None = None  # of the script that this process runs
+
+
+def folder() -> Path | None:
+    """The folder of this process's script, once there is one."""
+    return _folder
+
+
+def use(script: Path) -> None:
+    """Make what lies beside the script importable here, as it is now on disk; what another script brought goes.
+
+    Raises NotReadyError where the folder has a module of the name of one of Trunkline's packages.
+    """
+    global _folder
+    new = script.resolve().parent
+    for name in OURS:
+        importlib.import_module(name)  # found before the user's folder is on the path, and never looked for again
+        if new != PROJECT_ROOT and (found := _file(new, name)):
+            raise NotReadyError(f"{found} has the name of Trunkline's package {name!r}", "Rename your own.")
+    if _folder is not None:
+        _forget(_folder)
+    if _folder != new:
+        if _folder is not None and str(_folder) in sys.path:
+            sys.path.remove(str(_folder))
+        if sys.path[:1] == [str(new)]:  # where Python has put it
+            del sys.path[0]
+        if str(new) not in sys.path:
+            sys.path.insert(_behind_python(), str(new))
+    _folder = new
+    importlib.invalidate_caches()
+
+
+def _behind_python() -> int:
+    own = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    places = [number for number, entry in enumerate(sys.path) if entry in own or entry.endswith("lib-dynload")]
+    return max(places, default=-1) + 1
+
+
+def _forget(root: Path) -> None:
+    """Let the modules below a script's folder be imported anew."""
+    if root == PROJECT_ROOT:
+        return
+    for name, module in list(sys.modules.items()):
+        if (file := getattr(module, "__file__", None)) and _file(root, name) == Path(file):
+            del sys.modules[name]
+
+
+def load(name: str) -> Any:
+    """What an import string names, `module:function`. Raises InputError."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise InputError(f"cannot import {name!r}: it names no function", "Write module:function.")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"cannot import {name!r}: {error}", "Put the module beside your script.") from error
+    try:
+        return functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError:
+        raise InputError(f"cannot import {name!r}: {module} has no function {attribute!r}", "Correct it.") from None
+
+
+def _file(root: Path, module: str) -> Path | None:
+    """The source of a module below a folder of the path, where it is there."""
+    place = root.joinpath(*module.split("."))
+    return next((file for file in (place / "__init__.py", place.with_name(f"{place.name}.py")) if file.is_file()), None)
+
+
+def sources(file: Path, root: Path) -> dict[str, Path]:
+    """A source file and all that it imports from the same folder of the path, by their names below it.
+
+    Raises InputError where an import may mean a module of Python's own library or the user's file of the same name.
+    """
+    found: dict[str, Path] = {}
+    todo = [file]
+    while todo:
+        path = todo.pop()
+        name = path.relative_to(root).as_posix()
+        if name in found:
+            continue
+        found[name] = path
+        for line, module in _imports(path, root):
+            top, _, rest = module.partition(".")
+            if not (own := _file(root, top)) or top in OURS:
+                continue
+            if top in sys.stdlib_module_names:
+                raise InputError(f"{path}:{line}: {top!r} is a module of Python's own, and {own}", "Rename your file.")
+            parts = [top, *filter(None, rest.split("."))]
+            packages = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+            todo += [place for package in packages if (place := _file(root, package))]
+    return dict(sorted(found.items()))
+
+
+def _imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Names that a source file imports, absolute, with their lines; of `from a import b` both `a` and `a.b`."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # said by Python, with the line, when it is imported
+        return
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}".strip(".")) for alias in node.names)
