@@ -1,15 +1,14 @@
-"""The edge towards people: errors become one sentence and an exit code; SIGTERM becomes an orderly stop."""
+"""The edge towards people: errors and interruptions become one sentence and an exit code."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
 
+from cluster import signals
 from cluster.errors import InterruptedRun, JobError, NotReadyError, TrunklineError
 
 
@@ -17,28 +16,41 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run `work` and return the exit code; print a failure as one sentence on stderr (`debug`: with traceback)."""
     if debug:
         os.environ["TRUNKLINE_DEBUG"] = "1"  # Ray's logs and its workers' output are shown, too
-    previous = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return work() or 0
-    except KeyboardInterrupt as raised:
-        cause: BaseException = raised
-        error: TrunklineError = InterruptedRun("interrupted", "Run the same command to go on.")
-    except Exception as raised:
-        cause, error = raised, as_sentence(raised)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with signals.as_interrupts():
+        cause: BaseException | None = None
+        try:
+            code = work() or 0
+        except (Exception, KeyboardInterrupt) as raised:
+            cause = raised
+        with signals.held():
+            if cause:
+                code = _tell(cause, debug)
+            if "ray" in sys.modules:  # here, where a signal does not kill us half-way and leave processes behind
+                from cluster import runtime
+
+                runtime.disconnect()
+    return code
+
+
+def _tell(cause: BaseException, debug: bool) -> int:
+    """Print a failure; return its exit code."""
+    error = as_sentence(cause)
     if debug:
         traceback.print_exception(cause)
     print(f"ctl: {error}", file=sys.stderr)
     return error.exit_code
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise InterruptedRun("stopped by SIGTERM", "Run the same command to go on.")
+def interrupted(raised: KeyboardInterrupt) -> InterruptedRun:
+    """Ctrl-C, SIGTERM or SIGHUP as an error for people."""
+    how = f"stopped by {raised}" if isinstance(raised, signals.Terminated) else "interrupted"
+    return InterruptedRun(how, "Run the same command to go on.")
 
 
 def as_sentence(error: BaseException) -> TrunklineError:
     """Any error as one that has a sentence, a remedy and an exit code; what Ray or a library wrapped is unwrapped."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(error)
     seen: BaseException | None = error
     met: list[BaseException] = []  # chains of causes may run in a circle
     while seen is not None and seen not in met:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster import usercode
+from cluster import signals, usercode
 from cluster.errors import NotReadyError
 from cluster.specs import ScalingSpec
 
@@ -68,7 +68,8 @@ def connect(scaling: ScalingSpec) -> None:
             carried["RAY_ADDRESS"] = address
         options |= {"address": address, "log_to_driver": True, "runtime_env": {"env_vars": carried}}
     try:
-        ray.init(**options, job_config=_job_config())
+        with signals.kept():
+            ray.init(**options, job_config=_job_config())
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error

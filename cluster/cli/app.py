@@ -1,7 +1,7 @@
 """The root of `ctl`: registers the command groups, and turns every error into one sentence and an exit code."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +48,14 @@ class Commands(LazyGroup):
         "infra": infra.infra,
         "doctor": doctor.doctor,
     }
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as raised:  # typer would end with 130 and not a word
+            from cluster.console import interrupted
+
+            raise interrupted(raised) from raised
 
 
 app = typer.Typer(

@@ -18,13 +18,14 @@ def submit(
 ) -> None:
     """Run a pipeline on the cluster and follow its log; exit as it exits.
 
-    Ctrl-C stops the job: what it finished is kept. With --detach it runs on without you. The cluster is the one of
-    RAY_ADDRESS, else the one that `ctl up` started here.
+    Ctrl-C, SIGTERM or a dropped SSH session stops the job: what it finished is kept. With --detach it runs on without
+    you. The cluster is the one of RAY_ADDRESS, else the one that `ctl up` started here.
     """
     from cluster import jobs
     from cluster.cli.jobs import follow_to_end
     from cluster.errors import InterruptedRun
     from cluster.graph import read_changes
+    from cluster.signals import held
     from cluster.store import Store
 
     submission = jobs.Submission(
@@ -40,7 +41,8 @@ def submit(
     print(f"Submitted job {job_id}; Ctrl-C stops it.", flush=True)
     try:
         follow_to_end(job_id)
-    except (KeyboardInterrupt, InterruptedRun):
-        print(f"Stopping job {job_id} ...", flush=True)
-        jobs.stop(job_id)
+    except KeyboardInterrupt:
+        with held():
+            print(f"Stopping job {job_id} ...", flush=True)
+            jobs.stop(job_id)
         raise InterruptedRun(f"job {job_id} was stopped", f"Go on with `ctl jobs retry {job_id}`.") from None

@@ -23,6 +23,7 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.errors import JobError, TrunklineError
+from cluster.signals import held
 from cluster.specs import ScalingSpec
 from pipelines.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
 
@@ -76,8 +77,8 @@ def run_workers(
 ) -> dict[str, Any]:
     """Run `function(argument, interruption)` on every worker and return rank 0's value; `watch` is called meanwhile.
 
-    Where this process is interrupted (Ctrl-C, SIGTERM), the workers are asked to save before it ends, which `notice` is
-    told. Raises JobError with the first failing rank and its last words.
+    Where this process is interrupted (Ctrl-C, SIGTERM, SIGHUP), the workers are asked to save before it ends, which
+    `notice` is told. Raises JobError with the first failing rank and its last words.
     """
     outcome: dict[str, Any] = {}
     done = threading.Event()
@@ -98,9 +99,10 @@ def run_workers(
             while not done.wait(POLL_SECONDS):
                 watch()
         except (KeyboardInterrupt, SystemExit):
-            notice(f"interrupted: a checkpoint is written first, in {STOP_SECONDS:.0f} s at most")
-            ask_to_stop(run)
-            done.wait(STOP_SECONDS)
+            with held():
+                ask_to_stop(run)
+                notice(f"interrupted: a checkpoint is written first, in {STOP_SECONDS:.0f} s at most")
+                done.wait(STOP_SECONDS)
             raise
         watch()
     if error := outcome.get("error"):
