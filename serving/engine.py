@@ -19,6 +19,7 @@ from cluster.errors import InputError, SpecError
 from cluster.specs import EndpointSpec
 from cluster.store import Store
 from serving.endpoints import MODEL_VARIABLE
+from serving.talk import context_tokens
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -39,7 +40,7 @@ class FromStore(CallbackBase):
 def application(spec: EndpointSpec, name: str, artifact: Artifact) -> Application:
     """The Serve application of an endpoint. Raises InputError for an artifact that is no Hugging Face model."""
     config = model_config(artifact)
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    limit = context_tokens(config)
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
@@ -63,8 +64,10 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
     }
     if cache := os.environ.get("TRUNKLINE_CACHE"):
         environment["TRUNKLINE_CACHE"] = cache
-    if spec.max_model_len:
-        engine["max_model_len"] = spec.max_model_len
+    # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
+    config = model_config(artifact)
+    if length := spec.max_model_len or (0 if config.get("rope_scaling") else context_tokens(config)):
+        engine["max_model_len"] = length
     if spec.gpus:
         engine["tensor_parallel_size"] = spec.gpus
         placement: dict[str, Any] = {"bundle_per_worker": {"CPU": spec.cpus / spec.gpus, "GPU": 1}}
@@ -72,7 +75,7 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
         placement = {"bundles": [{"CPU": spec.cpus}]}
         engine["kv_cache_memory_bytes"] = int(spec.kv_cache_gib * 2**30)
         engine["enforce_eager"] = True  # compiling takes minutes on a CPU
-        if spec.dtype == "auto" and "quantization_config" not in model_config(artifact):
+        if spec.dtype == "auto" and "quantization_config" not in config:
             engine["dtype"] = "float32"  # integer kernels have no float32: a quantized model says its own
         # By default every replica's engine binds itself to the same first cores of the machine.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, round(spec.cpus)))}

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, JobError
-from serving.talk import Messages, Sampling, transcript, until_user
+from serving.talk import Messages, Sampling, context_tokens, too_long, transcript, until_user
 
 
 class InProcess:
@@ -28,26 +28,36 @@ class InProcess:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.context_tokens = context_tokens(self.model.config.to_dict())
+
+    def count(self, prompt: str | Messages, max_tokens: int) -> int:
+        return int(self._inputs(prompt)["input_ids"].shape[1])
 
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        inputs = self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-        return self._stream(dict(inputs), sampling)
+        return self._stream(self._inputs(prompt), sampling)
 
     def answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
-        if not self.tokenizer.chat_template:
-            return until_user(self.complete(transcript(messages), sampling))
-        inputs = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        return self._stream(dict(inputs), sampling)
+        pieces = self._stream(self._inputs(messages), sampling)
+        return pieces if self.tokenizer.chat_template else until_user(pieces)
+
+    def _inputs(self, prompt: str | Messages) -> dict[str, Any]:
+        if not isinstance(prompt, str):
+            if self.tokenizer.chat_template:
+                return dict(
+                    self.tokenizer.apply_chat_template(
+                        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+                    )
+                )
+            prompt = transcript(prompt)
+        return dict(self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
 
     def _stream(self, inputs: dict[str, Any], sampling: Sampling) -> Iterator[str]:
         length = inputs["input_ids"].shape[1]
-        room = self.model.config.max_position_embeddings - length
         if not length:
             raise InputError("the prompt is empty", "Give the model something to continue.")
+        room = self.context_tokens - length if self.context_tokens else sampling.max_tokens
         if room < 1:
-            raise InputError(f"the prompt has {length} tokens, the model takes {length + room}", "Shorten it.")
+            raise too_long(self.context_tokens)
         stopped = threading.Event()
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         options: dict[str, Any] = {"do_sample": False}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import openai
 
-from cluster.errors import JobError, NotReadyError
-from serving.talk import Messages, Sampling, transcript, until_user
+from cluster.errors import InputError, JobError, NotReadyError
+from serving.talk import Messages, Prompt, Sampling, fitted, transcript, until_user
 
 CONNECT_ATTEMPTS = 1
+# What servers call the context in /v1/models: vLLM, Ray Serve (in `metadata`), others.
+CONTEXT_FIELDS = ("max_model_len", "max_request_context_length", "context_length", "max_context_length")
+TOO_LONG = re.compile(r"maximum context length is (\d+)|context_length_exceeded")
+TEMPLATE_TOKENS = 64  # that a chat template has around a message, at most, or so; the server has the last word
 
 
 class Remote:
@@ -25,10 +30,51 @@ class Remote:
         key = os.environ.get("OPENAI_API_KEY", "none")
         self.client = openai.OpenAI(base_url=self.url, api_key=key, max_retries=CONNECT_ATTEMPTS)
         with self._sentences():
-            self.name = self.client.models.list().data[0].id
+            model = self.client.models.list().data[0]
+        self.name = model.id
+        self.context_tokens = _context_tokens(model.model_dump())
         self.chats = True
 
+    def count(self, prompt: str | Messages, max_tokens: int) -> int:
+        """At most so many as bytes, which mostly settles it; else the server counts, as it answers with one token."""
+        parts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        bound = sum(len(part.encode()) + TEMPLATE_TOKENS for part in (*parts, ""))
+        if bound + max_tokens <= self.context_tokens:
+            return bound
+        try:
+            return self._count(prompt)
+        except TooLong:
+            return self.context_tokens + 1
+
+    def _count(self, prompt: str | Messages) -> int:
+        if isinstance(prompt, str) or not self.chats:
+            text = prompt if isinstance(prompt, str) else transcript(prompt)
+            with self._sentences():
+                reply: Any = self.client.completions.create(model=self.name, prompt=text, max_tokens=1)
+        else:
+            turns: Any = prompt
+            try:
+                with self._sentences():
+                    reply = self.client.chat.completions.create(model=self.name, messages=turns, max_tokens=1)
+            except NoTemplate:
+                self.chats = False
+                return self._count(prompt)
+        return int(reply.usage.prompt_tokens)
+
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        try:
+            yield from self._complete(prompt, sampling)
+        except TooLong as error:
+            yield from self._complete(*self._refitted(prompt, sampling, error))
+
+    def _refitted(self, prompt: Prompt, sampling: Sampling, refusal: TooLong) -> tuple[Prompt, Sampling]:
+        """What to ask instead, where the refusal tells the context, which was not known before."""
+        if self.context_tokens or not refusal.context_tokens:
+            raise refusal
+        self.context_tokens = refusal.context_tokens
+        return fitted(self, prompt, sampling)
+
+    def _complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         with self._sentences():
             stream: Any = self.client.completions.create(model=self.name, prompt=prompt, **self._options(sampling))
             with stream:
@@ -37,13 +83,19 @@ class Remote:
                         yield chunk.choices[0].text
 
     def answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
+        try:
+            yield from self._answer(messages, sampling)
+        except TooLong as error:
+            yield from self._answer(*self._refitted(messages, sampling, error))
+
+    def _answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         if self.chats:
             try:
                 yield from self._chat(messages, sampling)
                 return
             except NoTemplate:
                 self.chats = False
-        yield from until_user(self.complete(transcript(messages), sampling))
+        yield from until_user(self._complete(transcript(messages), sampling))
 
     def _chat(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         with self._sentences():
@@ -74,11 +126,32 @@ class Remote:
         except openai.APIError as error:
             if "chat template" in str(error):
                 raise NoTemplate(str(error)) from None
+            if found := TOO_LONG.search(str(error)):
+                raise TooLong(int(found[1] or 0)) from None
             raise JobError(f"{self.url}: {_message(error)}") from None
 
 
 class NoTemplate(JobError):
     """The endpoint's model has no chat template: a base model, to be talked to by completions."""
+
+
+class TooLong(InputError):
+    """Prompt and answer together are longer than the context, which the refusal tells (0: it does not)."""
+
+    def __init__(self, context_tokens: int) -> None:
+        told = f" of {context_tokens} tokens" if context_tokens else ""
+        super().__init__(
+            f"the text and its answer do not fit into the model's context{told}", "Shorten it, or lower --max-tokens."
+        )
+        self.context_tokens = context_tokens
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.context_tokens,)
+
+
+def _context_tokens(model: dict[str, Any]) -> int:
+    told = {**(model.get("metadata") or {}), **model}
+    return next((int(told[name]) for name in CONTEXT_FIELDS if told.get(name)), 0)
 
 
 def _message(error: openai.APIError) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cluster.errors import TrunklineError
-from serving.talk import Messages, Sampling, Talker
+from cluster.signals import Terminated
+from serving.talk import Messages, Sampling, Talker, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,6 +28,8 @@ def chat(talker: Talker, sampling: Sampling) -> None:
         except EOFError:
             console.print()
             return
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             console.print("\n[dim]stop or Ctrl-D ends the chat[/dim]")
             continue
@@ -41,15 +44,21 @@ def chat(talker: Talker, sampling: Sampling) -> None:
 
 def _exchange(console: Console, talker: Talker, messages: Messages, sampling: Sampling) -> Messages:
     """Stream one answer; the conversation with it, or without the question where it failed."""
-    console.print(f"[bold green]{talker.name.rpartition('/')[2]}>[/bold green] ", end="")
     answer = ""
-    pieces: Generator[str] = talker.answer(messages, sampling)  # type: ignore[assignment]
     try:
+        kept, fitting = fitted(talker, messages, sampling)
+        if forgotten := len(messages) - len(kept):
+            console.print(f"[dim]the model's context is full: the oldest {forgotten} messages are forgotten[/dim]")
+        messages = kept
+        console.print(f"[bold green]{talker.name.rpartition('/')[2]}>[/bold green] ", end="")
+        pieces: Generator[str] = talker.answer(messages, fitting)  # type: ignore[assignment]
         with closing(pieces):
             for piece in pieces:
                 answer += piece
                 console.print(piece, end="", markup=False)
         console.print()
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         console.print(" [dim](cut short)[/dim]")
     except TrunklineError as error:

@@ -1,16 +1,23 @@
 """Talking to a model: one small interface, whether it runs in this process or behind an endpoint.
 
 A talker streams text. It knows whether its model has a chat template; one without (a base model) is given the running
-transcript to continue.
+transcript to continue. Lengths follow from the model's context: `fitted` makes room for an answer before it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from cluster.errors import InputError
 
 Messages = list[dict[str, str]]
+Prompt = TypeVar("Prompt", str, Messages)
+
+ANSWER_SHARE = 4  # of a context, one part is kept for the answer while older turns can make room
+# What families of models call their longest sequence in config.json.
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len")
 
 TURN = "\n\n"
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
@@ -18,7 +25,7 @@ SPEAKERS = {"user": "User", "assistant": "Assistant"}
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose tokens: temperature 0 is greedy; the same seed gives the same text."""
+    """How to choose tokens, `max_tokens` at most: temperature 0 is greedy; the same seed gives the same text."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -26,15 +33,49 @@ class Sampling:
 
 
 class Talker(Protocol):
-    """A model that streams text. Raises InputError for a prompt that is too long, JobError where it fails."""
+    """A model that streams text. Raises InputError for a prompt that is too long, JobError where it fails.
+
+    `context_tokens` is the longest sequence of prompt and answer that the model takes, 0 where it is not known.
+    """
 
     name: str
+    context_tokens: int
+
+    def count(self, prompt: str | Messages, max_tokens: int) -> int:
+        """Tokens of a prompt: exactly, or at most where `max_tokens` surely fit behind it."""
 
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """The continuation of `prompt`, piece by piece; closing the iterator stops the model."""
 
     def answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         """The answer to a conversation, piece by piece."""
+
+
+def fitted(talker: Talker, prompt: Prompt, sampling: Sampling) -> tuple[Prompt, Sampling]:
+    """What to ask so that prompt and answer fit into the context: the oldest turns are dropped, the answer is cut.
+
+    Raises InputError where the last message alone leaves no room for an answer.
+    """
+    if not talker.context_tokens:
+        return prompt, sampling
+    wanted = min(sampling.max_tokens, max(1, talker.context_tokens // ANSWER_SHARE))
+    while (room := talker.context_tokens - talker.count(prompt, sampling.max_tokens)) < wanted and len(prompt) > 1:
+        if isinstance(prompt, str):
+            break
+        begins = (number for number, message in enumerate(prompt) if number and message["role"] == "user")
+        prompt = prompt[next(begins, len(prompt) - 1) :]  # without the oldest question and its answer
+    if room < 1:
+        raise too_long(talker.context_tokens)
+    return prompt, replace(sampling, max_tokens=min(sampling.max_tokens, room))
+
+
+def too_long(context_tokens: int) -> InputError:
+    return InputError(f"the text does not fit into the model's context of {context_tokens} tokens", "Shorten it.")
+
+
+def context_tokens(config: dict[str, Any]) -> int:
+    """The longest sequence that a model takes, by its config.json; 0 where that does not say."""
+    return next((int(config[name]) for name in CONTEXT_FIELDS if config.get(name)), 0)
 
 
 def transcript(messages: Messages) -> str:

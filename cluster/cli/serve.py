@@ -26,7 +26,12 @@ SERVE_PATH = "/api/serve/applications/"
 
 Model = Annotated[str | None, typer.Option("--model", help="Artifact: alias, kind/name, name, or fingerprint.")]
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint", help="URL of an OpenAI-compatible endpoint.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Length of an answer.")]
+MaxTokens = Annotated[
+    int,
+    typer.Option(
+        "--max-tokens", min=1, help="Length of an answer, at most; what does not fit into the context is left out."
+    ),
+]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token each time.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
 
@@ -45,6 +50,7 @@ def up(
 ) -> None:
     """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0."""
     from cluster.errors import UsageError
+    from cluster.signals import Terminated
     from cluster.store import Store
 
     spec = _spec(model, port, name, set_ or [])
@@ -60,6 +66,8 @@ def up(
         _announce(endpoint, wait)
         print("Ctrl-C ends it.", flush=True)
         _watch(app, endpoint.name)
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         print("stopped", flush=True)
     finally:
@@ -171,7 +179,8 @@ def generate(
 ) -> None:
     """Continue a text with a model, in this process (--model) or at an endpoint (--endpoint)."""
     talker, talk = _talker(model, endpoint, store)
-    pieces = talker.complete(prompt, talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed))
+    sampling = talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    pieces = talker.complete(*talk.fitted(talker, prompt, sampling))
     for piece in pieces if stream else ["".join(pieces)]:
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -186,7 +195,10 @@ def chat(
     seed: Seed = 0,
     store: StoreRoot = None,
 ) -> None:
-    """Chat in the terminal. `clear` forgets the conversation, `stop` ends it, Ctrl-C cuts an answer short."""
+    """Chat in the terminal. `clear` forgets the conversation, `stop` ends it, Ctrl-C cuts an answer short.
+
+    A conversation that outgrows the model's context goes on without its oldest messages.
+    """
     talker, talk = _talker(model, endpoint, store)
     sampling = talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     importlib.import_module("serving.repl").chat(talker, sampling)

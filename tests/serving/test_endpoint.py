@@ -13,8 +13,9 @@ import requests
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.errors import InputError
 from serving.remote import Remote
-from serving.talk import Sampling
+from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL
 from tests.serving.conftest import CONTEXT, Served
 
@@ -69,7 +70,7 @@ def test_a_base_model_continues_the_transcript(served: Served) -> None:
 
 
 def test_chat_in_the_terminal(served: Served) -> None:
-    arguments = ["-c", CTL[2], "chat", "--endpoint", served.base_url, "--max-tokens", "8"]
+    arguments = ["-c", CTL[2], "chat", "--endpoint", served.base_url]
     environment: Any = served.cluster.environment()
     child = pexpect.spawn(sys.executable, arguments, env=environment, encoding="utf-8", timeout=60)
     child.expect("you>")
@@ -89,6 +90,29 @@ def test_chat_in_the_terminal(served: Served) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+def test_lengths_follow_from_the_context(served: Served) -> None:
+    """The model takes 256 tokens in all, as many as `ctl chat` allows an answer by default."""
+    talker = Remote(served.base_url)
+    assert talker.context_tokens == CONTEXT
+    sampling = Sampling(max_tokens=256)
+    hello = [{"role": "user", "content": "hello"}]
+    messages, fitting = fitted(talker, hello, sampling)
+    assert messages == hello and 200 < fitting.max_tokens < CONTEXT
+    assert "".join(talker.answer(messages, fitting))
+    turns = [{"role": role, "content": f"{number} {'z q ' * 5}"} for number in range(9) for role in SPEAKERS]
+    messages, fitting = fitted(talker, [*turns, hello[0]], sampling)
+    assert messages[-1] == hello[0] and messages[0]["role"] == "user"
+    assert 1 < len(messages) < len(turns)
+    assert fitting.max_tokens >= CONTEXT // 4
+    assert list(talker.answer(messages, fitting)) is not None
+    with pytest.raises(InputError, match="does not fit into the model's context of 256 tokens"):
+        fitted(talker, [{"role": "user", "content": "x" * 40 * CONTEXT}], sampling)
+    said = served.cluster.ctl("generate", "def f(", "--max-tokens", "9999", "--endpoint", served.base_url)
+    assert said.strip()
+    said = served.cluster.ctl("generate", "z " * 999, "--endpoint", served.base_url, code=3)
+    assert said == "ctl: the text does not fit into the model's context of 256 tokens. Shorten it.\n"
 
 
 def test_a_second_endpoint_on_another_port_is_refused(served: Served) -> None:
