@@ -6,10 +6,12 @@ run cuts the record back to its checkpoint, so that every step stands in it once
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.errors import InputError
 from cluster.location import Location
 from cluster.trackers import Tracker
 
@@ -56,6 +58,40 @@ def read(place: Location, file: str = METRICS_FILE) -> list[dict[str, Any]]:
         return []
     whole, _, _ = place.read_bytes(file).rpartition(b"\n")
     return [json.loads(line) for line in whole.splitlines()]
+
+
+class Following:
+    """Reads a record that grows: each look costs what is new. Where an attempt has cut it back, it is read anew."""
+
+    def __init__(self, place: Location, file: str = METRICS_FILE) -> None:
+        self._place, self._name = place, file
+        self._offset, self._last = 0, b""
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines that were not there at the last look, oldest first; all of them where the record is another."""
+        data = self._from(self._offset - len(self._last))
+        if not data.startswith(self._last):
+            self._offset, self._last = 0, b""
+            data = self._from(0)
+        whole = data[len(self._last) : data.rfind(b"\n") + 1]
+        if whole:
+            self._offset += len(whole)
+            self._last = whole.splitlines(keepends=True)[-1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def _from(self, start: int) -> bytes:
+        try:
+            if self._place.is_local:
+                with self._place.open(self._name) as file:
+                    file.seek(start)
+                    return bytes(file.read())
+            return bytes(self._place.fs.cat_file(f"{self._place.url}/{self._name}", start=start))
+        except (InputError, FileNotFoundError):
+            return b""
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # how S3 says that the record is shorter
+                return b""
+            raise
 
 
 class Lines:

@@ -22,7 +22,6 @@ from cluster.artifact import Artifact
 from cluster.console import guarded
 from cluster.errors import InputError, nearest
 from cluster.graph import Graph, Step
-from cluster.location import Location
 from cluster.pipeline import load_script, run
 from cluster.store import Store
 from cluster.view import View
@@ -66,7 +65,8 @@ class Telling(View):
         self._tell = tell
         step = graph.step(request.step)
         self._request = request
-        self._place = Store(request.store).staging(step.kind, graph.name, step.fingerprint)
+        self._lines = metrics.Following(Store(request.store).staging(step.kind, graph.name, step.fingerprint))
+        self._judged_by = metrics.LOSS
         self._told = 0
 
     def _say(self, text: str) -> None:
@@ -74,21 +74,21 @@ class Telling(View):
 
     def progress(self, key: str, done: float, total: float, unit: str, stats: dict[str, Any]) -> None:
         if key == self._request.step:
-            self._tell_lines(self._place, total)
+            self._tell_lines(self._lines.new(), total)
 
     def finished(self, key: str, artifact: Artifact, seconds: float, *, was_there: bool) -> None:
         super().finished(key, artifact, seconds, was_there=was_there)
         if key == self._request.step and (lines := metrics.read(artifact.location)):
-            self._tell_lines(artifact.location, lines[-1][metrics.STEP])
+            self._tell_lines(lines, lines[-1][metrics.STEP])
 
-    def _tell_lines(self, place: Location, total: float) -> None:
+    def _tell_lines(self, lines: list[dict[str, Any]], total: float) -> None:
         """What is new; where a run validates now and then, only the lines that have the metric."""
-        lines = metrics.read(place)
-        name = self._request.metric if any(self._request.metric in line for line in lines) else metrics.LOSS
+        if any(self._request.metric in line for line in lines):
+            self._judged_by = self._request.metric
         for line in lines:
-            if self._told < line[metrics.STEP] < total and name in line:
+            if self._told < line[metrics.STEP] < total and self._judged_by in line:
                 self._told = line[metrics.STEP]
-                self._tell({PERCENT: 100 * self._told / total, VALUE: line[name]})
+                self._tell({PERCENT: 100 * self._told / total, VALUE: line[self._judged_by]})
 
 
 def result(artifact: Artifact, metric: str) -> dict[str, Any]:

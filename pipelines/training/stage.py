@@ -136,11 +136,12 @@ def _finish(output: Location) -> dict[str, Any]:
 def _watcher(ctx: Context[Any], steps: int) -> Callable[[], None]:
     """A function that tells each new line of the metrics as progress, and its notices once."""
     told = -1
+    record = metrics.Following(ctx.output)
     heard = max((line[metrics.STEP] for line in metrics.read(ctx.output)), default=0)  # of an attempt before
 
     def watch() -> None:
         nonlocal told, heard
-        lines = metrics.read(ctx.output)
+        lines = record.new()
         if not lines or lines[-1][metrics.STEP] == told:
             return
         for line in lines:

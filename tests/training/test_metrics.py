@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.location import Location
-from cluster.metrics import MetricsLog, read
+from cluster.metrics import Following, MetricsLog, read
 from pipelines.training.throughput import flops_per_token, hardware_flops_per_token, peak_flops, peak_of
 
 
@@ -26,6 +27,59 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
         second.write({"step": 3, "loss": 30.0})
         second.close()
         assert [(line["step"], line["loss"]) for line in read(place)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def read_bytes() -> int:
+    """Bytes that this process has read from files so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_following_costs_what_is_new(tmp_path: Path) -> None:
+    place, following = Location(tmp_path), Following(Location(tmp_path))
+    assert following.new() == []
+    lines = [{"step": step, "note": "x" * 1000} for step in range(1, 401)]
+    before = read_bytes()
+    found = []
+    for line in lines:
+        with place.open("metrics.jsonl", "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n" + b'{"step": 0, "cut o')  # a line that is being written
+        found += following.new()
+        with place.open("metrics.jsonl", "r+b") as file:
+            file.truncate(place.size_bytes("metrics.jsonl") - 18)
+        assert following.new() == []
+    assert found == lines
+    # A look takes the line before it, too, and this test reads a few kilobytes of /proc; anew, it would be 160 MB.
+    assert read_bytes() - before < 10 * place.size_bytes("metrics.jsonl")
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://", "s3://"])
+def test_a_record_that_is_cut_back_is_followed_anew(
+    scheme: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if scheme == "s3://":
+        request.getfixturevalue("s3_server")
+        place = Location("s3://following/run")
+        place.fs.mkdir("following")
+    else:
+        place = Location(f"{scheme}{tmp_path}/run")
+    following = Following(place)
+    first = MetricsLog(place, "run", step=0)
+    for step in (1, 2, 3):
+        first.write({"step": step, "loss": float(step)})
+        first.flush()
+        assert [line["step"] for line in following.new()] == [step]
+        assert following.new() == []
+    second = MetricsLog(place, "run", step=1)  # shorter than before
+    assert [line["step"] for line in following.new()] == [1]
+    for step in (2, 3, 4):
+        second.write({"step": step, "loss": step * 10.5})
+    second.flush()
+    assert [line["step"] for line in following.new()] == [2, 3, 4]
+    third = MetricsLog(place, "run", step=1)
+    for step in (2, 3, 4, 5):  # cut back and grown between two looks
+        third.write({"step": step, "loss": step * 111.25})
+    third.close()
+    assert following.new() == read(place)
 
 
 def test_flops_follow_the_palm_formula() -> None:
