@@ -56,12 +56,15 @@ class RemoveWebBoilerplate(Rule, frozen=True):
 
 
 class Language(Rule, frozen=True):
-    """Identify the language (fastText lid.176), write `language` and `language_score`, and keep the chosen ones."""
+    """Identify the language, write `language` and `language_score`, and keep the chosen ones.
+
+    The script of most of the text decides which languages come into question, fastText's lid.176 among them.
+    """
 
     languages: tuple[str, ...] = ()
     """ISO 639 codes to keep, as lid.176 says them (`en`, `zh`, `wuu`); empty keeps every language."""
     min_score: Fraction = 0.65
-    """Reject where the best language has a lower score (FineWeb: 0.65); 0 only labels."""
+    """Reject where the best language has a lower score among those of its script (FineWeb: 0.65); 0 only labels."""
     max_characters: Positive = 10_000
     """How much of the beginning is looked at (FineWeb: everything)."""
 
