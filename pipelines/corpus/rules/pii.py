@@ -1,9 +1,9 @@
 """Personal data and secrets, replaced by placeholders.
 
 Sources: FineWeb's PIIFormatter in datatrove (mail, public IPv4), gitleaks (secrets, with its entropy threshold), Luhn's
-and ISO 7064's check digits. Code and papers are full of look-alikes, so each kind is narrower than its source:
-domains must end in a known top-level domain (`icon@2x.png`, `a@b.T`), and a dotted quad of small numbers or after a
-word like `version` is no address. A kind costs one search for a literal where a text has none of it.
+and ISO 7064's check digits. Code and papers are full of look-alikes, so each kind is narrower than its source: a dotted
+quad of small numbers, or one after a word like `version`, is no address. A kind costs one search for a literal where a
+text has none of it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,9 @@ from collections.abc import Callable
 
 from cluster.specs.cleaners import RemovePersonalData
 from pipelines.corpus.documents import Document
+from pipelines.corpus.rules import mail
 
 Accept = Callable[[re.Match[str]], bool]
-
-# Two letters are a country. Of the rest those in common use for mail: most others are attributes and file endings.
-_DOMAINS = (
-    "com|org|net|edu|gov|mil|int|info|biz|name|pro|aero|coop|museum|jobs|mobi|tel|asia|cat|post|xyz|online|site|shop|"
-    "store|tech|club|email|agency|group|global|international|foundation|institute|university|academy|school|health|"
-    "hospital|clinic|consulting|company|solutions|services|systems|network|digital|cloud|africa|berlin|london|swiss"
-)
-# The search starts at the sign, not at the local part, which would be quadratic in long runs of letters (base64).
-_AT = re.compile(
-    rf"@(?<=[a-z0-9_+-]@)(?:[a-z0-9](?:[a-z0-9-]{{0,62}}[a-z0-9])?\.){{1,8}}(?:[a-z]{{2}}|{_DOMAINS})(?![\w@(\[]|[.-]\w)",
-    re.IGNORECASE | re.ASCII,
-)
-_LOCAL_PART = re.compile(r"(?<![\w.%+@-])[a-z0-9][\w.%+'-]{0,63}\Z", re.IGNORECASE | re.ASCII)
-_LOCAL_CHARACTERS = 66
 
 # Each pattern stands behind a guard that the regex engine finds quickly, since few texts hold what it looks for.
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
@@ -124,14 +111,11 @@ def _replace(
 def _replace_mail(text: str, placeholder: str, found: Counter[str]) -> str:
     pieces: list[str] = []
     done = 0
-    for sign in _AT.finditer(text):
-        local = _LOCAL_PART.search(text, max(done, sign.start() - _LOCAL_CHARACTERS), sign.start())
-        # `git@github.com:owner/name` is an address of a repository.
-        if local is None or local[0] == "git" or local[0] + sign[0] == placeholder:
-            continue
-        pieces += [text[done : local.start()], placeholder]
-        done = sign.end()
-        found["email"] += 1
+    for start, end in mail.find(text):
+        if text[start:end] != placeholder:
+            pieces += [text[done:start], placeholder]
+            done = end
+            found["email"] += 1
     return "".join([*pieces, text[done:]])
 
 
