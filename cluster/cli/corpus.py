@@ -38,7 +38,7 @@ def report(
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the flow of documents through every step, and where the page with everything else is."""
+    """Show the flow of documents through every step, their licences, and where the page with everything else is."""
     from cluster import corpora
 
     artifact = _open(ref, store)
@@ -54,6 +54,8 @@ def report(
     if reasons:
         print()
         print_table(("step", "reason", "documents"), reasons, "")
+    print()
+    print_table(("licence", "documents"), [(name, f"{n:,}") for name, n in found["licenses"].items()], "")
     print(f"\nThe page: {page or f'{artifact.location.url}/report.html'}")
 
 

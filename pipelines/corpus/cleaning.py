@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster import licenses
 from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs import CorpusSpec
@@ -183,7 +184,8 @@ def _complete(found: Document | Broken, source: Source, file: SourceFile) -> Doc
     if isinstance(found, Broken):
         return replace(found, source=named)
     found.source = found.source or named
-    found.license = found.license or source.license or file.origin.get("license", "")
+    license = found.license or source.license or file.origin.get("license", "")
+    found.license = licenses.normalize(license) if license else ""
     found.url = found.url or file.origin.get("url", "")
     return found
 

@@ -28,7 +28,8 @@ SCRIPT = "</script><script>document.title = 'taken over'</script>"  # what a doc
 def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     """A corpus of forty documents and its tokenizer, under one name."""
     folder = tmp_path_factory.mktemp("corpus")
-    records = [{"text": f"{source(number, 5)} {SCRIPT}", "license": "MIT"} for number in range(40)]
+    names = ("MIT", "The MIT License", "License :: OSI Approved :: MIT License")
+    records = [{"text": f"{source(number, 5)} {SCRIPT}", "license": names[number % 3]} for number in range(40)]
     records += [{"text": records[0]["text"]}, {"text": "tiny"}, {"text": None}]
     (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
     store = Store(folder / "artifacts")
@@ -50,7 +51,9 @@ def test_report_and_stats(root: Path) -> None:
         "rejected": 2,
         "duplicates": 1,
     }
+    assert found["licenses"] == {"MIT": 40}
     said = ctl("corpus", "report", "shared", "--store", root).stdout
+    assert re.search(r"licence +documents\s+MIT +40", said)
     assert re.search(r"length +few_characters +1", said)
     assert re.search(r"read +43 +1 +0 +0 +42", said)
     assert "report.html" in said
