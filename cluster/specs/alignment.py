@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
@@ -13,6 +14,8 @@ from cluster.specs.training import MODELS, TrainingSpec
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
 ]
+
+REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
 
 
 class PreferencesSpec(Spec, frozen=True):
@@ -27,6 +30,9 @@ class PreferencesSpec(Spec, frozen=True):
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
     path: str = ""
     """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    license: str = ""
+    """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
+    the package that carries it."""
     pairs_per_conversation: Annotated[int, Meta(ge=1)] = 1
     """Pairs of each conversation of the train split (`corrupted` only)."""
     foreign_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.3
@@ -45,6 +51,18 @@ class PreferencesSpec(Spec, frozen=True):
             raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
         if not self.damage:
             raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
+
+    def unused_inputs(self) -> Collection[str]:
+        return ("conversations",) if self.source == "file" else ()
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if self.source == "file" and "conversations" in inputs:
+            raise SpecError("preferences.source: a file takes no conversations", "Leave out the input `conversations`.")
+        if self.source == "corrupted" and "conversations" not in inputs:
+            raise SpecError(
+                "preferences.source: answers to damage are those of conversations, and none are given",
+                "Give the step conversations=..., or set preferences.source=file and preferences.path.",
+            )
 
 
 class RewardSpec(TrainingSpec, frozen=True):
@@ -119,3 +137,6 @@ class RlhfSpec(TrainingSpec, frozen=True):
             )
         if not self.rewards:
             raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")
+
+    def unused_inputs(self) -> Collection[str]:
+        return () if REWARD_MODEL in self.rewards else ("reward",)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -22,6 +23,8 @@ class PretrainedSpec(Spec, frozen=True):
     `llama2c:FOLDER` (llama2.c's v0 export and its tokenizer.bin)."""
     hub_revision: str = "main"
     """Commit, tag or branch of a hub model."""
+    license: str = ""
+    """Licence of the model; empty: what its own files say (the GGUF file, the card), or else its package."""
 
 
 class ConversationsSpec(Spec, frozen=True):
@@ -39,6 +42,9 @@ class ConversationsSpec(Spec, frozen=True):
     format: Literal["messages", "alpaca", "sharegpt", "prompt-response"] = "messages"
     """Layout of the file's records: `messages` (role, content), `instruction/input/output`, `conversations`
     (from, value), `prompt/response`."""
+    license: str = ""
+    """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
+    the package that carries it."""
     max_prompt_chars: Annotated[int, Meta(ge=1)] = 400
     """Conversations with a longer request are left out (`docstrings` only)."""
     max_answer_chars: Annotated[int, Meta(ge=1)] = 400
@@ -55,6 +61,18 @@ class ConversationsSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("conversations.path: goes with `source: file` and with it only", "Set both, or neither.")
+
+    def unused_inputs(self) -> Collection[str]:
+        return ("corpus",) if self.source == "file" else ()
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if self.source == "file" and "corpus" in inputs:
+            raise SpecError("conversations.source: a file takes no corpus", "Leave out the input `corpus`.")
+        if self.source == "docstrings" and "corpus" not in inputs:
+            raise SpecError(
+                "conversations.source: docstrings are those of a corpus, and none is given",
+                "Give the step corpus=..., or set conversations.source=file and conversations.path.",
+            )
 
 
 class SftSpec(TrainingSpec, frozen=True):

@@ -6,6 +6,7 @@ another request; what these teach is to tell right from broken, and from right b
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -13,8 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cluster import licenses
 from cluster.context import Context
-from cluster.errors import InputError, SpecError
+from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs import PreferencesSpec
 from pipelines.alignment.corruption import corrupt
@@ -23,11 +25,13 @@ from pipelines.tuning.conversations import (
     SPLITS,
     Row,
     held_out,
+    label,
     read_conversations,
     read_lines,
     without_duplicates,
     write_lines,
 )
+from pipelines.tuning.declared import of_file, of_record
 from pipelines.tuning.records import read_records
 
 # The splits, what was rejected, what was there twice, and how many records there were.
@@ -39,6 +43,7 @@ FOREIGN_REACH = 16  # a foreign answer is one of the next so many shorter or lon
 
 def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
+    ctx.spec.check_inputs(ctx.inputs)
     found = _of_file(ctx.spec) if ctx.spec.source == "file" else _of_conversations(ctx)
     splits, rejected, duplicates, records = found
     flow = {
@@ -57,6 +62,7 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
         "flow": flow,
         "how": {split: dict(sorted(Counter(row["how"] for row in splits[split]).items())) for split in SPLITS},
         "reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
+        "licenses": licenses.counted((row["license"], 1) for split in SPLITS for row in splits[split]),
     }
     for split in SPLITS:
         write_lines(ctx.output, f"{split}.jsonl", splits[split])
@@ -66,7 +72,8 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
 
 
 def read_preferences(folder: Path, split: str) -> list[Row]:
-    """The rows of a split (`id`, `prompt`, `chosen`, `rejected`, `how`) of a preferences folder, in their order."""
+    """The rows of a split (`id`, `prompt`, `chosen`, `rejected`, `how`, `source`, `license`) of a preferences folder,
+    in their order. Older folders have neither source nor licence."""
     return read_lines(Location(folder), f"{split}.jsonl")
 
 
@@ -88,18 +95,12 @@ def corrupted(rows: list[Row], count: int, spec: PreferencesSpec) -> list[Row]:
             worse = answers[rng.choice(others)] if others else ""
         if not worse:
             worse, how = corrupt(answers[index], rng, spec.damage)
-        pairs.append(
-            {"id": name, "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
-        )
+        pair = {"id": name, "prompt": row["messages"][:-1], "chosen": answers[index], "rejected": worse, "how": how}
+        pairs.append(pair | {"source": row["source"], "license": row["license"]})
     return pairs
 
 
 def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
-    if "conversations" not in ctx.inputs:
-        raise SpecError(
-            "preferences.source: answers to damage are those of conversations, and none are given",
-            "Give the step conversations=...",
-        )
     folder, spec = ctx.inputs["conversations"].local(), ctx.spec
     rows = {split: read_conversations(folder, split) for split in SPLITS}
     counts = {"train": spec.pairs_per_conversation, "heldout": 1}  # an interval wants independent pairs
@@ -109,7 +110,16 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
 
 def _of_file(spec: PreferencesSpec) -> Found:
     name = Path(spec.path).name
-    good, bad = read_records(spec.path, pair, spec.max_bad_fraction, "preferences")
+    declared = functools.cache(lambda: licenses.normalize(spec.license) if spec.license else of_file(spec.path))
+
+    def read(record: dict[str, Any]) -> Row:
+        license = of_record(record)
+        return pair(record) | {
+            "source": label(record.get("source")) or name,
+            "license": declared() if license == licenses.UNKNOWN else license,
+        }
+
+    good, bad = read_records(spec.path, read, spec.max_bad_fraction, "preferences")
     rows = [{"id": f"{name}:{number}", **found, "how": "file"} for number, found in good]
     rejected = [{"id": f"{name}:{entry.number}", "line": entry.line, "reason": entry.reason} for entry in bad]
     splits, duplicates = without_duplicates(

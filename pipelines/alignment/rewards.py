@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from cluster import usercode
 from cluster.errors import InputError, SpecError, nearest
-
-REWARD_MODEL = "reward_model"  # not a function: see alignment/reward.py
+from cluster.specs.alignment import REWARD_MODEL
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ holds all conversations: enough for millions, not for more.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -14,14 +15,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cluster import licenses
 from cluster.context import Context
-from cluster.errors import InputError, SpecError
+from cluster.errors import InputError
 from cluster.location import Location
 from cluster.runtime import connect
 from cluster.specs import ConversationsSpec
 from pipelines.corpus.chunks import keyed_hash
 from pipelines.ordered import ordered_map
 from pipelines.tuning import docstrings
+from pipelines.tuning.declared import of_file, of_record
 from pipelines.tuning.formats import FORMATS, checked, is_unicode
 from pipelines.tuning.records import read_records
 
@@ -33,6 +36,7 @@ Row = dict[str, Any]
 def build(ctx: Context[ConversationsSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
     spec = ctx.spec
+    spec.check_inputs(ctx.inputs)
     splits, rejected = _of_corpus(ctx) if spec.source == "docstrings" else _of_file(spec)
     taken_in = sum(map(len, splits.values())) + len(rejected)
     for split in SPLITS:
@@ -105,10 +109,6 @@ def write_lines(output: Location, name: str, rows: list[Row]) -> None:
 
 
 def _of_corpus(ctx: Context[ConversationsSpec]) -> tuple[dict[str, list[Row]], list[Row]]:
-    if "corpus" not in ctx.inputs:
-        raise SpecError(
-            "conversations.source: docstrings are those of a corpus, and none is given", "Give the step corpus=..."
-        )
     spec, corpus = ctx.spec, ctx.inputs["corpus"].location
     connect(ctx.scaling)
     tasks = [
@@ -140,6 +140,7 @@ def cut_part(corpus: Location, part: str, spec: ConversationsSpec) -> dict[str, 
             rejected.append({"id": document["id"], "reason": str(error)})
             continue
         lines = docstrings.LINE_ENDS.split(document["text"])
+        license = licenses.normalize(document["license"])
         for function in docstrings.documented_functions(tree):
             name = f"{document['id']}:{function.lineno}"
             try:
@@ -149,9 +150,7 @@ def cut_part(corpus: Location, part: str, spec: ConversationsSpec) -> dict[str, 
                 rejected.append({"id": name, "reason": str(error)})
                 continue
             messages = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
-            found.append(
-                {"id": name, "messages": messages, "source": document["source"], "license": document["license"]}
-            )
+            found.append({"id": name, "messages": messages, "source": document["source"], "license": license})
     return {"conversations": found, "rejected": rejected}
 
 
@@ -163,13 +162,15 @@ def _check_lengths(request: str, answer: str, spec: ConversationsSpec) -> None:
 
 def _of_file(spec: ConversationsSpec) -> tuple[dict[str, list[Row]], list[Row]]:
     name = Path(spec.path).name
+    declared = functools.cache(lambda: licenses.normalize(spec.license) if spec.license else of_file(spec.path))
 
     def read(record: dict[str, Any]) -> Row:
         messages = checked(FORMATS[spec.format](record))
+        license = of_record(record)
         return {
             "messages": messages,
-            "source": _label(record.get("source")) or name,
-            "license": _label(record.get("license")) or "unknown",
+            "source": label(record.get("source")) or name,
+            "license": declared() if license == licenses.UNKNOWN else license,
         }
 
     good, bad = read_records(spec.path, read, spec.max_bad_fraction, "conversations")
@@ -185,7 +186,7 @@ def held_out(rows: list[Row], fraction: float, seed: int) -> dict[str, list[Row]
     return {"heldout": rows[:count], "train": rows[count:]}
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
     return value if isinstance(value, str) and is_unicode(value) else ""
 
 

@@ -18,14 +18,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from cluster import licenses
 from cluster.context import Context
 from cluster.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
 from pipelines.corpus.readers.installed import license_of
 from pipelines.tuning import llama2c
+from pipelines.tuning.declared import CARD, of_model
 
 # No pickled weights: reading them may run what their author wrote.
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", CARD)
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
     logging.disable_progress_bar()
     scheme, _, name = ctx.spec.source.partition(":")
     if scheme == "llama2c":
-        (model, tokenizer), origin = llama2c.load(Path(name)), {}
+        found = Found(Path(name))
+        model, tokenizer = llama2c.load(found.folder)
     else:
         found = find(ctx.spec)
-        (model, tokenizer), origin = load(found, ctx.spec.source), found.origin
+        model, tokenizer = load(found, ctx.spec.source)
+    origin = found.origin | license_of_model(ctx.spec, found)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, getattr(tokenizer, name))
@@ -58,6 +62,13 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
         ctx.output.put(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "vocab_size": len(tokenizer), **origin}
+
+
+def license_of_model(spec: PretrainedSpec, found: Found) -> dict[str, str]:
+    """`license`: what the spec says; else what the model's files say, which know better than a package that carries
+    them. Empty where none is named."""
+    said = (spec.license, of_model(found.folder, found.gguf), found.origin.get("license"))
+    return next(({"license": name} for name in map(licenses.normalize, said) if name != licenses.UNKNOWN), {})
 
 
 def load(found: Found, source: str) -> tuple[Any, Any]:

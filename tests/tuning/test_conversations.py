@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,38 @@ def test_files(format_: Any, layout: str, store: Store, tmp_path: Path) -> None:
         [row] = [row for row in found if row["messages"] == wanted]
         assert row["source"] == "records.json"
         assert row["license"] == record.get("license", "unknown")
+
+
+CARD = "---\nlicense: cc-by-sa-4.0\ntags: [chat]\n---\n# Chats\n"
+
+
+def test_licences_of_records_of_the_spec_and_of_the_card(store: Store, tmp_path: Path) -> None:
+    """A record's own name comes first, then the spec's, then that of the card beside the file."""
+    own = [
+        {"license": "CC BY-NC 4.0"}, {"licence": "cc-by-nc-4.0"}, {"license": ["mit", "Apache 2.0"]},
+        {"license": {"name": "MIT License"}}, {"metadata": {"license": "house rules"}}, {}, {"license": ""},
+    ]  # fmt: skip
+    turns = {"prompt": "Who?", "response": "Me."}
+    records = [turns | {"prompt": f"Who is {number}?"} | record for number, record in enumerate(own)]
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "records.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+
+    def found(name: str, **fields: Any) -> list[str]:
+        spec = ConversationsSpec(source="file", path=str(path), format="prompt-response", **fields)
+        made = build(spec, {}, store=store, name=name)
+        rows = [row for split in ("train", "heldout") for row in read_conversations(made.local(), split)]
+        rows.sort(key=lambda row: row["id"])
+        assert made.metrics["licenses"] == dict(
+            sorted(Counter(row["license"] for row in rows).items(), key=lambda item: (-item[1], item[0]))
+        )
+        return [row["license"] for row in rows]
+
+    named = ["CC-BY-NC-4.0", "CC-BY-NC-4.0", "MIT AND Apache-2.0", "MIT", "house rules"]
+    assert found("none") == [*named, "unknown", "unknown"]
+    (tmp_path / "README.md").write_text(CARD)
+    assert found("card", seed=1) == [*named, "CC-BY-SA-4.0", "CC-BY-SA-4.0"]
+    assert found("spec", license="Apache 2.0") == [*named, "Apache-2.0", "Apache-2.0"]
 
 
 BAD = [

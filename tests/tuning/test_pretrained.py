@@ -17,6 +17,7 @@ from cluster.errors import InputError, NotReadyError
 from cluster.pipeline import build
 from cluster.specs import PretrainedSpec
 from cluster.store import Store
+from pipelines.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT
 from tests.tuning.tokenizers import by_hand
 
@@ -61,6 +62,20 @@ def test_a_folder(store: Store, tmp_path: Path) -> None:
     assert made.metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     again = AutoTokenizer.from_pretrained(made.local())
     assert (again.chat_template, again.get_vocab()) == (tokenizer.chat_template, tokenizer.get_vocab())
+
+
+def test_the_licence_is_what_the_models_own_files_say(tmp_path: Path) -> None:
+    """The spec comes first, then the card, then config.json; what a package says of itself comes last."""
+    found = Found(tmp_path, origin={"license": "MIT License"})
+    assert license_of_model(PretrainedSpec(), Found(tmp_path)) == {}
+    assert license_of_model(PretrainedSpec(), found) == {"license": "MIT"}
+    (tmp_path / "config.json").write_text('{"license": "Apache 2.0"}')
+    assert license_of_model(PretrainedSpec(), found) == {"license": "Apache-2.0"}
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: cc-by-nc-4.0\n---\n")
+    assert license_of_model(PretrainedSpec(), found) == {"license": "CC-BY-NC-4.0"}
+    (tmp_path / "README.md").write_text("---\nlicense: other\n---\n")
+    assert license_of_model(PretrainedSpec(), found) == {"license": "other"}
+    assert license_of_model(PretrainedSpec(license="house rules"), found) == {"license": "house rules"}
 
 
 def test_what_cannot_be_loaded_is_named(store: Store, tmp_path: Path) -> None:
