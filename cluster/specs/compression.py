@@ -17,6 +17,7 @@ class QuantizeSpec(Spec, frozen=True):
     stage: ClassVar[str] = "pipelines.compression.stage:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
+    measured_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 
     scheme: Literal["int8", "int4"] = "int8"
     """`int8`: weights per channel, activations per token; `int4`: weights in groups, activations as they are."""

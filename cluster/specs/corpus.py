@@ -51,6 +51,7 @@ class CorpusSpec(Spec, frozen=True):
     revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"known": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("known",)
+    measured_inputs: ClassVar[tuple[str, ...]] = ("known",)
 
     sources: tuple[AnySource, ...] = (InstalledPythonSource(),)
     """Where documents come from; of duplicates the one of the first source is kept."""

@@ -87,11 +87,13 @@ class ExportSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "model"
     stage: ClassVar[str] = "pipelines.export.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "evaluation": "evaluation"}
+    revision: ClassVar[int] = 2
+    inputs: ClassVar[dict[str, str]] = {"model": f"{MODELS}|reward", "evaluation": "evaluation"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
+    measured_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers that the weights are stored in."""
+    """Numbers that the weights are stored in; a quantized model keeps its own."""
 
 
 class ComparisonSpec(Spec, frozen=True):

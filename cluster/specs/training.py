@@ -95,6 +95,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
     sizing: ClassVar[str] = "pipelines.training.sizing:predict"
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
+    measured_inputs: ClassVar[tuple[str, ...]] = (ANY,)
 
     model: str | dict[str, Any] = "gpt2-1m"
     """Named size, such as `gpt2-124m` or `llama-1m` (docs/training.md has the table), or the fields of a transformers

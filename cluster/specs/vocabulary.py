@@ -27,6 +27,7 @@ class VocabularySpec(Spec, frozen=True):
         "unchanged": "corpus",
     }
     optional_inputs: ClassVar[tuple[str, ...]] = ("tokenizer", "corpus", "unchanged")
+    measured_inputs: ClassVar[tuple[str, ...]] = ("unchanged",)
 
     base: str = ""
     """The published tokenizer to extend, where there is no input `tokenizer`: a SentencePiece

@@ -1,21 +1,22 @@
 """The model card: what the lineage knows, in the order in which a reader of the Hub asks.
 
-Written from records and from the corpus itself, never by hand, and without dates, so that a card can be reproduced.
+Written from records and from the data itself, never by hand, and without dates and places on a machine, so that a card
+can be reproduced.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import yaml
 
 from cluster.artifact import Artifact
-from cluster.specs import ExportSpec
+from pipelines.export.claim import claim
+from pipelines.export.kinds import Kind, stages
+from pipelines.export.origins import DATA, Source, license_counts, lineage, reference, sources
 
 BENCHMARKS = (
     ("bits_per_byte", "bits per byte, this model"),
@@ -24,30 +25,33 @@ BENCHMARKS = (
     ("perplexity", "perplexity per token"),
     ("validation_loss", "loss (nats per token)"),
 )
-HUB_LICENSES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "cc0-1.0", "cc-by-4.0")
 SHOWN_LICENSES = 20
+# A place on this machine, behind a scheme such as `llama2c:` or not: only its last name is for others.
+PLACE = re.compile(r"((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/\\])?([^/\\]*)[/\\]*")
 
 
-def model_card(name: str, spec: ExportSpec, inputs: dict[str, Artifact], parameters: int) -> str:
+def model_card(name: str, kind: Kind, inputs: dict[str, Artifact], parameters: int, dtype: str) -> str:
     """README.md of an exported model, with the Hub's YAML front matter."""
     ancestors = list(lineage([inputs[role] for role in sorted(inputs)]))
-    by_kind = {artifact.kind: artifact for artifact in ancestors}
-    model, corpora = inputs["model"], [artifact for artifact in ancestors if artifact.kind == "corpus"]
-    licenses = sum((license_counts(corpus.local()) for corpus in corpora), Counter[str]())
+    learned = sources(inputs["model"])
+    tokenizers = [artifact for artifact in ancestors if artifact.kind in ("tokenizer", "vocabulary")]
+    made = claim(license for source in learned for license in source.counts)
+    data = [a for a in lineage([inputs["model"]], learned_only=True) if a.kind in DATA]
     sections = [
-        front_matter(licenses),
+        front_matter(kind.metadata() | made.fields),
         f"# {name}",
-        f"A causal language model with {parameters:,} parameters ({model.spec.get('model', model.kind)}), stored in "
-        f"{spec.dtype}. Built with Trunkline.",
+        kind.summary(parameters, dtype),
         "## Intended use",
-        "Research and teaching: this is a base model that continues text of the kind it was trained on. It was not "
-        "tuned to follow instructions nor to be safe, and it may repeat passages of its training data; check the "
-        "licences below before you publish what it writes.",
-        *(text for corpus in corpora for text in training_data(corpus)),
+        kind.intended_use(),
+        "## Licences",
+        made.sentence,
+        *license_table(learned),
+        *(text for artifact in data for text in training_data(artifact)),
         "## Tokenizer",
-        bullets(by_kind["tokenizer"].spec) if "tokenizer" in by_kind else "Comes with the model.",
+        bullets(tokenizers[-1].spec) if tokenizers else "Comes with the model.",
         "## Training",
-        bullets({**model.spec, **{k: v for k, v in model.metrics.items() if k in ("steps", "tokens")}}),
+        "\n".join(stages(kind.chain)),
+        *(text for model in kind.chain for text in training(model)),
         *(evaluation(inputs["evaluation"]) if "evaluation" in inputs else ()),
         "## Reproduction",
         provenance(ancestors),
@@ -55,58 +59,47 @@ def model_card(name: str, spec: ExportSpec, inputs: dict[str, Artifact], paramet
     return "\n\n".join(sections) + "\n"
 
 
-def lineage(artifacts: Iterable[Artifact], seen: set[str] | None = None) -> Iterable[Artifact]:
-    """The artifacts and all their ancestors, each once, ancestors first."""
-    seen = set() if seen is None else seen
-    for artifact in artifacts:
-        if artifact.fingerprint not in seen:
-            seen.add(artifact.fingerprint)
-            yield from lineage([artifact.parent(role) for role in sorted(artifact.record.parents)], seen)
-            yield artifact
-
-
-def license_counts(corpus: Path) -> Counter[str]:
-    """Documents by licence in the train split of a corpus folder."""
-    counts: Counter[str] = Counter()
-    for part in sorted((corpus / "train").glob("part-*.parquet")):
-        counts.update(parquet.read_table(part, columns=["license"])["license"].to_pylist())
-    return Counter({name or "unknown": number for name, number in counts.items()})
-
-
-def front_matter(licenses: Counter[str]) -> str:
-    """The Hub's metadata. A licence is claimed only where all training data has the same."""
-    names = list(licenses)
-    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    metadata |= {"tags": ["trunkline", "pretrained"], "license": "other"}
-    single = slug(names[0]) if len(names) == 1 else ""
-    if single in HUB_LICENSES:
-        metadata["license"] = single
-    else:
-        metadata["license_name"] = single or "mixed"
+def front_matter(metadata: dict[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---"
 
 
-def slug(name: str) -> str:
-    """A licence's name as the Hub wants it: lower case, letters, digits, dots and hyphens."""
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name.lower()).split())
+def license_table(learned: Sequence[Source]) -> Sequence[str]:
+    """Every source under every licence of its own, the most frequent ones first."""
+    rows = []
+    for source in learned:
+        counts = list(source.counts.items())
+        rows += [(source.ref, license, f"{n:,} {source.what}") for license, n in counts[:SHOWN_LICENSES]]
+        if hidden := counts[SHOWN_LICENSES:]:
+            rows.append((source.ref, f"{len(hidden)} others", f"{sum(n for _, n in hidden):,} {source.what}"))
+    return [table(("source", "licence", "of"), rows)] if rows else []
 
 
-def training_data(corpus: Artifact) -> Sequence[str]:
-    licenses = license_counts(corpus.local())
-    report = json.loads(corpus.location.read_bytes("report.json"))
-    rows = [(name, f"{number:,}") for name, number in licenses.most_common(SHOWN_LICENSES)]
-    if hidden := licenses.most_common()[SHOWN_LICENSES:]:
+def training(model: Artifact) -> Sequence[str]:
+    figures = {name: value for name, value in model.metrics.items() if name in ("steps", "tokens")}
+    return f"### {reference(model)}", bullets({**model.spec, **figures})
+
+
+def training_data(artifact: Artifact) -> Sequence[str]:
+    """What it holds, where it came from and how it was chosen."""
+    counts = license_counts(artifact)
+    heading, size = f"## Training data: {reference(artifact)}", f"{sum(counts.values()):,} {DATA[artifact.kind]}"
+    rows = [(name, f"{number:,}") for name, number in list(counts.items())[:SHOWN_LICENSES]]
+    if hidden := list(counts.items())[SHOWN_LICENSES:]:
         rows.append((f"{len(hidden)} others", f"{sum(number for _, number in hidden):,}"))
-    readers = ", ".join(f"`{source['reader']}`" for source in corpus.spec["sources"])
+    licenses = table(("licence", DATA[artifact.kind]), rows)
+    if artifact.kind != "corpus":
+        return heading, f"{size}.", "Licences:", licenses, "Made by:", bullets(artifact.spec)
+    report = json.loads(artifact.location.read_bytes("report.json"))
+    readers = ", ".join(f"`{source['reader']}`" for source in artifact.spec["sources"])
     return (
-        f"## Training data: {corpus.name}",
-        f"{sum(licenses.values()):,} documents of {readers}.",
+        heading,
+        f"{size} of {readers}.",
         "Licences:",
-        table(("licence", "documents"), rows),
+        licenses,
         "Where the documents went (`in` is the sum of all that follow):",
         table(("outcome", "documents"), [(name, f"{number:,}") for name, number in report["flow"].items()]),
         "Filters:",
-        bullets(corpus.spec),
+        bullets(artifact.spec),
     )
 
 
@@ -136,7 +129,18 @@ def provenance(ancestors: Sequence[Artifact]) -> str:
 
 
 def bullets(values: dict[str, Any]) -> str:
-    return "\n".join(f"- {name}: {json.dumps(value)}" for name, value in values.items())
+    return "\n".join(f"- {name}: {json.dumps(without_places(value))}" for name, value in values.items())
+
+
+def without_places(value: Any) -> Any:
+    """A value of a spec in which places on this machine, at any depth, are their last names."""
+    if isinstance(value, dict):
+        return {without_places(key): without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    if isinstance(value, str) and "\n" not in value and (place := PLACE.fullmatch(value)):
+        return f"{'' if place[1] == 'file:' else place[1]}{place[2]}"
+    return value
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
