@@ -78,6 +78,8 @@ def load(name: str) -> Any:
         found = importlib.import_module(module)
     except ImportError as error:
         raise InputError(f"cannot import {name!r}: {error}", "Put the module beside your script.") from error
+    except (Exception, SystemExit) as error:  # a module of one's own may raise anything when it is imported
+        raise InputError(f"cannot import {name!r}: {type(error).__name__}: {error}", f"Mend {module}.") from error
     try:
         return functools.reduce(getattr, attribute.split("."), found)
     except AttributeError:

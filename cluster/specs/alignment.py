@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
-from cluster.errors import SpecError
+from cluster.errors import SpecError, nearest
 from cluster.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
 
@@ -16,6 +17,7 @@ Damage = Literal[
 ]
 
 REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
+REWARDS = ("python_parses", REWARD_MODEL)  # what is not named `module:function`
 
 
 class PreferencesSpec(Spec, frozen=True):
@@ -75,7 +77,8 @@ class RewardSpec(TrainingSpec, frozen=True):
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
     sequence_length: Annotated[int, Meta(ge=8)] = 512
-    """Longest conversation in tokens; pairs with a longer one are left out and counted."""
+    """Longest conversation in tokens (and never beyond the model's context); pairs with a longer one are left out and
+    counted."""
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10
@@ -112,7 +115,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     max_prompt_tokens: Annotated[int, Meta(ge=1)] = 256
     """Prompts with more tokens are left out and counted."""
     max_completion_tokens: Annotated[int, Meta(ge=1)] = 128
-    """Longest completion."""
+    """Longest completion; with `max_prompt_tokens` it must fit into the model's context."""
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-5
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "constant"
@@ -135,8 +138,17 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"rlhf.group_size: {self.group_size} does not divide the global batch of {self.global_batch_size}",
                 "The batch is prompts times group_size.",
             )
-        if not self.rewards:
+        if not any(self.rewards.values()):
             raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")
+        for name, weight in self.rewards.items():
+            if not math.isfinite(weight):
+                raise SpecError(f"rlhf.rewards: the weight of {name} is {weight}", "Give a finite number.")
+            if ":" not in name and name not in REWARDS:
+                raise SpecError(f"rlhf.rewards: no function {name!r}", nearest(name, list(REWARDS)))
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if (REWARD_MODEL in self.rewards) != ("reward" in inputs):
+            raise SpecError("rlhf.rewards: `reward_model` and the input `reward` go together", "Give both, or neither.")
 
     def unused_inputs(self) -> Collection[str]:
         return () if REWARD_MODEL in self.rewards else ("reward",)

@@ -6,6 +6,7 @@ The score is read at the last token, the end of the answer; padding stands to th
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers.utils import logging
 from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
+from cluster.model_files import CONFIG_FILE, context_tokens
 from cluster.profiles import STATE
 from cluster.results import wilson
 from cluster.specs import RewardSpec
@@ -30,9 +32,11 @@ from pipelines.tokens.order import Order
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
 from pipelines.training.engine import Engine
+from pipelines.training.models import require_classifier, require_rows, require_trainable
 from pipelines.training.objectives import Objective
 from pipelines.training.stage import run_training
 from pipelines.training.worker import Parts, Work
+from pipelines.tuning.conversations import Row
 from pipelines.tuning.encoding import Encoded, encode
 from pipelines.tuning.sequences import Sequences
 from pipelines.tuning.stage import tokenizer_files
@@ -96,18 +100,25 @@ def pairs(sequences: Sequences, samples: Sequence[int]) -> dict[str, Tensor]:
 
 
 def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
-    """Train the reward model and leave it as a Hugging Face sequence classifier with one label."""
-    spec = ctx.spec
-    tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
+    """Train the reward model and leave it as a Hugging Face sequence classifier with one label.
+
+    Raises SpecError and InputError before any cluster time, JobError where training fails.
+    """
+    spec, model = ctx.spec, ctx.inputs["model"]
+    config = require_trainable(model)
+    require_classifier(model, config)
+    tokenizer = AutoTokenizer.from_pretrained(model.local())
+    require_rows(model, config, tokenizer)
     prepare(tokenizer, "")
+    longest = min(spec.sequence_length, context_tokens(config) or spec.sequence_length)
     left_out: dict[str, int] = {}
 
     def plan() -> BatchPlan:
         sizes = {}
         for split in ("train", "heldout"):
-            sequences, left_out[split] = encode_split(ctx, tokenizer, split)
+            rows, sequences, left_out[split] = read_pairs(ctx, tokenizer, split, longest)
             sequences.save(ctx.output / STATE, f"{split}.npz")
-            sizes[split] = len(sequences) // 2
+            sizes[split] = len(rows)
         steps = BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * sizes["train"]))
         return plan_batches(spec, ctx.scaling, steps)
 
@@ -115,42 +126,45 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
         return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
     figures = run_training(ctx, "pipelines.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
-    return figures | {"heldout_accuracy_by_kind": accuracy_by_kind(ctx)}
+    heldout, _, _ = read_pairs(ctx, tokenizer, "heldout", longest)
+    return figures | {"heldout_accuracy_by_kind": accuracy_by_kind(ctx, heldout[: spec.validation_pairs])}
 
 
-def accuracy_by_kind(ctx: Context[RewardSpec]) -> dict[str, float]:
-    """The finished model's accuracy on the held-out pairs of each kind of rejected answer."""
-    rows = read_preferences(ctx.inputs["preferences"].local(), "heldout")[: ctx.spec.validation_pairs]
+def accuracy_by_kind(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, float]:
+    """The finished model's accuracy on pairs, those of `heldout_accuracy`, by kind of rejected answer."""
     with ctx.scratch() as folder:
         ctx.output.get(folder)
         model = RewardModel(folder)
-    chosen, rejected = (
-        model.score([[*row["prompt"], {"role": "assistant", "content": row[role]}] for row in rows])
-        for role in ("chosen", "rejected")
-    )
+    chosen, rejected = (model.score([dialogue(row, role) for row in rows]) for role in ("chosen", "rejected"))
     kinds: dict[str, list[bool]] = {}
     for row, better, worse in zip(rows, chosen, rejected, strict=True):
         kinds.setdefault(row["how"], []).append(better > worse)
     return {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())}
 
 
-def encode_split(ctx: Context[RewardSpec], tokenizer: Any, split: str) -> tuple[Sequences, int]:
-    """The pairs of a split whose sequences are not too long, and how many had one."""
+def read_pairs(ctx: Context[RewardSpec], tokenizer: Any, split: str, longest: int) -> tuple[list[Row], Sequences, int]:
+    """The pairs of a split of which neither conversation is longer than `longest` tokens, as rows and as sequences,
+    and how many have one that is."""
     rows = read_preferences(ctx.inputs["preferences"].local(), split)
-    kept: list[Encoded] = []
+    kept: list[Row] = []
+    sequences: list[Encoded] = []
     for row in rows:
-        pair = [
-            encode(tokenizer, [*row["prompt"], {"role": "assistant", "content": row[role]}])
-            for role in ("chosen", "rejected")
-        ]
-        if all(len(e.tokens) <= ctx.spec.sequence_length for e in pair):
-            kept += pair
+        pair = [encode(tokenizer, dialogue(row, role)) for role in ("chosen", "rejected")]
+        if all(len(encoded.tokens) <= longest for encoded in pair):
+            kept.append(row)
+            sequences += pair
     if not kept:
         raise InputError(
-            f"{ctx.inputs['preferences'].record.ref}: no {split} pair fits into {ctx.spec.sequence_length} tokens",
-            "Raise reward.sequence_length, or give more pairs.",
+            f"{ctx.inputs['preferences'].record.ref}: no {split} pair fits into {longest} tokens "
+            f"({len(rows)} are there)",
+            "Raise reward.sequence_length (or take a model of a longer context), or give more pairs.",
         )
-    return Sequences.collect(kept), len(rows) - len(kept) // 2
+    return kept, Sequences.collect(sequences), len(rows) - len(kept)
+
+
+def dialogue(row: Row, role: str) -> list[dict[str, str]]:
+    """The conversation of a pair that ends with its `chosen` or its `rejected` answer."""
+    return [*row["prompt"], {"role": "assistant", "content": row[role]}]
 
 
 def recipe(work: Work, rank: int) -> Parts:
@@ -191,11 +205,15 @@ class RewardModel:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
         self.model = model.to(device).eval()
+        self.longest = context_tokens(json.loads((folder / CONFIG_FILE).read_bytes()))
 
     @torch.inference_mode()
     def score(self, conversations: list[list[dict[str, str]]], batch_size: int = 32) -> list[float]:
-        """The reward of each conversation, which ends with an answer; any real number, higher is better."""
-        encoded = [encode(self.tokenizer, messages).tokens for messages in conversations]
+        """The reward of each conversation, which ends with an answer; any real number, higher is better.
+
+        Of one that is longer than the model's context the end is read, where the answer stands.
+        """
+        encoded = [encode(self.tokenizer, messages).tokens[-(self.longest or 0) :] for messages in conversations]
         order = np.argsort([len(tokens) for tokens in encoded], kind="stable").tolist()
         found: dict[int, float] = {}
         for start in range(0, len(order), batch_size):

@@ -7,18 +7,20 @@ from typing import Any
 import torch
 
 from cluster.specs import RlhfSpec
+from cluster.specs.alignment import REWARD_MODEL
 from pipelines.alignment.reward import RewardModel
-from pipelines.alignment.rewards import REWARD_MODEL, Sample, reward_function
+from pipelines.alignment.rewards import Sample, apply, reward_function
 from pipelines.generation.engine import Completion
 
 
 class Scorer:
-    """Scores completions of conversations by every reward function of a spec."""
+    """Scores completions of conversations by every reward function of a spec, each within `timeout_seconds`."""
 
-    def __init__(self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None) -> None:
+    def __init__(self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None, timeout_seconds: float) -> None:
         self.functions = {name: reward_function(name) for name in spec.rewards if name != REWARD_MODEL}
         self.tokenizer = tokenizer
         self.model = model
+        self.timeout_seconds = timeout_seconds
 
     def __call__(
         self, conversations: list[list[dict[str, str]]], completions: list[Completion]
@@ -29,7 +31,9 @@ class Scorer:
             Sample(messages, answer, completion.finished)
             for messages, answer, completion in zip(conversations, answers, completions, strict=True)
         ]
-        found = {name: [function(sample) for sample in samples] for name, function in self.functions.items()}
+        found = {
+            name: apply(name, function, samples, self.timeout_seconds) for name, function in self.functions.items()
+        }
         if self.model is not None:
             whole = [[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples]
             found[REWARD_MODEL] = torch.tensor(self.model.score(whole)).sigmoid().tolist()

@@ -13,20 +13,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
+from cluster.model_files import context_tokens, read_config
 from cluster.profiles import STATE
 from cluster.specs import RlhfSpec, ScalingSpec
+from cluster.specs.alignment import REWARD_MODEL
 from pipelines.alignment import curve, ledger
 from pipelines.alignment.grpo import Grpo
 from pipelines.alignment.reward import RewardModel
-from pipelines.alignment.rewards import REWARD_MODEL, reward_function
+from pipelines.alignment.rewards import reward_function
 from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
 from pipelines.alignment.scoring import Scorer
 from pipelines.alignment.sync import WeightSync
 from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.models import require_rows, require_trainable
 from pipelines.training.stage import run_training
 from pipelines.training.worker import Parts, Work
 from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import prompt_tokens
+from pipelines.tuning.encoding import encode, prompt_tokens
 from pipelines.tuning.stage import tokenizer_files
 from pipelines.tuning.templates import prepare
 
@@ -38,8 +41,8 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     disagree, or where the ledger does not add up.
     """
     spec = ctx.spec
-    tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
-    prepare(tokenizer, "")
+    spec.check_inputs(ctx.inputs)
+    tokenizer = check_model(ctx)
     engines: list[Any] = []
     left_out: dict[str, int] = {}
 
@@ -47,10 +50,9 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
         for name in spec.rewards:
             if name != REWARD_MODEL:
                 reward_function(name)
-        if (REWARD_MODEL in spec.rewards) != ("reward" in ctx.inputs):
-            raise SpecError("rlhf.rewards: `reward_model` and the input `reward` go together", "Give both, or neither.")
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
+            check_reward_context(ctx, prompts)
             write_prompts(ctx.output / STATE, split, prompts)
         return plan_batches(spec, ctx.scaling, spec.steps)
 
@@ -64,6 +66,44 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
         for engine in engines:
             stop(engine)
     return figures | finish(ctx)
+
+
+def check_model(ctx: Context[RlhfSpec]) -> Any:
+    """The tokenizer of the policy. Raises SpecError or InputError for a model that cannot be trained or sampled so."""
+    spec, model = ctx.spec, ctx.inputs["model"]
+    config = require_trainable(model)
+    limit, asked = context_tokens(config), spec.max_prompt_tokens + spec.max_completion_tokens
+    if limit and asked > limit:
+        raise SpecError(
+            f"rlhf.max_prompt_tokens and rlhf.max_completion_tokens: {spec.max_prompt_tokens} and "
+            f"{spec.max_completion_tokens} are {asked} tokens together, and {model.record.ref} takes {limit}",
+            "Lower one of them.",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(model.local())
+    require_rows(model, config, tokenizer)
+    prepare(tokenizer, "")
+    return tokenizer
+
+
+def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
+    """Raise SpecError where a prompt and its completion may be longer than the reward model's context, in its own
+    tokens."""
+    if "reward" not in ctx.inputs:
+        return
+    model, most = ctx.inputs["reward"], ctx.spec.max_completion_tokens
+    limit = context_tokens(read_config(model))
+    tokenizer = AutoTokenizer.from_pretrained(model.local())
+    if not tokenizer.chat_template:
+        raise InputError(f"{model.record.ref} has no chat template", "Train it on a model that was fine-tuned.")
+    lengths = [len(encode(tokenizer, [*p.messages, {"role": "assistant", "content": "."}]).tokens) for p in prompts]
+    longest = max(lengths) - 1 + most
+    if limit and longest > limit:
+        prompt = prompts[lengths.index(max(lengths))].id
+        raise SpecError(
+            f"rlhf.max_prompt_tokens: prompt {prompt} and a completion of {most} tokens may be {longest} tokens of "
+            f"{model.record.ref}, and it takes {limit}",
+            "Lower it or rlhf.max_completion_tokens, or train the reward model on a model of a longer context.",
+        )
 
 
 def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[list[Prompt], int]:
@@ -135,7 +175,7 @@ def recipe(work: Work, rank: int) -> Parts:
         train=train,
         heldout=heldout,
         sync=sync,
-        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None),
+        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
         reference=reference.to(device),
         output=work.output,
         eos_token_id=eos,

@@ -6,6 +6,7 @@ first difference two completions go their own ways, so it falls faster than qual
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import tempfile
@@ -16,11 +17,12 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, JobError
 from cluster.location import Location
+from cluster.model_files import CONFIG_FILE, context_tokens
 from cluster.runtime import connect
 from cluster.specs import QuantizeSpec, ScalingSpec
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
@@ -111,7 +113,7 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
-    limit = AutoConfig.from_pretrained(folder).max_position_embeddings
+    limit = context_tokens(json.loads((folder / CONFIG_FILE).read_bytes()))
     rows = read_conversations(conversations.local(), "heldout")[: spec.report_conversations]
     whole, prompts, longest = [], [], 0
     for messages in (row["messages"] for row in rows):
@@ -121,7 +123,7 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
         prompt = prompt_tokens(tokenizer, messages[:last])
         length = max(len(encoded.tokens) + 1, len(prompt) + spec.report_tokens)
-        if length <= limit:
+        if limit is None or length <= limit:
             whole.append(encoded)
             prompts.append(prompt)
             longest = max(longest, length)

@@ -11,16 +11,16 @@ import math
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError, JobError
+from cluster.model_files import context_tokens, read_config
 from cluster.runtime import connect
 from cluster.specs import ComparisonSpec
 from pipelines.alignment.reward import RewardModel
@@ -36,6 +36,7 @@ from pipelines.tuning.templates import prepare
 MODELS = ("base", "sft", "rlhf", "int8")
 PLAIN = "completion"  # the template of a model that has none
 WEIGHTS = ".safetensors"
+UNBOUNDED_TOKENS = 2048  # the context of a model that any length suits
 SPEED_PROMPTS = 32  # answered at once when speed is measured
 
 
@@ -131,8 +132,8 @@ def set_exam(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
     prompts = [prompt_tokens(tokenizer, messages) for messages in requests]
-    limit = AutoConfig.from_pretrained(folder).max_position_embeddings
-    longest = max(map(len, prompts)) + spec.max_completion_tokens
+    config, longest = read_config(model), max(map(len, prompts)) + spec.max_completion_tokens
+    limit = context_tokens(config) or max(longest, UNBOUNDED_TOKENS)
     if longest > limit:
         raise InputError(
             f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
@@ -147,7 +148,7 @@ def set_exam(
         for window in windows(document, tokenizer.convert_tokens_to_ids(begin), context, context // 2)
     ]
     seeds = [mix(spec.seed, i) for i in range(len(prompts))]
-    quantized = "quantization_config" in json.loads((Path(folder) / "config.json").read_text())
+    quantized = "quantization_config" in config
     options = EngineOptions(
         max_model_len=limit,
         dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError
+from cluster.model_files import context_tokens, read_config
 from cluster.spec import convert
 from cluster.specs import EvaluationSpec, PretrainSpec
 from pipelines.evaluation.loss import document_nll
@@ -57,7 +58,7 @@ def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
     texts = beginning(texts, spec.heldout_bytes)
     documents = heldout_documents(heldout, decoder, texts)
 
-    context = min(heldout.sequence_length, model.config.max_position_embeddings)
+    context = min(heldout.sequence_length, context_tokens(read_config(trained)) or heldout.sequence_length)
     started = time.monotonic()
 
     def progress(done: int, total: int) -> None:

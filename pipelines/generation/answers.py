@@ -6,16 +6,15 @@ depends on its prompt and its seed alone and not on the engine.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 import ray
-from transformers import AutoConfig
 
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError, JobError
+from cluster.model_files import context_tokens, read_config
 from cluster.runtime import connect
 from pipelines.corpus.documents import keyed_hash
 from pipelines.generation import fleet
@@ -31,16 +30,15 @@ def answer(
 
     Raises InputError where a prompt and its answer may not fit into the model, JobError where no engine answers.
     """
-    limit = AutoConfig.from_pretrained(model.local()).max_position_embeddings
-    longest = max(map(len, prompts)) + max_tokens
-    if longest > limit:
+    limit, longest = context_tokens(read_config(model)), max(map(len, prompts)) + max_tokens
+    if limit and longest > limit:
         raise InputError(
             f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
             f"Lower {ctx.spec.kind}.max_completion_tokens, or leave long prompts out.",
         )
     seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
     connect(ctx.scaling)
-    engines = fleet.start(model, _options(ctx, model, limit), ctx.scaling)
+    engines = fleet.start(model, _options(ctx, model, limit or longest), ctx.scaling)
     size = BATCH_PROMPTS * len(engines)
     answers: list[Completion] = []
     try:
@@ -64,7 +62,7 @@ def answer(
 
 def _options(ctx: Context[Any], model: Artifact, limit: int) -> EngineOptions:
     scaling = ctx.scaling
-    quantized = "quantization_config" in json.loads(model.location.read_bytes("config.json"))
+    quantized = "quantization_config" in read_config(model)
     return EngineOptions(
         max_model_len=limit,
         dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError, nearest
+from cluster.model_files import context_tokens, embedding_rows, read_config
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.sizes import SIZES, Size
 
@@ -28,6 +29,7 @@ DERIVED = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 OLDER = {"rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"}
 # The families that learn an objective other than `causal`; those of a causal language model are transformers' own.
 BLANK_GLM = "blank_glm"
+CAUSAL_FAMILIES = "GPT-2, Llama, GPT-NeoX, Bloom, ..."
 FAMILIES = {"masked": ("bert",), "infilling": (BLANK_GLM,)}
 # What a config.json tells of its weights and its writer.
 DESCRIPTIVE = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache"}
@@ -147,10 +149,7 @@ def require_objective(family: str, objective: str, field: str = "pretrain.model"
     """Raise SpecError where a family of models does not learn an objective: a name of `PretrainSpec.objective`."""
     kind = objective.partition("_")[0]
     if kind == "causal":
-        from transformers.models.auto import modeling_auto as auto
-
-        fits = family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        fitting = "GPT-2, Llama, GPT-NeoX, Bloom, ..."
+        fits, fitting = _is_causal(family), CAUSAL_FAMILIES
         why = "does not read from left to right and would see what it is to predict"
     else:
         fits, fitting = family in FAMILIES[kind], ", ".join(FAMILIES[kind])
@@ -162,6 +161,53 @@ def require_objective(family: str, objective: str, field: str = "pretrain.model"
             f"{field}: a model of the family {family!r} {why} (pretrain.objective: {objective})",
             f"Take a model of {fitting}, or set pretrain.objective to {own}.",
         )
+
+
+def require_trainable(model: Artifact) -> dict[str, Any]:
+    """The configuration of a model that is to be trained on as a causal one. Raises InputError where it cannot be."""
+    config = _read_unquantized(model)
+    if not _is_causal(config["model_type"]):
+        raise InputError(
+            f"{model.record.ref} is of the family {config['model_type']!r}, which does not write from left to right",
+            f"Give a causal language model: {CAUSAL_FAMILIES}",
+        )
+    return config
+
+
+def _read_unquantized(model: Artifact) -> dict[str, Any]:
+    config = read_config(model)
+    if "quantization_config" in config:
+        raise InputError(
+            f"{model.record.ref} is quantized: its weights cannot be trained", "Give the model that it was made from."
+        )
+    return config
+
+
+def require_rows(model: Artifact, config: dict[str, Any], tokenizer: Any) -> None:
+    """Raise InputError where a model's tokenizer knows ids that its embedding has no row for."""
+    ids, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, embedding_rows(config)
+    if ids > rows:
+        raise InputError(
+            f"{model.record.ref}: its tokenizer has {ids} token ids, and the model rows for {rows}",
+            "Fine-tune it first with `adapter: none`, which adds the rows, or give the tokenizer it was trained with.",
+        )
+
+
+def require_classifier(model: Artifact, config: dict[str, Any]) -> None:
+    """Raise InputError for a family that transformers has no sequence classifier of."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
+
+    if config["model_type"] not in CLASSIFIERS:
+        raise InputError(
+            f"{model.record.ref}: transformers has no sequence classifier of the family {config['model_type']!r}",
+            f"Give a model of another: {CAUSAL_FAMILIES}",
+        )
+
+
+def _is_causal(family: str) -> bool:
+    from transformers.models.auto import modeling_auto as auto
+
+    return family in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
 def require_tokenizer(model: Artifact, tokenizer: Artifact) -> None:
@@ -178,10 +224,15 @@ def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact, object
     """Raise InputError where a model cannot be trained on these tokens: another tokenizer, or too few positions;
     SpecError where it does not learn the objectives."""
     require_tokenizer(model, tokenizer)
-    config = json.loads(model.location.read_bytes("config.json"))
+    config = _read_unquantized(model)
     for objective in objectives:
         require_objective(config["model_type"], objective, f"the input `model`, {model.record.ref}")
-    positions = config.get("max_position_embeddings") or config.get("n_positions") or tokens.sequence_length
+    if (rows := embedding_rows(config)) < tokens.vocab_size:
+        raise InputError(
+            f"{model.record.ref} has rows for {rows} token ids, and the tokens have {tokens.vocab_size}",
+            "Give the model with the tokenizer that it was trained with.",
+        )
+    positions = context_tokens(config) or tokens.sequence_length
     if positions < tokens.sequence_length:
         raise InputError(
             f"{model.record.ref} has {positions} positions, and the sequences {tokens.sequence_length} tokens",

@@ -16,10 +16,12 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cluster.context import Context
 from cluster.errors import InputError, SpecError
+from cluster.model_files import context_tokens
 from cluster.profiles import STATE
 from cluster.specs import SftSpec
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, plan_batches
+from pipelines.training.models import require_rows, require_trainable
 from pipelines.training.stage import run_training
 from pipelines.training.tensor_parallel import check_cut
 from pipelines.training.ulysses import check_shared
@@ -36,6 +38,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     Raises SpecError and InputError before any cluster time, JobError where training fails.
     """
     spec = ctx.spec
+    fields = require_trainable(ctx.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
     added = prepare(tokenizer, spec.template)
     if added and spec.adapter != "none":
@@ -44,7 +47,9 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
             "Choose `alpaca` or `completion`, or `adapter: none`.",
         )
     check_stage(spec, ctx.scaling)
-    longest = longest_conversation(ctx)
+    if spec.adapter != "none":
+        require_rows(ctx.inputs["model"], fields, tokenizer)
+    longest = min(spec.sequence_length, context_tokens(fields) or spec.sequence_length)
     config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
     check_shared(ctx.scaling.sequence_parallel_size, (), config, {})
     check_cut(ctx.scaling, spec, config)
@@ -63,17 +68,6 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
         return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
     return run_training(ctx, "pipelines.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
-
-
-def longest_conversation(ctx: Context[SftSpec]) -> int:
-    """In tokens: what the spec allows, and the model can take. Raises InputError for one that cannot be trained."""
-    config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
-    if hasattr(config, "quantization_config"):
-        raise InputError(
-            f"{ctx.inputs['model'].record.ref} is quantized: its weights cannot be trained",
-            "Give the model that it was made from.",
-        )
-    return min(ctx.spec.sequence_length, getattr(config, "max_position_embeddings", ctx.spec.sequence_length))
 
 
 def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, int]:

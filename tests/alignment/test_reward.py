@@ -1,0 +1,92 @@
+"""The reward model over positions that end: it is trained, judged and asked on what fits, and on the same pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from cluster.artifact import Artifact
+from cluster.build import build
+from cluster.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
+from cluster.store import Store
+from pipelines.alignment.preferences import read_preferences
+from pipelines.alignment.reward import RewardModel, dialogue
+from pipelines.tuning.encoding import encode
+from pipelines.tuning.templates import prepare
+from tests.alignment.tiny_chat import write_conversations, write_model
+
+POSITIONS = 48
+PAIRS = 60
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """A GPT-2 of 48 positions, and pairs of which every third is longer than that."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    write_conversations(folder / "functions.jsonl", 60)
+    write_model(folder / "model", folder / "functions.jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    prepare(tokenizer, "completion")
+    tokenizer.save_pretrained(folder / "model")
+    config = GPT2Config(vocab_size=300, n_positions=POSITIONS, n_embd=32, n_layer=1, n_head=2, bos_token_id=0)
+    config.eos_token_id = 0
+    torch.manual_seed(0)
+    (folder / "model" / "model.safetensors").unlink()
+    GPT2LMHeadModel(config).save_pretrained(folder / "model")
+    records = [
+        {
+            "prompt": f"How many is {number}?",
+            "chosen": f"It is {number}." + " So it is." * (20 if number % 3 == 0 else 0),
+            "rejected": f"No {number}.",
+        }
+        for number in range(PAIRS)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    store = Store(folder / "artifacts")
+    pairs = PreferencesSpec(source="file", path=str(folder / "pairs.jsonl"), heldout_fraction=0.4)
+    return {
+        "model": build(PretrainedSpec(source=str(folder / "model")), {}, store=store, name="gpt2"),
+        "preferences": build(pairs, {}, store=store, name="gpt2"),
+    }
+
+
+@pytest.fixture(scope="module")
+def reward(inputs: dict[str, Artifact], ray_cluster: None) -> Artifact:
+    """`sequence_length` says 512, and the model has 48 positions."""
+    spec = RewardSpec(epochs=0.5, global_batch_size=8, warmup_steps=1, learning_rate=1e-3)
+    return build(spec, inputs, store=inputs["model"].store, scaling=ScalingSpec(num_workers=1), name="gpt2")
+
+
+def lengths(rows: list[dict[str, object]], tokenizer: object) -> list[int]:
+    return [max(len(encode(tokenizer, dialogue(row, role)).tokens) for role in ("chosen", "rejected")) for row in rows]
+
+
+def test_pairs_beyond_the_positions_are_left_out_and_counted(reward: Artifact, inputs: dict[str, Artifact]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(reward.local())
+    for split, counted in (("train", "too_long"), ("heldout", "")):
+        rows = read_preferences(inputs["preferences"].local(), split)
+        long = sum(length > POSITIONS for length in lengths(rows, tokenizer))
+        assert 0 < long < len(rows)
+        if counted:
+            assert (reward.metrics[counted], reward.metrics["pairs"]) == (long, len(rows) - long)
+        else:
+            assert reward.metrics["heldout_pairs"] == len(rows) - long
+
+
+def test_the_accuracies_are_those_of_the_same_pairs(reward: Artifact) -> None:
+    """All are of one kind."""
+    assert reward.metrics["heldout_accuracy_by_kind"] == {"file": round(reward.metrics["heldout_accuracy"], 4)}
+
+
+def test_of_a_longer_conversation_the_end_is_scored(reward: Artifact, tmp_path: Path) -> None:
+    model = RewardModel(reward.local())
+    start = [{"role": "user", "content": "How many is 7? " * 30}]
+    answers = [[*start, {"role": "assistant", "content": f"It is {number}."}] for number in range(3)]
+    found = model.score(answers)
+    assert len(set(found)) == 3
+    longer = [[{"role": "user", "content": "Well. " + start[0]["content"]}, answer[-1]] for answer in answers]
+    assert model.score(longer) == pytest.approx(found, abs=1e-6)
