@@ -12,6 +12,7 @@ import functools
 import importlib
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,20 +71,27 @@ def _forget(root: Path) -> None:
 
 
 def load(name: str) -> Any:
-    """What an import string names, `module:function`. Raises InputError."""
+    """What an import string names, `module:function`. Raises InputError, which says where in a module it went wrong."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise InputError(f"cannot import {name!r}: it names no function", "Write module:function.")
+        raise InputError(f"{name!r} is not of the form module:function", "Write it as `my_module:my_function`.")
     try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"cannot import {name!r}: {error}", "Put the module beside your script.") from error
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a module of one's own may raise anything when it is imported
-        raise InputError(f"cannot import {name!r}: {type(error).__name__}: {error}", f"Mend {module}.") from error
-    try:
-        return functools.reduce(getattr, attribute.split("."), found)
-    except AttributeError:
-        raise InputError(f"cannot import {name!r}: {module} has no function {attribute!r}", "Correct it.") from None
+        raise InputError(
+            f"{name} cannot be imported: {told(error)}", "Put it into a module beside the script."
+        ) from error
+
+
+def told(error: BaseException) -> str:
+    """An error of a user's code in a line, with the place in the source where it was raised."""
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "importlib" not in f.filename
+    ]
+    says_where = isinstance(error, ImportError | SyntaxError)
+    at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and not says_where else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}{f': {text}' if text else ''}{at}"
 
 
 def _file(root: Path, module: str) -> Path | None:

@@ -10,7 +10,6 @@ import ast
 import inspect
 import math
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +141,7 @@ def _reward(name: str, function: RewardFunction, sample: Sample) -> float:
         value: Any = function(sample)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"rlhf.rewards: {name} failed on {sample.told}: {_told(error)}", "Mend the function."
+            f"rlhf.rewards: {name} failed on {sample.told}: {usercode.told(error)}", "Mend the function."
         ) from error
     try:
         number = as_number(value)
@@ -171,12 +170,3 @@ def as_number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(told)
     return number
-
-
-def _told(error: BaseException) -> str:
-    """An error in a line, with the place in the source where it was raised."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in (__file__, pkgutil.__file__)]
-    says_where = isinstance(error, ImportError | SyntaxError)
-    at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and not says_where else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}{f': {text}' if text else ''}{at}"

@@ -167,7 +167,9 @@ def test_fields_of_rlhf(
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf"), 0])
 def test_weights_that_teach_nothing(weight: float) -> None:
-    with pytest.raises(TrunklineError, match=r"rlhf\.rewards: (nothing to learn from|the weight of python_parses)"):
+    with pytest.raises(
+        TrunklineError, match=r"rlhf\.rewards(: nothing to learn from|\.python_parses: .* not a finite)"
+    ):
         convert({"rewards": {"python_parses": weight}}, RlhfSpec, "rlhf")
 
 

@@ -16,7 +16,7 @@ from pipelines.corpus.documents import Document
 def _function(name: str) -> Callable[..., Any]:
     found = usercode.load(name)
     if not callable(found):
-        raise InputError(f"cannot import {name!r}: it is no function", "Write module:function.")
+        raise InputError(f"{name} is a value of type {type(found).__name__}, not a function", "Name a function.")
     function: Callable[..., Any] = found
     return function
 
