@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ray
-from ray.data.exceptions import UserCodeException
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
+from cluster.failures import Failure, explained
 from cluster.runtime import debugging
 
 MAX_CHUNK = 8
+MAX_DEATHS = 3  # of the workers of one task, before that is an error
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def ordered_map(
     """Apply `function` to each item in parallel Ray Data tasks and yield the results in order.
 
     Streams. Iterate to the end: Ray goes on, with items not yet begun as well, after an early stop. A task whose worker
-    dies is run again by Ray, so `function` must be safe to repeat. What it raises is raised here.
+    dies is run again by Ray, so `function` must be safe to repeat. What it raises is raised here, as it was raised.
     """
     if not debugging():
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here
@@ -33,14 +34,31 @@ def ordered_map(
     # Items and results are opaque to Arrow: nested lists of mixed shape need no schema.
     rows = [{"items": pickle.dumps(chunk)} for chunk in chunks(items, workers)]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        lambda row: {"results": pickle.dumps([function(item) for item in pickle.loads(row["items"])])},
+        lambda row: {"results": pickle.dumps(_results(function, pickle.loads(row["items"])))},
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
+        max_retries=MAX_DEATHS,  # Ray's own number is none: an item that kills its worker would do so for ever
     )
     try:
         for row in dataset.iter_rows():
-            yield from pickle.loads(row["results"])
-    except (RayTaskError, UserCodeException) as error:
-        raise _user_error(error) from error
+            for result in pickle.loads(row["results"]):
+                if isinstance(result, Failure):
+                    raise result.error()
+                yield result
+    except RayError as error:
+        raise explained(error, "a data worker") from error
+
+
+def _results(
+    function: Callable[[dict[str, Any]], dict[str, Any]], items: list[dict[str, Any]]
+) -> list[dict[str, Any] | Failure]:
+    """The results of a task; an error ends it, and is its last one."""
+    results: list[dict[str, Any] | Failure] = []
+    for item in items:
+        try:
+            results.append(function(item))
+        except (Exception, SystemExit) as error:  # what exits would end the worker, and be tried again
+            return [*results, Failure.of(error)]
+    return results
 
 
 def chunks(items: list[T], workers: int) -> Iterator[list[T]]:
@@ -55,9 +73,3 @@ def chunks(items: list[T], workers: int) -> Iterator[list[T]]:
         size = min(MAX_CHUNK, max(1, (len(items) - start) // (4 * workers)))
         yield items[start : start + size]
         start += size
-
-
-def _user_error(error: BaseException) -> BaseException:
-    """What the function itself raised, out of the layers that Ray wraps around it."""
-    inner = getattr(error, "cause", None) or error.__cause__
-    return error if inner is None else _user_error(inner)

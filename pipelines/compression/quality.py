@@ -20,7 +20,8 @@ from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
 from cluster.artifact import Artifact
-from cluster.errors import InputError, JobError
+from cluster.errors import InputError
+from cluster.failures import explained
 from cluster.location import Location
 from cluster.model_files import CONFIG_FILE, context_tokens
 from cluster.runtime import connect
@@ -160,8 +161,7 @@ def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, sc
     try:
         completions, resident, scores = (ray.get(call(), timeout=scaling.rollout_timeout_seconds) for call in calls)
     except RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise JobError(f"vLLM did not run the {name} model: {reason}", "--debug shows the engine's output.") from error
+        raise explained(error, f"the engine of the {name} model") from error
     finally:
         ray.kill(engine)
     learned = [

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 
 from cluster.artifact import Artifact
 from cluster.context import Context
-from cluster.errors import InputError, JobError
+from cluster.errors import InputError
+from cluster.failures import explained
 from cluster.model_files import context_tokens, read_config
 from cluster.runtime import connect
 from cluster.specs import ComparisonSpec
@@ -177,8 +178,7 @@ def _examine(examiner: Any, model: Artifact, options: EngineOptions, exam: Exam,
     try:
         sheet: Sheet = ray.get(examiner.examine.remote(model, options, exam), timeout=timeout_seconds)
     except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise JobError(f"vLLM did not run {model.record.ref}: {reason}", "--debug shows its output.") from error
+        raise explained(error, f"the engine of {model.record.ref}") from error
     return sheet
 
 

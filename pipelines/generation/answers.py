@@ -14,6 +14,7 @@ import ray
 from cluster.artifact import Artifact
 from cluster.context import Context
 from cluster.errors import InputError, JobError
+from cluster.failures import explained
 from cluster.model_files import context_tokens, read_config
 from cluster.runtime import connect
 from pipelines.corpus.documents import keyed_hash
@@ -80,6 +81,5 @@ def _wait(shares: list[Any], model: Artifact, timeout_seconds: float) -> list[li
             "Raise scaling.rollout_timeout_seconds, or lower max_completion_tokens.",
         ) from None
     except ray.exceptions.RayError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise JobError(f"vLLM did not run {model.record.ref}: {reason}", "--debug shows its output.") from error
+        raise explained(error, f"the engine of {model.record.ref}") from error
     return found

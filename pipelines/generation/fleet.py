@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cluster.artifact import Artifact
 from cluster.errors import JobError
+from cluster.failures import explained
 from cluster.specs import ScalingSpec
 from pipelines.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
 
@@ -92,9 +93,7 @@ class Fleet:
             return None
         except RayTaskError as error:  # an engine that failed within a batch is in no state to go on
             ray.kill(self.handles[index], no_restart=False)
-            raise JobError(
-                f"rollout engine {index} failed: {str(error).splitlines()[-1]}", "--debug shows the engine's output."
-            ) from error
+            raise explained(error, f"rollout engine {index}") from error
         if isinstance(answer, tuple) and answer != (self.version, self._checksum):
             raise JobError(
                 f"rollout engine {index} does not hold the weights that it was sent: version and checksum {answer}, "

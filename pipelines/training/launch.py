@@ -23,6 +23,7 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.errors import JobError, TrunklineError
+from cluster.failures import original
 from cluster.signals import held
 from cluster.specs import ScalingSpec
 from pipelines.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
@@ -148,7 +149,7 @@ def _explained(error: BaseException) -> TrunklineError:
 def _first(failures: dict[int, Exception]) -> TrunklineError:
     """What went wrong first: the lowest rank whose error is its own, not the loss of another rank."""
     rank = min(failures, key=lambda r: (_lost_peer(failures[r]), r))
-    error = failures[rank]
+    error = original(failures[rank])
     if isinstance(error, TrunklineError):
         return error
     return JobError(

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.errors import JobError, TrunklineError
+from cluster.failures import describe
 from cluster.specs.cleaners import (
     BadWords,
     ChineseLines,
@@ -78,12 +80,18 @@ def apply(rules: Sequence[Rule], document: Document) -> tuple[int, str, list[boo
     """Run a document through the rules until one rejects it.
 
     Returns the number of rules that it passed, the reason of the one that rejected it (empty: it stays), and for each
-    rule that saw it whether it changed the text.
+    rule that saw it whether it changed the text. An error of a rule names the rule and the document.
     """
     changed: list[bool] = []
     for passed, rule in enumerate(rules):
         before = document.text
-        reason: str = load(RULES[type(rule)])(document, rule)
+        try:
+            reason: str = load(RULES[type(rule)])(document, rule)
+        except TrunklineError:
+            raise
+        except Exception as error:
+            told = f"rule {rule.__struct_config__.tag} failed on {document.id}: {describe(error)}"
+            raise JobError(told, "--debug shows where; leave the document out.") from error
         changed.append(document.text is not before and document.text != before)
         if reason:
             return passed, reason, changed

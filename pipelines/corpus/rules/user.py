@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster import usercode
-from cluster.errors import InputError
+from cluster.errors import InputError, TrunklineError
 from cluster.specs.rules import Python
 from pipelines.corpus.documents import Document
 
@@ -22,8 +22,17 @@ def _function(name: str) -> Callable[..., Any]:
 
 
 def apply(document: Document, config: Python) -> str:
-    """The function's reason. What it raises goes through; what it returns must be a string."""
-    reason = _function(config.function)(document, **config.options)
+    """The function's reason, which must be a string. Raises InputError with the document where the function fails."""
+    function = _function(config.function)
+    try:
+        reason = function(document, **config.options)
+    except TrunklineError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{config.function} failed on {document.id}: {usercode.told(error)}",
+            "Mend the function, or let it return a reason for such documents.",
+        ) from error
     if not isinstance(reason, str):
         raise InputError(
             f"{config.function} returned {reason!r} for {document.id}, which is no reason",
