@@ -36,7 +36,8 @@ def ordered_map(
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         lambda row: {"results": pickle.dumps(_results(function, pickle.loads(row["items"])))},
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
-        max_retries=MAX_DEATHS,  # Ray's own number is none: an item that kills its worker would do so for ever
+        # Ray's own number is none: an item that kills its worker would do so for ever.
+        ray_remote_args_fn=lambda: {"max_retries": MAX_DEATHS},
     )
     try:
         for row in dataset.iter_rows():

@@ -94,6 +94,7 @@ class Broken:
     position: str  # "line 12", "byte 4096", "member PMC1.nxml"; empty for the whole file
     reason: str
     source: str = ""
+    ends_file: bool = False  # the file breaks off there: what may have followed is lost too, and nobody knows how much
 
     @property
     def is_damage(self) -> bool:

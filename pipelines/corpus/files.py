@@ -6,41 +6,28 @@ pipe or a dangling link is listed, and says what it is when it is opened.
 
 from __future__ import annotations
 
-import bz2
 import errno
 import io
-import lzma
 import os
 import re
 import stat
-import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import zstandard
 from fsspec.utils import glob_translate
 
 from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs.sources import Source
+from pipelines.corpus.compression import ENDINGS, HEAD_BYTES, decompressed, kind_of
 from pipelines.corpus.documents import SourceFile
 from pipelines.corpus.readers import READERS
 
-COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modules"}  # and hidden ones
 BUFFER_BYTES = 1 << 20
-COMPRESSED_CHUNK_BYTES = 1 << 14  # decompressed at once: small, for a chunk may grow a thousandfold
 MAX_DOCUMENT_BYTES = 64 << 20  # a larger file, line or field is no document
 GLOB = re.compile(r"[*?\[]")
 STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime")
-
-_FRAMES: dict[str, Callable[[], Any]] = {
-    ".gz": lambda: zlib.decompressobj(wbits=31),
-    ".tgz": lambda: zlib.decompressobj(wbits=31),
-    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
-    ".bz2": bz2.BZ2Decompressor,
-    ".xz": lzma.LZMADecompressor,
-}
 
 
 def list_files(source: Source) -> list[SourceFile]:
@@ -61,12 +48,12 @@ def find(path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
             f"corpus.sources: path {path!r} is not a folder or file",
             "Give a file, a folder or a glob that every node can read, or an fsspec URL such as s3://bucket/prefix.",
         )
-    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *COMPRESSED))
+    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *ENDINGS))
     files = [file for file in listed if file.name.lower().endswith(endings) or file.path == path]
     if not files:
         raise InputError(
             f"corpus.sources: no file of path {path!r} ends in {' or '.join(suffixes)} (or this and a compression's "
-            f"{', '.join(COMPRESSED)})",
+            f"{', '.join(ENDINGS)})",
             "Correct the source's path, or list the files' endings in its `suffixes`.",
         )
     return sorted(files, key=lambda file: file.name)
@@ -111,24 +98,26 @@ def local_file(name: str, path: str) -> SourceFile:
 
 def is_compressed(file: SourceFile) -> bool:
     """Whether `open_stream` decompresses the file."""
-    return _decompressor(file) is not None
-
-
-def _decompressor(file: SourceFile) -> Callable[[], Any] | None:
-    return _FRAMES.get(os.path.splitext(file.name)[1].lower())
+    with _open(file) as raw:
+        return kind_of(raw.read(HEAD_BYTES)) is not None
 
 
 def open_stream(file: SourceFile) -> io.BufferedReader:
-    """The file's bytes, buffered, decompressed by its ending (`.tar.gz` gives the tar). Raises one of `UNREADABLE`."""
-    raw: Any
+    """The file's bytes, buffered, decompressed (`.tar.gz` gives the tar). Raises one of `UNREADABLE`."""
+    raw = _open(file)
+    try:
+        return io.BufferedReader(decompressed(raw, file.name), BUFFER_BYTES)
+    except BaseException:
+        raw.close()
+        raise
+
+
+def _open(file: SourceFile) -> Any:
     if "://" in file.path:
-        raw = Location(file.path).fs.open(file.path, "rb", cache_type="readahead")
-    else:
-        if not stat.S_ISREG(os.stat(file.path).st_mode):  # reading a pipe would wait for ever
-            raise OSError(errno.EINVAL, "not a regular file", file.path)
-        raw = open(file.path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
-    start = _decompressor(file)
-    return io.BufferedReader(raw if start is None else _Decompressed(raw, start), BUFFER_BYTES)
+        return Location(file.path).fs.open(file.path, "rb", cache_type="readahead")
+    if not stat.S_ISREG(os.stat(file.path).st_mode):  # reading a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file", file.path)
+    return open(file.path, "rb", buffering=0)
 
 
 def lines(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[tuple[int, bytes]]:
@@ -167,51 +156,6 @@ def _skip_line(stream: IO[bytes], limit_bytes: int) -> int:
         if line.endswith(b"\n"):
             break
     return skipped
-
-
-class _Decompressed(io.RawIOBase):
-    """Compressed frames, one after another. What comes before damage is read before the damage is raised."""
-
-    def __init__(self, raw: IO[bytes], start: Callable[[], Any]) -> None:
-        self._raw = raw
-        self._start = start
-        self._frame: Any = None
-        self._rest = b""  # compressed bytes behind the end of a frame
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            chunk = self._rest or self._raw.read(COMPRESSED_CHUNK_BYTES)
-            if not chunk:
-                if self._frame is not None:
-                    raise EOFError("the compressed file ends in the middle: it was cut off")
-                return 0
-            self._decompress(chunk)
-        count = min(len(self._ready), len(target))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _decompress(self, chunk: bytes) -> None:
-        self._rest = b""
-        if self._frame is None:
-            chunk = chunk.lstrip(b"\0")  # gzip and xz allow padding between and behind frames
-            if not chunk:
-                return
-            self._frame = self._start()
-        try:
-            self._ready = memoryview(self._frame.decompress(chunk))
-        except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
-            raise ValueError(f"the compressed file is damaged: {error}") from error
-        if self._frame.eof:
-            self._rest, self._frame = self._frame.unused_data, None
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

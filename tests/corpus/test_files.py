@@ -23,7 +23,7 @@ from cluster.errors import InputError
 from cluster.specs.sources import JsonLinesSource, Source, TextSource
 from pipelines.corpus import readers
 from pipelines.corpus.documents import Document, SourceFile
-from pipelines.corpus.files import lines, list_files, open_stream
+from pipelines.corpus.files import is_compressed, lines, list_files, open_stream
 
 RANDOM = random.Random(0)
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -167,6 +167,38 @@ def test_what_comes_before_damage_is_read(tmp_path: Path, ending: str, damage: s
             read.append(line)
     assert rows[: len(read)] == read
     assert len(read) >= 25_000  # all but a few of the last frame
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz", "a.JSONL.GZ"])
+@pytest.mark.parametrize("packed", ["", *PACK])
+def test_first_bytes_count_and_not_names(tmp_path: Path, name: str, packed: str) -> None:
+    rows = b'{"text": "one"}\n{"text": "two"}\n'
+    (tmp_path / name).write_bytes(PACK[packed](rows) if packed else rows)
+    file = file_of(tmp_path / name)
+    assert is_compressed(file) == bool(packed)
+    with open_stream(file) as stream:
+        assert stream.read() == rows
+    (tmp_path / name).write_bytes(b"")
+    assert open_stream(file).read() == b""
+
+
+def test_what_is_called_compressed_may_be_plain_or_damaged(tmp_path: Path) -> None:
+    plain = {"a.tar.gz": tar_of("x.txt", b"text"), "a.txt.gz": "déjà".encode("utf-16"), "b.txt.xz": b"BZh is no bzip2"}
+    for name, data in plain.items():
+        (tmp_path / name).write_bytes(data)
+        assert open_stream(file_of(tmp_path / name)).read() == data
+    (tmp_path / "c.txt.gz").write_bytes(b"\x1e" + gzip.compress(b"text" * 99)[1:])
+    with pytest.raises(readers.UNREADABLE, match="damaged: it begins with 1e 8b 08 00"):
+        open_stream(file_of(tmp_path / "c.txt.gz"))
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return packed.getvalue()
 
 
 def test_frames_that_other_tools_write(tmp_path: Path) -> None:

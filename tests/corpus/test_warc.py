@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -195,8 +196,10 @@ def test_an_archive_that_breaks_off_gives_what_comes_before(tmp_path: Path) -> N
 def test_what_cannot_be_split_into_records_is_an_error(tmp_path: Path) -> None:
     page = record(http(HTML.encode()))
     found, error = read(tmp_path, page + b"garbage\r\n" * 9 + page)
-    assert outcomes(found) == ["Grüße aus Köln"]
-    assert "behind the record at byte 0: Invalid WARC header" in error
+    assert not error
+    assert outcomes(found)[::2] == ["Grüße aus Köln"] * 2
+    assert outcomes(found)[1].startswith("no_record: 81 bytes that belong to no record, from b'garbage")
+    assert isinstance(found[1], Broken) and found[1].position == f"byte {len(page)}"
     assert "Invalid WARC header" in read(tmp_path, b"plain text\n" * 50)[1]
     damaged = bytearray(gzip.compress(page) + gzip.compress(page))
     damaged[-60:-50] = b"\0" * 10
@@ -204,6 +207,107 @@ def test_what_cannot_be_split_into_records_is_an_error(tmp_path: Path) -> None:
     assert outcomes(found)[0] == "Grüße aus Köln"
     assert "damaged" in error
     assert read(tmp_path, b"", "empty.warc") == ([], "")
+
+
+PAGES = [f"Seite {number} spricht von {number * 7919}." for number in range(8)]
+
+
+def pages() -> list[bytes]:
+    return [record(http(f"<html><p>{text}".encode()), number=number) for number, text in enumerate(PAGES)]
+
+
+def lengthened(data: bytes, by: int | str) -> bytes:
+    """A record whose header says another length."""
+    head, said, rest = re.split(rb"(?<=Content-Length: )(\d+)", data, maxsplit=1)
+    return head + (by.encode() if isinstance(by, str) else b"%d" % (int(said) + by)) + rest
+
+
+def stored(kind: str, parts: list[bytes]) -> bytes:
+    match kind:
+        case ".warc.gz":  # a member a record
+            return b"".join(map(gzip.compress, parts))
+        case ".whole.warc.gz":
+            return gzip.compress(b"".join(parts))
+        case ".warc.zst":
+            return b"".join(map(zstandard.compress, parts))
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", [".warc", ".warc.gz", ".whole.warc.gz", ".warc.zst"])
+@pytest.mark.parametrize("by", [-1, 1, -3, 3, 4, 5, -40, 40, 170, 5000, 10**13, "-5", "", "abc", "0x10", "９"])
+@pytest.mark.parametrize("which", [(0,), (1,), (7,), (2, 3, 4), (6, 7)])
+def test_a_wrong_length_costs_no_other_record(tmp_path: Path, kind: str, by: int | str, which: tuple[int, ...]) -> None:
+    parts = [lengthened(data, by) if number in which else data for number, data in enumerate(pages())]
+    found, error = read(tmp_path, stored(kind, parts), f"a{kind}")
+    assert not error
+    assert [record.id.partition("#")[2] for record in found] == [f"0000-{number}" for number in range(len(PAGES))]
+    assert outcomes(found) == PAGES
+    for number, document in enumerate(found):
+        assert isinstance(document, Document)
+        told = document.metadata.get("repaired", "")
+        assert (number in which) or not told
+        if number in which and by in (-3, 170, 10**13, "-5", ""):
+            assert told.startswith("Content-Length is ") and told.endswith(" bytes")
+
+
+def test_a_missing_length_and_headers_of_other_spelling(tmp_path: Path) -> None:
+    parts = pages()
+    parts[1] = re.sub(rb"Content-Length: \d+\r\n", b"", parts[1])
+    parts[2] = re.sub(rb"^[\w-]+(?=:)", lambda name: name[0].lower(), parts[2], flags=re.MULTILINE)
+    parts[3] = re.sub(rb"^[\w-]+(?=:)", lambda name: name[0].upper(), parts[3], flags=re.MULTILINE)
+    parts[4] = parts[4].replace(b": ", b":")
+    parts[5] = parts[5].replace(b"WARC-Date", b"X-Note: folded\r\n  over lines\r\nWARC-Date")
+    parts[6] = parts[6].replace(b"WARC/1.1", b"WARC/0.18")
+    found, error = read(tmp_path, b"".join(parts))
+    assert not error
+    assert outcomes(found) == PAGES
+    assert all(isinstance(document, Document) and document.url for document in found)
+
+
+def test_records_that_are_passed_over_may_be_wrong_too(tmp_path: Path) -> None:
+    described = [record(b"x: 1\r\n", kind, number=90) for kind in ("warcinfo", "request", "metadata")]
+    parts = pages()[:2] + [lengthened(data, -2) for data in described] + pages()[2:4]
+    parts += [lengthened(record(b"", "revisit", number=91), 3), *pages()[4:]]
+    found, error = read(tmp_path, b"".join(parts))
+    assert not error
+    assert outcomes(found) == [*PAGES[:4], "revisit", *PAGES[4:]]
+
+
+def test_a_page_may_speak_of_archives(tmp_path: Path) -> None:
+    """A length that holds is believed, whatever the block looks like."""
+    example = "<p>A record:<pre>\r\n\r\nWARC/1.0\r\nWARC-Type: response\r\n\r\n</pre><p>So it begins."
+    found, error = read(tmp_path, record(http(example.encode())) + b"".join(pages()))
+    assert not error and len(found) == 1 + len(PAGES)
+    assert "So it begins." in outcomes(found)[0]
+
+
+@pytest.mark.parametrize("kind", [".warc.gz", ".warc.zst"])
+def test_a_damaged_member_costs_what_is_in_it(tmp_path: Path, kind: str) -> None:
+    parts = [bytearray(stored(kind, [data])) for data in pages()]
+    parts[3][30:60] = bytes(30)
+    found, error = read(tmp_path, b"".join(parts), f"a{kind}")
+    assert not error
+    assert [record.text for record in found if isinstance(record, Document)] == [*PAGES[:3], *PAGES[4:]]
+    (lost,) = [record for record in found if isinstance(record, Broken)]
+    assert "the compressed file is damaged" in lost.reason and lost.position.startswith("byte ") and lost.is_damage
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dictionary_of_zstandard(tmp_path: Path, packed: bool) -> None:
+    """As https://iipc.github.io/warc-specifications/specifications/warc-zstd/ has it."""
+    parts = pages()
+    dictionary = zstandard.train_dictionary(2048, [bytes(part) for part in parts] * 20)
+    compressor = zstandard.ZstdCompressor(dict_data=dictionary)
+    kept = zstandard.compress(dictionary.as_bytes()) if packed else dictionary.as_bytes()
+    first = b"\x5d\x2a\x4d\x18" + len(kept).to_bytes(4, "little") + kept
+    frames = b"".join(map(compressor.compress, parts))
+    assert outcomes(read(tmp_path, first + frames, "a.warc.zst")[0]) == PAGES
+    for wrong in (frames, first[:8] + kept[:-600]):
+        found, error = read(tmp_path, wrong, "b.warc.zst")
+        assert not found and ("dictionary" in error or "cut off" in error), error
+    other = zstandard.train_dictionary(2048, [bytes(range(256)) * 4, b"other" * 200] * 40).as_bytes()
+    found, error = read(tmp_path, first[:4] + len(other).to_bytes(4, "little") + other + frames, "c.warc.zst")
+    assert "dictionary" in error or all(isinstance(record, Broken) for record in found)
 
 
 @settings(max_examples=100)

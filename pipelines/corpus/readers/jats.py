@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from cluster.specs.sources import JatsSource
+from pipelines.corpus.compression import ENDINGS
 from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.files import COMPRESSED, MAX_DOCUMENT_BYTES, open_stream
+from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
 from pipelines.corpus.readers.jats_meta import local, metadata, url_of
 from pipelines.corpus.readers.jats_text import text_of
 from pipelines.corpus.readers.jats_xml import Malformed, Piece, Prolog, Stray, cut, move
@@ -27,7 +28,7 @@ _MARK = re.compile(r"^==== (Front|Body|Refs)[ \t]*\r?$", re.MULTILINE)
 def read(source: JatsSource, file: SourceFile) -> Iterator[Document | Broken]:
     """The articles of a file. Raises one of `UNREADABLE` where its compression is damaged."""
     name = file.name.lower()
-    for ending in COMPRESSED:
+    for ending in ENDINGS:
         name = name.removesuffix(ending)
     with open_stream(file) as stream:
         if name.endswith((".tar", ".tgz")):
