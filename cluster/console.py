@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -16,6 +17,9 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run `work` and return the exit code; print a failure as one sentence on stderr (`debug`: with traceback)."""
     if debug:
         os.environ["TRUNKLINE_DEBUG"] = "1"  # Ray's logs and its workers' output are shown, too
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks must not end a run
     with signals.as_interrupts():
         cause: BaseException | None = None
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import local, runtime
@@ -70,14 +72,8 @@ def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUES
     """
     import requests
 
-    token = runtime.use_token(create=False)
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-
-    headers = get_auth_headers_if_auth_enabled({}) if token else {}
-    try:
-        reply = requests.request(method, url + path, headers=headers, timeout=timeout_seconds)
-    except requests.RequestException:
-        raise NotReadyError(f"no Ray dashboard answers at {url}", "Start a cluster with `ctl up`.") from None
+    with lost(url):
+        reply = requests.request(method, url + path, headers=_token(), timeout=timeout_seconds)
     if reply.status_code in (401, 403):
         raise runtime.refused(url)
     if reply.status_code == 404:
@@ -85,3 +81,30 @@ def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUES
     if not reply.ok:
         raise JobError(f"{url}{path}: HTTP {reply.status_code}: {reply.text[:300]}", "Run `ctl doctor`.")
     return reply.json() if reply.content else None
+
+
+def get(url: str, *, timeout: tuple[float, float], headers: dict[str, str] | None = None) -> Any:
+    """Ask for something large with the token; the reply's body is still to be read. Raises what `requests` does."""
+    import requests
+
+    return requests.get(url, headers=_token() | (headers or {}), timeout=timeout, stream=True)
+
+
+@contextmanager
+def lost(url: str) -> Iterator[None]:
+    """Raise NotReadyError where nobody answers, or ceases to."""
+    import requests
+
+    try:
+        yield
+    except requests.RequestException:
+        raise NotReadyError(f"no Ray dashboard answers at {url}", "Start a cluster with `ctl up`.") from None
+
+
+def _token() -> dict[str, str]:
+    """The header that carries the token."""
+    if not runtime.use_token(create=False):
+        return {}
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    return dict(get_auth_headers_if_auth_enabled({}))

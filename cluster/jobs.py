@@ -6,7 +6,6 @@ code and plain `--set` overrides. No secret travels: the environment of a job st
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 import os
@@ -16,20 +15,21 @@ import shlex
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
 from cluster import dashboard, package, provenance
 from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.joblog import JobLog
 from cluster.store import Store
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+JOBS_PATH = "/api/jobs/"
 POLL_SECONDS = 0.5
+LOST_SECONDS = 60.0  # without an answer, until a cluster is given up
 # A stopped driver gets this long to save its work; afterwards Ray kills it.
 STOP_SECONDS = 30
 # Not secret, and the job finds neither the store nor its models nor its tracker without them.
@@ -104,7 +104,7 @@ def submit(submission: Submission, hardware: str = "") -> str:
             "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster, and leave them out here.",
         )
-    client = _client()
+    client = dashboard.job_client(dashboard.dashboard_url())
     store = Store(submission.store).root
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
     code = provenance.code()
@@ -136,7 +136,7 @@ def id_of(run: str) -> str:
 
 def retry(job_id: str) -> str:
     """Submit what a job was again, with the code as it is now; finished steps are found in the store."""
-    metadata = _details(_client(), job_id).metadata or {}
+    metadata = _details(dashboard.dashboard_url(), job_id).metadata or {}
     if METADATA_KEY not in metadata:
         raise InputError(f"job {job_id} was not submitted by ctl", "Use `ctl submit SCRIPT`.")
     return submit(Submission(**json.loads(metadata[METADATA_KEY])))
@@ -144,45 +144,52 @@ def retry(job_id: str) -> str:
 
 def list_jobs() -> list[Job]:
     """All submitted jobs that the cluster remembers, oldest first."""
-    return [_job(details) for details in _submitted(_client())]
+    return [_job(details) for details in _submitted(dashboard.dashboard_url())]
 
 
 def get(job_id: str) -> Job:
     """One job. Raises InputError for an id that the cluster does not know."""
-    return _job(_details(_client(), job_id))
+    return _job(_details(dashboard.dashboard_url(), job_id))
 
 
-def logs(job_id: str) -> str:
-    """What a job has written so far."""
-    client = _client()
-    _details(client, job_id)
-    return str(client.get_job_logs(job_id))
+def logs(job_id: str) -> Iterator[str]:
+    """What a job has written so far, in pieces."""
+    url = dashboard.dashboard_url()
+    details = _details(url, job_id)
+    log = _log(url, job_id)
+    yield from log.new(details.driver_agent_http_address)
+    yield log.rest()
 
 
 def follow(job_id: str, write: Callable[[str], Any]) -> Job:
     """Pass a job's output to `write` as it comes, until the job ends; return how it ended."""
-    client = _client()
-    _details(client, job_id)
-
-    async def tail() -> None:
-        async for text in client.tail_job_logs(job_id):
-            write(text)
-
-    try:
-        asyncio.run(tail())
-    except (RuntimeError, OSError) as error:
-        raise NotReadyError(
-            f"the cluster was lost while following job {job_id}: {error}", "See `ctl status`."
-        ) from None
-    return _wait(client, job_id, timeout_seconds=60)
+    url = dashboard.dashboard_url()
+    _details(url, job_id)
+    log = _log(url, job_id)
+    pause, answered = threading.Event(), time.monotonic()
+    while True:
+        try:
+            details = _details(url, job_id)  # before the log: of a job that has ended it is whole
+            for text in log.new(details.driver_agent_http_address):
+                write(text)
+            answered = time.monotonic()
+            if (job := _job(details)).ended:
+                write(log.rest())
+                return job
+        except NotReadyError as error:  # a busy cluster misses a deadline now and then, and the job goes on
+            if time.monotonic() - answered > LOST_SECONDS:
+                raise NotReadyError(
+                    f"the cluster was lost while following job {job_id}: {error.message}", "See `ctl status`."
+                ) from None
+        pause.wait(log.pause_seconds)  # the jobs API sends no events
 
 
 def stop(job_id: str) -> Job:
     """Ask a job to stop, and wait until it has; it gets time to save its work. One that has ended stays as it is."""
-    client = _client()
-    if not _job(_details(client, job_id)).ended:
-        client.stop_job(job_id)
-    return _wait(client, job_id, timeout_seconds=STOP_SECONDS + 30)
+    url = dashboard.dashboard_url()
+    if not _job(_details(url, job_id)).ended:
+        dashboard.job_client(url).stop_job(job_id)
+    return _wait(url, job_id, timeout_seconds=STOP_SECONDS + 30)
 
 
 def failure(job: Job) -> JobError | None:
@@ -199,30 +206,37 @@ def failure(job: Job) -> JobError | None:
     return error
 
 
-def _client() -> JobSubmissionClient:
-    return dashboard.job_client(dashboard.dashboard_url())
+def _log(url: str, job_id: str) -> JobLog:
+    return JobLog(url, job_id, within="://" not in os.environ.get("RAY_ADDRESS", ""))
 
 
-def _wait(client: JobSubmissionClient, job_id: str, timeout_seconds: float) -> Job:
+def _wait(url: str, job_id: str, timeout_seconds: float) -> Job:
     deadline = time.monotonic() + timeout_seconds
     pause = threading.Event()
-    while not (job := _job(client.get_job_info(job_id))).ended:
+    while not (job := _job(_details(url, job_id))).ended:
         if time.monotonic() > deadline:
             raise JobError(f"job {job_id} is still {job.status} after {timeout_seconds:.0f} s", "See `ctl jobs show`.")
         pause.wait(POLL_SECONDS)  # the jobs API sends no events
     return job
 
 
-def _submitted(client: JobSubmissionClient) -> list[Any]:
-    found = [details for details in client.list_jobs() if details.submission_id]
+def _submitted(url: str) -> list[Any]:
+    found = [_parsed(listed) for listed in dashboard.request("GET", url, JOBS_PATH) if listed["submission_id"]]
     return sorted(found, key=lambda details: details.start_time or 0)
 
 
-def _details(client: JobSubmissionClient, job_id: str) -> Any:
-    found = {details.submission_id: details for details in _submitted(client)}
-    if job_id not in found:
-        raise InputError(f"no job {job_id!r}", nearest(job_id, list(found)) if found else "No job was submitted yet.")
-    return found[job_id]
+def _details(url: str, job_id: str) -> Any:
+    found = dashboard.request("GET", url, JOBS_PATH + quote(job_id, safe="")) if job_id else None
+    if found and found["submission_id"] == job_id:
+        return _parsed(found)
+    known = [details.submission_id for details in _submitted(url)]
+    raise InputError(f"no job {job_id!r}", nearest(job_id, known) if known else "No job was submitted yet.")
+
+
+def _parsed(found: dict[str, Any]) -> Any:
+    from ray.job_submission import JobDetails
+
+    return JobDetails(**found)
 
 
 def _job(details: Any) -> Job:

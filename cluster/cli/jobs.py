@@ -54,7 +54,8 @@ def logs(
     if follow:
         follow_to_end(job_id)
     else:
-        sys.stdout.write(read_logs(job_id))
+        for text in read_logs(job_id):
+            sys.stdout.write(text)
 
 
 @jobs.command()

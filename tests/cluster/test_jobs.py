@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from cluster import package
 from cluster.errors import InputError
 from cluster.jobs import Submission, submit
 from cluster.provenance import PROJECT_ROOT
-from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.cluster.local_cluster import CTL, LocalCluster, free_port
 
 SCRIPT = '''
 """A pipeline of one step."""
@@ -30,7 +32,7 @@ class WorkSpec(Spec, frozen=True):
     kind: ClassVar[str] = "work"
     stage: ClassVar[str] = "tiny_stage:build"
 
-    outcome: Literal["ok", "input-error", "wait"] = "ok"
+    outcome: Literal["ok", "input-error", "wait", "odd-bytes", "long", "slow"] = "ok"
     """How it ends."""
     number: int = 0
     """Something to vary."""
@@ -44,8 +46,10 @@ def tiny(step):
 if __name__ == "__main__":
     main(tiny)
 '''
-STAGE = """
+STAGE = r"""
+import os
 import threading
+import time
 from pathlib import Path
 
 from cluster import runtime
@@ -60,6 +64,20 @@ def build(ctx):
         raise InputError("no such corpus")
     if ctx.spec.outcome == "wait":
         threading.Event().wait()
+    if ctx.spec.outcome == "odd-bytes":
+        word = "Stra\u00dfe \u6587\u5b57\n".encode()
+        for part in (b"caf\xe9\n", word[:5], word[5:]):
+            os.write(1, part)
+            time.sleep(2)  # a follower reads what there is
+        os.write(1, b"NUL \0 inside\n" + b"10 %\r20 %\r\n" + b"x" * 5_000_000 + b"\n" + b"cut \xe6\x96")
+        raise InputError("after all that")
+    if ctx.spec.outcome == "long":
+        for number in range(1100):
+            os.write(1, (f"{number:07} " + "y" * 91 + "\n").encode() * 1000)
+    if ctx.spec.outcome == "slow":
+        for number in range(40):
+            print(number, "z" * 1000, flush=True)
+            time.sleep(0.3)
     runtime.connect(ctx.scaling)
     import ray
     from ray.dashboard.utils import get_address_for_submission_client
@@ -126,6 +144,88 @@ def test_a_job_ends_as_its_driver_does(local_cluster: LocalCluster, script: Path
     assert "exit code 3" in said
 
 
+def raw(cluster: LocalCluster, *arguments: str, **more: str) -> tuple[int, bytes]:
+    """Exit code and output of `ctl`, byte by byte."""
+    done = subprocess.run(
+        [*CTL, *arguments],
+        env=cluster.environment(**more),
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=480,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+ODD = (
+    "caf\ufffd\n"  # a byte of Latin-1
+    "Straße 文字\n"  # a character of which the parts came one after the other
+    "NUL \0 inside\n10 %\r20 %\r\n" + "x" * 5_000_000 + "\ncut \ufffd"
+).encode()
+
+
+def test_no_byte_ends_the_log(local_cluster: LocalCluster, script: Path) -> None:
+    odd = ("--set", "work.outcome=odd-bytes")
+    code, said = raw(local_cluster, "submit", str(script), "--name", "odd", *odd)
+    assert code == 3
+    assert ODD in said and b"after all that" in said
+    (job,) = [job["id"] for job in json.loads(local_cluster.ctl("jobs", "list", "--json")) if "odd-" in job["id"]]
+    code, whole = raw(local_cluster, "jobs", "logs", job)
+    assert (code, said.partition(b"here:")[2].startswith(whole.partition(b"here:")[2])) == (0, True)
+    assert raw(local_cluster, "jobs", "logs", "-f", job)[0] == 3
+    # Through a port-forward only the dashboard is there, under an address that no node has.
+    forwarded = {"RAY_ADDRESS": dashboard(local_cluster).replace("127.0.0.1", "localhost"), "PYTHONIOENCODING": "utf-8"}
+    assert raw(local_cluster, "jobs", "logs", job, **forwarded) == (0, whole)
+    code, ascii_only = raw(local_cluster, "jobs", "logs", job, PYTHONIOENCODING="ascii")
+    assert code == 0 and b"Stra\\xdfe" in ascii_only
+
+
+def test_a_log_of_more_than_a_hundred_megabytes(local_cluster: LocalCluster, script: Path) -> None:
+    code, said = raw(local_cluster, "submit", str(script), "--name", "long", "--set", "work.outcome=long")
+    assert code == 0
+    lines = [line for line in said.splitlines() if line.endswith(b"y" * 91)]
+    assert len(lines) == 1_100_000
+    assert [int(line[:7]) for line in lines[::1000]] == list(range(1100))
+
+
+FOLLOW = """
+import sys
+from cluster import dashboard, jobs
+
+received, requests, get = 0, 0, dashboard.get
+
+def counted(*arguments, **options):
+    global received, requests
+    reply = get(*arguments, **options)
+    requests += 1
+    received += int(reply.headers["Content-Length"]) if reply.status_code == 206 else 0
+    return reply
+
+dashboard.get = counted
+written = 0
+
+def write(text):
+    global written
+    written += len(text)
+
+jobs.follow(sys.argv[1], write)
+print(written, received, requests)
+"""
+
+
+def test_following_reads_what_is_new(local_cluster: LocalCluster, script: Path) -> None:
+    slow = ("--set", "work.outcome=slow")
+    job = local_cluster.ctl("submit", str(script), "--name", "slow", "--detach", *slow).strip()
+    command = [sys.executable, "-c", FOLLOW, job]
+    environment = local_cluster.environment()
+    done = subprocess.run(command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=480)
+    assert done.returncode == 0, done.stderr
+    written, received, requests = map(int, done.stdout.split())
+    assert written > 40_000 and requests > 10
+    assert received == written  # every byte once, in however many requests
+
+
 def test_a_mistake_does_not_reach_the_cluster(local_cluster: LocalCluster, script: Path) -> None:
     before = local_cluster.ctl("jobs", "list", "--json")
     said = local_cluster.ctl("submit", str(script), "--set", "work.outcom=ok", code=3)
@@ -165,6 +265,20 @@ def test_interrupting_submit_stops_the_job(local_cluster: LocalCluster, script: 
     assert submitter.returncode == 130
     assert "ctl jobs retry interrupted-" in rest
     assert "STOPPED" in local_cluster.ctl("jobs", "list").split("interrupted-")[1]
+
+
+def test_a_stopped_job_and_a_hung_up_submitter_say_so(local_cluster: LocalCluster, script: Path) -> None:
+    waits = ("--set", "work.outcome=wait", "--set", "work.number=4")
+    with local_cluster.popen("submit", str(script), "--name", "hung-up", *waits) as submitter:
+        assert submitter.stdout is not None
+        assert any("here:" in line for line in submitter.stdout)
+        submitter.send_signal(signal.SIGHUP)
+        rest = submitter.stdout.read()
+    assert submitter.returncode == 130
+    assert "ctl jobs retry hung-up-" in rest
+    (job,) = [j for j in json.loads(local_cluster.ctl("jobs", "list", "--json")) if j["id"].startswith("hung-up-")]
+    assert job["status"] == "STOPPED"
+    assert "ctl: stopped by SIGTERM. Run the same command to go on." in local_cluster.ctl("jobs", "logs", job["id"])
 
 
 def test_an_unknown_job(local_cluster: LocalCluster) -> None:
