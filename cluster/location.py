@@ -77,6 +77,17 @@ class Location:
         except FileNotFoundError:
             raise InputError(f"{self._at(name)}: no such file") from None
 
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """The bytes of a file from `start` to before `end`; of a shorter file, what there is."""
+        if self.is_local:
+            with self.open(name) as file:
+                file.seek(start)
+                return bytes(file.read(end - start))
+        try:
+            return bytes(self.fs.cat_file(self._at(name), start=start, end=end))
+        except FileNotFoundError:
+            raise InputError(f"{self._at(name)}: no such file") from None
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file so that a reader sees the old one or the new one, never a part."""
         if not self.is_local:

@@ -15,8 +15,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from cluster import metrics
 from cluster.artifact import FileEntry
 from cluster.errors import InputError
 from cluster.location import Location
-from pipelines.training.snapshots import Snapshot, State
+from pipelines.training.snapshots import PartFile, Snapshot, State
 
 _FOLDER = re.compile(r"step-(\d{8})-(\d{3})")  # step and attempt: two attempts never write into one folder
 _PART = re.compile(r"\d{5}-of-(\d{5})\.part")
@@ -156,14 +155,13 @@ class Checkpoints:
         dist.broadcast_object_list(told)
         whole, self._attempt = told[0]
         for name in whole:
-            parts = self._undamaged(name)
-            if parts:
-                with self._local(name) as folder:
-                    files = [folder / f"{stem}.safetensors" for stem in parts]
-                    with State(files, {k: v for part in parts.values() for k, v in part.numbers.items()}) as state:
-                        read(state, next(iter(parts.values())).notes)
+            with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:  # for what comes from an object store
+                if parts := self._undamaged(name, Path(folder)):
+                    numbers = {group: found for part, _ in parts for group, found in part.numbers.items()}
+                    with State([file for _, file in parts], numbers) as state:
+                        read(state, parts[0][0].notes)
                     dist.barrier()
-                return next(iter(parts.values()))
+                    return parts[0][0]
             if dist.get_rank() == 0:
                 self._remove(name)
         return None
@@ -181,41 +179,35 @@ class Checkpoints:
         stems = [file.removesuffix(".part") for file, _ in found]
         return stems if found and len(found) == int(found[0][1]) else []
 
-    def _undamaged(self, name: str) -> dict[str, Part]:
-        """The parts of a checkpoint by their names; none where a file is not what was written. Ranks share the work."""
-        folder, rank = self.place / name, dist.get_rank()
+    def _undamaged(self, name: str, folder: Path) -> list[tuple[Part, PartFile]]:
+        """The parts of a checkpoint, in the order of the ranks, and their files; none where a file is not what was
+        written. Ranks share the work: each looks at its own part, where there are as many ranks as there were."""
+        place, rank = self.place / name, dist.get_rank()
         told: list[Any] = [{}]
         if rank == 0:
             try:
-                told = [{stem: Part.decode(folder.read_bytes(f"{stem}.part")) for stem in self._parts(name)}]
+                told = [{stem: Part.decode(place.read_bytes(f"{stem}.part")) for stem in self._parts(name)}]
             except (InputError, msgspec.DecodeError):  # damaged: the one before is taken
                 told = [{}]
         dist.broadcast_object_list(told)
-        parts: dict[str, Part] = told[0]
+        parts = [
+            (part, PartFile(place, f"{stem}.safetensors", part.file, folder)) for stem, part in sorted(told[0].items())
+        ]
         sound = torch.tensor(int(bool(parts)))
-        for stem in sorted(parts)[rank :: dist.get_world_size()]:
+        for _, file in parts[rank :: dist.get_world_size()]:
             try:
-                sound *= folder.digest(f"{stem}.safetensors") == parts[stem].file.sha256
+                file.local()
+                file.verify()
             except InputError:
                 sound *= 0
         dist.all_reduce(sound, dist.ReduceOp.MIN)
-        return parts if sound else {}
+        return parts if sound else []
 
     def _remove(self, name: str) -> None:
         """Remove a checkpoint, the part of the first rank first: a half-removed one must not look whole."""
         for part in self._parts(name)[:1]:
             self.place.remove(f"{name}/{part}.part")
         self.place.remove(name)
-
-    @contextmanager
-    def _local(self, name: str) -> Iterator[Path]:
-        """The checkpoint as a local folder: itself, or a temporary copy where the place is an object store."""
-        if self.place.is_local:
-            yield self.place.path / name
-            return
-        with tempfile.TemporaryDirectory(prefix="trunkline-") as temporary:
-            (self.place / name).get(Path(temporary))
-            yield Path(temporary)
 
 
 def _name(step: int, attempt: int) -> str:

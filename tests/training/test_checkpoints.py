@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import msgspec
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -19,7 +23,7 @@ from safetensors.torch import load_file
 from cluster.errors import InputError
 from cluster.location import Location
 from pipelines.training.checkpoints import Checkpoints, Part
-from pipelines.training.snapshots import Snapshot, State
+from pipelines.training.snapshots import PartFile, Snapshot, State
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,7 +186,7 @@ def test_whatever_the_cut_a_state_is_read_as_it_was_written(
             entry = snapshot.write(file)
         assert files[-1].stat().st_size == entry.size_bytes
         assert torch.equal(load_file(files[-1])[f"weight/{name}"], values[part])  # any safetensors reader can
-    with State(files, {}) as state:
+    with State([PartFile(Location(root), file.name) for file in files], {}) as state:
         assert state.keys("w") == {"levels": torch.uint8, "weight": torch.float32}
         for part in grid(others):
             found, levels = torch.empty_like(values[part]), torch.empty_like(values[part], dtype=torch.uint8)
@@ -197,7 +201,76 @@ def test_elements_that_no_part_has_are_an_error(tmp_path: Path) -> None:
     with (tmp_path / "a.safetensors").open("wb") as file:
         snapshot.write(file)
     with (
-        State([tmp_path / "a.safetensors"], {}) as state,
+        State([PartFile(Location(tmp_path), "a.safetensors")], {}) as state,
         pytest.raises(InputError, match="10 of 15 elements"),
     ):
         state.read("weight", "w", 10, 0, torch.empty(15, 1))
+
+
+RANKS = 3
+
+
+class Divided:
+    """A training state that ranks divide by rows; a reader asks for the rows of `wanted` ranks."""
+
+    def __init__(self, rank: int, wanted: list[int]) -> None:
+        self.rank, self.wanted = rank, wanted
+        self.folder = tempfile.gettempdir()
+
+    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+        snapshot.take([(f"weight/layer/{100 * self.rank}/0", torch.full((100, 50), float(self.rank)))])
+        return {"0": {"step": 1.0}}
+
+    def read(self, state: State, notes: dict[str, Any]) -> None:
+        for rank in self.wanted:
+            rows = torch.empty(100, 50)
+            state.read("weight", "layer", 100 * rank, 0, rows)
+            assert rows.unique().tolist() == [rank]
+        self.fetched = {path.name[:5]: path.stat().st_size for path in Path(self.folder).rglob("*.safetensors")}
+
+
+def _rank_main(rank: int, root: str, url: str, wanted: list[list[int]]) -> None:
+    """Save, and load what this rank wants; tell what it fetched, and how many bytes it read by ranges."""
+    tempfile.tempdir = f"{root}/temporary-{rank}"
+    Path(tempfile.tempdir).mkdir()
+    fsspec.config.conf["file"] = {"auto_mkdir": True}  # an object store has no folders to make
+    dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=RANKS)
+    divided, checkpoints = Divided(rank, wanted[rank]), Checkpoints(Location(url), keep=1)
+    assert checkpoints.load(divided.read) is None
+    checkpoints.save(1, 7, divided.take, {})
+    checkpoints.finish()
+    dist.barrier()
+    ranges: list[int] = []
+    read_range = Location.read_range
+
+    def counted(self: Location, name: str, start: int, end: int) -> bytes:
+        found = read_range(self, name, start, end)
+        ranges.append(len(found))
+        return found
+
+    Location.read_range = counted  # type: ignore[method-assign]
+    assert Checkpoints(Location(url), keep=1).load(divided.read) is not None
+    Path(root, f"{rank}.json").write_text(json.dumps({"fetched": divided.fetched, "ranges": sum(ranges)}))
+    assert not list(Path(tempfile.tempdir).iterdir()), "nothing is left"
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("store", "wanted", "fetched"),
+    [
+        ("file://", [[0], [1], [2]], [["00000"], ["00001"], ["00002"]]),  # as many ranks as wrote: each its own part
+        ("file://", [[0], [0, 1], [1]], [["00000"], ["00000", "00001"], ["00001", "00002"]]),  # and the one it verifies
+        ("", [[0, 1, 2], [1], [2]], [[], [], []]),  # a local disk is read in place
+    ],
+)
+def test_each_rank_fetches_the_parts_that_it_needs(
+    tmp_path: Path, store: str, wanted: list[list[int]], fetched: list[list[str]]
+) -> None:
+    """Of an object store: `file://` goes the way of one, and processes share it."""
+    mp.spawn(_rank_main, (str(tmp_path), f"{store}{tmp_path}/run", wanted), nprocs=RANKS)
+    part = 100 * 50 * 4
+    for rank in range(RANKS):
+        told = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert sorted(told["fetched"]) == fetched[rank]
+        assert all(part < size < part + 500 for size in told["fetched"].values())
+        assert told["ranges"] < RANKS * 500, "of all others the header alone"
