@@ -92,7 +92,7 @@ def test_inline_markup_joins_without_blanks(xml: Path) -> None:
         '<p>\n  H<sub>2</sub>O at 10<sup>-5</sup> of <italic>E. coli</italic>, as <xref rid="a">[1]</xref>–'
         '<xref>3</xref> (<bold>T<italic>x</italic></bold>)<xref ref-type="bibr"><sup>7</sup></xref>.'
         " <!-- no --><?pi no?>\tEnd </p>",
-    ) == ["H2O at 10-5 of E. coli, as [1]–3 (Tx)7. End"]
+    ) == ["H2O at 10^-5 of E. coli, as [1]–3 (Tx)7. End"]
 
 
 def test_line_breaks_stay_in_paragraphs_and_not_in_headings(xml: Path) -> None:
@@ -172,6 +172,20 @@ def test_formulas_by_option_and_alternatives_once(xml: Path) -> None:
         ("<mover><mi>y</mi><mo>¯</mo></mover>", "y\u0304"),
         ("<mover><mrow><mi>a</mi><mi>b</mi></mrow><mo>^</mo></mover>", "hat(ab)"),
         ("<munderover><mo>∑</mo><mrow><mi>i</mi><mo>=</mo><mn>1</mn></mrow><mi>n</mi></munderover>", "∑_(i = 1)^n"),
+        ("<munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover><msub><mi>x</mi><mi>i</mi></msub>", "∑_i^n x_i"),
+        ("<mo>(</mo><mrow><munder><mo>∏</mo><mi>i</mi></munder></mrow><mi>p</mi><mo>)</mo>", "(∏_i p)"),
+        ("<mrow><msubsup><mo>∫</mo><mn>0</mn><mn>1</mn></msubsup></mrow><mi>f</mi><mo>(</mo><mi>x</mi><mo>)</mo>",
+         "∫_0^1 f(x)"),
+        ("<mover><munder><mo>∑</mo><mi>i</mi></munder><mi>n</mi></mover><mi>x</mi>", "∑_i^n x"),
+        ("<mmultiscripts><mo>∑</mo><mi>i</mi><mi>n</mi></mmultiscripts><mi>x</mi>", "∑_i^n x"),
+        ("<munder><mrow><mi>arg</mi><mi>max</mi></mrow><mi>x</mi></munder><mi>f</mi>", "arg max_x f"),
+        ("<munder><mi>lim</mi><mi>x</mi></munder><mi>f</mi><msub><mi>log</mi><mn>2</mn></msub><mi>x</mi>",
+         "lim_x f log_2 x"),
+        ("<mo>(</mo><munder><mo>∑</mo><mi>i</mi></munder><mo>)</mo><msub><mo>∑</mo><mi>i</mi></msub><mo>,</mo>",
+         "(∑_i)∑_i,"),
+        ("<msup><mrow><mo>∑</mo><mi>x</mi></mrow><mn>2</mn></msup><msub><mi>x</mi><mi>i</mi></msub><mi>y</mi>",
+         "(∑x)^2x_iy"),
+        ("<msup><mn>10</mn><mrow><mo>-</mo><mn>6</mn></mrow></msup>", "10^-6"),
         ("<mi>log</mi><mi>p</mi><mo>\u2061</mo><mi>sin</mi><mi>x</mi>", "log p sin x"),
         ("<mfenced><mi>a</mi><mi>b</mi></mfenced>", "(a, b)"),
         ("<semantics><mi>x</mi><annotation>x_tex</annotation></semantics>", "x"),

@@ -17,8 +17,10 @@ from pipelines.corpus.compression import ENDINGS
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
 from pipelines.corpus.readers.jats_meta import local, metadata, url_of
+from pipelines.corpus.readers.jats_powers import mark_powers
 from pipelines.corpus.readers.jats_text import text_of
 from pipelines.corpus.readers.jats_xml import Malformed, Piece, Prolog, Stray, cut, move
+from pipelines.corpus.readers.jats_xrefs import fill_xrefs
 
 INHERITED = ("pmcid", "journal", "date", "version")
 _PMCID = re.compile(r"(?:^|[/#])(PMC\d+)(?:\.\d+)?\.[A-Za-z.]+$")  # at the end of a file's or member's name
@@ -84,6 +86,8 @@ def _read_article(
         return
     try:
         article, unknown = prolog.parse(piece)
+        fill_xrefs(article)
+        mark_powers(article)
         notes: dict[str, Any] = {"unknown_entities": unknown} if unknown else {}
         if stray:
             notes["skipped"] = f"line {stray.line}, column {stray.column}: {stray.text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.corpus.readers.jats_meta import local, plain
+from pipelines.corpus.readers.jats_meta import find, local, plain
 
 _CITATIONS = frozenset(("element-citation", "mixed-citation", "citation", "nlm-citation", "note", "p"))
 _PEOPLE = frozenset(("name", "string-name", "collab", "etal", "anonymous"))
@@ -52,6 +52,17 @@ def person_text(name: Any) -> str:
     parts = {local(child): plain(child) for child in name}
     order = ("prefix", "given-names", "surname", "suffix")
     return " ".join(parts[part] for part in order if parts.get(part)) or plain(name)
+
+
+def short_citation(ref: Any) -> tuple[str, str]:
+    """Authors and year as a text names a reference: `Doe and Roe`, `Doe et al.`; empty where it does not say."""
+    citation = next((child for child in ref.iter() if local(child) in _CITATIONS), ref)
+    people = [child for child in citation.iter() if local(child) in _PEOPLE]
+    names = [plain(find(person, "surname")) or plain(person) for person in people if local(person) != "etal"]
+    year = next((plain(child) for child in citation.iter() if local(child) == "year"), "")
+    if len(names) > 2 or len(names) < len(people):
+        return f"{names[0]} et al." if names else "", year
+    return " and ".join(names), year
 
 
 def _people(citation: Any) -> list[str]:

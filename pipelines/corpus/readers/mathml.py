@@ -21,6 +21,15 @@ ACCENTS = {
     **dict.fromkeys("¨\u0308", ("\u0308", "ddot")),
     **dict.fromkeys("→⃗", ("\u20d7", "vec")),
 }
+# What a script may belong to as a whole, so that what follows is no part of the script: `∑_(i = 1)^n x_i`.
+OPERATORS = frozenset("∑∏∐∫∬∭∮∯∰⋀⋁⋂⋃⨀⨁⨂⨄⨆")
+FUNCTIONS = frozenset(
+    (
+        *("arg", "argmax", "argmin", "lim", "liminf", "limsup", "inf", "sup", "min", "max", "exp", "lg", "ln", "log"),
+        *("cos", "cosh", "cot", "coth", "csc", "sec", "sin", "sinh", "tan", "tanh", "det", "dim", "gcd", "ker", "Pr"),
+    )
+)
+CLOSING = frozenset(")]},;.")
 ATOM = r"(?:\d[\d.,]*|[^\W\d_][^\W_]*[\u0300-\u036f\u20d7′]*)"  # a number or a name
 SCRIPTED = rf"{ATOM}(?:[_^]{ATOM})*"
 SKIPPED = frozenset(("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "none", "mprescripts"))
@@ -43,8 +52,11 @@ def _row(element: Any) -> str:
             last, was_word = "", False
             continue
         is_word = name in ("mi", "mtext", "mo") and len(text) > 1 and text.isalpha()
+        is_word = is_word or (name in _SCRIPTED and text[-1:] == " ")  # `log_2`, which acts on what follows
         if text and last[-1:].isalnum() and text[0].isalnum() and (is_word or was_word):
             parts.append(" ")
+        if last and text[:1] in CLOSING:
+            parts[-1] = parts[-1].rstrip()
         parts.append(text)
         if text.strip():
             last = "" if name == "mo" and text.strip() in {"(", "[", "{", ",", ";", "|"} else text.rstrip()
@@ -74,7 +86,10 @@ def _text(element: Any) -> str:
 
 def _item(element: Any) -> str:
     """Text that binds as one: in parentheses where it is more than one name, number, sign or group in brackets."""
-    text = _text(element).strip()
+    return _bound(_text(element).strip())
+
+
+def _bound(text: str) -> str:
     if len(text) <= 1 or re.fullmatch(ATOM, text) or _is_bracketed(text):
         return text
     return f"({text})"
@@ -91,25 +106,38 @@ def _is_bracketed(text: str) -> bool:
     return False
 
 
-def _script(element: Any, mark: str) -> str:
-    exponent = _item(element[1])
-    return _base(element[0]) + (mark + exponent if exponent else "")
+def _exponent(element: Any) -> str:
+    """What stands above: a number with a sign needs no parentheses, as in `10^-3`."""
+    text = _text(element).strip()
+    return text if re.fullmatch(r"[+−-]\d[\d.,]*", text) else _bound(text)
 
 
-def _scripts(element: Any) -> str:
-    below, above = _item(element[1]), _item(element[2])
-    return _base(element[0]) + (f"_{below}" if below else "") + (f"^{above}" if above else "")
+def _scripts(below: str, above: str) -> str:
+    return (f"_{below}" if below else "") + (f"^{above}" if above else "")
 
 
-def _base(element: Any) -> str:
-    """The base of a script: an operator such as a sum stands as it is."""
-    return _text(element).strip() if _name(element) == "mo" else _item(element)
+def _scripted(base: Any, scripts: str, before: str = "") -> str:
+    """A base with its scripts, and a blank where the base is an operator that acts on what follows."""
+    text = _text(base).strip()
+    if _is_operator(base):
+        return f"{before}{text}{scripts} "
+    return before + (text if _name(base) == "mo" else _bound(text)) + scripts
+
+
+def _is_operator(base: Any) -> bool:
+    """Whether a base, without its own scripts and what is about it, is an operator or names of functions alone."""
+    while len(base) and (len(base) == 1 or _name(base) in _SCRIPTED):
+        base = base[0]
+    if any(len(child) for child in base):
+        return False
+    text = _text(base).strip()
+    return text in OPERATORS or (bool(text) and FUNCTIONS.issuperset(text.split()))
 
 
 def _over(element: Any) -> str:
     accent = ACCENTS.get(_text(element[1]).strip())
     if accent is None:
-        return _script(element, "^")
+        return _scripted(element[0], _scripts("", _exponent(element[1])))
     base = _text(element[0]).strip()
     return base + accent[0] if len(base) == 1 else f"{accent[1]}({base})"
 
@@ -122,7 +150,7 @@ def _operand(element: Any) -> str:
 
 def _fenced(element: Any) -> str:
     separators = "".join(element.get("separators", ",").split())
-    items = [_text(child) for child in element]
+    items = [_text(child).strip() for child in element]
     inner = items[0] if items else ""
     for i, item in enumerate(items[1:]):
         inner += (separators[min(i, len(separators) - 1)] + " " if separators else "") + item
@@ -143,20 +171,21 @@ def _multiscripts(element: Any) -> str:
         marked = (("_^"[i % 2], _item(item)) for i, item in enumerate(items))
         return "".join(mark + text for mark, text in marked if text)
 
-    return scripts(before) + _base(element[0]) + scripts(after)
+    return _scripted(element[0], scripts(after), scripts(before))
 
 
+_SCRIPTED = frozenset(("msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts"))
 # Least number of children, and how they are written.
 _LAYOUT: dict[str, tuple[int, Callable[[Any], str]]] = {
     "mfrac": (2, lambda e: f"{_operand(e[0])}/{_operand(e[1])}"),
     "msqrt": (1, lambda e: f"√({_row(e).strip()})"),
     "mroot": (2, lambda e: f"({_text(e[0]).strip()})^(1/{_item(e[1])})"),
-    "msub": (2, lambda e: _script(e, "_")),
-    "msup": (2, lambda e: _script(e, "^")),
-    "msubsup": (3, _scripts),
-    "munder": (2, lambda e: _script(e, "_")),
+    "msub": (2, lambda e: _scripted(e[0], _scripts(_item(e[1]), ""))),
+    "msup": (2, lambda e: _scripted(e[0], _scripts("", _exponent(e[1])))),
+    "msubsup": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _exponent(e[2])))),
+    "munder": (2, lambda e: _scripted(e[0], _scripts(_item(e[1]), ""))),
     "mover": (2, _over),
-    "munderover": (3, _scripts),
+    "munderover": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _exponent(e[2])))),
     "mmultiscripts": (1, _multiscripts),
     "mfenced": (1, _fenced),
     "mtable": (1, _table),
