@@ -87,7 +87,7 @@ class WikipediaSource(Source, frozen=True, tag="wikipedia"):
     """Dumps of MediaWiki (`pages-articles.xml.bz2`): articles without markup; redirects are no documents."""
 
     templates: bool = False
-    """Keep the text that templates' arguments hold."""
+    """Keep what the arguments of every template hold; else only templates that stand for words of the text are kept."""
 
 
 class HuggingFaceSource(Source, frozen=True, tag="huggingface"):

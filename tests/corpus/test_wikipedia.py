@@ -189,6 +189,118 @@ def test_markup(markup: str, text: str) -> None:
     assert to_text(markup) == text
 
 
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("up to {{convert|29029|ft|m}} high", "up to 29029 ft high"),
+        (
+            "{{Convert|3|to|5|km|mi|abbr=on}}, {{cvt|2|x|4|m}}, {{convert|10|-|15|sqmi}}",
+            "3 to 5 km, 2 × 4 m, 10–15 sq mi",
+        ),
+        ("{{convert|6|ft|2|in|cm|0}}, {{convert|30|C|F}}, {{convert|7|km2}}", "6 ft 2 in, 30 °C, 7 km²"),
+        ("a {{convert|10|mi|km|adj=on}} road, {{convert|3|ft|m|-long|adj=mid}}", "a 10-mi road, 3-ft-long"),
+        ("{{convert|5|e6km}}, {{convert|12|/km2}}, {{convert|9|st|kg}}", "5 million km, 12/km², 9 st"),
+        ("{{val|1.5|0.2|e=6|u=kg}}, {{val|3e8|ul=m|up=s}}, {{val|2|p=~|u=%}}", "(1.5±0.2)×10^6 kg, 3×10^8 m/s, ~2%"),
+        (
+            "{{lang|de|Haus}} {{Lang|fr|[[Seine]]}} {{template:lang|es|casa}} {{transl|ar|ALA|ilāh}}",
+            "Haus Seine casa ilāh",
+        ),
+        (
+            "({{lang-de|Haus}}), {{langx|ru|дом|dom|lit=house}}",
+            "(German: Haus), Russian: дом, romanized: dom, lit. 'house'",
+        ),
+        ("{{nihongo|'''Tea'''|茶|cha}}; {{nihongo|Go||igo}}", "Tea (茶, cha); Go (igo)"),
+        ("{{nowrap|New France}}, {{nobr|a b}}, {{small|(d)}}, {{ nowrap <!-- x --> |e}}", "New France, a b, (d), e"),
+        ("15{{nbsp}}May 1900{{ndash}}1910{{snd}}x{{mdash}}y{{'s}}", "15 May 1900–1910 – x—y's"),
+        ("a{{spaces|3}}b{{spaced_ndash}}c {{!}} d{{=}}e", "a b – c | d=e"),
+        ("He said: {{blockquote|Go [[home]]!|A. Person|''Book''}} Then", "He said:\nGo home!\n— A. Person, Book\nThen"),
+        ("{{quote|text=One.\n\nTwo.|sign=B}}", "One.\n\nTwo.\n— B"),
+        ("H{{sub|2}}O, 10{{sup|6}}, {{chem|SO|4|2−}}, {{chem2|H2SO4}}, 5{{e|9}}", "H2O, 10^6, SO4^2−, H2SO4, 5×10^9"),
+        (
+            "10<sup>6</sup>, 10<sup>−3</sup>, x<sup>2</sup>, ''n''<sup>2</sup>, 2<sup>''n''</sup>",
+            "10^6, 10^−3, x^2, n^2, 2^n",
+        ),
+        (
+            "1<sup>st</sup>, 2<sup>e</sup>, <sup>14</sup>C, Ca<sup>2+</sup>, (a)<sup>12</sup>",
+            "1st, 2e, 14C, Ca2+, (a)^12",
+        ),
+        ("{{math|''x'' {{=}} {{frac|1|2}}}}, {{mvar|y}}, {{frac|3}}, {{sfrac|1|3|4}}", "x = 1/2, y, 1/3, 1 3/4"),
+        (
+            "{{abbr|HTML|Hypertext}}, {{tooltip|a|b}}, {{ill|Name|de|Name (Ort)|lt=Er}}, {{ill|Sie|fr}}",
+            "HTML, a, Er, Sie",
+        ),
+        (
+            "{{as of|2020|lc=y}}, {{As of|2011|5|2}}; {{circa|1850}}; {{c.|1}}",
+            "as of 2020, As of 2 May 2011; c. 1850; c. 1",
+        ),
+        (
+            "{{birth date|1900|1|2}}, {{death date and age|1970|1|1|1900|1|2|df=y}}",
+            "January 2, 1900, 1 January 1970 (aged 69)",
+        ),
+        (
+            "{{start date|2001|2}}, {{USD|5 million}}, {{€|3}}, {{formatnum:12345}}",
+            "February 2001, US$5 million, €3, 12345",
+        ),
+        ("{{hlist|a|b}}; {{ubl|c|d}}", "a · b;\nc\nd"),
+        ("{{plainlist|\n* a\n* b\n}}", "- a\n- b"),
+        ("{{USS|Enterprise|CV-6}}, {{flag|Peru}}, {{flagicon|Peru}} x", "USS Enterprise (CV-6), Peru, x"),
+        ("{{#if:a|yes|no}} {{#ifeq:a|b|yes|no}} {{uc:abc}}", "yes no ABC"),
+        ("a {{unbekannt|Wort}} b, {{unbekannt|fr|mot}} c", "a Wort b, mot c"),
+        ("{{Kasten|Wort}}\n{{Hinweis|a b}}\nText", "Text"),
+        ("* {{Datenbank|Wort}}\n* a", "- a"),
+        ("a{{sfn|Smith|2001|p=3}} b{{rp|23}}{{efn|note}} c{{citation needed|date=May 2010}}", "a b c"),
+        (
+            "a{{cite book|title=T|last=L}} b{{citation|title=T|quote=q}}, {{coord|1|2|display=title}} c{{r|Smith}}",
+            "a b, c",
+        ),
+        ("{{bekannt|x=1}} a {{nowrap|b {{sfn|c|2000}}d}}", "a b d"),
+        ("{{lang|fr|[[a|b]]<ref>c</ref> <!-- d -->e}} {{nowrap|{{lang|de|{{small|x}}}}}}", "b e x"),
+    ],
+)
+def test_templates_that_stand_for_words_keep_them(markup: str, text: str) -> None:
+    assert to_text(markup) == text
+
+
+@pytest.mark.parametrize(
+    ("language", "markup", "text"),
+    [
+        ("fr", "{{unité|12|km}}, {{unité|5|m|2}}, au {{s|XIX|e}}, XX{{e}}", "12 km, 5 m^2, au XIXe siècle, XXe"),
+        (
+            "fr",
+            "Il dit {{citation|oui}} {{date|2|janvier|1900}} {{lien|langue=en|Nom}}",
+            "Il dit « oui » 2 janvier 1900 Nom",
+        ),
+        ("de", 'Er {{"|Ja}} sagte {{lang|en|yes}} ({{enS|no}})', "Er\nJa\nsagte yes (no)"),
+        ("es", "{{unidad|12|km}} en el {{siglo|XIX}}", "12 km en el siglo XIX"),
+        ("zh", "生于{{birth date|1900|1|2}}，{{link-en|条目|Article}}和{{le|甲|A|乙}}", "生于1900年1月2日，条目和乙"),
+        ("ja", "{{読み仮名|東京|とうきょう}}と{{仮リンク|名前|en|Name|label=表示}}", "東京 (とうきょう)と表示"),
+        ("ru", "{{s|12 км}}, {{lang-en|word}}, {{нп5|Статья|показано|en|Article}}", "12 км, word, показано"),
+    ],
+)
+def test_templates_of_other_wikipedias(language: str, markup: str, text: str) -> None:
+    assert to_text(markup, language=language) == text
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("-{zh-hans:软件; zh-hant:軟體;}-", "软件"),
+        ("-{zh-tw:軟體;zh-cn:软件}-与-{zh:程序}-", "软件与程序"),
+        ("-{不转}-，-{R|原; 文}-，-{A|zh-hant:網;zh-hans:网}-，-{zh-hans;zh-hant|字}-", "不转，原; 文，网，字"),
+        ("-{T|zh-cn:题;zh-tw:題}-甲-{H|zh-cn:乙;zh-tw:丙}-丁-{-|zh-cn:戊}-", "甲丁"),
+        ("-{zh-cn:[[计算机|电脑]]; zh-tw:[[電腦]]}- [[-{zh-hans:网;zh-hant:網}-|看]]", "电脑 看"),
+        ("-{zh-cn:外-{zh-cn:内;zh-tw:內}-{{nowrap|x}}; zh-tw:-{zh-tw:乙;zh-cn:丙}-}-", "外内x"),
+        ("-{巨集=>zh-cn:宏}-，-{zh-hans:a&nbsp;b; zh-hant:c}-", "宏，a\xa0b"),
+        ("-{sr-el:reč; sr-ec:реч}- -{sr-latn:x}-", "реч x"),
+        ("{{nowrap|-{zh-cn:网;zh-tw:網}-}} <nowiki>-{zh-cn:a}-</nowiki> 1-{{nowrap|2}}-3", "网 -{zh-cn:a}- 1-2-3"),
+        ("-{offen {{nowrap|a}} }- b }- c -{", "offen a  b }- c -{"),
+        ("-{}-空", "空"),
+    ],
+)
+def test_of_several_writings_one_is_text(markup: str, text: str) -> None:
+    assert to_text(markup) == text
+
+
 def test_names_of_the_dumps_own_namespaces_are_known(tmp_path: Path) -> None:
     (found,), _ = read(tmp_path, dump(page(1, "[[Datei:x|mini]] da [[kategorie:Ort]] [[Star Wars: A]]")))
     assert isinstance(found, Document)
@@ -202,10 +314,43 @@ def test_arguments_of_templates_stay_where_asked_for(tmp_path: Path) -> None:
     assert found.text == "Die fr Seine fließt.\n777 km\nParis"
 
 
-ENDLESS = ("{{a|", '<b a="', "{{a|[[b|<i>", "<ref>a ", "<math>", "<!--", "{|\n|{{a|[[b|\n", "*", "[http://a ", "== a ")
-CROSSED = ("{{a [[b }} c ]] ", "<b><table></b>", "<b>\n== </b>", "<b>=={{\n{|&amp;</b>", "<i>[http://a </i>", "({{a}}")
+ENDLESS = (
+    "{{a|",
+    '<b a="',
+    "{{a|[[b|<i>",
+    "<ref>a ",
+    "<math>",
+    "<!--",
+    "{|\n|{{a|[[b|\n",
+    "*",
+    "[http://a ",
+    "== a ",
+    "{{nowrap|",
+    "-{",
+    "-{A|zh-cn:",
+    "{{quote|{{lang|de|",
+)
+CROSSED = (
+    "{{a [[b }} c ]] ",
+    "<b><table></b>",
+    "<b>\n== </b>",
+    "<b>=={{\n{|&amp;</b>",
+    "<i>[http://a </i>",
+    "({{a}}",
+    "a{{b|c}}",
+    "-{zh-cn:a;zh-tw:b}-",
+    "<sup></sup>",
+    "-{{{lang|de|}-}}",
+    "-{a;}- }-",
+)
 MARKS = (
     "{{",
+    "{{quote|",
+    "{{sup|",
+    "{{convert|",
+    "-{",
+    "}-",
+    "zh-cn:",
     "}}",
     "[[",
     "]]",
@@ -233,11 +378,14 @@ def test_no_mark_takes_longer_than_its_length(unit: str) -> None:
     assert time.process_time() - start < 5  # it is a quarter of a second; minutes, for a parser without precautions
 
 
-@pytest.mark.parametrize("mark", ["[[news:x", "[[https://x", "[[ [[//x ", "{{a|", "{{{a|", "[[a|", "<b>"])
+@pytest.mark.parametrize(
+    "mark",
+    ["[[news:x", "[[https://x", "[[ [[//x ", "{{a|", "{{{a|", "[[a|", "<b>", "{{nowrap|", "{{lang|de|", "-{zh-cn:"],
+)
 @pytest.mark.parametrize("templates", [False, True])
 def test_no_depth_takes_longer_than_its_length(mark: str, templates: bool) -> None:
     start = time.process_time()
-    to_text(mark * 2000 + {"[": "]]", "{": "}}", "<": "</b>"}[mark[0]] * 4000, templates=templates)
+    to_text(mark * 2000 + {"[": "]]", "{": "}}", "<": "</b>", "-": "}-"}[mark[0]] * 4000, templates=templates)
     assert time.process_time() - start < 5
 
 
@@ -245,7 +393,7 @@ def test_no_depth_takes_longer_than_its_length(mark: str, templates: bool) -> No
 @given(st.lists(st.sampled_from(MARKS)))
 def test_any_mixture_of_marks_becomes_text(pieces: list[str]) -> None:
     text = to_text(" ".join(pieces))
-    assert not set(text) & set("\x01\x02\x03\x04")
+    assert not set(text) & set("\x01\x02\x03\x04\x05\x06")
     assert "\n\n\n" not in text
 
 

@@ -90,7 +90,7 @@ def _text(source: WikipediaSource, site: Site, page: Page) -> str:
         raise ValueError(f"model: {page.revision.model}")
     if found := _REDIRECT.match(page.revision.markup):  # dumps before 2012 say it nowhere else
         raise ValueError(f"redirect: {found[1]}")
-    text = to_text(page.revision.markup, removed=site.removed, templates=source.templates)
+    text = to_text(page.revision.markup, removed=site.removed, templates=source.templates, language=site.language)
     if not text:
         raise ValueError("no_text")
     return text

@@ -1,8 +1,8 @@
 """MediaWiki markup to text, on the syntax tree of mwparserfromhell.
 
-Left out are comments, references, tables, galleries, files, categories, language links, and templates unless asked for.
-Kept are headings on lines of their own (if anything is left below them), list items behind `- `, the text of links,
-code, and TeX between dollars.
+Left out are comments, references, tables, galleries, files, categories, language links, pronunciations, and templates
+that hold no words of the text, unless asked for. Kept are headings on lines of their own (if anything is left below
+them), list items behind `- `, the text of links, code, TeX between dollars, and exponents behind `^`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mwparserfromhell.parser import Parser, ParserError
 from mwparserfromhell.wikicode import Wikicode
 
 from pipelines.corpus.readers.wikitext_marks import CUT, cut
+from pipelines.corpus.readers.wikitext_templates import BLOCK, SUPERSCRIPT, name_of, text_of
 
 MAX_CHARACTERS = 4 << 20  # MediaWiki itself refuses more than 2 MiB
 FILES_AND_CATEGORIES = frozenset(("file", "image", "media", "category"))
@@ -31,26 +32,34 @@ _MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|pdf|djvu|og[gva]|webm|wa
 _BLOCK_TAGS = frozenset(
     "p div blockquote center ul ol dl li dt dd h1 h2 h3 h4 poem pre source syntaxhighlight".split()  # noqa: SIM905
 )
+_EXPONENT = re.compile(r"[+−–-]?(?:\d[\d.,/]*|\d*[ijkmnpqxy](?:[+−–-]\d+)?)")  # letters that are no ordinal's ending
 _TEX = {"math": "${}$", "chem": r"$\ce{{{}}}$", "ce": r"$\ce{{{}}}$"}
 
 _EMPTY_PARENTHESES = re.compile(rf"[ \t]*[(（](?:[ \t,;:]*{CUT})+[ \t,;:]*[)）]")
 _AFTER_PARENTHESIS = re.compile(rf"(?<=[(（])(?:[ \t,;:]*{CUT})+[ \t,;:]*")
 _AT_START = re.compile(rf"^(?:{CUT}[ \t]*)+", re.MULTILINE)
 _BEFORE_GAP = re.compile(rf"[ \t]*{CUT}+(?=[ \t.,;:!?)）]|$)", re.MULTILINE)
+_BLOCKS = re.compile(rf"[ \t]*{BLOCK}[{BLOCK} \t]*")
 _ITEM_MARKS = re.compile(rf"^[{ITEM}{INDENT} \t]+")
 
 
-def to_text(markup: str, *, removed: frozenset[str] = FILES_AND_CATEGORIES, templates: bool = False) -> str:
+def to_text(
+    markup: str,
+    *,
+    removed: frozenset[str] = FILES_AND_CATEGORIES,
+    templates: bool = False,
+    language: str = "",
+) -> str:
     """The text of a page.
 
     `removed` are the namespaces, in lower case, that links are removed to; `templates` keeps what templates' arguments
-    hold. Raises ValueError for markup that is too long or nested too deep.
+    hold; `language` is the wiki's. Raises ValueError for markup that is too long or nested too deep.
     """
     if len(markup) > MAX_CHARACTERS:
         raise ValueError(f"markup: {len(markup)} characters, more than {MAX_CHARACTERS}")
     try:
         code = Parser().parse(cut(markup, templates), skip_style_tags=True)
-        rendering = _Rendering(removed, templates)
+        rendering = _Rendering(removed, templates, language)
         rendering.add(code)
     except RecursionError as error:
         raise ValueError("markup: nested too deep") from error
@@ -62,10 +71,11 @@ def to_text(markup: str, *, removed: frozenset[str] = FILES_AND_CATEGORIES, temp
 class _Rendering:
     """Pieces of text, collected node by node."""
 
-    def __init__(self, removed: frozenset[str], templates: bool) -> None:
+    def __init__(self, removed: frozenset[str], templates: bool, language: str) -> None:
         self.out: list[str] = []
         self._removed = removed
         self._templates = templates
+        self._language = language
 
     def add(self, code: Wikicode | None) -> None:
         if code is not None:
@@ -73,7 +83,7 @@ class _Rendering:
                 _RENDER[type(node)](self, node)
 
     def _rendered(self, code: Wikicode) -> str:
-        inner = _Rendering(self._removed, self._templates)
+        inner = _Rendering(self._removed, self._templates, self._language)
         inner.add(code)
         return "".join(inner.out)
 
@@ -122,7 +132,26 @@ class _Rendering:
             values = [self._rendered(parameter.value) for parameter in node.params]
             is_block = any("\n" in value for value in values)
             self.out.append(("\n" if is_block else " ").join(filter(None, map(str.strip, values))))
-        self.out.append(CUT)
+            self.out.append(CUT)
+            return
+        call = self._rendered(node.name)
+        name = name_of(call)
+        values = {str(parameter.name).strip(): self._rendered(parameter.value) for parameter in node.params}
+        if name.endswith(":"):  # a function, whose first value stands behind its colon
+            values = {"1": call.partition(":")[2], **{_next(key): value for key, value in values.items()}}
+        shown = text_of(name, values, self._language)
+        if shown.startswith(SUPERSCRIPT):
+            self._raise(shown.strip(SUPERSCRIPT))
+        else:
+            self.out.append(shown or CUT)
+
+    def _raise(self, text: str) -> None:
+        """A superscript: behind `^` where it is a number above a number, letter or bracket."""
+        exponent = text.strip()
+        if _EXPONENT.fullmatch(exponent):
+            before = next((piece for piece in reversed(self.out) if piece.strip(CUT)), "").rstrip(CUT)[-1:]
+            text = f"^{exponent}" if before.isalnum() or before in tuple(")]}|") else text
+        self.out.append(text)
 
     def argument(self, node: Argument) -> None:
         self.add(node.default)
@@ -138,6 +167,8 @@ class _Rendering:
             self.out.append(_TEX[name].format(str(node.contents or "").strip()))
         elif name in ("br", "hr"):
             self.out.append("\n")
+        elif name == "sup":
+            self._raise(self._rendered(node.contents))
         else:
             edge = "\n" if name in _BLOCK_TAGS else ""
             self.out.append(edge)
@@ -163,6 +194,10 @@ _RENDER: dict[type, Callable[[_Rendering, Any], None]] = {
 }
 
 
+def _next(key: str) -> str:
+    return str(int(key) + 1) if key.isdecimal() else key
+
+
 def _without_quotes(run: re.Match[str]) -> str:
     """Two apostrophes are italics, three bold, five both; what a run has beyond that is text."""
     length = len(run[0])
@@ -171,6 +206,8 @@ def _without_quotes(run: re.Match[str]) -> str:
 
 def _tidy(text: str) -> str:
     """Close the gaps that removals leave; drop empty items, headings above nothing, and blank lines in a row."""
+    if BLOCK in text:
+        text = _BLOCKS.sub("\n", text)
     if CUT in text:
         text = _AFTER_PARENTHESIS.sub("", _EMPTY_PARENTHESES.sub(CUT, text))
         text = _BEFORE_GAP.sub("", _AT_START.sub("", text)).replace(CUT, "")

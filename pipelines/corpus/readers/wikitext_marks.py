@@ -2,7 +2,8 @@
 
 A parser of wikitext tries every opening mark to the end of the page: what is never closed costs it quadratic time, and
 some mixtures of a kilobyte cost it minutes. Here a stack matches the marks, in linear time, and the parser is given
-text in which all of them match. Templates, tables and references, half of a page, are cut without being parsed.
+text in which all of them match. Tables, references and templates that hold no text, half of a page, are cut without
+being parsed; of the writings between marks of language variants one is left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from typing import NamedTuple
 
 from mwparserfromhell.definitions import URI_SCHEMES
+
+from pipelines.corpus.readers import wikitext_templates, wikitext_variants
 
 CUT = "\x01"  # left where something was cut; XML cannot hold it
 MAX_LIST_DEPTH = 32
@@ -27,11 +30,12 @@ _ITEM_TAGS = {"li": "\n* ", "dt": "\n: ", "dd": "\n: ", "tr": "\n", "td": " ", "
 _WALLS = frozenset(("{{", "[["))  # only their own closing mark ends them
 _TAG_WALLS = _WALLS | {"{|"}
 _MAX_OPEN_TAGS = 100  # that another mark may end
+_MAX_VARIANT_CHARACTERS = 5000  # looked through for its writings
 _ATTRIBUTES = r"""(?:[^<>=/]|/(?!>)|=\s*"[^"<>]*"|=\s*'[^'<>]*'|=(?!\s*["']))*+"""
 _ADDRESS = "(?://|" + "|".join(name + ("://" if slashes else ":") for name, slashes in URI_SCHEMES.items()) + ")"
 _MARKS = re.compile(
-    rf"(?P<bracket>\[(?=\[{_ADDRESS}))|(?P<open>\{{\{{|\{{\||\[\[|\[(?={_ADDRESS}))"
-    r"|(?P<close>\}\}|^[ \t]*\|\}(?!\})|\]+)|(?P<comment><!--)"
+    rf"(?P<bracket>\[(?=\[{_ADDRESS}))|(?P<open>\{{\{{|\{{\||-\{{(?!\{{)|\[\[|\[(?={_ADDRESS}))"
+    r"|(?P<close>\}\}|\}-|^[ \t]*\|\}(?!\})|\]+)|(?P<comment><!--)"
     rf"|</(?P<end>[a-z]\w*)\s*>|<(?P<tag>[a-z]\w*)(?:{_ATTRIBUTES}(?P<empty>/?)>)?"
     rf"|^(?P<heading>=+)(?=[^=\n]*$|(?:[^=\n]*+=++){{20}})|^[*#:;]{{{MAX_LIST_DEPTH}}}(?P<run>[*#:;]+)",
     re.IGNORECASE | re.MULTILINE,
@@ -80,6 +84,7 @@ class _Scan:
         self.skipped = 0  # marks before this position are text
         self._markup = markup
         self._cut = _CUT - {"{{"} if keep_templates else _CUT
+        self._nested: list[tuple[int, int]] = []  # spans of what was closed last
         self._endless: set[str] = set()  # opaque tags that no end follows any more
 
     def take(self, found: re.Match[str]) -> None:
@@ -132,6 +137,8 @@ class _Scan:
             self._close("{{", end)
         elif mark == "|}":
             self._close("{|", end)
+        elif mark == "}-":
+            self._close("-{", end)
         left = mark.count("]")
         while left:  # `]]]` ends an address and the link around it
             is_link = left > 1 and not (self.opened and self.opened[-1].name == "[")
@@ -150,13 +157,27 @@ class _Scan:
                 return False
         else:
             return False
-        if name in self._cut:
+        if name in self._cut and not (name == "{{" and wikitext_templates.is_text(self._markup, mark.start, end)):
             self.edits.append(_Edit(mark.start, end, CUT))
         else:
             for inner in self.opened[depth + 1 :]:
                 self.escape(inner)
+        if name == "-{":
+            self._choose_variant(mark, end)
+        self._nested.append((mark.start, end))
         del self.opened[depth:]
         return True
+
+    def _choose_variant(self, mark: _Opened, end: int) -> None:
+        """Leave one of the writings; what is nested in them is not looked at."""
+        inner = self._markup[mark.end : end - 2] if end - mark.end <= _MAX_VARIANT_CHARACTERS else ""
+        while self._nested and self._nested[-1][0] >= mark.start:
+            start, stop = self._nested.pop()
+            if inner and start > mark.start:
+                inner = inner[: start - mark.end] + "\x00" * (stop - start) + inner[stop - mark.end :]
+        chosen = wikitext_variants.choose(inner) if inner else (0, end - 2 - mark.end)
+        self.edits.append(_Edit(mark.start, mark.end + chosen[0], ""))
+        self.edits.append(_Edit(mark.end + chosen[1], end, ""))
 
     def _cut_comment(self, start: int) -> None:
         """A comment goes, with its line if it has one of its own; one that is never closed takes all that follows."""
