@@ -12,6 +12,7 @@ from typing import Any
 from cluster.artifact import Artifact
 from cluster.graph import Graph
 from cluster.lease import Holder
+from cluster.terminal import console
 
 LINE_SECONDS = 10.0
 
@@ -85,7 +86,7 @@ class LiveView(View):
         from rich.live import Live
 
         self._rows = {step.key: ("waiting", "") for step in graph.steps}
-        with Live(self._table(), refresh_per_second=4, vertical_overflow="visible") as self._live:
+        with Live(self._table(), console=console(), refresh_per_second=4, vertical_overflow="visible") as self._live:
             yield
 
     def _table(self) -> Any:

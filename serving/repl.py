@@ -5,21 +5,22 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from cluster.errors import TrunklineError
 from cluster.signals import Terminated
+from cluster.terminal import console as make_console
 from serving.talk import Messages, Sampling, Talker, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from rich.console import Console
 
 ENDINGS = ("stop", "exit", "quit")
 
 
 def chat(talker: Talker, sampling: Sampling) -> None:
     """Read, answer, repeat, until the user ends it. An answer that fails is said and forgotten."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{talker.name}[/bold]  [dim]clear: forget, stop: end, Ctrl-C: cut an answer short[/dim]")
     messages: Messages = []
     while True:

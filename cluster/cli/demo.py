@@ -53,9 +53,9 @@ def demo(
 
 
 def _say(heading: str, text: str) -> None:
-    from rich.console import Console
+    from cluster.terminal import console
 
-    Console(highlight=False).print(f"\n[bold]{heading}[/bold]")
+    console(highlight=False).print(f"\n[bold]{heading}[/bold]")
     print(text, flush=True)
 
 

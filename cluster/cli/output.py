@@ -19,15 +19,16 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], empty: s
     if not rows:
         print(empty)
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from cluster.terminal import console as make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 200
     console.print(table, markup=False, highlight=False)
