@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,14 +32,16 @@ from cluster.sizing import find_hardware, require_fit
 from cluster.space import Axis, draw, nested
 from cluster.specs import ScalingSpec, TrainingSpec
 from cluster.store import Store
-from cluster.trial import ARTIFACT, PERCENT, VALUE, Request, until
+from cluster.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
 from cluster.view import View
 
 FOLDER = ".sweeps"  # in the store's root
 SWEEP_FILE = "sweep.json"
 REDUCTION = 4
 GRACE_PERCENT = 100 / REDUCTION**2
-END_SECONDS = 60.0  # that a pruned trial may take to end by itself
+END_SECONDS = 60.0  # that a trial which is stopped may take to end by itself
+# Without a sign of life a trial has hung. Twice the deadline of torch's collectives: they know more of the cause.
+STALL_SECONDS = 3600.0
 
 
 class Trial(msgspec.Struct):
@@ -149,9 +154,17 @@ def _check_axes(graph: Graph, judged: Step, axes: list[Axis]) -> None:
 
 
 def run_sweep(
-    plan: Plan, view: View, *, prune: bool, concurrent: int = 0, tell: Callable[[Trial], None] = lambda trial: None
+    plan: Plan,
+    view: View,
+    *,
+    prune: bool,
+    concurrent: int = 0,
+    stall_seconds: float = STALL_SECONDS,
+    tell: Callable[[Trial], None] = lambda trial: None,
 ) -> Sweep:
     """Run the trials that have not ended yet, and tell of each as it ends. `concurrent` 0: as many as have room.
+
+    A trial that makes no progress for `stall_seconds` is stopped and has failed; 0 lets it.
 
     Raises InterruptedRun where it was stopped: what ended is kept, and the rest goes on from where it was.
     """
@@ -162,7 +175,7 @@ def run_sweep(
     runtime.connect(plan.scaling)
     run(plan.common(), plan.store, view)
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        _fit(plan, todo, folder, prune, concurrent or _room(plan.scaling), tell)
+        _fit(plan, todo, folder, prune, concurrent or _room(plan.scaling), stall_seconds, tell)
     if any(plan.sweep.trials[number].state == "waiting" for number in todo):
         raise InterruptedRun("the sweep was interrupted", "Run the same command to go on.")
     return plan.sweep
@@ -178,7 +191,15 @@ def _room(scaling: ScalingSpec) -> int:
     return max(1, min(counts))
 
 
-def _fit(plan: Plan, todo: list[int], folder: str, prune: bool, concurrent: int, tell: Callable[[Trial], None]) -> None:
+def _fit(
+    plan: Plan,
+    todo: list[int],
+    folder: str,
+    prune: bool,
+    concurrent: int,
+    stall_seconds: float,
+    tell: Callable[[Trial], None],
+) -> None:
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -215,6 +236,7 @@ def _fit(plan: Plan, todo: list[int], folder: str, prune: bool, concurrent: int,
             "number": tune.grid_search(todo),
             "requests": {number: specs.canonical(plan.request(number)) for number in todo},
             "address": ray.get_runtime_context().gcs_address,
+            "stall_seconds": stall_seconds,
         },
         tune_config=tune.TuneConfig(
             scheduler=scheduler if prune else FIFOScheduler(), max_concurrent_trials=concurrent
@@ -249,26 +271,53 @@ def trainable() -> Any:
                 text=True,
                 env={**os.environ, "RAY_ADDRESS": config["address"]},
             )
+            self.stall_seconds = config["stall_seconds"] or None
+            self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+            threading.Thread(target=self.read, daemon=True).start()
+
+        def read(self) -> None:
+            assert self.process.stdout
+            for line in self.process.stdout:
+                self.lines.put(line)
+            self.lines.put("")
 
         def step(self) -> dict[str, Any]:
-            assert self.process.stdout
-            line = self.process.stdout.readline()
+            while ALIVE in (message := self.message()):
+                pass
+            return {**message, "done": ARTIFACT in message}
+
+        def message(self) -> dict[str, Any]:
+            try:
+                line = self.lines.get(timeout=self.stall_seconds)
+            except queue.Empty:
+                self.end()
+                raise JobError(f"no progress for {self.stall_seconds:.0f} s: the trial was stopped") from None
             if not line:
                 self.process.wait()
                 self.errors.seek(0)
                 said = [line for line in self.errors.read().splitlines() if line.startswith("ctl: ")]
                 code = self.process.returncode
                 raise JobError(said[-1].removeprefix("ctl: ") if said else f"the trial ended with exit code {code}")
-            message = json.loads(line)
-            return {**message, "done": ARTIFACT in message}
+            found: dict[str, Any] = json.loads(line)
+            return found
 
-        def cleanup(self) -> None:
-            """A trial that was pruned lets go of its leases and its workers."""
+        def end(self) -> None:
+            """In order, so that it lets go of its leases and its workers; else with all that it has started."""
+            import psutil
+
+            family = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
             self.process.terminate()
             try:
                 self.process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
+                self.process.wait()
+            for left in family:
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+
+        def cleanup(self) -> None:
+            self.end()
             self.errors.close()
 
     return TrialProcess

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from cluster.view import View
 PERCENT = "percent"  # how far the step is
 VALUE = "value"  # of the metric, or the training loss where a line has no such figure
 ARTIFACT = "artifact"
+ALIVE = "alive"  # any step went on
+ALIVE_SECONDS = 1.0  # between two messages that say no more than that
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -58,7 +61,7 @@ def until(graph: Graph, last: Step) -> Graph:
 
 
 class Telling(View):
-    """Tells each new line of the judged step's metrics; nothing of the other steps."""
+    """Tells each new line of the judged step's metrics; of the other steps, that they go on."""
 
     def __init__(self, request: Request, graph: Graph, tell: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
@@ -68,11 +71,22 @@ class Telling(View):
         self._lines = metrics.Following(Store(request.store).staging(step.kind, graph.name, step.fingerprint))
         self._judged_by = metrics.LOSS
         self._told = 0
+        self._alive = 0.0
+
+    def _sign_of_life(self) -> None:
+        if time.monotonic() - self._alive >= ALIVE_SECONDS:
+            self._alive = time.monotonic()
+            self._tell({ALIVE: True})
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def started(self, key: str) -> None:
+        super().started(key)
+        self._sign_of_life()
+
     def progress(self, key: str, done: float, total: float, unit: str, stats: dict[str, Any]) -> None:
+        self._sign_of_life()
         if key == self._request.step:
             self._tell_lines(self._lines.new(), total)
 

@@ -51,6 +51,9 @@ def sweep(
     concurrent: Annotated[
         int, typer.Option("--concurrent", min=0, help="Trials at a time; 0: as many as the cluster has room for.")
     ] = 0,
+    stall_seconds: Annotated[
+        float, typer.Option("--stall-seconds", min=0, help="Stop a trial after so long without progress; 0: never.")
+    ] = 3600.0,
     config: Config = None,
     set_: Sets = None,
     name: Name = "",
@@ -83,7 +86,14 @@ def sweep(
         over=over,
     )
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
-        found = run_sweep(plan, View(), prune=scheduler is Scheduler.asha, concurrent=concurrent, tell=_tell)
+        found = run_sweep(
+            plan,
+            View(),
+            prune=scheduler is Scheduler.asha,
+            concurrent=concurrent,
+            stall_seconds=stall_seconds,
+            tell=_tell,
+        )
     if as_json:
         print_json({"place": plan.place.url, **to_builtins(found)})
         return
@@ -103,4 +113,6 @@ def _short(value: object) -> str:
 
 def _tell(trial: "Trial") -> None:
     fields = "  ".join(f"{path}={_short(value)}" for path, value in trial.fields.items())
-    print(f"{trial.state} at {trial.percent:.0f} %  {_short(trial.value)}  {fields}", flush=True)
+    print(
+        f"{trial.state} at {trial.percent:.0f} %  {_short(trial.value)}  {fields}  {trial.error}".rstrip(), flush=True
+    )

@@ -121,7 +121,7 @@ def test_a_script_that_trains_saves_first(script: Path, number: signal.Signals) 
     await_that(lambda: steps(script.parent) >= 5, lambda: process.poll() is None)
     assert not saved(script.parent)
     process.send_signal(number)
-    assert process.stdout and "a checkpoint is written first" in process.stdout.readline()
+    assert process.stdout and any("a checkpoint is written first" in line for line in process.stdout)
     process.send_signal(signal.SIGHUP)  # as a service manager sends both: the saving is not cut short
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     check_end(process.returncode, said, number.name)
@@ -198,3 +198,23 @@ def test_ctrl_c_of_a_command_is_told(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, said) == (130, "ctl: interrupted. Run the same command to go on.\n")
+
+
+def test_a_sweep_ends_in_order(tmp_path: Path) -> None:
+    script, log = Path(__file__).with_name("sweep_script.py"), tmp_path / "log"
+    asked = ("--over", "toy.learning_rate=2.0,3.0", "--metric", "toy.loss", "--set", f"toy.log={log}")
+    process = subprocess.Popen(
+        [*CTL, "sweep", str(script), *asked, "--scheduler", "none"],
+        env=environment(tmp_path),
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    await_that(lambda: log.exists() and log.read_text().count("begins") == 2, lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, said
+    assert "ctl: the sweep was interrupted. Run the same command to go on." in said.splitlines()
+    assert log.read_text().count("ends") == 2
+    nothing_runs(tmp_path)

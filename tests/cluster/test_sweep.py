@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cluster.errors import SpecError, UsageError
@@ -119,3 +120,17 @@ def test_a_trial_that_fails_is_told_and_does_not_end_the_others(ray_cluster: Non
     assert (good.state, good.value) == ("finished", 0.5)
     assert bad.state == "failed"
     assert "a negative learning rate" in bad.error
+
+
+def test_a_trial_that_hangs_is_stopped_and_told(ray_cluster: None, tmp_path: Path) -> None:
+    asked = plan(tmp_path, "2.0,10.0,0.5", 3)
+    found = run_sweep(asked, View(), prune=False, concurrent=1, stall_seconds=30)
+    good, *bad = found.best_first()
+    assert (good.state, good.value) == ("finished", 0.5)
+    assert [trial.state for trial in bad] == ["failed", "failed"]
+    for trial in bad:
+        assert trial.error == "no progress for 30 s: the trial was stopped"
+    assert not [p for p in psutil.process_iter() if p.name() == "sleep" and p.cmdline()[1:] == ["1000000"]]
+    # The first was asked to end, and did so in order; the second could only be killed.
+    assert (tmp_path / "log").read_text().splitlines().count("ends 2.0") == 1
+    assert "ends 10.0" not in (tmp_path / "log").read_text()
