@@ -41,8 +41,19 @@ def _tell(cause: BaseException, debug: bool) -> int:
     error = as_sentence(cause)
     if debug:
         traceback.print_exception(cause)
-    print(f"ctl: {error}", file=sys.stderr)
+    where = _logs() if isinstance(error, JobError) else ""
+    print(f"ctl: {error}{where}", file=sys.stderr)
     return error.exit_code
+
+
+def _logs() -> str:
+    """Where to read more of work that failed on a cluster."""
+    if "ray" not in sys.modules:
+        return ""
+    from cluster import runtime
+
+    folder = runtime.logs_folder()
+    return f" The workers' logs are in {folder}." if folder else ""
 
 
 def interrupted(raised: KeyboardInterrupt) -> InterruptedRun:

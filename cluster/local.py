@@ -30,6 +30,14 @@ START_SECONDS = 120.0
 STOP_SECONDS = 20.0  # a job's driver may save its work before it goes
 POLL_SECONDS = 0.5
 OBJECT_STORE_BYTES = 2 << 30
+WORKER_PORTS = range(10002, 20000)  # Ray's own choice for its workers, which it wants for itself
+# Ray's Prometheus ports have no token and listen on every interface of a node that others can join: they stay closed.
+# A port that cannot be is how Ray's dashboard and autoscaler go without.
+NO_METRICS = {
+    "RAY_enable_metrics_collection": "0",
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
+}
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,32 +95,36 @@ def processes(node: Node) -> list[psutil.Process]:
     return [process for process in found.values() if _lives(process)]
 
 
-def start_head(*, num_cpus: int | None, port: int, dashboard_port: int) -> Node:
-    """Start a head with token authentication and its dashboard on 127.0.0.1.
+def start_head(*, num_cpus: int | None, port: int, dashboard_port: int, metrics: bool = False) -> Node:
+    """Start a head with token authentication and its dashboard on 127.0.0.1; `metrics`: with open Prometheus ports.
 
-    Raises NotReadyError where a port is taken or Ray does not come up in time.
+    Raises NotReadyError where a port cannot be used or Ray does not come up in time.
     """
     for node in nodes():
         stop(node)  # its processes died without us; here go the last of them, and its entry
     _check_port(port, "--port")
     _check_port(dashboard_port, "--dashboard-port")
+    if port == dashboard_port:
+        raise NotReadyError(
+            f"port {port} is asked for twice", f"Choose another with `--dashboard-port`, such as {free_port()}."
+        )
     runtime.use_token(create=True)
     address = f"{_own_address()}:{port}"
     node = Node(id=secrets.token_hex(8), role="head", address=address, dashboard=f"http://127.0.0.1:{dashboard_port}")
     arguments = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
     # Ray keeps the address of the cluster that jobs join in its folder, and all clusters' folder is /tmp/ray.
-    arguments += [f"--ray-client-server-port={_free_port()}", f"--temp-dir={_folder(port)}"]
-    _ray_start(node, arguments, num_cpus)
+    arguments += [f"--ray-client-server-port={free_port()}", f"--temp-dir={_folder(port)}"]
+    _ray_start(node, arguments, num_cpus, metrics)
     return node
 
 
-def join(address: str, *, num_cpus: int | None) -> Node:
+def join(address: str, *, num_cpus: int | None, metrics: bool = False) -> Node:
     """Start a worker node that joins the head at `address`; on the head's own machine too."""
     runtime.use_token(create=False)
     if not runtime.answers(address):
         raise NotReadyError(f"no Ray head answers at {address}", "Give HOST:PORT as `ctl up` printed it there.")
     node = Node(id=secrets.token_hex(8), role="worker", address=address)
-    _ray_start(node, [f"--address={address}"], num_cpus)
+    _ray_start(node, [f"--address={address}"], num_cpus, metrics)
     return node
 
 
@@ -121,7 +133,7 @@ def _folder(port: int) -> Path:
     return Path(f"/tmp/trunkline-{os.getuid()}-{port}")
 
 
-def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
+def _ray_start(node: Node, arguments: list[str], num_cpus: int | None, metrics: bool) -> None:
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise NotReadyError("Ray is not installed", "Run scripts/setup.")
@@ -129,14 +141,33 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
     arguments += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--object-store-memory={_store_bytes()}"]
     if num_cpus is not None:
         arguments.append(f"--num-cpus={num_cpus}")
-    environment = {**runtime.ENVIRONMENT, **os.environ, MARK: node.id}
+    environment = {**runtime.ENVIRONMENT, **({} if metrics else NO_METRICS), **os.environ, MARK: node.id}
     # The jobs' `python` is the one that we run in, whether or not its environment was activated.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     environment.pop("RAY_ADDRESS", None)
-    _save([*nodes(), node])  # before the first process: whatever happens to us, `ctl down` finds them
+    for attempt in range(1, runtime.START_ATTEMPTS + 1):
+        _save([*nodes(), node])  # before the first process: whatever happens to us, `ctl down` finds them
+        try:
+            reason = _try_start([str(ray), "start", *arguments], environment)
+        except BaseException:
+            stop(node)
+            raise
+        if not reason:
+            return
+        stop(node)
+        if runtime.TIMED_OUT not in reason or attempt == runtime.START_ATTEMPTS:
+            tries = "" if attempt == 1 else f" in {attempt} attempts"
+            raise NotReadyError(
+                f"Ray did not start{tries}: {reason}",
+                "Its logs are in session_latest/logs in /tmp/trunkline-*; `ctl doctor` looks at this machine.",
+            )
+
+
+def _try_start(command: list[str], environment: dict[str, str]) -> str:
+    """Run `ray start`; why it failed, empty where it did not."""
     try:
         done = subprocess.run(
-            [str(ray), "start", *arguments],
+            command,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -146,17 +177,13 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        stop(node)
-        raise NotReadyError(
-            f"Ray did not start within {START_SECONDS:.0f} s", "See session_latest/logs in /tmp/trunkline-*."
-        ) from None
-    except BaseException:
-        stop(node)
-        raise
-    if done.returncode:
-        stop(node)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise NotReadyError(f"Ray did not start: {lines[-1] if lines else 'no reason given'}", "Run `ctl doctor`.")
+        return f"it {runtime.TIMED_OUT}, after {START_SECONDS:.0f} s"
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if not done.returncode:
+        return ""
+    if any(runtime.TIMED_OUT in line for line in lines):
+        return f"it {runtime.TIMED_OUT}: this machine may be too busy"
+    return lines[-1] if lines else "no reason given"
 
 
 def stop(node: Node) -> int:
@@ -211,8 +238,15 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _check_port(port: int, option: str) -> None:
+    if port in WORKER_PORTS:
+        raise NotReadyError(
+            f"{option} {port}: Ray's workers use the ports {WORKER_PORTS[0]} to {WORKER_PORTS[-1]}",
+            f"Choose another, such as {free_port()}.",
+        )
     if port_taken(port):
-        raise NotReadyError(f"port {port} is in use", f"Choose another with `{option}`, or stop what holds it.")
+        raise NotReadyError(
+            f"port {port} is in use", f"Choose another with `{option}`, such as {free_port()}, or stop what holds it."
+        )
 
 
 def port_taken(port: int) -> bool:
@@ -226,10 +260,14 @@ def port_taken(port: int) -> bool:
     return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port that nothing listens on, and that Ray's workers do not want."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = int(probe.getsockname()[1])
+        if port not in WORKER_PORTS:
+            return port
 
 
 def _own_address() -> str:

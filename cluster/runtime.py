@@ -20,6 +20,8 @@ from cluster.specs import ScalingSpec
 
 PROBE_SECONDS = 10.0
 END_SECONDS = 10.0
+START_ATTEMPTS = 2
+TIMED_OUT = "timed out during startup"  # what Ray says on a machine that is too busy
 DEBUG_VARIABLE = "TRUNKLINE_DEBUG"  # set: Ray's own logs, the workers' output and progress bars are shown
 TOKEN_PLACES = "RAY_AUTH_TOKEN, the file named by RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token"
 
@@ -33,7 +35,10 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "true",  # said aloud, or tokenizers warns in every process that forks
 }
 # A private head that is gone never comes back: its helpers end within seconds instead of a minute.
-PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+# Nobody asks it for Prometheus' figures, whose port would be open to the network.
+PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_enable_metrics_collection": "0"}
+# An error that we raise is told once; Ray would print its traceback when the last reference to the task goes.
+QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
 WORKER_VARIABLES = ("DS_ACCELERATOR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TOKENIZERS_PARALLELISM")
 
 
@@ -66,14 +71,30 @@ def connect(scaling: ScalingSpec) -> None:
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
         if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster
             carried["RAY_ADDRESS"] = address
-        options |= {"address": address, "log_to_driver": True, "runtime_env": {"env_vars": carried}}
+        options |= {"address": address, "runtime_env": {"env_vars": carried}}
     try:
         with signals.kept():
-            ray.init(**options, job_config=_job_config())
+            _init({**options, "job_config": _job_config()})
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
     atexit.register(disconnect)
+
+
+def _init(options: dict[str, Any]) -> None:
+    """`ray.init`, once more where the machine was too busy for the first attempt."""
+    import ray
+
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray has no class for it
+            if TIMED_OUT not in str(error):
+                raise
+            ray.shutdown()
+            if attempt + 1 == START_ATTEMPTS:
+                raise RuntimeError(f"it {TIMED_OUT}, {START_ATTEMPTS} times; this machine may be too busy") from error
 
 
 def _job_config() -> Any:
@@ -112,6 +133,14 @@ def disconnect() -> None:
         process.kill()
 
 
+def logs_folder() -> str:
+    """Where Ray keeps the logs of its workers, on every node; empty where this process has no Ray."""
+    import ray
+
+    node = ray._private.worker._global_node if ray.is_initialized() else None
+    return str(node.get_logs_dir_path()) if node else ""
+
+
 def _is_private() -> bool:
     return os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
@@ -121,7 +150,7 @@ def _prepare(private: bool) -> None:
     if private:
         os.environ.update(PRIVATE_ENVIRONMENT)
     if not debugging():
-        for key, value in ENVIRONMENT.items():
+        for key, value in (ENVIRONMENT | QUIET).items():
             os.environ.setdefault(key, value)
         if data := sys.modules.get("ray.data"):  # imported before us: it has read its environment already
             data.DataContext.get_current().enable_progress_bars = False

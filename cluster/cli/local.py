@@ -12,6 +12,9 @@ def up(
     port: Annotated[int, typer.Option("--port", min=1024, max=65535, help="Port of the head.")] = 6379,
     dashboard_port: Annotated[int, typer.Option("--dashboard-port", min=1024, max=65535, help="Dashboard's.")] = 8265,
     join: Annotated[str | None, typer.Option("--join", metavar="HOST:PORT", help="Join that head instead.")] = None,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Open Ray's Prometheus ports, to the network and without a token.")
+    ] = False,
 ) -> None:
     """Start a Ray cluster on this machine, protected by a token, or let this machine join one.
 
@@ -20,13 +23,13 @@ def up(
     from cluster import local
 
     if join:
-        local.join(join, num_cpus=num_cpus)
+        local.join(join, num_cpus=num_cpus, metrics=metrics)
         print(f"Joined {join}. `ctl down` leaves it.")
         return
     if head := local.running_head():
         print(f"Already running: head {head.address}, dashboard {head.dashboard}.")
         return
-    head = local.start_head(num_cpus=num_cpus, port=port, dashboard_port=dashboard_port)
+    head = local.start_head(num_cpus=num_cpus, port=port, dashboard_port=dashboard_port, metrics=metrics)
     print(f"Ray is up: head {head.address}, dashboard {head.dashboard}.")
     print(
         "Submit with `ctl submit SCRIPT`; add a machine with its token and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class WorkSpec(Spec, frozen=True):
     kind: ClassVar[str] = "work"
     stage: ClassVar[str] = "tiny_stage:build"
 
-    outcome: Literal["ok", "input-error", "wait", "odd-bytes", "long", "slow"] = "ok"
+    outcome: Literal["ok", "input-error", "wait", "odd-bytes", "long", "slow", "own-error"] = "ok"
     """How it ends."""
     number: int = 0
     """Something to vary."""
@@ -48,6 +49,7 @@ if __name__ == "__main__":
 '''
 STAGE = r"""
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -55,6 +57,12 @@ from pathlib import Path
 from cluster import runtime
 from cluster.errors import InputError
 from cluster.jobs import Submission, submit
+
+
+def fail(number):
+    for line in range(50):
+        print("much of no interest", line, file=sys.stderr, flush=True)
+    raise ValueError("the user's own mistake")
 
 
 def build(ctx):
@@ -80,6 +88,9 @@ def build(ctx):
             time.sleep(0.3)
     runtime.connect(ctx.scaling)
     import ray
+
+    if ctx.spec.outcome == "own-error":
+        ray.get([ray.remote(fail).remote(number) for number in range(4)])
     from ray.dashboard.utils import get_address_for_submission_client
 
     asked = ray.remote(get_address_for_submission_client).remote(None)  # as Ray Train's own actors ask
@@ -142,6 +153,17 @@ def test_a_job_ends_as_its_driver_does(local_cluster: LocalCluster, script: Path
     said = local_cluster.ctl("submit", str(script), "--set", "work.outcome=input-error", code=3)
     assert "no such corpus" in said
     assert "exit code 3" in said
+
+
+def test_an_error_of_the_users_own_is_one_sentence(local_cluster: LocalCluster, script: Path) -> None:
+    said = local_cluster.ctl("submit", str(script), "--set", "work.outcome=own-error", code=5)
+    lines = said.partition("here:")[2].splitlines()[1:]
+    assert len(lines) == 2, said  # the job's sentence, and the submitter's
+    assert "the user's own mistake" in lines[0] and "exit code 5" in lines[1]
+    assert "Traceback" not in said and "no interest" not in said and "\x1b" not in said
+    (folder,) = re.findall(r"The workers' logs are in (\S+)\.", lines[0])
+    kept = [path.read_text(errors="replace") for path in Path(folder).glob("worker-*.err")]
+    assert any("much of no interest 49" in text for text in kept)
 
 
 def raw(cluster: LocalCluster, *arguments: str, **more: str) -> tuple[int, bytes]:

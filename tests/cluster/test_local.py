@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from cluster import local
+from cluster.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
 
@@ -77,6 +82,69 @@ def test_a_port_in_use(tmp_path_factory: pytest.TempPathFactory) -> None:
         said = cluster.ctl("up", "--port", str(cluster.port), "--dashboard-port", str(port), code=4)
         assert "--dashboard-port" in said
     assert not local.port_taken(port)
+
+
+@pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
+@pytest.mark.parametrize("port", [10002, 15000, 19999])
+def test_a_port_that_rays_workers_want(option: str, port: int, tmp_path: Path) -> None:
+    cluster = LocalCluster(tmp_path, free_port(), free_port())
+    said = cluster.ctl("up", option, str(port), *(() if option == "--port" else ("--port", str(cluster.port))), code=4)
+    assert said.count("\n") == 1
+    assert f"{option} {port}: Ray's workers use the ports 10002 to 19999. Choose another, such as " in said
+    proposed = int(said.split("such as ")[1].rstrip(".\n"))
+    assert proposed not in range(10002, 20000) and not local.port_taken(proposed)
+
+
+def test_ports_that_cannot_be(tmp_path: Path) -> None:
+    cluster = LocalCluster(tmp_path, free_port(), free_port())
+    assert "1024<=x<=65535" in cluster.ctl("up", "--port", "80", code=2)
+    assert "1024<=x<=65535" in cluster.ctl("up", "--dashboard-port", "99999", code=2)
+    port = str(cluster.port)
+    assert f"port {port} is asked for twice" in cluster.ctl("up", "--port", port, "--dashboard-port", port, code=4)
+
+
+BUSY = """#!{python}
+import pathlib, sys
+count = pathlib.Path(__file__).with_name("count")
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if len(count.read_text()) <= {failures}:
+    print("Traceback (most recent call last):\\n  ...")
+    sys.exit("Exception: The current node timed out during startup. This could happen because ...")
+"""
+
+
+@pytest.mark.parametrize(("failures", "message"), [(1, ""), (9, "Ray did not start in 2 attempts: it timed out")])
+def test_a_start_that_times_out_is_tried_once_more(
+    failures: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of `ray start` on a machine that is too busy is played here: a real one takes half a minute each time."""
+    ray = tmp_path / "bin" / "ray"
+    ray.parent.mkdir()
+    ray.write_text(BUSY.format(python=sys.executable, failures=failures))
+    ray.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ray.with_name("python")))
+    monkeypatch.setenv("TRUNKLINE_HOME", str(tmp_path))
+    with pytest.raises(NotReadyError, match=message) if message else nullcontext():
+        local.start_head(num_cpus=1, port=free_port(), dashboard_port=free_port())
+    assert (tmp_path / "bin" / "count").read_text() == "xx"
+    assert len(local.nodes()) == (0 if message else 1)
+
+
+def test_no_port_shows_figures_to_everybody(local_cluster: LocalCluster) -> None:
+    """Ray's Prometheus ports have no token."""
+    ports = {
+        connection.laddr.port
+        for process in of_home(local_cluster)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert {local_cluster.port, local_cluster.dashboard_port} <= ports
+    for port in ports:
+        try:
+            reply = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
+        except requests.RequestException:
+            continue  # another protocol
+        assert "# HELP" not in reply.text, port
 
 
 def test_joining_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
