@@ -7,7 +7,6 @@ everything once more (15 s on two cores), is skipped for it.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,11 @@ from ray.llm._internal.common.callbacks.base import CallbackBase  # the only bas
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError
+from cluster.errors import SpecError
+from cluster.model_files import context_tokens, read_config
 from cluster.specs import EndpointSpec
 from cluster.store import Store
 from serving.endpoints import MODEL_VARIABLE
-from serving.talk import context_tokens
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -39,19 +38,12 @@ class FromStore(CallbackBase):
 
 def application(spec: EndpointSpec, name: str, artifact: Artifact) -> Application:
     """The Serve application of an endpoint. Raises InputError for an artifact that is no Hugging Face model."""
-    config = model_config(artifact)
+    config = read_config(artifact)
     limit = context_tokens(config)
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
     return build_openai_app({"llm_configs": [llm_config(spec, name, artifact)], "ingress_deployment_config": ingress})
-
-
-def model_config(artifact: Artifact) -> dict[str, Any]:
-    """config.json of a model artifact. Raises InputError where it has none."""
-    if "config.json" not in artifact.record.files:
-        raise InputError(f"{artifact.record.ref} is not a model: it has no config.json", "Give a model artifact.")
-    return dict(json.loads(artifact.location.read_bytes("config.json")))
 
 
 def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
@@ -65,8 +57,8 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
     if cache := os.environ.get("TRUNKLINE_CACHE"):
         environment["TRUNKLINE_CACHE"] = cache
     # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
-    config = model_config(artifact)
-    if length := spec.max_model_len or (0 if config.get("rope_scaling") else context_tokens(config)):
+    config = read_config(artifact)
+    if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         engine["max_model_len"] = length
     if spec.gpus:
         engine["tensor_parallel_size"] = spec.gpus

@@ -12,7 +12,9 @@ from transformers.utils import logging
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, JobError
-from serving.talk import Messages, Sampling, context_tokens, too_long, transcript, until_user
+from cluster.model_files import context_tokens
+from cluster.typed_text import marked, special_tokens, token_ids
+from serving.talk import Messages, Sampling, too_long, transcript, until_user
 
 
 class InProcess:
@@ -28,28 +30,40 @@ class InProcess:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-        self.context_tokens = context_tokens(self.model.config.to_dict())
+        self.context_tokens = context_tokens(self.model.config.to_dict()) or 0
 
     def count(self, prompt: str | Messages, max_tokens: int) -> int:
-        return int(self._inputs(prompt)["input_ids"].shape[1])
+        return int(self.prompt(prompt)["input_ids"].shape[1])
 
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        return self._stream(self._inputs(prompt), sampling)
+        return self._stream(self.prompt(prompt), sampling)
 
     def answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
-        pieces = self._stream(self._inputs(messages), sampling)
+        pieces = self._stream(self.prompt(messages), sampling)
         return pieces if self.tokenizer.chat_template else until_user(pieces)
 
-    def _inputs(self, prompt: str | Messages) -> dict[str, Any]:
-        if not isinstance(prompt, str):
-            if self.tokenizer.chat_template:
-                return dict(
-                    self.tokenizer.apply_chat_template(
-                        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
-                    )
-                )
-            prompt = transcript(prompt)
-        return dict(self.tokenizer(prompt, return_tensors="pt", return_token_type_ids=False))
+    def prompt(self, given: str | Messages) -> dict[str, torch.Tensor]:
+        """What the model is given for a text or a conversation; a special token that somebody typed in a conversation
+        is its letters."""
+        if isinstance(given, str) or not self.tokenizer.chat_template:
+            text = given if isinstance(given, str) else transcript(given)
+            return dict(self.tokenizer(text, return_tensors="pt", return_token_type_ids=False))
+        typed, mark = marked(given, special_tokens(self.tokenizer))
+        if not mark:
+            found = self.tokenizer.apply_chat_template(
+                given, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+            return dict(found)
+        text = str(self.tokenizer.apply_chat_template(typed, add_generation_prompt=True, tokenize=False))
+        ids = torch.tensor([token_ids(self._ids, self._following, text, mark)])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _following(self, text: str) -> list[int]:
+        """Ids of what stands behind other text: no blank is put before it."""
+        return self._ids(self.tokenizer.eos_token + text)[1:] if self.tokenizer.eos_token else self._ids(text)
 
     def _stream(self, inputs: dict[str, Any], sampling: Sampling) -> Iterator[str]:
         length = inputs["input_ids"].shape[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from cluster.errors import InputError
 
@@ -16,8 +16,6 @@ Messages = list[dict[str, str]]
 Prompt = TypeVar("Prompt", str, Messages)
 
 ANSWER_SHARE = 4  # of a context, one part is kept for the answer while older turns can make room
-# What families of models call their longest sequence in config.json.
-CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len")
 
 TURN = "\n\n"
 SPEAKERS = {"user": "User", "assistant": "Assistant"}
@@ -71,11 +69,6 @@ def fitted(talker: Talker, prompt: Prompt, sampling: Sampling) -> tuple[Prompt, 
 
 def too_long(context_tokens: int) -> InputError:
     return InputError(f"the text does not fit into the model's context of {context_tokens} tokens", "Shorten it.")
-
-
-def context_tokens(config: dict[str, Any]) -> int:
-    """The longest sequence that a model takes, by its config.json; 0 where that does not say."""
-    return next((int(config[name]) for name in CONTEXT_FIELDS if config.get(name)), 0)
 
 
 def transcript(messages: Messages) -> str:

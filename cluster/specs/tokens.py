@@ -16,7 +16,7 @@ class TokenizerSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "tokenizer"
     stage: ClassVar[str] = "pipelines.tokens.tokenizer:build"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
 
     algorithm: Literal["byte_bpe", "bpe", "wordpiece", "unigram", "characters"] = "byte_bpe"
@@ -37,6 +37,11 @@ class TokenizerSpec(Spec, frozen=True):
     def check(self) -> None:
         if len(set(self.special_tokens)) < len(self.special_tokens) or "" in self.special_tokens:
             raise SpecError("tokenizer.special_tokens: each must be there once and not be empty", "Name each once.")
+        if single := [token for token in self.special_tokens if len(token) == 1]:
+            raise SpecError(
+                f"tokenizer.special_tokens: {single[0]!r} is a character that texts have, and cannot be told from it",
+                "Give it a name of several characters, such as <|name|>.",
+            )
 
 
 class TokensSpec(Spec, frozen=True):
@@ -44,7 +49,7 @@ class TokensSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "tokens"
     stage: ClassVar[str] = "pipelines.tokens.stage:build"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": f"tokenizer|vocabulary|{MODELS}"}
     readable_early: ClassVar[bool] = True
 

@@ -21,6 +21,7 @@ class VocabularySpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "vocabulary"
     stage: ClassVar[str] = "pipelines.tokens.vocabulary:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {
         "tokenizer": "tokenizer|vocabulary",
         "corpus": "corpus",

@@ -153,7 +153,9 @@ def _completions(ctx: Context[HumanEvalSpec], problems: list[Problem]) -> list[d
     spec, model = ctx.spec, ctx.inputs["model"]
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     asked = [problem for problem in problems for _ in range(spec.samples_per_problem)]
-    prompts = {problem.task_id: list(tokenizer(problem.prompt)["input_ids"]) for problem in problems}
+    prompts = {
+        problem.task_id: list(tokenizer(problem.prompt, split_special_tokens=True)["input_ids"]) for problem in problems
+    }
     completions = answer(
         ctx,
         model,

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from cluster.errors import InputError
+from pipelines.tokens.special import unspoken
 
 ALWAYS_VERIFIED = 1  # documents at the front of every shard, whatever the fraction
 ACCELERATOR, REFERENCE = "snaptokens", "tokenizers"
@@ -69,11 +70,13 @@ class Encoder:
 
     def __init__(self, folder: Path) -> None:
         definition = _definition(folder)
+        whole = Tokenizer.from_str(json.dumps(definition))
+        self.vocab_size = whole.get_vocab_size()
+        self.eos_token_id = _eos_token_id(folder, whole)
+        self._added = [token["content"] for token in definition["added_tokens"]]
+        definition = unspoken(definition)
         self.reference = Tokenizer.from_str(json.dumps(definition))
         self.reference.encode_special_tokens = True
-        self.vocab_size = self.reference.get_vocab_size()
-        self.eos_token_id = _eos_token_id(folder, self.reference)
-        self._added = [token["content"] for token in definition["added_tokens"]]
         self.accelerator: Any = None
         self.why_not = ""
         try:

@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from cluster.errors import InputError
 from pipelines.tokens.tokenizer import covering
+from pipelines.tokens.training_text import LONGEST
 
 Read = Callable[[], Iterator[str]]
 ALPHABET = 0x10000  # token i is the character ALPHABET + i: neither blank nor surrogate from there on
@@ -129,4 +130,5 @@ def _encoded(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[str]:
     while batch := list(itertools.islice(texts, BATCH_TEXTS)):
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             words = itertools.groupby(zip(encoding.ids, encoding.word_ids, strict=True), key=lambda pair: pair[1])
-            yield " ".join("".join(letters[token] for token, _ in word) for _, word in words)
+            spelled = ("".join(letters[token] for token, _ in word) for _, word in words)
+            yield " ".join(word[at : at + LONGEST] for word in spelled for at in range(0, len(word), LONGEST))

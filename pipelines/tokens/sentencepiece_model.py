@@ -15,6 +15,7 @@ from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from cluster.errors import InputError
+from pipelines.tokens import training_text
 
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType
@@ -48,7 +49,8 @@ def train(
     character_coverage: float = 0.9995,
     or_fewer: bool = False,
 ) -> Model:
-    """A model that knows every text: rare characters become bytes. A line is a sentence, as SentencePiece has it.
+    """A model that knows every text: rare characters become bytes. A line is a sentence, as SentencePiece has it, or
+    several where `training_text` cuts it.
 
     Raises InputError where the text has more characters than that, or yields fewer pieces; unigram may then train what
     there is (`or_fewer`).
@@ -56,7 +58,7 @@ def train(
     target = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=_lines(training_text.cut(texts, special_tokens, training_text.BETWEEN_BLANKS)),
             model_writer=target,
             model_type=algorithm,
             vocab_size=vocab_size,
@@ -64,7 +66,7 @@ def train(
             byte_fallback=True,
             hard_vocab_limit=not or_fewer,
             control_symbols=list(special_tokens),
-            required_chars="".join(sorted({*BYTE_LETTERS, *end_of_text, *"".join(special_tokens)})),
+            required_chars="".join(sorted({*BYTE_LETTERS, *end_of_text, *"".join(special_tokens)} - {" "})),
             unk_id=0,
             eos_id=1,
             bos_id=-1,

@@ -20,6 +20,7 @@ from cluster.errors import InputError
 from cluster.specs import TokenizerSpec
 from pipelines.tokens import sentencepiece_model
 from pipelines.tokens.sampling import texts
+from pipelines.tokens.training_text import BETWEEN_BLANKS, cut
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "[UNK]"  # of WordPiece and of characters
@@ -97,7 +98,7 @@ def train(texts: Iterator[str], vocab_size: int, special_tokens: Iterable[str] =
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(cut(texts, special_tokens), trainer)
     return tokenizer
 
 
@@ -110,25 +111,27 @@ def train_wordpiece(
     """BERT's cased tokenizer: words cut at blanks and punctuation, every Han character a word. `read` is called twice.
 
     Characters within words are given their ids beforehand (as special tokens of the training alone), because the
-    trainer would number them in the order of a randomly seeded hash table.
+    trainer would number them in the order of a randomly seeded hash table. Special tokens stand behind the pieces: the
+    model takes the longest piece that it has, and must not have these.
     """
     normalizer = normalizers.BertNormalizer(lowercase=False)
     first, within = _characters((normalizer.normalize_str(text) for text in read()), character_coverage)
-    special = [END_OF_TEXT, UNKNOWN, *special_tokens]
+    special = list(special_tokens)
+    spelled = {token.removeprefix("##") for token in special}
     draft = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
     draft.normalizer, draft.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*special, *(f"##{character}" for character in within)],
+        vocab_size=vocab_size - len(special),
+        special_tokens=[END_OF_TEXT, UNKNOWN, *(f"##{character}" for character in within)],
         initial_alphabet=first,
         limit_alphabet=len(first),
         show_progress=False,
     )
-    draft.train_from_iterator(read(), trainer)
+    draft.train_from_iterator(cut(read(), sorted(spelled), BETWEEN_BLANKS), trainer)
     tokenizer = Tokenizer(models.WordPiece(draft.get_vocab(), unk_token=UNKNOWN))
     tokenizer.normalizer, tokenizer.pre_tokenizer = draft.normalizer, draft.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(special)
+    tokenizer.add_special_tokens([END_OF_TEXT, UNKNOWN, *special])
     return tokenizer
 
 

@@ -2,7 +2,8 @@
 
 Every template works whose text only grows: what it renders as a prompt must begin what it renders with the answer. The
 text is cut where a prompt ends and the pieces are encoded apart, so that training sees the tokens that generation is
-given, and no token spans prompt and answer.
+given, and no token spans prompt and answer. What a message says is text: a special token that it spells is its letters
+(cluster/typed_text.py), so that nobody ends a turn by typing so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from cluster.errors import InputError
+from cluster.typed_text import marked, special_tokens, token_ids
 
 Message = dict[str, str]
 
@@ -30,8 +32,9 @@ def encode(tokenizer: Any, messages: list[Message]) -> Encoded:
     """Encode a conversation. Raises InputError where the template does not lend itself to it."""
     tokens: list[int] = []
     learn: list[bool] = []
+    messages, mark = marked(messages, special_tokens(tokenizer))
     for text, is_answer in _pieces(tokenizer, messages, add_generation_prompt=False):
-        piece = _ids(tokenizer, text, goes_on=bool(tokens))
+        piece = _ids(tokenizer, text, mark, goes_on=bool(tokens))
         learned = _until_end_of_turn(tokenizer, piece) if is_answer else 0
         tokens += piece
         learn += [index < learned for index in range(len(piece))]
@@ -41,8 +44,9 @@ def encode(tokenizer: Any, messages: list[Message]) -> Encoded:
 def prompt_tokens(tokenizer: Any, messages: list[Message]) -> list[int]:
     """What generation is given for the assistant's next turn: `encode` of these messages and an answer begins so."""
     tokens: list[int] = []
+    messages, mark = marked(messages, special_tokens(tokenizer))
     for text, _ in _pieces(tokenizer, messages, add_generation_prompt=True):
-        tokens += _ids(tokenizer, text, goes_on=bool(tokens))
+        tokens += _ids(tokenizer, text, mark, goes_on=bool(tokens))
     return tokens
 
 
@@ -76,11 +80,17 @@ def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool
         ) from None
 
 
-def _ids(tokenizer: Any, text: str, goes_on: bool) -> list[int]:
-    """Token ids of a piece. One that goes on stands behind a special token while it is encoded: tokenizers of the
+def _ids(tokenizer: Any, text: str, mark: str, goes_on: bool) -> list[int]:
+    """Token ids of a piece. What goes on stands behind a special token while it is encoded: tokenizers of the
     SentencePiece family put a space before a text's first word."""
-    marker = tokenizer.eos_token if goes_on else ""
-    return list(tokenizer(marker + text, add_special_tokens=False)["input_ids"][1 if marker else 0 :])
+
+    def encode(part: str) -> list[int]:
+        return list(tokenizer(part, add_special_tokens=False)["input_ids"])
+
+    def follow(part: str) -> list[int]:
+        return encode(tokenizer.eos_token + part)[1:] if tokenizer.eos_token else encode(part)
+
+    return token_ids(follow if goes_on else encode, follow, text, mark)
 
 
 def _until_end_of_turn(tokenizer: Any, answer: list[int]) -> int:

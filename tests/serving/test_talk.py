@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError
+from cluster.model_files import context_tokens
 from serving.in_process import InProcess
 from serving.remote import Remote
-from serving.talk import Sampling, context_tokens, fitted, transcript, until_user
+from serving.talk import Sampling, fitted, transcript, until_user
 from tests.serving.conftest import CONTEXT
 
 STOP = "\n\nUser:"
@@ -73,7 +74,7 @@ def test_a_message_that_is_too_long_is_told(model: Artifact) -> None:
 def test_what_configs_call_the_context() -> None:
     for name in ("max_position_embeddings", "n_positions", "seq_length"):
         assert context_tokens({name: 7}) == 7
-    assert context_tokens({"hidden_size": 8}) == 0
+    assert context_tokens({"hidden_size": 8}) is None
 
 
 class Elsewhere(BaseHTTPRequestHandler):
