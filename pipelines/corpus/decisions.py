@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cluster.location import Location
 from pipelines.corpus.cleaning import Corpus, ids_file
 from pipelines.corpus.documents import Numbers
-from pipelines.corpus.duplicates import Clusters, is_known, piece_of, row_of
+from pipelines.corpus.duplicates import Clusters, Flags, is_known, piece_of, row_of
 
 EXACT, NEAR = "exact_dedup", "near_dedup"
 LARGEST_CLUSTERS = 20
@@ -29,10 +29,19 @@ DECISION_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Cluster:
-    """A representative and how many documents are like it."""
+    """A representative, how many documents there are with those like it, and how many of them are like others only."""
 
     id: str
     size: int
+    distant: int
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The largest clusters, and how many documents go for one that they are not like: a chain leads to it."""
+
+    clusters: list[Cluster]
+    distant: int
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,11 @@ class Decision:
     key: int  # the representative's split key
 
 
-def decide(corpus: Corpus, clusters: Clusters, known: Location | None) -> list[Cluster]:
-    """Write `decisions/PIECE.parquet` for every piece with duplicates in it; returns the largest clusters.
+def decide(corpus: Corpus, clusters: Clusters, linked: Flags, known: Location | None) -> Duplicates:
+    """Write `decisions/PIECE.parquet` for every piece with duplicates in it.
 
-    `known`: the index of an older corpus. What is like one of its documents goes, even where near-duplicates stay.
+    `linked`: which documents are like their representative themselves. `known`: the index of an older corpus. What is
+    like one of its documents goes, even where near-duplicates stay.
     """
     drops_near = corpus.spec.near_duplicates == "drop"
     # Who stays: the representative, or where near-duplicates stay too, the document that it is a copy of.
@@ -71,9 +81,14 @@ def decide(corpus: Corpus, clusters: Clusters, known: Location | None) -> list[C
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         corpus.work.write_bytes(f"decisions/{int(piece):08d}.parquet", sink.getvalue().to_pybytes())
-    numbers, counts = np.unique(clusters.representatives, return_counts=True)
+    numbers, of, counts = np.unique(clusters.representatives, return_inverse=True, return_counts=True)
+    distant = np.bincount(of, weights=~linked, minlength=len(numbers)).astype(np.int64)
     largest = np.lexsort((numbers, -counts))[:LARGEST_CLUSTERS]
-    return [Cluster(found[int(numbers[i])][0], int(counts[i]) + 1) for i in largest]
+    goes = ~clusters.exact & (drops_near | is_known(clusters.representatives))
+    return Duplicates(
+        [Cluster(found[int(numbers[i])][0], int(counts[i]) + 1, int(distant[i])) for i in largest],
+        int((goes & ~linked).sum()),
+    )
 
 
 def _look_up(index: Location, known: Location | None, numbers: Numbers) -> dict[int, tuple[str, int]]:

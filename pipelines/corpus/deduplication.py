@@ -14,9 +14,9 @@ from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.cleaning import LINES, Corpus
-from pipelines.corpus.decisions import Cluster, decide
+from pipelines.corpus.decisions import Duplicates, decide
 from pipelines.corpus.documents import Numbers
-from pipelines.corpus.duplicates import Clusters, Edges, Index, components, is_known, partition_edges
+from pipelines.corpus.duplicates import Clusters, Edges, Index, components, is_known, linked, partition_edges
 from pipelines.corpus.hash_index import PARTITIONS
 from pipelines.corpus.line_dedup import write_drops
 from pipelines.ordered import ordered_map
@@ -41,20 +41,27 @@ def known_index(ctx: Context[CorpusSpec]) -> Index | None:
     return Index(place, pieces)
 
 
-def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], known: Index | None) -> list[Cluster]:
-    """Find duplicates, decide about each, and find repeated lines where that is asked for; the largest clusters."""
+def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], known: Index | None) -> Duplicates:
+    """Find duplicates, decide about each, and find repeated lines where that is asked for."""
     _forget_unused(corpus.index, pieces)
     index = Index(corpus.index, pieces)
     clusters = components(_edges(ctx, corpus, index, known))
-    largest = decide(corpus, clusters, known.place if known else None)
+    found = decide(corpus, clusters, linked(clusters, _found_edges(corpus)), known.place if known else None)
+    if found.distant:
+        largest = max(found.clusters, key=lambda cluster: cluster.distant)
+        ctx.notice(
+            f"near-duplicates: {found.distant} documents go that are not like the one that stays for them: a chain of "
+            f"others leads to it. {largest.id} stays for {largest.size - 1}, {largest.distant} of them not like it. "
+            "See `clusters` in report.json. More corpus.minhash.rows join less; near_duplicates: keep drops none."
+        )
     if ctx.spec.line_dedup:
         _drop_lines(ctx, corpus, pieces, _dropped(ctx.spec, clusters))
-    return largest
+    return found
 
 
 def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None) -> Iterator[Edges]:
     def find(task: dict[str, Any]) -> dict[str, Any]:
-        name = f"edges/{task['partition']:02d}.npz"
+        name = _edges_file(task["partition"])
         if not corpus.work.exists(name):
             buffer = io.BytesIO()
             np.savez(buffer, **partition_edges(index, task["partition"], known)._asdict())
@@ -64,8 +71,21 @@ def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index 
     tasks = [{"partition": partition} for partition in range(PARTITIONS)]
     for number, done in enumerate(ordered_map(find, tasks, ctx.scaling.data_workers), 1):
         ctx.progress(number, PARTITIONS, "key ranges")
-        with np.load(io.BytesIO(corpus.work.read_bytes(done["name"]))) as found:
-            yield Edges(found["first"], found["other"], found["exact"])
+        yield _read_edges(corpus, done["name"])
+
+
+def _found_edges(corpus: Corpus) -> Iterator[Edges]:
+    """The edges once more."""
+    return (_read_edges(corpus, _edges_file(partition)) for partition in range(PARTITIONS))
+
+
+def _read_edges(corpus: Corpus, name: str) -> Edges:
+    with np.load(io.BytesIO(corpus.work.read_bytes(name))) as found:
+        return Edges(found["first"], found["other"], found["exact"])
+
+
+def _edges_file(partition: int) -> str:
+    return f"edges/{partition:02d}.npz"
 
 
 def _dropped(spec: CorpusSpec, clusters: Clusters) -> Numbers:

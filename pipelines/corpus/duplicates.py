@@ -178,6 +178,20 @@ def components(edges: Iterable[Edges]) -> Clusters:
     return Clusters(documents[order], number_of(first)[order], is_exact[order], number_of(originals)[order])
 
 
+def linked(clusters: Clusters, edges: Iterable[Edges]) -> Flags:
+    """Whether each document of `clusters` is like its representative itself, and not only like others that are.
+
+    `edges` are those that the clusters were made of. A representative comes first wherever it is like another.
+    """
+    found = np.zeros(len(clusters.documents), np.bool_)
+    for part in edges:
+        documents, firsts = number_of(part.other), number_of(part.first)
+        new = ~is_known(documents)
+        place = np.searchsorted(clusters.documents, documents[new])
+        found[place[clusters.representatives[place] == firsts[new]]] = True
+    return found
+
+
 def repeated(values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Where the values lie that occur more than once, sorted by value."""
     order = np.argsort(values)

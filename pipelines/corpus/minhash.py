@@ -26,6 +26,7 @@ _NO_BLANKS = (
 )
 _NO_BLANK = re.compile(f"[{_NO_BLANKS}]")
 _WORD = re.compile(rf"[{_NO_BLANKS}]|[^\W{_NO_BLANKS}]+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _BREAK = re.compile(r"[^\x00-\x7f\w]+")
 # UTF-8 to words: ASCII letters in lower case, digits and `_` stay, the rest of ASCII becomes blanks.
 _TO_WORDS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or c == ord("_") else 32 for c in range(128))
@@ -104,8 +105,13 @@ def signature(hashes: Hashes, config: MinHash) -> Hashes:
 
 
 def content_key(text: str) -> tuple[int, int]:
-    """Upper and lower 64 bits of the XXH3 hash of the text without white space: equal for exact duplicates."""
-    value = xxhash.xxh3_128_intdigest(_encode("".join(text.split())))
+    """Upper and lower 64 bits of the XXH3 hash of the text, equal for exact duplicates.
+
+    Not looked at are how lines end, blanks at their ends, and empty lines at the end of the text. Indentation is: in
+    Python it makes another program.
+    """
+    lines = "\n".join(line.rstrip() for line in _LINE_END.split(text)).rstrip("\n")
+    value = xxhash.xxh3_128_intdigest(_encode(lines))
     return value >> 64, value & 0xFFFFFFFFFFFFFFFF
 
 

@@ -11,16 +11,16 @@ from cluster import spec as specs
 from cluster.context import Context
 from cluster.location import Location
 from cluster.specs import CorpusSpec
-from pipelines.corpus.decisions import Cluster
+from pipelines.corpus.decisions import Duplicates
 from pipelines.corpus.tally import Shown, Step, Tally, ranked
 
 FILE, PAGE = "report.json", "report.html"
 PLACE = "/*REPORT*/"
 
 
-def write(ctx: Context[CorpusSpec], tally: Tally, clusters: list[Cluster], unread_files: int) -> None:
+def write(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unread_files: int) -> None:
     """Write the page, and after it the JSON, whose presence says that the corpus is whole."""
-    found = describe(ctx, tally, clusters, unread_files)
+    found = describe(ctx, tally, duplicates, unread_files)
     data = json.dumps(found, indent=1, ensure_ascii=False)
     template = importlib.resources.files("pipelines.corpus").joinpath(PAGE).read_text()
     # Within a script element only its end tag could end it early.
@@ -33,7 +33,7 @@ def load(output: Location) -> dict[str, Any]:
     return dict(json.loads(output.read_bytes(FILE)))
 
 
-def describe(ctx: Context[CorpusSpec], tally: Tally, clusters: list[Cluster], unread_files: int) -> dict[str, Any]:
+def describe(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unread_files: int) -> dict[str, Any]:
     """The report as plain data. Raises AssertionError where documents were lost or made."""
     return {
         "name": ctx.name,
@@ -58,7 +58,8 @@ def describe(ctx: Context[CorpusSpec], tally: Tally, clusters: list[Cluster], un
         "length_bins": {
             int(bits): tally.counts["characters"][bits] for bits in sorted(tally.counts["characters"], key=int)
         },
-        "clusters": [asdict(cluster) for cluster in clusters],
+        "clusters": [asdict(cluster) for cluster in duplicates.clusters],
+        "distant_duplicates": duplicates.distant,
         "samples": [_shown(sample) for sample in tally.samples],
     }
 

@@ -45,7 +45,7 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
     summaries = _clean(ctx, corpus, chunks)
     _check_readable(ctx.spec, summaries)
     _forget_if_changed(corpus, summaries)
-    clusters = deduplicate(ctx, corpus, [piece for summary in summaries for piece in summary.pieces], known)
+    duplicates = deduplicate(ctx, corpus, [piece for summary in summaries for piece in summary.pieces], known)
     tally = _write(ctx, corpus, summaries)
     if empty := [name for name in SPLITS if name not in tally.counts.get("splits", {})]:
         flow = ", ".join(f"{step.name} {step.entered} -> {step.left}" for step in tally.steps)
@@ -54,7 +54,7 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
             "Give more files, looser rules or a larger heldout_fraction.",
         )
     unread = sum(len(chunk.files) for chunk in chunks[len(summaries) :])
-    report.write(ctx, tally, clusters, unread)
+    report.write(ctx, tally, duplicates, unread)
     return _finish(ctx.output)
 
 

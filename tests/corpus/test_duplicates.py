@@ -11,6 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -18,14 +20,18 @@ from hypothesis import strategies as st
 
 from cluster.errors import InputError
 from cluster.location import Location
+from cluster.specs import CorpusSpec
 from cluster.specs.dedup import MinHash
 from pipelines.corpus import duplicates
+from pipelines.corpus.cleaning import Corpus, ids_file
+from pipelines.corpus.decisions import Cluster, decide
 from pipelines.corpus.duplicates import (
     Clusters,
     Edges,
     Index,
     components,
     is_known,
+    linked,
     partition_edges,
     piece_of,
     row_of,
@@ -198,13 +204,45 @@ def index_texts(place: Location, texts: Sequence[str], config: MinHash | None) -
 
 @settings(max_examples=25)
 @given(st.lists(st.text(alphabet="ab \n\t.", max_size=6), max_size=40))
-def test_exact_duplicates_are_those_of_equal_text_without_white_space(texts: list[str]) -> None:
+def test_exact_duplicates_are_those_of_equal_lines_but_for_blanks_at_their_ends(texts: list[str]) -> None:
     groups = defaultdict(list)
     for row, text in enumerate(texts):
-        groups["".join(text.split())].append(row)
+        groups["\n".join(line.rstrip() for line in text.split("\n")).rstrip()].append(row)
     expected = {row: (rows[0], True) for rows in groups.values() for row in rows[1:]}
     with TemporaryDirectory() as folder:
         assert listed(find(index_texts(Location(folder), texts, None))) == expected
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_chain_of_near_duplicates_is_told(tmp_path: Path, drops: bool) -> None:
+    """Each text shares nearly all with the next, and the last nothing with the first: one stays, and it is said."""
+    draw = random.Random(5)
+    words = [f"word{draw.randrange(10**6)}" for _ in range(700)]
+    texts = [" ".join(words[6 * number : 6 * number + 100]) for number in range(100)]
+    other = [" ".join(draw.sample(words, 100))] * 2
+    config = MinHash()
+    index = index_texts(Location(tmp_path) / "index", [*texts, *other], config)
+    edges = [partition_edges(index, partition) for partition in range(PARTITIONS)]
+    clusters = components(edges)
+    near = linked(clusters, edges)
+    chained = row_of(clusters.representatives) == 0
+    assert chained.sum() == 99 and not clusters.exact[chained].any()
+    sets = [shingles(text, config.shingle_words) for text in texts]
+    bands = [set(enumerate(signature(found, config).tolist())) for found in sets]
+    for row, is_near in zip(row_of(clusters.documents)[chained].tolist(), near[chained].tolist(), strict=True):
+        assert is_near == bool(bands[0] & bands[row])
+        assert is_near or jaccard(sets[0], sets[row]) < 0.9
+    assert 1 < near[chained].sum() < 30 and near[~chained].all()
+
+    work = Location(tmp_path) / "work"
+    spec = CorpusSpec(near_duplicates="drop" if drops else "keep")
+    table = pa.table({"id": [str(n) for n in range(102)], "split": pa.array(range(102), pa.uint64())})
+    with index.place.open(ids_file(0), "wb") as sink:
+        pq.write_table(table, sink)
+    found = decide(Corpus(spec, work, index.place, Location(tmp_path)), clusters, near, None)
+    distant = int((~near).sum())
+    assert found.distant == (distant if drops else 0)
+    assert found.clusters == [Cluster("0", 100, distant), Cluster("100", 2, 0)]
 
 
 def test_near_duplicates_against_all_pairs_compared(tmp_path: Path) -> None:
