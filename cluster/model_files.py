@@ -11,12 +11,6 @@ from cluster.errors import InputError
 CONFIG_FILE = "config.json"
 # What families of models call their longest sequence.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len")
-    "max_position_embeddings",
-    "n_positions",
-    "max_sequence_length",
-    "seq_length",
-    "max_seq_len",
-)  # by the families that are named so
 
 
 def read_config(model: Artifact) -> dict[str, Any]:

@@ -426,11 +426,38 @@ def test_encodings(xml: Path, encoding: str) -> None:
 
 def test_wrong_and_unknown_encodings(xml: Path) -> None:
     text = '<?xml version="1.0" encoding="{}"?>\n' + article("\n<p>é</p>")
-    record = broken(xml, text.format("utf-8").encode("latin-1"))
-    assert record.reason.startswith("malformed: ") and record.position.startswith("line 5, column ")
     record = broken(xml, text.format("ascii").encode())
     assert "ascii" in record.reason and record.position == "line 5, column 4"
     assert "klingon" in broken(xml, text.format("klingon")).reason
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "noted"),
+    [
+        ('<?xml version="1.0" encoding="UTF-8"?>', "windows-1252", "windows-1252"),
+        ("", "windows-1252", "windows-1252"),
+        ('<?xml version="1.0" encoding="ISO-8859-1"?>', "windows-1252", None),
+        ('<?xml version="1.0" encoding="ISO-8859-1"?>', "utf-8", None),
+        ('<?xml version="1.0" encoding="windows-1252"?>', "utf-8", None),
+    ],
+)
+def test_a_file_that_lies_about_its_encoding_is_read_as_a_plain_text(
+    xml: Path, declared: str, encoding: str, noted: str | None
+) -> None:
+    document = only(xml, (declared + article("<p>Müller ’quoted’ a “word” – naïve</p>")).encode(encoding))
+    assert document.text.endswith("\n\nMüller ’quoted’ a “word” – naïve")
+    assert document.metadata.get("encoding") == noted
+
+
+def test_what_cannot_be_decoded_is_counted(xml: Path) -> None:
+    data = article("<p>Médéa à côté cut</p>").encode().replace(b"cut", b"\xc3 c\xff")
+    document = only(xml, data)
+    assert document.text.endswith("Médéa à côté \ufffd c\ufffd")
+    assert document.metadata["replacement_characters"] == 2
+    chinese = only(
+        xml, b'<?xml version="1.0" encoding="utf-8"?>' + article("<p>我们的学生在中国</p>").encode("gb18030")
+    )
+    assert chinese.text.endswith("我们的学生在中国") and chinese.metadata["encoding"] == "gb18030"
 
 
 def test_undeclared_prefixes_of_jats_are_known(xml: Path) -> None:
@@ -474,6 +501,85 @@ def test_articles_are_found_wherever_chunks_end(
     monkeypatch.setattr(jats_xml, "CHUNK_BYTES", chunk_bytes)
     assert [(d.id, getattr(d, "text", "")) for d in found(tmp_path / "a.xml", data)] == whole
     assert len(whole) == 4
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("a <!-- <article> and </article> --> b", "a b"),
+        ("a <![CDATA[<article> and </article>]]> b", "a <article> and </article> b"),
+        ("a <?note </article> <article> ?> b", "a b"),
+        ("a <![CDATA[<!-- ]]>b<!-- <![CDATA[ -->", "a <!-- b"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [1, 64, 1 << 20])
+def test_tags_in_comments_and_marked_sections_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, markup: str, text: str
+) -> None:
+    monkeypatch.setattr(jats_xml, "CHUNK_BYTES", chunk_bytes)
+    data = f"<!-- <article> --><articles>{article(f'<p>{markup}</p>')}<!-- </article> -->{article()}</articles>"
+    one, two = found(tmp_path / "a.xml", data)
+    assert isinstance(one, Document) and one.text == f"A title\n\n{text}"
+    assert isinstance(two, Document) and two.text == "A title\n\nBody."
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 64, 1 << 20])
+def test_an_article_element_within_an_article_is_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(jats_xml, "CHUNK_BYTES", chunk_bytes)
+    inner = (
+        '<article xmlns="http://www.w3.org/1999/xhtml"><p>In it.</p><article class="x"><p>Deep.</p></article></article>'
+    )
+    rest = "<sub-article><body><article><p>Part.</p></article></body></sub-article>"
+    data = (
+        f"<articles>{article(f'<p>A.</p>{inner}<p>B.</p>', rest=rest)}<article><front/><body><p>C.</p></body></article>"
+    )
+    one, part, two = found(tmp_path / "a.xml", data + "</articles>")
+    assert [record.text for record in (one, part, two) if isinstance(record, Document)] == [
+        "A title\n\nA.\n\nIn.\n\nDeep.\n\nB.", "Part.", "C.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("opener", ["<!-- ", "<![CDATA[", "<?pi ", "<article><p>"])
+def test_what_is_not_closed_costs_its_article_alone(tmp_path: Path, opener: str) -> None:
+    last = article("<p>C <!-- c --><![CDATA[d]]><?pi e?></p>")
+    one, two, three = found(tmp_path / "a.xml", f"{article(f'<p>A {opener}</p>')}\n{article()}\n{last}")
+    assert isinstance(one, Broken) and one.position.startswith("line ")
+    assert isinstance(two, Document) and two.text == "A title\n\nBody."
+    assert isinstance(three, Document) and three.text == "A title\n\nC d"
+
+
+def test_openers_without_number_take_no_time(xml: Path) -> None:
+    started = time.perf_counter()
+    for opener in ("<!--", "<![CDATA[", "<?", "<article ", "<article><!---->", "<!--<![CDATA[<?"):
+        found(xml, article("<p>" + opener * 100_000 + "</p>"))
+        found(xml, opener * 100_000 + article())
+    assert time.perf_counter() - started < 60
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        '<graphic xlink:href="data:{}"/>',
+        "<!--{}-->",
+        "<?pi {}?>",
+        "<alt-text>{}</alt-text>",
+        "<alt-text><![CDATA[{}]]></alt-text>",
+    ],
+)
+def test_a_picture_or_a_text_of_more_than_ten_megabytes(xml: Path, markup: str) -> None:
+    body = f"<p>before {markup.format('A' * 11_000_000)} after</p>"
+    assert blocks(xml, body) == ["before after"]
+
+
+def test_depth_has_a_limit_that_is_named_in_our_words(xml: Path) -> None:
+    record = broken(xml, article("<sec>" * 300 + "</sec>" * 300))
+    assert record.reason == "malformed: elements are nested more than 256 deep"
+    padding = f"<!--{'A' * 11_000_000}-->"
+    for depth in (300, 3000):
+        record = broken(xml, article(padding + "<sec>" * depth + "x" + "</sec>" * depth))
+        assert record.reason.startswith("malformed: elements ")
 
 
 def test_memory_is_one_articles(tmp_path: Path) -> None:
@@ -545,7 +651,9 @@ def test_plain_texts_alone(tmp_path: Path) -> None:
     assert (document.text, document.url) == ("Title\n\nText.", "https://pmc.ncbi.nlm.nih.gov/articles/PMC7/")
     marked = "==== Front\nx\n==== Body\nB\n==== Refs\nR\n"
     assert only(path, marked, references=True).text == "B\n\nR"
-    assert broken(path, b"one\n tw\xff").position == "line 2, column 4"
+    document = only(path, b"one\n tw\xf6")
+    assert document.text == "one\n twö" and document.metadata["encoding"] == "windows-1252"
+    assert broken(path, b"one\n tw\0").reason.startswith("malformed: binary")
     assert broken(path, "").reason == "empty"
     assert broken(path, "==== Front\nx\n").reason.startswith("no_text")
 

@@ -12,7 +12,8 @@ from cluster.specs.sources import JatsSource
 from pipelines.corpus.documents import Document
 from pipelines.corpus.files import list_files
 from pipelines.corpus.readers.jats import read
-from pipelines.corpus.readers.jats_xml import Prolog, cut
+from pipelines.corpus.readers.jats_prolog import Prolog
+from pipelines.corpus.readers.jats_xml import cut
 from pipelines.corpus.readers.superscripts import power
 from tests.conftest import SHARED_DATA
 from tests.corpus.test_jats import article, blocks, only

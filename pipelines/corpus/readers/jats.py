@@ -15,11 +15,13 @@ from typing import IO, Any
 from cluster.specs.sources import JatsSource
 from pipelines.corpus.compression import ENDINGS
 from pipelines.corpus.documents import Broken, Document, SourceFile
+from pipelines.corpus.encodings import decode
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
 from pipelines.corpus.readers.jats_meta import local, metadata, url_of
 from pipelines.corpus.readers.jats_powers import mark_powers
+from pipelines.corpus.readers.jats_prolog import Malformed, Prolog, Stray, noted
 from pipelines.corpus.readers.jats_text import text_of
-from pipelines.corpus.readers.jats_xml import Malformed, Piece, Prolog, Stray, cut, move
+from pipelines.corpus.readers.jats_xml import Piece, cut
 from pipelines.corpus.readers.jats_xrefs import fill_xrefs
 
 INHERITED = ("pmcid", "journal", "date", "version")
@@ -85,10 +87,9 @@ def _read_article(
         yield Broken(id, _place(where, *piece.at), f"too_large: more than {MAX_DOCUMENT_BYTES} bytes")
         return
     try:
-        article, unknown = prolog.parse(piece)
+        article, notes = prolog.parse(piece)
         fill_xrefs(article)
         mark_powers(article)
-        notes: dict[str, Any] = {"unknown_entities": unknown} if unknown else {}
         if stray:
             notes["skipped"] = f"line {stray.line}, column {stray.column}: {stray.text}"
         yield from _documents(source, id, _place(where, *piece.at), article, notes)
@@ -124,21 +125,22 @@ def _read_text(source: JatsSource, id: str, where: str, data: bytes) -> Document
     if len(data) > MAX_DOCUMENT_BYTES:
         return Broken(id, where, f"too_large: more than {MAX_DOCUMENT_BYTES} bytes")
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return Broken(id, _place(where, *move((1, 1), data[: error.start])), f"malformed: not UTF-8: {error.reason}")
+        text, encoding, replaced = decode(data)
+    except ValueError as error:
+        return Broken(id, where, f"malformed: {error}")
     marks = list(_MARK.finditer(text))
     if marks:
         ends = [mark.start() for mark in marks[1:]] + [len(text)]
         wanted = ("Body", "Refs") if source.references else ("Body",)
         parts = [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True) if mark[1] in wanted]
         text = "\n\n".join(parts)
-    text = text.replace("\r\n", "\n").strip()
+    text = text.strip()
     if not text:
         return Broken(id, where, "empty" if not data.strip() else "no_text: no body")
     named = _PMCID.search(id)
     known = {"pmcid": named[1]} if named else {}
-    return Document(id, text, url=url_of(known), metadata=known)
+    notes = noted(encoding, replaced)
+    return Document(id, text, url=url_of(known), metadata=known | notes)
 
 
 def _place(where: str, line: int, column: int) -> str:

@@ -316,7 +316,7 @@ def _each(names: str, handle: Callable[[_Writer, Any], None]) -> dict[str, Calla
 _HANDLERS: dict[str, Callable[[_Writer, Any], None]] = {
     **_each(
         "p caption disp-quote statement app-group disp-formula-group attrib speaker speech verse-line def sig "
-        "sig-block table-wrap-foot question answer explanation list-item td th entry subtitle",
+        "sig-block table-wrap-foot question answer explanation list-item td th entry subtitle article",
         _Writer.block,
     ),
     **_each("sec abstract app glossary fn-group notes", _section),

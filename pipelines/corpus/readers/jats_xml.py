@@ -1,20 +1,14 @@
 """Articles of an XML stream, one at a time: each is cut out by its tags and parsed alone.
 
-So a bulk file takes the memory of one article, and an article that is broken spoils no other. The parser sees no DTD:
-nothing is fetched and no entity is expanded. Named entities are replaced before, by HTML's names, which hold most of
-ISO 8879's.
+So a bulk file takes the memory of one article, and an article that is broken spoils no other.
 """
 
 from __future__ import annotations
 
 import codecs
-import html
 import re
 from collections.abc import Iterator
-from html.entities import html5
-from typing import IO, Any, NamedTuple
-
-from lxml import etree
+from typing import IO, NamedTuple
 
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES
 
@@ -22,22 +16,15 @@ CHUNK_BYTES = 1 << 20
 GAP_BYTES = 1 << 16  # of what stands between articles; a prolog is far smaller
 TAG_BYTES = 256  # a tag that a chunk's end cuts is no longer than this
 
-_EDGE = re.compile(rb"<(?:[\w.-]+:)?article(?=[\s>])|</(?:[\w.-]+:)?article\s*>")
-_ENCODING = re.compile(rb"<\?xml[^>]*?\sencoding\s*=\s*[\"']([\w.:-]+)")
-_PREFIX = re.compile(rb"xmlns:([\w.-]+)\s*=\s*(\"[^\"<]*\"|'[^'<]*')")
-# An entity of plain ASCII is honoured, a longer or nested one is unknown: text grows no more than twentyfold.
-_DECLARED = re.compile(rb"<!ENTITY\s+([\w.-]+)\s+[\"']((?:[ !#-$(-;=?-~]|&#\w+;){0,64})[\"']\s*>")
-_NAMED = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z_][\w.-]*);", re.DOTALL)
-_DECLARATION = rb"<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s[^\[>]*(?:\[.*?\]\s*)?>"
-# What may stand around articles: declarations, and a wrapper's tags and elements of plain text.
-_FURNITURE = re.compile(
-    rb"(?:\xef\xbb\xbf|\s+|%b|<([\w:.-]++)[^<>]*+>[^<>]*+</\1\s*>|</?(?!article\b)[\w:.-]++[^<>]*+>)*" % _DECLARATION,
+_EDGE = re.compile(rb"<(?:[\w.-]+:)?article(?=[\s>])|</(?:[\w.-]+:)?article\s*>|<!--|<!\[CDATA\[|<\?")
+_HIDING = {b"<!--": b"-->", b"<![CDATA[": b"]]>", b"<?": b"?>"}  # what stands within is text and no tag
+# How an article of JATS begins, unlike an element of that name in HTML.
+_ROOT = re.compile(
+    rb"<[^<>]*\s(?:article-type|dtd-version)\s*="
+    rb"|<[^<>]*>(?>\s+|<!--.*?-->|<\?.*?\?>)*+<(?:[\w.-]+:)?(?:processing-meta|front|front-stub|body|back)\b",
     re.DOTALL,
 )
-_WRAPPED = re.compile(rb"(?>%b|[^<])*+<[A-Za-z]" % _DECLARATION, re.DOTALL)
-# A break before inline markup, and whether the author's blank stands before it.
-_INLINE = rb"(?=<(?:italic|bold|su[bp]|sc|xref|ext-link|underline|(?:named|styled)-content|inline-formula|monospace)\b)"
-_BREAK = re.compile(rb"(?<=\S)( ?)\r?\n[ \t]*" + _INLINE)
+ROOT_BYTES = 1 << 12  # in which a root and what it begins with show
 _WIDE = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -46,23 +33,6 @@ _WIDE = (
     (b"<\0", "utf-16-le"),
     (b"\0<", "utf-16-be"),
 )
-_PARSER = etree.XMLParser(
-    encoding="utf-8", resolve_entities=False, load_dtd=False, no_network=True, remove_comments=True, remove_pis=True
-)
-_PREFIXES = {
-    b"xlink": b'"http://www.w3.org/1999/xlink"',
-    b"mml": b'"http://www.w3.org/1998/Math/MathML"',
-    b"ali": b'"http://www.niso.org/schemas/ali/1.0/"',
-    b"xsi": b'"http://www.w3.org/2001/XMLSchema-instance"',
-}
-
-
-class Malformed(ValueError):
-    """An article that cannot be parsed: where, from 1, and why."""
-
-    def __init__(self, line: int, column: int, reason: str) -> None:
-        super().__init__(reason)
-        self.line, self.column, self.reason = line, column, reason
 
 
 class Piece(NamedTuple):
@@ -75,14 +45,6 @@ class Piece(NamedTuple):
     is_closed: bool
 
 
-class Stray(NamedTuple):
-    """What stands between articles and is no XML: where it begins, and its first characters."""
-
-    line: int
-    column: int
-    text: str
-
-
 def move(at: tuple[int, int], data: bytes | bytearray) -> tuple[int, int]:
     """Line and column behind `data` that begins at `at`."""
     lines = data.count(b"\n")
@@ -90,38 +52,48 @@ def move(at: tuple[int, int], data: bytes | bytearray) -> tuple[int, int]:
 
 
 def cut(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[Piece]:
-    """The articles of a file, and a last piece without data. An article longer than `limit_bytes` is not closed."""
+    """The articles of a file, and a last piece without data. An article longer than `limit_bytes` is not closed.
+
+    Tags in comments, marked sections and processing instructions are none. An `article` within one is its part, unless
+    it begins as those of JATS do: then the one before has broken off.
+    """
     chunks = _utf8_chunks(stream)
     buffer, at = bytearray(), (1, 1)  # what is read and not given, and where it begins
     gap, gap_at = b"", (1, 1)
-    is_inside, scanned = False, 0
+    depth, scanned, is_last = 0, 0, False
     while True:
-        edge = _EDGE.search(buffer, scanned)
-        if edge is not None:
-            opens = edge[0][1:2] != b"/"
-            if not is_inside and not opens:
-                scanned = edge.end()
+        edge, scanned = _next_tag(buffer, scanned, is_last, limit_bytes if depth else 0)
+        is_inside = depth > 0
+        opens = edge is None or edge[0][1:2] != b"/"
+        if edge is not None and opens and is_inside:
+            if not is_last and len(buffer) < scanned + ROOT_BYTES:
+                edge = None  # read on, to tell the next article from an element of that name
+            elif not _ROOT.match(buffer, scanned, scanned + ROOT_BYTES):
+                depth, scanned = depth + 1, edge.end()
                 continue
+        elif edge is not None and not opens and depth != 1:
+            depth, scanned = max(0, depth - 1), edge.end()
+            continue
+        if edge is not None:
             taken = bytes(buffer[: edge.start() if opens else edge.end()])
-            was_inside, is_inside = is_inside, opens
-            scanned = len(edge[0]) if opens else 0
+            depth, scanned = (1, len(edge[0])) if opens else (0, 0)
         elif is_inside and len(buffer) > limit_bytes:
-            taken, was_inside, is_inside, scanned = bytes(buffer), True, False, 0
-            opens = True
+            taken, depth, scanned = bytes(buffer), 0, 0
         else:
-            scanned = max(scanned, len(buffer) - TAG_BYTES)
             if not is_inside:  # keep no more of a gap than a tag that the chunk's end may have cut
                 gap = (gap + buffer[:scanned])[:GAP_BYTES]
                 at = move(at, buffer[:scanned])
                 del buffer[:scanned]
                 scanned = 0
             chunk = next(chunks, None)
-            if chunk is None:
+            if chunk is not None:
+                buffer += chunk
+            elif is_last:
                 break
-            buffer += chunk
+            is_last = chunk is None
             continue
         end = move(at, taken)
-        if was_inside:
+        if is_inside:
             yield Piece(gap, gap_at, taken, at, not opens)
             gap, gap_at = b"", end
         else:
@@ -129,10 +101,29 @@ def cut(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[Pi
         at = end
         del buffer[: len(taken)]
     rest = bytes(buffer)
-    if is_inside:
+    if depth:
         yield Piece(gap, gap_at, rest, at, False)
         gap, gap_at, at, rest = b"", move(at, rest), move(at, rest), b""
     yield Piece((gap + rest)[:GAP_BYTES], gap_at, b"", move(at, rest), True)
+
+
+def _next_tag(buffer: bytearray, start: int, is_last: bool, stop: int) -> tuple[re.Match[bytes] | None, int]:
+    """The next tag of an article and where it begins, or None and where to look on when more is read.
+
+    What hides tags and is not closed hides none: neither what ends nowhere before `stop` (or within GAP_BYTES, where
+    that is more), nor what begins anew before it ends.
+    """
+    while (edge := _EDGE.search(buffer, start)) is not None:
+        closing = _HIDING.get(edge[0])
+        if closing is None:
+            return edge, edge.start()
+        last = max(stop, edge.start() + GAP_BYTES)
+        anew = buffer.find(edge[0], edge.end(), last)
+        end = buffer.find(closing, edge.end(), anew if anew >= 0 else last)
+        if end < 0 and anew < 0 and not is_last and len(buffer) < last:
+            return None, edge.start()
+        start = end + len(closing) if end >= 0 else edge.end()
+    return None, max(start, len(buffer) - TAG_BYTES)
 
 
 def _utf8_chunks(stream: IO[bytes]) -> Iterator[bytes]:
@@ -143,84 +134,3 @@ def _utf8_chunks(stream: IO[bytes]) -> Iterator[bytes]:
     while chunk:
         yield decoder.decode(chunk).encode() if decoder else chunk
         chunk = stream.read(CHUNK_BYTES)
-
-
-class Prolog:
-    """What the gaps of a file have said so far: its encoding, its entities, its prefixes of namespaces."""
-
-    def __init__(self) -> None:
-        self.encoding = ""
-        self.is_wrapped = False  # articles stand in an element that may hold several
-        self._entities: dict[bytes, str] = {}
-        self._prefixes = dict(_PREFIXES)
-
-    def read(self, piece: Piece) -> Stray | None:
-        """Learn from a piece's gap. Returns what in it belongs to no XML."""
-        gap = piece.gap
-        if not gap.strip():
-            return None
-        if declared := _ENCODING.search(gap):
-            encoding = declared[1].decode().lower()
-            self.encoding = "" if encoding.startswith(("utf-8", "utf8", "utf-16", "utf-32", "ucs-")) else encoding
-        self.is_wrapped = self.is_wrapped or _WRAPPED.match(gap) is not None
-        self._prefixes.update(_PREFIX.findall(gap))
-        self._entities.update((name, html.unescape(text.decode())) for name, text in _DECLARED.findall(gap))
-        furniture = _FURNITURE.match(gap)
-        end = furniture.end() if furniture else 0
-        if end == len(gap):
-            return None
-        return Stray(*move(piece.gap_at, gap[:end]), " ".join(gap[end : end + 60].decode("utf-8", "replace").split()))
-
-    def parse(self, piece: Piece) -> tuple[Any, list[str]]:
-        """The article's element, and the names of entities that nothing knows. Raises Malformed."""
-        data, unknown = self._resolve(_joined(self._decode(piece)))
-        head = b"<x %b>" % b" ".join(b"xmlns:%b=%b" % prefix for prefix in self._prefixes.items())
-        try:
-            return etree.fromstring(head + data + (b"</x>" if piece.is_closed else b""), _PARSER)[0], unknown
-        except etree.XMLSyntaxError as error:
-            line, column = error.position
-            first_line = line == 1
-            message = re.sub(r",? line \d+, column \d+.*$", "", error.msg or "no XML")
-            message = re.sub(r"\bline (\d+)", lambda found: f"line {int(found[1]) + piece.at[0] - 1}", message)
-            raise Malformed(
-                line + piece.at[0] - 1, max(1, column - len(head) + piece.at[1] - 1) if first_line else column, message
-            ) from error
-
-    def _decode(self, piece: Piece) -> bytes:
-        if not self.encoding:
-            return piece.data
-        try:
-            return piece.data.decode(self.encoding).encode()
-        except UnicodeDecodeError as error:
-            line, column = move(piece.at, piece.data[: error.start])
-            raise Malformed(line, column, f"not {self.encoding}, which the file declares: {error.reason}") from error
-        except LookupError as error:
-            raise Malformed(*piece.at, f"the file declares an unknown encoding {self.encoding!r}") from error
-
-    def _resolve(self, data: bytes) -> tuple[bytes, list[str]]:
-        unknown: set[str] = set()
-
-        def replace(found: re.Match[bytes]) -> bytes:
-            name = found[1]
-            if name is None:  # marked as text: an ampersand there is one
-                return found[0]
-            text = self._entities.get(name) or html5.get(f"{name.decode()};")
-            if text is None:
-                unknown.add(name.decode())
-                return b"&amp;" + found[0][1:]
-            return "".join(f"&#{ord(character)};" for character in text).encode()
-
-        return _NAMED.sub(replace, data), sorted(unknown)
-
-
-def _joined(data: bytes) -> bytes:
-    """Without breaks that were put into running text for looks, as in PLoS's XML of 2006 and some of F1000's.
-
-    There a blank that is meant stands before the break (`in \\n\\t<italic>`), and `[\\n\\t<xref>` holds none. Where
-    lines were filled, the break is the blank. An article is of the first kind if a third of its breaks have a blank.
-    """
-    if data.count(b" \n") + data.count(b" \r\n") < 8:  # most articles: the search is the slowest step
-        return data
-    found = _BREAK.findall(data)
-    meant = sum(map(len, found))
-    return _BREAK.sub(rb"\1", data) if 3 * meant > len(found) else data
