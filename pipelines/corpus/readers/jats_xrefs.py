@@ -19,6 +19,7 @@ _ABOUT_AUTHORS = frozenset(("aff", "author-notes", "author-note", "contrib", "co
 _KEPT = ("abstract", "trans-abstract", "body", "back", "floats-group", "floats-wrap")  # where an article has text
 _NATBIB = re.compile(r"(.+?)\s*\(((?:\d{4}|in press|submitted|n\.d\.)[^()]*)\)")  # `Doe et al.(2010)Doe, Roe, and Poe`
 _WORDED = re.compile(r"([^\W\d_]{2,}\.?)\s+(\S+)")  # `Figure 2`
+_BEGINS_WITH_WORD = re.compile(r"[^\W\d_]{2,}")
 _TOKEN = re.compile(r"[^\W\d_]+|\d[\w.]*|\S")
 _BETWEEN = frozenset(("and", "or", "to", "through", "und", "bis", "et"))  # what may stand between two numbers
 _LINE_LENGTH = 120
@@ -68,13 +69,15 @@ def _beside(xref: Any, back: bool) -> Any:
 
 def _joined(xref: Any, targets: list[Any]) -> str:
     before = text_before(xref, _LINE_LENGTH, _INLINE)
-    if targets and all(local(target) == "ref" for target in targets):
+    is_citation = bool(targets) and all(local(target) == "ref" for target in targets)
+    if is_citation:
         text = _cited(xref, targets, before)
     else:
         text = ", ".join(filter(None, (_number(_label(target), before) for target in targets)))
     if before[-1:] in ("(", "["):
         text = _without_brackets(text)
-    if before[-1:].strip() and before[-1:] not in "([{–—-/,;" and _WORDED.fullmatch(text):
+    is_close = before[-1:].strip() and before[-1:] not in "([{–—-/,;"
+    if is_close and not is_citation and _BEGINS_WITH_WORD.match(text):
         return ""  # set behind the end of a word or sentence: an anchor, and no part of what is said
     if text and _beside(xref, back=True) is not None:
         return f", {text}"

@@ -44,23 +44,23 @@ def _row(element: Any) -> str:
     """Children one after the other, blanks about relations and operators of two operands and about names of letters."""
     parts: list[str] = []
     last = ""  # the item before, if an operator may follow it
-    was_word = False
+    was_word = may_close = False  # whether a bracket takes away the blank that an operator has left
     for child in element:
         text, name = _text(child), _name(child)
         if name == "mo" and text in SPACED:
             parts.append(text if text in SIGNS and not last else f" {text} ")
-            last, was_word = "", False
+            last, was_word, may_close = "", False, False
             continue
         is_word = name in ("mi", "mtext", "mo") and len(text) > 1 and text.isalpha()
         is_word = is_word or (name in _SCRIPTED and text[-1:] == " ")  # `log_2`, which acts on what follows
         if text and last[-1:].isalnum() and text[0].isalnum() and (is_word or was_word):
             parts.append(" ")
-        if last and text[:1] in CLOSING:
+        if may_close and text[:1] in CLOSING:
             parts[-1] = parts[-1].rstrip()
         parts.append(text)
         if text.strip():
             last = "" if name == "mo" and text.strip() in {"(", "[", "{", ",", ";", "|"} else text.rstrip()
-            was_word = is_word
+            was_word, may_close = is_word, name in _SCRIPTED or name in ("mrow", "mstyle")
     return "".join(parts)
 
 
@@ -106,12 +106,6 @@ def _is_bracketed(text: str) -> bool:
     return False
 
 
-def _exponent(element: Any) -> str:
-    """What stands above: a number with a sign needs no parentheses, as in `10^-3`."""
-    text = _text(element).strip()
-    return text if re.fullmatch(r"[+−-]\d[\d.,]*", text) else _bound(text)
-
-
 def _scripts(below: str, above: str) -> str:
     return (f"_{below}" if below else "") + (f"^{above}" if above else "")
 
@@ -137,7 +131,7 @@ def _is_operator(base: Any) -> bool:
 def _over(element: Any) -> str:
     accent = ACCENTS.get(_text(element[1]).strip())
     if accent is None:
-        return _scripted(element[0], _scripts("", _exponent(element[1])))
+        return _scripted(element[0], _scripts("", _item(element[1])))
     base = _text(element[0]).strip()
     return base + accent[0] if len(base) == 1 else f"{accent[1]}({base})"
 
@@ -181,11 +175,11 @@ _LAYOUT: dict[str, tuple[int, Callable[[Any], str]]] = {
     "msqrt": (1, lambda e: f"√({_row(e).strip()})"),
     "mroot": (2, lambda e: f"({_text(e[0]).strip()})^(1/{_item(e[1])})"),
     "msub": (2, lambda e: _scripted(e[0], _scripts(_item(e[1]), ""))),
-    "msup": (2, lambda e: _scripted(e[0], _scripts("", _exponent(e[1])))),
-    "msubsup": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _exponent(e[2])))),
+    "msup": (2, lambda e: _scripted(e[0], _scripts("", _item(e[1])))),
+    "msubsup": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _item(e[2])))),
     "munder": (2, lambda e: _scripted(e[0], _scripts(_item(e[1]), ""))),
     "mover": (2, _over),
-    "munderover": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _exponent(e[2])))),
+    "munderover": (3, lambda e: _scripted(e[0], _scripts(_item(e[1]), _item(e[2])))),
     "mmultiscripts": (1, _multiscripts),
     "mfenced": (1, _fenced),
     "mtable": (1, _table),
