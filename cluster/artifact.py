@@ -68,6 +68,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """How a user names it: `kind/name-fingerprint12`."""
         return f"{self.kind}/{self.folder}"
 
+    @property
+    def target(self) -> str:
+        """How the store's own files name it, whatever it is called: `kind/fingerprint`."""
+        return f"{self.kind}/{self.fingerprint}"
+
 
 class Artifact:
     """A finished artifact in a store. Picklable: carries its record and its location."""
@@ -108,7 +113,8 @@ class Artifact:
 
     def parent(self, name: str) -> Artifact:
         """The artifact that this one took as its input `name`."""
-        return self.store.get(self.record.parents[name].kind, self.record.parents[name].fingerprint)
+        parent = self.record.parents[name]
+        return self.store.get(parent.kind, parent.fingerprint, parent.name)
 
     def local(self) -> Path:
         """The artifact as a local folder; from an object store, a copy in the cache, verified on arrival."""

@@ -17,8 +17,10 @@ from cluster.artifact import Artifact
 from cluster.context import Context, Report, silent, unheard
 from cluster.draft import Draft
 from cluster.errors import SpecError
-from cluster.lease import Holder, Lease
+from cluster.holder import Holder
+from cluster.lease import Lease
 from cluster.specs import ScalingSpec, Spec
+from cluster.stopping import stoppable
 from cluster.store import Store
 
 POLL_SECONDS = 1.0
@@ -47,23 +49,31 @@ def build(
     """The artifact of a spec: from the store, or built now, or awaited where another run is building it.
 
     `waiting` is told, once, who holds the lease; `notice` what the stage wants people to know at once. A stage that
-    fails leaves its half-finished work for the next attempt.
+    fails leaves its half-finished work for the next attempt. Where the lease is lost, because its file could not be
+    renewed, the stage is stopped: another run may be at work in the same place.
     """
     if not hasattr(spec, "stage"):
         raise SpecError(f"{spec.kind} is not a stage: it has nothing to build")
     fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()})
     if artifact := store.find(spec.kind, fingerprint):
         return artifact
-    lease = store.lease(spec.kind, fingerprint)
-    if artifact := _await_turn(store, lease, spec.kind, fingerprint, waiting):
-        return artifact
-    try:
-        # The run before may have finished between the look into the store and the lease.
-        if artifact := store.find(spec.kind, fingerprint):
-            return artifact
-        return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, notice, lease)
-    finally:
-        lease.release()
+    targets = [f"{spec.kind}/{fingerprint}", *(artifact.record.target for artifact in inputs.values())]
+    with store.using(targets), stoppable() as stop:
+        lease = store.lease(spec.kind, fingerprint, lost=stop)
+        try:
+            if artifact := _await_turn(store, lease, spec.kind, fingerprint, waiting):
+                return artifact
+            # The run before may have finished between the look into the store and the lease.
+            if artifact := store.find(spec.kind, fingerprint):
+                return artifact
+            store.clear_staging(spec.kind, name, fingerprint)
+            return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, notice, lease)
+        except BaseException:
+            if lease.is_lost:
+                lease.check()  # says why it was stopped, or why it failed
+            raise
+        finally:
+            lease.release()
 
 
 def _await_turn(
@@ -101,7 +111,6 @@ def _run_stage(
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
             given.wait()
-    lease.check()
     record = msgspec.structs.replace(
         draft.record,
         scaling=specs.fields(scaling),
@@ -111,4 +120,4 @@ def _run_stage(
         duration_seconds=round(time.monotonic() - clock, 3),
         metrics=metrics,
     )
-    return store.commit(record, draft.location)
+    return store.commit(record, draft.location, lease.check)

@@ -37,6 +37,11 @@ class Step:
     def kind(self) -> str:
         return self.spec.kind
 
+    @property
+    def target(self) -> str:
+        """`kind/fingerprint`, as of an artifact's record."""
+        return f"{self.kind}/{self.fingerprint}"
+
 
 Steps = Callable[..., Step]
 
@@ -48,6 +53,12 @@ class Graph:
     name: str
     steps: list[Step] = field(default_factory=list)
     scaling: ScalingSpec = field(default_factory=ScalingSpec)
+
+    @property
+    def targets(self) -> set[str]:
+        """What a run of it builds, and what it is built from."""
+        given = [i.record.target for step in self.steps for i in step.inputs.values() if isinstance(i, Artifact)]
+        return {step.target for step in self.steps} | set(given)
 
     def step(self, key: str) -> Step:
         for step in self.steps:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
 from cluster.errors import InputError
 
 CHUNK_BYTES = 1 << 20
+THREADS = 16  # that read files at once: one waits for the disk or the network while another computes
+CREATE_TRIES, CREATE_PAUSE_SECONDS = 12, 0.05  # of an exclusive creation that met another in flight
 PARTIAL = ".partial-"  # in the names of files that are being written, and of those whose writer was killed
 
 
@@ -118,11 +123,21 @@ class Location:
             finally:
                 os.unlink(self._at(partial))
             return True
-        try:
-            self.fs.pipe_file(self._at(name), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        pause = threading.Event()
+        for attempt in range(CREATE_TRIES):
+            try:
+                self.fs.pipe_file(self._at(name), data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:
+                status = _http_status(error)
+                if status == HTTPStatus.PRECONDITION_FAILED:  # s3fs knows it only as Amazon words it
+                    return False
+                if status != HTTPStatus.CONFLICT or attempt + 1 == CREATE_TRIES:
+                    raise
+                pause.wait(min(1.0, CREATE_PAUSE_SECONDS * 2**attempt))  # another's is in flight: "ask again"
+        raise AssertionError("unreachable")
 
     def exists(self, name: str = "") -> bool:
         return bool(self.fs.exists(self._at(name)))
@@ -133,10 +148,19 @@ class Location:
     def names(self, name: str = "") -> list[str]:
         """Names of the direct children, sorted; an empty list where the folder does not exist."""
         try:
-            found = self.fs.ls(self._at(name), detail=False)
+            found = os.listdir(self._at(name)) if self.is_local else self.fs.ls(self._at(name), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted({entry.rstrip("/").rsplit("/", 1)[-1] for entry in found} - {""})
+
+    def changed_at(self) -> float:
+        """When anything in this folder last changed, in seconds since 1970; 0 where there is no such folder."""
+        if self.is_local:
+            times = (_modified(path) for path in (Path(self.url), *Path(self.url).rglob("*")))
+            return max(times, default=0.0)
+        found = self.fs.find(self.url, detail=True).values()
+        times = (entry.get("LastModified") or self.fs.modified(entry["name"]) for entry in found)
+        return max((time.timestamp() for time in times), default=0.0)
 
     def walk(self) -> Iterator[str]:
         """All files below, as sorted relative names."""
@@ -154,7 +178,7 @@ class Location:
         if self.is_local:
             path = Path(self._at(name))
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                shutil.rmtree(path, onerror=_unless_gone)
             else:
                 path.unlink(missing_ok=True)
             return
@@ -171,6 +195,12 @@ class Location:
                 digest.update(chunk)
         return digest.hexdigest()
 
+    def digests(self, names: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of many files, read at the same time."""
+        chosen = list(names)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return dict(zip(chosen, pool.map(self.digest, chosen), strict=True))
+
     def put(self, folder: Path, name: str = "") -> None:
         """Copy a local folder's files to `name` below this place, replacing files of the same name."""
         for path in sorted(folder.rglob("*")):
@@ -181,8 +211,31 @@ class Location:
 
     def get(self, folder: Path) -> None:
         """Copy everything below this place into a local folder."""
-        for name in self.walk():
+
+        def bring(name: str) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with self.open(name) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, CHUNK_BYTES)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(bring, self.walk()))
+
+
+def _http_status(error: OSError) -> int:
+    """Status of the answer that an error of an object store's client stands for; 0 where there is none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:  # removed since it was listed
+        return 0.0
+
+
+def _unless_gone(function: object, path: str, error: tuple[Any, BaseException, Any]) -> None:
+    """For rmtree: what another has removed meanwhile is no error."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     sizing.require_fit(graph, store, sizing.find_hardware("", graph.scaling))
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
-    with view.running(graph):
+    with _in_use(graph, store), view.running(graph):
         for number, step in enumerate(graph.steps):
             inputs = {n: i if isinstance(i, Artifact) else built[i.key] for n, i in step.inputs.items()}
             work = functools.partial(_build_step, graph, step, inputs, store, view)
@@ -80,6 +81,13 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
             if ahead:
                 built[ahead[0]], ahead = ahead[1].result(), None
     return built
+
+
+def _in_use(graph: Graph, store: Store) -> AbstractContextManager[None]:
+    """Keeps what later steps need from being collected meanwhile; where nothing is built, nothing is written."""
+    if all(store.find(step.kind, step.fingerprint) for step in graph.steps):
+        return nullcontext()
+    return store.using(graph.targets)
 
 
 def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: Store, view: View) -> Artifact:

@@ -2,7 +2,8 @@
 
 A stage writes to a staging place that keeps its half-finished work for the next attempt. Locally that is a folder
 beside the artifacts, renamed on commit; on an object store it is the final place, which counts for nothing until
-its `artifact.json` is there.
+its `artifact.json` is there. Names that begin with a dot are the store's own: `.staging`, `.leases`, `.uses`, `.trash`,
+`.aliases`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from cluster import trash
 from cluster.artifact import RECORD_FILE, Artifact, FileEntry, Record
 from cluster.errors import InputError, nearest
 from cluster.lease import Lease
 from cluster.location import PARTIAL, Location
+from cluster.uses import using
 
 SHORT = 12
 _FOLDER = re.compile(r"(?P<name>.+)-(?P<short>[0-9a-f]{12})$")
@@ -72,6 +76,15 @@ class Store:
             raise InputError(f"{place.url}/{RECORD_FILE}: {error}", "Remove the folder and build it again.") from None
         return Artifact(record, place, self.root.url)
 
+    def places(self) -> list[str]:
+        """The folders of artifacts, finished or not, as `kind/folder`."""
+        return [f"{kind}/{folder}" for kind in self._kinds() for folder, _ in self._folders(kind)]
+
+    def read(self, place: str) -> Artifact | None:
+        """The finished artifact in a folder, `kind/folder`."""
+        kind, _, folder = place.partition("/")
+        return self._read(kind, folder)
+
     def find(self, kind: str, fingerprint: str) -> Artifact | None:
         """The finished artifact with this fingerprint, whatever its name, or None."""
         for folder, short in self._folders(kind):
@@ -81,9 +94,11 @@ class Store:
                     return artifact
         return None
 
-    def get(self, kind: str, fingerprint: str) -> Artifact:
-        """Like `find`, but raises InputError where there is none."""
-        artifact = self.find(kind, fingerprint)
+    def get(self, kind: str, fingerprint: str, name: str = "") -> Artifact:
+        """Like `find`, but raises InputError where there is none. With its `name` no folder is listed."""
+        artifact = self._read(kind, f"{name}-{fingerprint[:SHORT]}") if name else None
+        if artifact is None or artifact.fingerprint != fingerprint:
+            artifact = self.find(kind, fingerprint)
         if artifact is None:
             raise InputError(f"{kind} {fingerprint[:SHORT]} is not in {self.root.url}", "Was it collected or moved?")
         return artifact
@@ -123,8 +138,13 @@ class Store:
 
     # -- building -----------------------------------------------------------------------------------------------
 
-    def lease(self, kind: str, fingerprint: str) -> Lease:
-        return Lease(self.root / ".leases" / f"{kind}-{fingerprint[:SHORT]}")
+    def lease(self, kind: str, fingerprint: str, lost: Callable[[], None] = lambda: None) -> Lease:
+        """The right to build, or to remove, an artifact; `lost` is called where it is lost while it is held."""
+        return Lease(self.root / ".leases" / f"{kind}-{fingerprint[:SHORT]}", lost=lost)
+
+    def using(self, targets: Iterable[str]) -> AbstractContextManager[None]:
+        """Keep artifacts (`kind/fingerprint`), there or yet to be built, and their ancestors from being collected."""
+        return using(self.root, targets)
 
     def staging(self, kind: str, name: str, fingerprint: str) -> Location:
         """The place to build in. It is the same for every attempt, so that one goes on where another was killed."""
@@ -132,27 +152,55 @@ class Store:
             return self.root / ".staging" / f"{kind}-{fingerprint[:SHORT]}"
         return self.root / kind / f"{name}-{fingerprint[:SHORT]}"
 
+    def clear_staging(self, kind: str, name: str, fingerprint: str) -> None:
+        """Remove what an interrupted collection has left where an artifact is to be built. Only with its lease."""
+        if not self.root.is_local:
+            trash.clear(self.root, f"{kind}/{name}-{fingerprint[:SHORT]}")
+
     def unfinished(self) -> Iterator[Begun]:
         """What was begun and has no record yet, whether anyone is working on it or not."""
         if self.root.is_local:
             folders = [(name.rpartition("-")[0], f".staging/{name}") for name in self.root.names(".staging")]
+            yield from (Begun(kind, path.rpartition("-")[2], path) for kind, path in folders if not self._done(path))
         else:
-            folders = [(kind, f"{kind}/{name}") for kind in self._kinds() for name, _ in self._folders(kind)]
-        for kind, path in folders:
-            if not (self.root / path).exists(RECORD_FILE):
-                yield Begun(kind, path.rpartition("-")[2], path)
+            half_removed = set(trash.remains(self.root))
+            yield from (begun for begun in self._without_record() if begun.path not in half_removed)
 
-    def commit(self, record: Record, staging: Location) -> Artifact:
-        """Digest every file of `staging`, write the record last, and move the whole to its place."""
+    def orphans(self) -> Iterator[Begun]:
+        """Folders in an artifact's place that have no record: what collections of old left when they were killed.
+
+        On an object store, where work is begun in its final place, nothing tells them from it.
+        """
+        if self.root.is_local:
+            yield from self._without_record()
+
+    def _without_record(self) -> Iterator[Begun]:
+        for kind in self._kinds():
+            for folder, short in self._folders(kind):
+                if not self._done(f"{kind}/{folder}"):
+                    yield Begun(kind, short, f"{kind}/{folder}")
+
+    def _done(self, path: str) -> bool:
+        return (self.root / path).exists(RECORD_FILE)
+
+    def commit(self, record: Record, staging: Location, check: Callable[[], None] = lambda: None) -> Artifact:
+        """Digest every file of `staging`, write the record last, and move the whole to its place.
+
+        `check` is called before the artifact appears; what it raises is raised, and nothing has happened.
+        """
         for name in list(staging.walk()):
             if PARTIAL in name:  # of a writer that was killed
                 staging.remove(name)
-        files = {n: FileEntry(staging.size_bytes(n), staging.digest(n)) for n in staging.walk() if n != RECORD_FILE}
+        digests = staging.digests(name for name in staging.walk() if name != RECORD_FILE)
+        files = {name: FileEntry(staging.size_bytes(name), digest) for name, digest in digests.items()}
         record = msgspec.structs.replace(record, files=files)
         place = self.root / record.kind / record.folder
         data = msgspec.json.format(msgspec.json.encode(record), indent=2)
+        check()
         staging.write_bytes(RECORD_FILE, data)
         if self.root.is_local:
+            if place.exists() and not place.exists(RECORD_FILE):  # an orphan
+                trash.discard(self.root, f"{record.kind}/{record.folder}")
             place.path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging.path, place.path)
         return Artifact(record, place, self.root.url)
@@ -200,11 +248,13 @@ class Store:
 
 def problems(artifact: Artifact) -> list[str]:
     """What differs between an artifact's files and its record: missing, extra, or changed ones."""
+    expected = artifact.record.files
     present = set(artifact.location.walk()) - {RECORD_FILE}
-    found = [f"{name}: not in the record" for name in sorted(present - artifact.record.files.keys())]
-    for name, entry in artifact.record.files.items():
+    digests = artifact.location.digests(name for name in expected if name in present)
+    found = [f"{name}: not in the record" for name in sorted(present - expected.keys())]
+    for name, entry in expected.items():
         if name not in present:
             found.append(f"{name}: missing")
-        elif artifact.location.digest(name) != entry.sha256:
+        elif digests[name] != entry.sha256:
             found.append(f"{name}: digest differs")
     return found

@@ -173,11 +173,12 @@ def run_sweep(
         return plan.sweep
     plan.save()
     runtime.connect(plan.scaling)
-    run(plan.common(), plan.store, view)
-    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        _fit(plan, todo, folder, prune, concurrent or _room(plan.scaling), stall_seconds, tell)
-    if any(plan.sweep.trials[number].state == "waiting" for number in todo):
-        raise InterruptedRun("the sweep was interrupted", "Run the same command to go on.")
+    with plan.store.using(set().union(*(graph.targets for graph in plan.graphs))):  # of trials that wait, too
+        run(plan.common(), plan.store, view)
+        with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+            _fit(plan, todo, folder, prune, concurrent or _room(plan.scaling), stall_seconds, tell)
+        if any(plan.sweep.trials[number].state == "waiting" for number in todo):
+            raise InterruptedRun("the sweep was interrupted", "Run the same command to go on.")
     return plan.sweep
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.artifact import Artifact
 from cluster.graph import Graph
-from cluster.lease import Holder
+from cluster.holder import Holder
 from cluster.terminal import console
 
 LINE_SECONDS = 10.0

@@ -27,6 +27,7 @@ from cluster.errors import InputError, JobError, NotReadyError, nearest
 from cluster.specs import EndpointSpec, ScalingSpec
 from cluster.store import Store
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details
+from serving.keeping import keep_model
 
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 10.0
@@ -43,6 +44,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
     JobError with the replica's last error where the engine dies or does not answer in time.
     """
     artifact = store.resolve(spec.model)
+    keep_model(artifact.store_url, artifact.kind, artifact.fingerprint)  # until the endpoint's own processes do
     name = spec.served_name or artifact.name
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"endpoint.served_name: {name!r}", "Only letters, digits and . _ - are allowed.")

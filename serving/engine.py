@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase  # the only base that LLMConfig.callback_config takes
 from ray.serve.llm import LLMConfig, build_openai_app
+from ray.serve.llm.ingress import OpenAiIngress
 
 from cluster.artifact import Artifact
 from cluster.errors import SpecError
@@ -19,6 +20,7 @@ from cluster.model_files import context_tokens, read_config
 from cluster.specs import EndpointSpec
 from cluster.store import Store
 from serving.endpoints import MODEL_VARIABLE
+from serving.keeping import keep_model
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -27,10 +29,19 @@ if TYPE_CHECKING:
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
 
 
+class Ingress(OpenAiIngress):
+    """The entrance of an endpoint. It lives as long as the endpoint, also where no replica does or one starts again."""
+
+    def __init__(self, *args: Any, origin: dict[str, str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        keep_model(**origin)
+
+
 class FromStore(CallbackBase):
     """Brings the artifact to the node of the replica before the engine starts."""
 
     async def on_before_node_init(self) -> None:
+        keep_model(**self.kwargs)
         artifact = Store(self.kwargs["store"]).get(self.kwargs["kind"], self.kwargs["fingerprint"])
         self.llm_config.get_engine_config().hf_model_id = str(artifact.local())
         self.ctx.run_init_node = False
@@ -43,7 +54,16 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact) -> Applicatio
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
-    return build_openai_app({"llm_configs": [llm_config(spec, name, artifact)], "ingress_deployment_config": ingress})
+    return build_openai_app({
+        "llm_configs": [llm_config(spec, name, artifact)],
+        "ingress_deployment_config": ingress,
+        "ingress_cls_config": {"ingress_cls": Ingress, "ingress_extra_kwargs": {"origin": _origin(artifact)}},
+    })  # fmt: skip
+
+
+def _origin(artifact: Artifact) -> dict[str, str]:
+    """Where a replica finds the model."""
+    return {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
 
 
 def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
@@ -83,7 +103,6 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
         }
     else:
         deployment["num_replicas"] = spec.min_replicas
-    origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
     return LLMConfig(
         model_loading_config={"model_id": name, "model_source": artifact.record.ref},
         accelerator_type=spec.accelerator_type or None,
@@ -91,6 +110,6 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
         runtime_env={"env_vars": environment},
         engine_kwargs=engine,
         deployment_config=deployment,
-        callback_config={"callback_class": f"{__name__}:FromStore", "callback_kwargs": origin},
+        callback_config={"callback_class": f"{__name__}:FromStore", "callback_kwargs": _origin(artifact)},
         log_engine_metrics=False,
     )

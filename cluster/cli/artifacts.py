@@ -182,17 +182,25 @@ def gc(
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Collect garbage: old artifacts that no alias needs, and work that was begun and abandoned."""
-    from cluster.gc import collect
+    """Collect garbage: old artifacts that no alias, run or endpoint needs, and begun work that is as old.
+
+    Begun work that is younger is listed and kept: the same command goes on from it.
+    """
+    from cluster.gc import collect, resumable
     from cluster.store import Store
 
-    garbage = collect(Store(store), older_than_days, dry_run=not yes)
+    opened = Store(store)
+    garbage = collect(opened, older_than_days, dry_run=not yes)
+    begun = resumable(opened, older_than_days)
     if as_json:
         import msgspec
 
-        print_json(msgspec.to_builtins(garbage))
+        print_json(msgspec.to_builtins(garbage + begun))
         return
     rows = [(item.place, size(item.size_bytes), item.reason) for item in garbage]
     print_table(("removed" if yes else "would go", "size", "why"), rows, "Nothing to collect.")
     if garbage and not yes:
         print("Add --yes to remove them.")
+    if begun:
+        print()
+        print_table(("kept", "size", "why"), [(item.place, size(item.size_bytes), item.reason) for item in begun], "")

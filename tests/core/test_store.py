@@ -16,28 +16,12 @@ import pytest
 from cluster.build import build
 from cluster.errors import InputError, JobError
 from cluster.gc import collect
-from cluster.lease import Holder, Lease
+from cluster.holder import Holder
+from cluster.lease import Lease
 from cluster.lineage import lineage, render
 from cluster.location import Location
 from cluster.store import Store, problems
 from tests.core.toys import CountSpec, WordsSpec
-
-
-@pytest.fixture(scope="module")
-def s3_url(s3_server: None) -> str:
-    import s3fs
-
-    s3fs.S3FileSystem().mkdir("lab")
-    return "s3://lab/artifacts"
-
-
-@pytest.fixture(params=["local", "s3"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
-    if request.param == "local":
-        return Store(tmp_path / "artifacts")
-    root = f"{request.getfixturevalue('s3_url')}-{tmp_path.name}"
-    return Store(root)
 
 
 def test_build_find_resolve_verify(any_store: Store) -> None:

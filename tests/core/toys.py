@@ -71,6 +71,7 @@ def build_words(ctx: Context[WordsSpec]) -> dict[str, Any]:
 
 
 def build_count(ctx: Context[CountSpec]) -> dict[str, Any]:
+    ctx.progress(0, 1, "counts")
     folder = ctx.inputs["words"].local()
     words = sorted(folder.glob("*.txt"))
     if not words:

@@ -1,0 +1,18 @@
+"""Keeping the model of an endpoint from garbage collection, which asks the store, not Ray."""
+
+from __future__ import annotations
+
+import logging
+
+from cluster.store import Store
+from cluster.uses import Used
+
+
+def keep_model(store: str, kind: str, fingerprint: str) -> None:
+    """Keep a model as long as this process lives."""
+    try:
+        Used(Store(store).root, [f"{kind}/{fingerprint}"], resumable=False)
+    except PermissionError as error:  # an endpoint needs no more than to read
+        logging.getLogger("ray.serve").warning(
+            "%s: %s. `ctl artifacts gc` cannot see that this endpoint uses its model: give it an alias.", store, error
+        )
