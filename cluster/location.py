@@ -159,8 +159,8 @@ class Location:
             times = (_modified(path) for path in (Path(self.url), *Path(self.url).rglob("*")))
             return max(times, default=0.0)
         found = self.fs.find(self.url, detail=True).values()
-        times = (entry.get("LastModified") or self.fs.modified(entry["name"]) for entry in found)
-        return max((time.timestamp() for time in times), default=0.0)
+        changes = (entry.get("LastModified") or self.fs.modified(entry["name"]) for entry in found)
+        return max((change.timestamp() for change in changes), default=0.0)
 
     def walk(self) -> Iterator[str]:
         """All files below, as sorted relative names."""
