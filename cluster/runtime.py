@@ -109,6 +109,20 @@ def _job_config() -> Any:
     return JobConfig(_py_driver_sys_path=[str(folder)] if folder else [])  # as Ray does for `python script.py`
 
 
+def require_gpus(count: float) -> None:
+    """Raise NotReadyError where a private cluster has fewer GPUs: it does not grow, and Ray would wait for ever."""
+    import ray
+
+    if not count or not _is_private():
+        return
+    there = ray.cluster_resources().get("GPU", 0)
+    if there < count:
+        raise NotReadyError(
+            f"scaling.gpus_per_worker and scaling.gpus_per_rollout ask for {count:g} GPUs, this machine has {there:g}",
+            "Lower them (0 works on CPUs), or set RAY_ADDRESS to a cluster that has as many.",
+        )
+
+
 def has_room(scaling: ScalingSpec) -> bool:
     """Whether the cluster has a CPU for data tasks beside a whole training group. Connects."""
     import ray
@@ -160,7 +174,8 @@ def _prepare(private: bool) -> None:
 def _cpus(scaling: ScalingSpec) -> int:
     """Logical CPUs of a private cluster: the machine's, or more where a run asks for more workers than there are."""
     training = _training_cpus(scaling) + 1  # one for what runs beside the workers
-    return max(os.cpu_count() or 1, training, scaling.data_workers)
+    rollouts = math.ceil(scaling.rollout_workers * scaling.cpus_per_rollout)
+    return max(os.cpu_count() or 1, training + rollouts, scaling.data_workers)
 
 
 def _training_cpus(scaling: ScalingSpec) -> int:

@@ -64,9 +64,10 @@ class ScalingSpec(Spec, frozen=True):
     gpus_per_rollout: Annotated[float, Meta(ge=0)] = 0.0
     """GPUs that each engine reserves; 0 samples on CPUs."""
     rollout_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
-    """How long an engine may take over one batch, or over new weights, until it is started again."""
+    """How long an engine may take over one batch, or over new weights, until it is started again; the run ends where a
+    batch has taken twice as long, restarts included."""
     reward_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
-    """How long a reward function may take over a training worker's share of one batch; then the run ends."""
+    """How long the reward functions may take over a training worker's share of one batch; then the run ends."""
     verify_rollout_prompts: Annotated[int, Meta(ge=0)] = 0
     """After every sync of weights, greedy completions of so many prompts must equal transformers'; 0: no check."""
     statistics_every: Annotated[int, Meta(ge=0)] = 0

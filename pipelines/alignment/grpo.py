@@ -33,7 +33,8 @@ def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """Estimate of KL(pi || ref) at tokens drawn from pi (nats), never negative."""
+    """Estimate of KL(pi || ref) at tokens drawn from pi (nats), never negative. As a term of the loss, whose samples
+    are held fixed, its gradient is that of KL(ref || pi)."""
     difference = reference - logprobs
     return difference.exp() - difference - 1
 

@@ -1,13 +1,15 @@
 """The ledger of an RL run: which prompts were given out and which were learned from; none is lost or used twice.
 
 An append-only file of events. A step's prompts are written before any is sent to an engine (`issued`), and again when
-the optimizer has taken the step (`consumed`). A run that goes on at an earlier step says so (`resumed`): what stood
-for later steps did not happen, since their weights are gone.
+the optimizer has taken the step (`consumed`), or when it was left out (`skipped`): then nothing was learned from them.
+A run that goes on at an earlier step says so (`resumed`): what stood for later steps did not happen, since their
+weights are gone.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import JobError
@@ -34,6 +36,9 @@ class Ledger:
     def consumed(self, step: int) -> None:
         self._append({"event": "consumed", "step": step})
 
+    def skipped(self, step: int, reason: str) -> None:
+        self._append({"event": "skipped", "step": step, "reason": reason})
+
     def _append(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         if self._place.is_local:
@@ -54,33 +59,43 @@ def read(place: Location) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def consumed_prompts(events: list[dict[str, Any]]) -> list[str]:
-    """The prompts learned from, in order, by what still holds of the events.
+@dataclass(frozen=True)
+class Account:
+    """What became of the prompts that were given out, each in order."""
 
-    Raises JobError where the ledger does not add up: a step consumed twice, or without having been issued, a step
+    consumed: list[str]
+    skipped: list[str]
+
+
+def account(events: list[dict[str, Any]]) -> Account:
+    """The prompts learned from and those of steps that were left out, by what still holds of the events.
+
+    Raises JobError where the ledger does not add up: a step that ended twice, or without having been issued, a step
     missing, or positions of the order that are skipped or repeated.
     """
     issued: dict[int, dict[str, Any]] = {}
-    done: list[int] = []
+    ended: list[tuple[int, str]] = []  # steps, and whether they were consumed or skipped
     for event in events:
         step = event["step"]
         if event["event"] == "resumed":
             issued = {s: e for s, e in issued.items() if s < step}
-            done = [s for s in done if s < step]
+            ended = [(s, how) for s, how in ended if s < step]
         elif event["event"] == "issued":
             issued[step] = event
         elif step not in issued:
-            raise JobError(f"{LEDGER_FILE}: step {step} was consumed without being issued")
+            raise JobError(f"{LEDGER_FILE}: step {step} was {event['event']} without being issued")
         else:
-            done.append(step)
-    if done != list(range(len(done))):
-        raise JobError(f"{LEDGER_FILE}: the steps consumed are not 0, 1, 2, ... each once")
+            ended.append((step, event["event"]))
+    if [step for step, _ in ended] != list(range(len(ended))):
+        raise JobError(f"{LEDGER_FILE}: the steps consumed or skipped are not 0, 1, 2, ... each once")
     position = 0
-    for step in done:
+    found = Account([], [])
+    for step, how in ended:
         if issued[step]["first_position"] != position:
             raise JobError(f"{LEDGER_FILE}: step {step} begins at {issued[step]['first_position']}, not at {position}")
         position += len(issued[step]["prompts"])
-    return [prompt for step in done for prompt in issued[step]["prompts"]]
+        (found.skipped if how == "skipped" else found.consumed).extend(issued[step]["prompts"])
+    return found
 
 
 def _line(event: dict[str, Any]) -> bytes:

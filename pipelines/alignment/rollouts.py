@@ -81,6 +81,10 @@ class RolloutBatches(Source):
         if self.ledger:
             self.ledger.consumed(step)
 
+    def skipped(self, step: int, reason: str) -> None:
+        if self.ledger:
+            self.ledger.skipped(step, reason)
+
     def figures(self) -> dict[str, Any]:
         return self._figures
 

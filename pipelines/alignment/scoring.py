@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from pipelines.generation.engine import Completion
 
 
 class Scorer:
-    """Scores completions of conversations by every reward function of a spec, each within `timeout_seconds`."""
+    """Scores completions of conversations by every reward function of a spec, all of them within `timeout_seconds`."""
 
     def __init__(self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None, timeout_seconds: float) -> None:
         self.functions = {name: reward_function(name) for name in spec.rewards if name != REWARD_MODEL}
@@ -31,8 +32,9 @@ class Scorer:
             Sample(messages, answer, completion.finished)
             for messages, answer, completion in zip(conversations, answers, completions, strict=True)
         ]
+        end = time.monotonic() + self.timeout_seconds
         found = {
-            name: apply(name, function, samples, self.timeout_seconds) for name, function in self.functions.items()
+            name: apply(name, function, samples, end - time.monotonic()) for name, function in self.functions.items()
         }
         if self.model is not None:
             whole = [[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples]

@@ -15,6 +15,7 @@ from cluster.context import Context
 from cluster.errors import InputError, SpecError
 from cluster.model_files import context_tokens, read_config
 from cluster.profiles import STATE
+from cluster.runtime import require_gpus
 from cluster.specs import RlhfSpec, ScalingSpec
 from cluster.specs.alignment import REWARD_MODEL
 from pipelines.alignment import curve, ledger
@@ -23,7 +24,7 @@ from pipelines.alignment.reward import RewardModel
 from pipelines.alignment.rewards import reward_function
 from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
 from pipelines.alignment.scoring import Scorer
-from pipelines.alignment.sync import WeightSync
+from pipelines.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.models import require_rows, require_trainable
 from pipelines.training.stage import run_training
@@ -134,7 +135,9 @@ def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list
         gpus=scaling.gpus_per_rollout,
         threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
         takes_weights=True,
+        timeout_seconds=scaling.rollout_timeout_seconds,
     )
+    require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * options.gpus)
     return fleet.start(model, options, scaling)
 
 
@@ -164,9 +167,10 @@ def recipe(work: Work, rank: int) -> Parts:
     sync = WeightSync(
         Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures) if rank == 0 else None,
         getattr(torch, engine_dtype(scaling)),
-        load_model(folder).eval() if verify else None,
+        load_model(folder).eval() if verify and rank == 0 else None,
         verify,
         eos,
+        min(GREEDY_TOKENS, spec.max_completion_tokens),  # what the engine has room for
     )
     source = RolloutBatches(
         spec=spec,
@@ -199,9 +203,9 @@ def load_model(folder: Path) -> Any:
 
 def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     """Check the ledger, draw the curve, and tell what changed between the first and the last evaluation."""
-    prompts = ledger.consumed_prompts(ledger.read(ctx.output))
+    account = ledger.account(ledger.read(ctx.output))
     points = curve.read(ctx.output)
     ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
     ctx.output.write_bytes(curve.TEXT_FILE, curve.in_text(points).encode())
     first = {f"first_{name}": points[0][name] for name in curve.names(points)}
-    return {"prompts_consumed": len(prompts), **first}
+    return {"prompts_consumed": len(account.consumed), "prompts_skipped": len(account.skipped), **first}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cluster.errors import JobError
@@ -22,13 +23,20 @@ class WeightSync:
     """Called by all ranks; only rank 0 has the fleet. `twin` is a transformers model to verify with, or None."""
 
     def __init__(
-        self, fleet: Fleet | None, dtype: torch.dtype, twin: Any, prompts: list[list[int]], eos_token_id: int
+        self,
+        fleet: Fleet | None,
+        dtype: torch.dtype,
+        twin: Any,
+        prompts: list[list[int]],
+        eos_token_id: int,
+        greedy_tokens: int = GREEDY_TOKENS,
     ) -> None:
         self.fleet = fleet
         self.dtype = dtype
         self.twin = twin
         self.prompts = prompts
         self.eos_token_id = eos_token_id
+        self.greedy_tokens = greedy_tokens
         self.version = -1
         self.verified = 0
 
@@ -36,12 +44,14 @@ class WeightSync:
         """Bring the engines to the weights after `version` steps. Raises JobError where they do not agree."""
         if version == self.version:
             return
-        weights = engine.weights()
+        weights = engine.weights(keep=self.fleet is not None)
         self.version = version
         if self.fleet:
             self.fleet.sync(version, {name: weight.to(self.dtype) for name, weight in weights.items()})
-            if self.twin is not None:
-                self._verify(weights)
+        dist.barrier()  # the others wait for one call of the engines at a time, which has a deadline of its own
+        if self.fleet and self.twin is not None:
+            self._verify(weights)
+        dist.barrier()
 
     def _verify(self, weights: dict[str, Tensor]) -> None:
         assert self.fleet
@@ -49,12 +59,12 @@ class WeightSync:
         completions = self.fleet.generate(
             self.prompts,
             [0] * len(self.prompts),
-            max_tokens=GREEDY_TOKENS,
+            max_tokens=self.greedy_tokens,
             temperature=0.0,
             eos_token_id=self.eos_token_id,
         )
         for prompt, completion in zip(self.prompts, completions, strict=True):
-            expected = greedy(self.twin, prompt, self.eos_token_id)
+            expected = greedy(self.twin, prompt, self.eos_token_id, self.greedy_tokens)
             if completion.tokens != expected:
                 raise JobError(
                     f"after the sync of version {self.version} the rollout engine and transformers disagree: "
@@ -65,9 +75,9 @@ class WeightSync:
 
 
 @torch.inference_mode()
-def greedy(model: Any, prompt: list[int], eos_token_id: int) -> list[int]:
+def greedy(model: Any, prompt: list[int], eos_token_id: int, max_tokens: int = GREEDY_TOKENS) -> list[int]:
     """Greedy token ids by transformers, the end-of-text token included."""
     tokens = torch.tensor([prompt], device=model.device)
-    options = {"do_sample": False, "max_new_tokens": GREEDY_TOKENS, "pad_token_id": eos_token_id}
+    options = {"do_sample": False, "max_new_tokens": max_tokens, "pad_token_id": eos_token_id}
     output = model.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=eos_token_id, **options)
     return [int(token) for token in output[0, len(prompt) :]]

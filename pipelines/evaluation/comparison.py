@@ -22,7 +22,7 @@ from cluster.context import Context
 from cluster.errors import InputError
 from cluster.failures import explained
 from cluster.model_files import context_tokens, read_config
-from cluster.runtime import connect
+from cluster.runtime import connect, require_gpus
 from cluster.specs import ComparisonSpec
 from pipelines.alignment.reward import RewardModel
 from pipelines.alignment.rewards import Sample, python_parses
@@ -169,6 +169,7 @@ def mean_reward(ctx: Context[ComparisonSpec], samples: list[Sample]) -> float | 
 
 
 def _start(options: EngineOptions) -> Any:
+    require_gpus(options.gpus)
     variables = {"OMP_NUM_THREADS": str(options.threads)}
     actor = ray.remote(Examiner).options(num_cpus=0, num_gpus=options.gpus, runtime_env={"env_vars": variables})
     return actor.remote()

@@ -10,14 +10,19 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cluster.errors import JobError
+from cluster.location import Location
+from pipelines.generation.last_words import Place, here, stack_when_late
 
 if TYPE_CHECKING:
     from cluster.artifact import Artifact
@@ -29,6 +34,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # by default every engine binds itself to the same first cores
 }
+STACK_FRACTION = 0.9  # of the time that a call is waited for; then where it stands is written to the log
 INITIAL = 0  # version of the weights that an engine starts with
 
 
@@ -43,6 +49,7 @@ class EngineOptions:
     kv_cache_gib: float = 0.5
     takes_weights: bool = False
     temperature_in_logprobs: bool = True
+    timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,9 @@ class StaleWeights(JobError):
 
 
 class GenerationEngine:
-    """A vLLM engine on a model artifact."""
+    """A vLLM engine on a model artifact, or on a place where one is being made."""
 
-    def __init__(self, artifact: Artifact, options: EngineOptions) -> None:
+    def __init__(self, model: Artifact | Location, options: EngineOptions) -> None:
         os.environ |= ENVIRONMENT
         import vllm._custom_ops as custom_ops
         from vllm import LLM
@@ -78,27 +85,34 @@ class GenerationEngine:
                 # oneDNN keeps a packed copy of every matrix that new weights would not reach.
                 custom_ops._supports_onednn = False
         self.version = INITIAL
-        self.llm = LLM(
-            str(artifact.local()),
-            skip_tokenizer_init=True,
-            max_model_len=options.max_model_len,
-            disable_log_stats=True,
-            logprobs_mode="processed_logprobs" if options.temperature_in_logprobs else "raw_logprobs",
-            seed=0,
-            **engine,
-        )
+        self.late_seconds = STACK_FRACTION * options.timeout_seconds
+        with folder_of(model) as folder:
+            self.llm = LLM(
+                str(folder),
+                skip_tokenizer_init=True,
+                max_model_len=options.max_model_len,
+                disable_log_stats=True,
+                logprobs_mode="processed_logprobs" if options.temperature_in_logprobs else "raw_logprobs",
+                seed=0,
+                **engine,
+            )
 
     def pid(self) -> int:
         """The engine's process, and a sign of life."""
         return os.getpid()
 
+    def place(self) -> Place:
+        """Where the engine runs, for whoever wants to know what it said."""
+        return here()
+
     def load(self, version: int, weights: dict[str, Tensor]) -> tuple[int, int]:
         """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use."""
         self.version = -1  # until all are there
-        self.llm.apply_model(lambda model: _assign(model, weights))
-        self.llm.reset_prefix_cache()
-        self.version = version
-        return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
+        with stack_when_late(self.late_seconds):
+            self.llm.apply_model(lambda model: _assign(model, weights))
+            self.llm.reset_prefix_cache()
+            self.version = version
+            return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
 
     def generate(
         self,
@@ -125,7 +139,8 @@ class GenerationEngine:
         parameters = [
             SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
         ]
-        outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
+        with stack_when_late(self.late_seconds):
+            outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
         return [_completion(output.outputs[0]) for output in outputs]
 
     def score(self, sequences: list[list[int]]) -> list[list[float]]:
@@ -150,6 +165,20 @@ class GenerationEngine:
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
         return int(psutil.Process().memory_info().rss)
+
+
+@contextmanager
+def folder_of(model: Artifact | Location) -> Iterator[Path]:
+    """A model as a local folder. Of a place in an object store it is a temporary copy, which goes when the model is
+    loaded: an engine is killed in the end and could not remove it then."""
+    if not isinstance(model, Location):
+        yield model.local()
+    elif model.is_local:
+        yield model.path
+    else:
+        with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+            model.get(Path(folder))
+            yield Path(folder)
 
 
 def _assign(model: Any, weights: dict[str, Tensor]) -> None:

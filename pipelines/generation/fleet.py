@@ -6,24 +6,31 @@ holds the weights it was first started with and says so by their version: it get
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 from torch import Tensor
 
 from cluster.artifact import Artifact
 from cluster.errors import JobError
 from cluster.failures import explained
+from cluster.runtime import require_gpus
 from cluster.specs import ScalingSpec
 from pipelines.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
+from pipelines.generation.last_words import Place, cause_of, last_words
 
+PATIENCE = 2.0  # a call takes at most so many times its deadline, with all its repetitions
 Call = Callable[[Any], Any]  # an engine's handle to the reference of its answer
 
 
 def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> list[Any]:
     """Handles of `rollout_workers` engines that begin to start now. They end with the process that called this."""
+    require_gpus(scaling.rollout_workers * options.gpus)
     actor = ray.remote(GenerationEngine).options(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
@@ -45,6 +52,7 @@ class Fleet:
         self.restarts = 0
         self._weights: Any = None
         self._checksum = 0
+        self._places: dict[int, Place] = {}  # where the engines that failed had run
 
     def sync(self, version: int, weights: dict[str, Tensor]) -> None:
         """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
@@ -66,31 +74,55 @@ class Fleet:
 
     def _on_all(self, calls: list[Call]) -> list[Any]:
         """Every engine's call at the same time, and their answers; an engine that fails is brought back and asked
-        again."""
+        again, within `PATIENCE` times the time of one call: whoever waits for this process does not wait for ever."""
         answers: dict[int, Any] = {}
-        references = {i: call(self.handles[i]) for i, call in enumerate(calls)}
+        failures: dict[int, list[str]] = {i: [] for i in range(len(calls))}
+        self._places = {}
+        end = time.monotonic() + PATIENCE * self.timeout_seconds
+        asked = list(range(len(calls)))
         for _ in range(self.max_failures + 1):
-            answers |= {i: answer for i, ref in references.items() if (answer := self._answer(i, ref)) is not None}
+            answers |= self._round({i: calls[i] for i in asked}, failures, end)
             failed = [i for i in range(len(calls)) if i not in answers]
             if not failed:
                 return [answers[i] for i in range(len(calls))]
             self.restarts += len(failed)
-            ready = [i for i in failed if self._answer(i, self._load(self.handles[i])) is not None]
-            references = {i: calls[i](self.handles[i]) for i in ready}
+            asked = list(self._round(dict.fromkeys(failed, self._load), failures, end))
+            if time.monotonic() >= end:
+                break
+        causes, place = failures[failed[0]], self._places.get(failed[0])
+        log = f"\nThe end of its log:\n{last_words(place)}\n" if place else ""
         raise JobError(
-            f"rollout engine {failed[0]} failed {self.max_failures + 1} times in a row",
-            "Run the same command to go on from the last checkpoint; --debug shows the engine's output.",
+            f"rollout engine {failed[0]} failed {len(causes)} times in a row: {'; '.join(dict.fromkeys(causes))}{log}",
+            "Run the same command to go on from the last checkpoint; a slow engine needs a higher "
+            "scaling.rollout_timeout_seconds; --debug shows the engine's output.",
         )
 
-    def _answer(self, index: int, reference: Any) -> Any:
-        """An engine's answer, or None where it died, hung or had been started anew."""
+    def _round(self, calls: dict[int, Call], failures: dict[int, list[str]], end: float) -> dict[int, Any]:
+        """One call of each of some engines, at the same time. The answers that came in time; why others did not is
+        added to `failures`."""
+        end = min(end, time.monotonic() + self.timeout_seconds)
+        places = {i: self.handles[i].place.remote() for i in calls}
+        references = {i: call(self.handles[i]) for i, call in calls.items()}
+        answers = {}
+        for i, reference in references.items():
+            answer = self._answer(i, reference, max(0.0, end - time.monotonic()))
+            if isinstance(answer, Failure):
+                failures[i].append(answer.cause)
+                with suppress(RayError):  # one that had not begun to work has said nothing
+                    self._places[i] = ray.get(places[i], timeout=0)
+            else:
+                answers[i] = answer
+        return answers
+
+    def _answer(self, index: int, reference: Any, timeout_seconds: float) -> Any:
+        """An engine's answer, or the failure of one that died, hung or had been started anew."""
         try:
-            answer = ray.get(reference, timeout=self.timeout_seconds)
+            answer = ray.get(reference, timeout=timeout_seconds)
         except GetTimeoutError:
             ray.kill(self.handles[index], no_restart=False)
-            return None
-        except (ActorDiedError, ActorUnavailableError, StaleWeights):
-            return None
+            return Failure(f"it did not answer within {self.timeout_seconds:g} s")
+        except (ActorDiedError, ActorUnavailableError, StaleWeights) as error:
+            return Failure(cause_of(error))
         except RayTaskError as error:  # an engine that failed within a batch is in no state to go on
             ray.kill(self.handles[index], no_restart=False)
             raise explained(error, f"rollout engine {index}") from error
@@ -101,3 +133,10 @@ class Fleet:
                 "vLLM changes this architecture's weights when it loads them; it cannot be synchronised in memory.",
             )
         return answer
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An engine did not answer."""
+
+    cause: str

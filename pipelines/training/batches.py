@@ -150,6 +150,9 @@ class Source:
     def taken(self, step: int) -> None:
         """The optimizer has taken the step."""
 
+    def skipped(self, step: int, reason: str) -> None:
+        """The optimizer has not taken the step: nothing was learned from its batch."""
+
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
         """Figures on held-out data, the same on all ranks."""
         return {}

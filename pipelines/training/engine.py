@@ -182,12 +182,15 @@ class Engine:
         if self.loss_scale:
             self.loss_scale = LossScale(**notes["loss_scale"])
 
-    def weights(self) -> dict[str, Tensor]:
-        """The trained weights, whole, on the CPU, by name, tied ones once. Every rank must call it."""
+    def weights(self, keep: bool) -> dict[str, Tensor]:
+        """The trained weights, whole, on the CPU, by name, tied ones once, for the ranks that are to `keep` them; the
+        others hold one at a time. Every rank must call it."""
         found = {}
         for name, parameter in self.engine.module.model.named_parameters():
             if not parameter.requires_grad:
                 continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
-                found[name] = cuts.whole(parameter).cpu().clone()
+                whole = cuts.whole(parameter)
+                if keep:
+                    found[name] = whole.cpu().clone()
         return found

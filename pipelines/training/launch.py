@@ -6,6 +6,7 @@ newest checkpoint. An error in the code would only repeat: it ends the run at on
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -26,9 +27,12 @@ from cluster.errors import JobError, TrunklineError
 from cluster.failures import original
 from cluster.signals import held
 from cluster.specs import ScalingSpec
+from pipelines.generation.fleet import PATIENCE
 from pipelines.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
 
 POLL_SECONDS = 0.5
+COLLECTIVE_SECONDS = 1800  # torch's own
+MARGIN = 1.5
 STOP_SECONDS = 60.0  # that the workers get to save when this process is interrupted
 # Ray's controller looks at its workers this often: the price of a restart and of the end, at no cost in between.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -120,7 +124,9 @@ def _trainer(
     return Trainer(
         lambda config: function(config["argument"], Interruption(run, get_context().get_world_rank())),
         train_loop_config={"argument": argument},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=collective_seconds(scaling)
+        ),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=bool(gpus), resources_per_worker=resources
         ),
@@ -133,6 +139,13 @@ def _trainer(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def collective_seconds(scaling: ScalingSpec) -> int:
+    """How long ranks wait for one another: longer than one of them may wait for rollout engines or reward functions,
+    whose failure must be told first, since that of a collective does not say why."""
+    waits = max(PATIENCE * scaling.rollout_timeout_seconds, scaling.reward_timeout_seconds)
+    return max(COLLECTIVE_SECONDS, math.ceil(MARGIN * waits))
 
 
 def _explained(error: BaseException) -> TrunklineError:

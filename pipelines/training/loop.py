@@ -42,7 +42,8 @@ class Agreed:
     save: bool  # at once: a node will go
     stop: bool  # and end
     profile: int  # steps to profile from the next one on
-    skipped: str  # why the optimizer did not take it; empty where it did
+    skipped: str  # why the policy for bad steps left it out; empty where it did not
+    overflowed: bool  # of fp16's range: the optimizer did not take it either
 
 
 @dataclass
@@ -96,7 +97,10 @@ class Loop:
                 notices.append(f"step {done} was skipped: {agreed.skipped}")
             else:
                 loss = agreed.loss
-            self.source.taken(step)
+            if agreed.skipped or agreed.overflowed:
+                self.source.skipped(step, agreed.skipped or "the gradient overflowed fp16, whose scale is lowered")
+            else:
+                self.source.taken(step)
             if look:
                 looked = self.statistics.end(done)
                 if log:
@@ -164,7 +168,7 @@ class Loop:
             overflowed = self.engine.overflowed  # of fp16's narrow range, which is no divergence
             reason = "" if overflowed else self.divergence.admit(step + 1, loss, norm)
             due_now, writing, save, stop = map(bool, found)
-            agreed.append(Agreed(loss, norm, figures, due_now, writing, save, stop, profile, reason))
+            agreed.append(Agreed(loss, norm, figures, due_now, writing, save, stop, profile, reason, overflowed))
             self.checkpoints.before_update()
             return not (reason or overflowed)
 

@@ -11,7 +11,7 @@ from cluster.context import Context
 from cluster.errors import InputError
 from cluster.location import Location
 from cluster.profiles import STATE, Run, announce
-from cluster.runtime import connect
+from cluster.runtime import connect, require_gpus
 from cluster.specs import PretrainSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores
@@ -114,6 +114,7 @@ def run_training(
     batches = plan()
     check_overrides(ctx.spec, ctx.scaling)
     connect(ctx.scaling)
+    require_gpus(ctx.scaling.num_workers * ctx.scaling.gpus_per_worker)
     from pipelines.training.launch import run_workers  # Ray Train reads its environment when it is imported
     from pipelines.training.worker import Work, train
 

@@ -110,8 +110,9 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
     figures = loop.run()
     if figures is None:
         return None
-    weights = engine.weights()
-    if dist.get_rank() == 0:
+    writes = dist.get_rank() == 0
+    weights = engine.weights(keep=writes)
+    if writes:
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
             parts.write(weights, Path(folder))
             for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):  # each file whole or not at all

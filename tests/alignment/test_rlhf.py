@@ -18,7 +18,7 @@ import pytest
 
 from cluster.artifact import Artifact
 from cluster.build import build
-from cluster.errors import SpecError
+from cluster.errors import InputError, SpecError
 from cluster.metrics import read
 from cluster.store import Store
 from pipelines.alignment import curve, ledger
@@ -77,7 +77,7 @@ def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
 
 
 def test_the_ledger_is_the_order(undisturbed: Artifact, inputs: dict[str, Artifact]) -> None:
-    consumed = ledger.consumed_prompts(ledger.read(undisturbed.location))
+    consumed = ledger.account(ledger.read(undisturbed.location)).consumed
     ids = [row["id"] for row in read_conversations(inputs["prompts"].local(), "train")]
     spec = undisturbed.spec
     count = STEPS * spec["global_batch_size"] // spec["group_size"]
@@ -91,9 +91,7 @@ def same(artifact: Artifact, reference: Artifact) -> None:
     assert {name: artifact.metrics[name] for name in kept} == {name: reference.metrics[name] for name in kept}
     for name in ("model.safetensors", curve.CURVE_FILE, curve.PICTURE_FILE, curve.TEXT_FILE):
         assert artifact.record.files[name] == reference.record.files[name], name
-    assert ledger.consumed_prompts(ledger.read(artifact.location)) == ledger.consumed_prompts(
-        ledger.read(reference.location)
-    )
+    assert ledger.account(ledger.read(artifact.location)) == ledger.account(ledger.read(reference.location))
 
 
 def staging(root: Path) -> Path | None:
@@ -185,3 +183,22 @@ def test_what_is_wrong_with_the_rewards_is_said_before_any_work(inputs: dict[str
     for rewards, words in (({"reward_model": 1.0}, "go together"), ({"python_parse": 1.0}, "python_parses")):
         with pytest.raises(SpecError, match=words):
             build(rlhf(2, rewards=rewards), inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
+
+
+OWN = "tests.alignment.own_rewards"
+
+
+def test_rewards_of_ones_own_are_learned_from_whatever_numbers_they_are(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """Whole numbers, truth values and numpy's; then one that has no number for a sample, which is told with both."""
+    rewards = {f"{OWN}:letters": 0.01, f"{OWN}:ended": 1.0, f"{OWN}:share": 0.5}
+    spec = rlhf(1, rewards=rewards, evaluation_prompts=16)
+    learned = build(spec, inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
+    assert 0 <= learned.metrics[f"heldout_{OWN}:ended"] <= 1 < learned.metrics[f"heldout_{OWN}:letters"]
+    assert (learned.metrics["prompts_consumed"], learned.metrics["prompts_skipped"]) == (8, 0)
+    wrong = rlhf(1, rewards={f"{OWN}:none": 1.0}, evaluation_prompts=16)
+    with pytest.raises(
+        InputError, match=f"rlhf.rewards: {OWN}:none returned None of type NoneType for the answer .*def"
+    ):
+        build(wrong, inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")

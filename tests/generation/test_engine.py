@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,13 +19,14 @@ from transformers import AutoModelForCausalLM
 
 from cluster.artifact import Artifact
 from cluster.build import build
-from cluster.errors import JobError
+from cluster.errors import JobError, NotReadyError
 from cluster.specs import PretrainedSpec, ScalingSpec
 from cluster.store import Store
 from pipelines.alignment.grpo import token_logprobs
 from pipelines.alignment.sync import GREEDY_TOKENS, greedy
-from pipelines.generation.engine import EngineOptions, StaleWeights, checksum
-from pipelines.generation.fleet import Fleet, start
+from pipelines.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
+from pipelines.generation.fleet import PATIENCE, Fleet, start
+from pipelines.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 EOS = 0
@@ -124,6 +129,75 @@ def test_an_engine_that_answers_too_late_is_started_again(fleet: Fleet, model: A
     assert ray.get(handles[0].pid.remote(), timeout=480) != before
     found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
     assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
+
+
+def test_a_hung_engine_costs_no_more_than_twice_its_deadline_and_is_told(
+    fleet: Fleet, model: Artifact, handles: list[Any]
+) -> None:
+    """Stopped, as a machine that swaps; what it hangs in is not its own code, so that nothing is in its log of that."""
+    fleet.sync(10, weights_of(other(model, 10)))
+    hasty = Fleet(handles, timeout_seconds=4, max_failures=5)
+    hasty.version, hasty._weights, hasty._checksum = fleet.version, fleet._weights, fleet._checksum
+    os.kill(ray.get(handles[0].pid.remote(), timeout=480), signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(JobError, match=r"rollout engine 0 failed \d times in a row: it did not answer within 4 s") as e:
+        hasty.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+    assert time.monotonic() - began < 2 * 4 + READ_SECONDS, "the log is read in time, too"
+    assert "rollout_timeout_seconds" in str(e.value)
+    fleet.sync(11, weights_of(other(model, 11)))  # it can be brought back
+
+
+class Hangs(GenerationEngine):
+    """An engine without a model that prints and then waits for what does not come, where one would compute."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.late_seconds = STACK_FRACTION * options.timeout_seconds
+        self.llm = self
+
+    def generate(self, *given: Any, **asked: Any) -> list[Any]:
+        print("the batch has begun", flush=True)
+        with stack_when_late(self.late_seconds):
+            threading.Event().wait()
+        return []
+
+
+def test_where_an_engine_hangs_is_told(ray_cluster: None) -> None:
+    options = EngineOptions(max_model_len=128, timeout_seconds=3)
+    handle = ray.remote(Hangs).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(options)
+    hung = Fleet([handle], timeout_seconds=20, max_failures=0)
+    try:
+        with pytest.raises(JobError, match=r"did not answer within 20 s") as caught:
+            hung.generate(PROMPTS, [0, 0, 0], **ASKED)
+    finally:
+        ray.kill(handle)
+    assert "the batch has begun" in str(caught.value)
+    assert "in wait" in str(caught.value) and "test_engine.py" in str(caught.value), "the stack is in the log"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_there_are_refused_at_once(model: Artifact, ray_cluster: None) -> None:
+    """Ray waits for them for ever."""
+    options = EngineOptions(max_model_len=128, gpus=0.5)
+    with pytest.raises(NotReadyError, match=r"scaling.gpus_per_rollout ask for 1 GPUs, this machine has 0"):
+        start(model, options, ScalingSpec(rollout_workers=2, gpus_per_rollout=0.5))
+
+
+def test_an_engine_that_does_not_start_says_why(model: Artifact, ray_cluster: None) -> None:
+    (handle,) = start(model, EngineOptions(max_model_len=100_000, threads=2, takes_weights=True), ScalingSpec())
+    try:
+        with pytest.raises(JobError, match=r"rollout engine 0 failed .*max_model_len"):
+            Fleet([handle], timeout_seconds=240, max_failures=0).sync(1, weights_of(other(model, 1)))
+    finally:
+        ray.kill(handle)
+
+
+def test_ranks_wait_for_one_another_longer_than_for_engines_and_rewards() -> None:
+    from pipelines.training.launch import collective_seconds
+
+    assert collective_seconds(ScalingSpec()) == 1800 > PATIENCE * ScalingSpec().rollout_timeout_seconds
+    for scaling in (ScalingSpec(rollout_timeout_seconds=5000), ScalingSpec(reward_timeout_seconds=9000)):
+        waits = max(PATIENCE * scaling.rollout_timeout_seconds, scaling.reward_timeout_seconds)
+        assert collective_seconds(scaling) > 1.2 * waits
 
 
 def test_an_engine_that_keeps_its_own_copies_is_found_out(model: Artifact, ray_cluster: None) -> None:

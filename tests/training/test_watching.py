@@ -46,6 +46,8 @@ CASES = {
     **{f"watched-zero{stage}": case(stage, scaling=WATCHED) for stage in range(4)},
     **{f"plain-zero{stage}": case(stage, scaling=WATCHED | {"statistics_every": 0}) for stage in range(4)},
     "resumed": case(1, "infinite") | {"stop_at": 7},
+    "overflowing": case(1, "told", optimizer="adamw", precision="fp16", z_loss=20.0),
+    **{f"exported-zero{stage}": case(stage, "exported") for stage in range(4)},
     "slow": case(1, "slow", scaling={"log_every": 4}),
     "profiled": case(1, scaling={"log_every": 2}),
 }
@@ -69,6 +71,35 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(runs: Path, name: str) -> dict[str, torch.Tensor]:
     return dict(load_file(runs / name / "model.safetensors"))
+
+
+def ended(runs: Path, name: str, rank: int = 0) -> list[Any]:
+    """The steps of a run, each with why it was left out or nothing."""
+    return [json.loads(line) for line in (runs / name / f"ended-{rank}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_step_that_is_left_out_is_not_told_as_taken(runs: Path, stage: int, rank: int) -> None:
+    found = ended(runs, f"infinite-zero{stage}", rank)
+    assert [step for step, _ in found] == list(range(STEPS))
+    assert [step for step, reason in found if reason] == [BAD]
+    assert "loss inf" in found[BAD][1]
+
+
+def test_a_step_that_overflows_fp16_is_not_told_as_taken(runs: Path) -> None:
+    left_out = [reason for _, reason in ended(runs, "overflowing") if reason]
+    assert 0 < len(left_out) == read(Location(runs / "overflowing"))[-1]["overflowed_steps"] < STEPS
+    assert all("overflowed fp16" in reason for reason in left_out)
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_only_the_rank_that_writes_holds_a_copy_of_the_model(runs: Path, stage: int) -> None:
+    name = f"exported-zero{stage}"
+    whole = sum(weight.numel() for weight in weights(runs, name).values())
+    first, second = (json.loads((runs / name / f"copied-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == {"copied": whole, "held": whole}
+    assert second == {"copied": 0, "held": 0}
 
 
 def losses(runs: Path, name: str) -> list[Any]:
