@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from cluster.errors import InputError
 from cluster.failures import explained
 from cluster.location import Location
 from cluster.model_files import CONFIG_FILE, context_tokens
-from cluster.runtime import connect
+from cluster.runtime import connect, require_gpus
 from cluster.specs import QuantizeSpec, ScalingSpec
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
 from pipelines.tuning.conversations import read_conversations
@@ -33,21 +32,6 @@ from pipelines.tuning.templates import prepare
 
 KV_CACHE_GIB = 1.0  # of both engines, and within their resident memory
 PLAIN = "completion"  # the template of a model that has none: request and answer as one text
-
-
-@dataclass(frozen=True)
-class Draft:
-    """The model that is being made, as an engine takes an artifact."""
-
-    location: Location
-
-    def local(self) -> Path:
-        """Its folder; of an object store, a copy among the engine's machine's temporary files."""
-        if self.location.is_local:
-            return self.location.path
-        folder = Path(tempfile.mkdtemp(prefix="trunkline-"))
-        self.location.get(folder)
-        return folder
 
 
 @dataclass(frozen=True)
@@ -73,16 +57,17 @@ class Answers:
 
 def compare(
     original: Artifact,
-    quantized: Draft,
+    quantized: Location,
     conversations: Artifact,
     spec: QuantizeSpec,
     scaling: ScalingSpec,
     progress: Callable[..., None],
 ) -> dict[str, Any]:
-    """The report, but for the sizes on disk. Both models are asked as they would be served."""
+    """The report, but for the sizes on disk. Both models are asked as they would be served; the quantized one is still
+    being made."""
     questions = read_questions(original.local(), conversations, spec)
     connect(scaling)
-    asked: dict[str, tuple[Artifact | Draft, str]] = {
+    asked: dict[str, tuple[Artifact | Location, str]] = {
         "original": (original, "bfloat16" if scaling.gpus_per_rollout else "float32"),
         "quantized": (quantized, "bfloat16"),  # vLLM's integer kernels for CPUs have no float32
     }
@@ -137,7 +122,7 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
     return Questions(whole, prompts, len(rows) - len(whole), longest, spec.report_tokens, tokenizer.eos_token_id)
 
 
-def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, scaling: ScalingSpec) -> Answers:
+def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions, scaling: ScalingSpec) -> Answers:
     """Start an engine on a model, put all questions to it, and end it. Raises JobError where it fails."""
     options = EngineOptions(
         max_model_len=questions.max_model_len,
@@ -146,6 +131,7 @@ def ask(name: str, model: Artifact | Draft, dtype: str, questions: Questions, sc
         threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
         kv_cache_gib=KV_CACHE_GIB,
     )
+    require_gpus(options.gpus)
     actor = ray.remote(GenerationEngine).options(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from cluster.context import Context
 from cluster.location import Location
 from cluster.specs import QuantizeSpec
-from pipelines.compression.quality import Draft, compare
+from pipelines.compression.quality import compare
 from pipelines.compression.weights import check, quantize
 
 WEIGHTS = ".safetensors"
@@ -42,7 +42,7 @@ def build(ctx: Context[QuantizeSpec]) -> dict[str, Any]:
     }
     if "conversations" not in ctx.inputs:
         return metrics | {"report": "none: no conversations were given"}
-    report = compare(source, Draft(ctx.output), ctx.inputs["conversations"], ctx.spec, ctx.scaling, ctx.progress)
+    report = compare(source, ctx.output, ctx.inputs["conversations"], ctx.spec, ctx.scaling, ctx.progress)
     for name, location in (("original", source.location), ("quantized", ctx.output)):
         report[name]["size_bytes"] = size_bytes(location)
     ctx.output.write_bytes("report.json", (json.dumps(report, indent=2) + "\n").encode())

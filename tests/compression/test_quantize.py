@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,9 +24,11 @@ from cluster.errors import InputError, SpecError
 from cluster.location import Location
 from cluster.specs import QuantizeSpec, ScalingSpec
 from cluster.store import Store
-from pipelines.compression.quality import Answers, Draft, Questions, ask, read_questions
+from pipelines.compression.quality import Answers, Questions, ask, read_questions
 from pipelines.compression.weights import arguments, best_scale, check
+from pipelines.generation.engine import folder_of
 from tests.alignment.tiny_chat import make_sft
+from tests.conftest import ROOT
 
 SPEC = QuantizeSpec(scheme="int8", report_conversations=24, report_tokens=48)
 INT4 = QuantizeSpec(scheme="int4", report_conversations=24, report_tokens=48)
@@ -199,9 +206,48 @@ def test_the_scale_loses_least(seed: int, outlier: float, scheme: str) -> None:
     assert lost(scale) <= lost(widest.bfloat16().float().clamp(min=1e-7)) * (1 + 1e-5)
 
 
-def test_a_draft_in_an_object_store_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_copy_of_a_model_in_an_object_store_goes(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     place = Location("memory://drafts/tiny")
     place.write_bytes("config.json", b"{}")
-    assert (Draft(place).local() / "config.json").read_bytes() == b"{}"
-    assert Draft(Location(tmp_path)).local() == tmp_path
+    with pytest.raises(MemoryError) if fails else nullcontext(), folder_of(place) as folder:
+        assert (folder / "config.json").read_bytes() == b"{}"
+        assert folder.parent == tmp_path
+        if fails:
+            raise MemoryError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_on_a_local_disk_is_not_copied(int4: Artifact) -> None:
+    for model in (int4, int4.location):
+        with folder_of(model) as folder:
+            assert folder == int4.local()
+
+
+ENGINE = """
+import os, signal, sys
+from cluster.location import Location
+from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
+
+engine = GenerationEngine(Location(sys.argv[1]), EngineOptions(max_model_len=64, dtype="bfloat16"))
+found = engine.generate(INITIAL, [[5, 6, 7]], max_tokens=3, eos_token_id=None)
+print(len(found[0].tokens), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)  # as Ray ends an engine
+"""
+
+
+def test_an_engine_on_an_object_store_leaves_no_copy_of_the_model(
+    int4: Artifact, s3_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boto3.client("s3").create_bucket(Bucket="quantized")
+    place = Location("s3://quantized/draft")
+    place.put(int4.local())
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", ENGINE, place.url], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (-signal.SIGKILL, ["3"]), done.stderr[-3000:]
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.glob("trunkline-*"))
