@@ -25,10 +25,21 @@ class Parent(msgspec.Struct, frozen=True):
 
 
 class Code(msgspec.Struct, frozen=True):
-    """The code that built an artifact: the commit, and a hash of what was changed but not committed (or empty)."""
+    """The code that built an artifact: the commit, and a hash of what was changed but not committed (or empty).
+
+    Where the commit is `unknown`, `reason` says why.
+    """
 
     commit: str
     dirty: str
+    reason: str = ""
+    repository: str = ""
+    """Where the commit is from: the checkout's origin, without names and passwords, or its folder's name."""
+
+    def __str__(self) -> str:
+        if not self.commit or self.reason:
+            return f"{self.commit or 'no commit'}{self.reason and f' ({self.reason})'}"
+        return self.commit[:12] + (f" + changes {self.dirty}" if self.dirty else "")
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -54,6 +65,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     duration_seconds: float
     metrics: dict[str, Any]
     files: dict[str, FileEntry]
+    user_code: Code | None = None
+    """The user's own checkout, where the pipeline's script is not part of Trunkline."""
+    named: dict[str, str] = {}
+    """Digests of the files and functions that the spec names, by field, as far as they were seen."""
 
     @property
     def size_bytes(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cluster import provenance
+from cluster import identity, provenance
 from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.context import Context, Report, silent, unheard
@@ -42,19 +42,22 @@ def build(
     store: Store,
     scaling: ScalingSpec | None = None,
     name: str,
+    named: dict[str, str] | None = None,
     report: Report = silent,
     waiting: Callable[[Holder], None] = lambda holder: None,
     notice: Callable[[str], None] = unheard,
 ) -> Artifact:
     """The artifact of a spec: from the store, or built now, or awaited where another run is building it.
 
-    `waiting` is told, once, who holds the lease; `notice` what the stage wants people to know at once. A stage that
-    fails leaves its half-finished work for the next attempt. Where the lease is lost, because its file could not be
-    renewed, the stage is stopped: another run may be at work in the same place.
+    `named`: what the spec names, where it was looked at before. `waiting` is told, once, who holds the lease; `notice`
+    what the stage wants people to know at once. A stage that fails leaves its half-finished work for the next attempt.
+    Where the lease is lost, because its file could not be renewed, the stage is stopped: another run may be at work in
+    the same place.
     """
     if not hasattr(spec, "stage"):
         raise SpecError(f"{spec.kind} is not a stage: it has nothing to build")
-    fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()})
+    named = identity.named(spec, store.local_root) if named is None else named
+    fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()}, named)
     if artifact := store.find(spec.kind, fingerprint):
         return artifact
     targets = [f"{spec.kind}/{fingerprint}", *(artifact.record.target for artifact in inputs.values())]
@@ -67,7 +70,8 @@ def build(
             if artifact := store.find(spec.kind, fingerprint):
                 return artifact
             store.clear_staging(spec.kind, name, fingerprint)
-            return _run_stage(spec, inputs, store, scaling or ScalingSpec(), name, report, notice, lease)
+            draft = Draft.of(spec, inputs, store, name, named)
+            return _run_stage(spec, draft, inputs, store, scaling or ScalingSpec(), report, notice, lease)
         except BaseException:
             if lease.is_lost:
                 lease.check()  # says why it was stopped, or why it failed
@@ -95,18 +99,19 @@ def _await_turn(
 
 def _run_stage(
     spec: Spec,
+    draft: Draft,
     inputs: dict[str, Artifact],
     store: Store,
     scaling: ScalingSpec,
-    name: str,
     report: Report,
     notice: Callable[[str], None],
     lease: Lease,
 ) -> Artifact:
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
-    draft = Draft.of(spec, inputs, store, name)
-    context = Context(spec, inputs, draft.location, scaling, name, draft.fingerprint, report, notice)
+    code, user_code = provenance.code(), provenance.user_code()  # before the stage: edits meanwhile are not its code
+    place, print_ = draft.location, draft.fingerprint
+    context = Context(identity.located(spec), inputs, place, scaling, draft.name, print_, report, notice, written=spec)
     metrics = load_stage(spec)(context)
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
@@ -114,7 +119,8 @@ def _run_stage(
     record = msgspec.structs.replace(
         draft.record,
         scaling=specs.fields(scaling),
-        code=provenance.code(),
+        code=code,
+        user_code=user_code,
         versions=provenance.versions(),
         started_at=started.isoformat(timespec="milliseconds"),
         duration_seconds=round(time.monotonic() - clock, 3),

@@ -43,6 +43,8 @@ class Context(Generic[S]):
     report: Report = field(default=silent, repr=False)
     notice: Callable[[str], None] = field(default=unheard, repr=False)
     """Tell people one sentence, at once, of something that they should know."""
+    written: S | None = None
+    """The spec as it was written, and as records show it: in `spec` the paths are such that every worker finds them."""
 
     def progress(self, done: float, total: float, unit: str, **stats: Any) -> None:
         """Tell how far the stage is (`done` of `total` `unit`s) and a few figures worth a glance. Cheap to call."""

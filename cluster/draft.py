@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from cluster import identity
 from cluster import spec as specs
 from cluster.artifact import Artifact, Code, Parent, Record
 from cluster.errors import JobError
@@ -24,9 +25,12 @@ class Draft(Artifact):
     """
 
     @classmethod
-    def of(cls, spec: Spec, inputs: dict[str, Artifact], store: Store, name: str) -> Draft:
-        """The draft of what `build(spec, inputs, store=store, name=name)` builds."""
-        fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()})
+    def of(
+        cls, spec: Spec, inputs: dict[str, Artifact], store: Store, name: str, named: dict[str, str] | None = None
+    ) -> Draft:
+        """The draft of what `build(spec, inputs, store=store, name=name, named=named)` builds."""
+        named = identity.named(spec, store.local_root) if named is None else named
+        fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()}, named)
         record = Record(
             kind=spec.kind,
             name=name,
@@ -41,6 +45,7 @@ class Draft(Artifact):
             duration_seconds=0.0,
             metrics={},
             files={},
+            named=named,
         )
         return cls(record, store.staging(spec.kind, name, fingerprint), store.root.url)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cluster import literals, overlay
+from cluster import identity, literals, overlay
 from cluster import spec as specs
 from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError, TrunklineError, nearest
@@ -32,6 +32,7 @@ class Step:
     spec: Spec
     inputs: dict[str, Step | Artifact]
     fingerprint: str
+    named: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -87,7 +88,8 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
         resolved = {n: store.resolve(i) if isinstance(i, str) else i for n, i in inputs.items()}
         _check_inputs(key, spec, resolved)
         prints = {n: i.fingerprint for n, i in resolved.items()}
-        step = Step(key, spec, resolved, specs.fingerprint(spec, prints))
+        named = _named(spec, prints, store)
+        step = Step(key, spec, resolved, specs.fingerprint(spec, prints, named), named)
         graph.steps.append(step)
         return step
 
@@ -105,6 +107,29 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
             raise SpecError(f"{key}: {graph.name} has no such step", nearest(key, known))
     graph.scaling = specs.convert(scaling, ScalingSpec, SCALING)
     return graph
+
+
+def _named(spec: Spec, inputs: dict[str, str], store: Store) -> dict[str, str]:
+    """What a spec names, as it is here; where files are gone, what was made of them last is what they were."""
+    found = identity.named(spec, store.local_root)
+    if gone := identity.missing(spec):
+        written = specs.fields(spec)
+        for made in reversed(store.list(spec.kind)):
+            record = made.record
+            parents = {name: parent.fingerprint for name, parent in record.parents.items()}
+            alike = (record.revision, record.spec, parents) == (spec.revision, written, inputs)
+            if alike and {**found, **{where: record.named.get(where, "") for where in gone}} == record.named:
+                return record.named
+    return found
+
+
+def pinned(graph: Graph) -> dict[str, Any]:
+    """Changes that make the same graph of the same script, whatever aliases mean by then and wherever it is done."""
+    changes: dict[str, Any] = {SCALING: specs.fields(graph.scaling)}
+    for step in graph.steps:
+        given = {n: f"{i.kind}/{i.fingerprint}" for n, i in step.inputs.items() if isinstance(i, Artifact)}
+        changes[step.key] = specs.fields(step.spec) | ({INPUTS: given} if given else {})
+    return changes
 
 
 def in_script(error: Exception, path: Path) -> TrunklineError:

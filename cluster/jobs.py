@@ -1,7 +1,7 @@
 """Pipelines as jobs of a Ray cluster, through Ray's own jobs API: submit, follow, stop, list, retry.
 
 Everything is resolved on this side: the specs are checked before the cluster is touched, and the job gets a zip of the
-code and plain `--set` overrides. No secret travels: the environment of a job stands in its metadata for all to read.
+code and of what was resolved. No secret travels: the environment of a job stands in its metadata for all to read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import chdir
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cluster import dashboard, package, provenance
+from cluster import dashboard, package, places, provenance
 from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.graph import Graph, pinned
 from cluster.joblog import JobLog
 from cluster.store import Store
 
@@ -38,6 +40,7 @@ CARRIED = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
 )
 METADATA_KEY = "trunkline"
+RESOLVED_FILE = "trunkline-job.json"  # in what travels: every field of every step, and the inputs by fingerprint
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted, and all that is needed to submit it again. `changes`: step to fields, and `scaling`."""
+    """What is submitted, and all that is needed to submit it again. `changes`: step to fields, and `scaling`.
+
+    `resolved`: every field and the fingerprint of every input as they were found when it was first submitted, so that
+    neither the job nor a retry looks an alias up again. `cwd`: the folder that relative paths are meant from.
+    """
 
     script: str
     changes: dict[str, Any]
     name: str
     store: str
+    cwd: str = field(default_factory=os.getcwd)
+    resolved: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, hardware: str = "") -> str:
-        """Read the script and lay the changes over its specs, as the job will; return the run's name.
+    def check(self, hardware: str = "") -> Graph:
+        """Read the script and lay the changes over its specs, as the job will; return the graph.
 
         Raises SpecError where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or
         of this machine where the cluster is on it.
@@ -79,17 +88,12 @@ class Submission:
         from cluster.sizing import find_hardware, require_fit
 
         store = Store(self.store)
-        graph = load_script(Path(self.script)).graph(store, self.changes, self.name)
+        if not os.path.isdir(self.cwd):
+            raise InputError(f"{self.cwd}: no such folder", "The paths of the job are meant from there.")
+        with chdir(self.cwd):
+            graph = load_script(Path(self.script)).graph(store, self.resolved or self.changes, self.name)
         require_fit(graph, store, find_hardware(hardware, graph.scaling))
-        return graph.name
-
-    def arguments(self) -> list[str]:
-        """The changes as plain overrides."""
-        found = ["--name", self.name] if self.name else []
-        for step, fields in self.changes.items():
-            for field, value in fields.items():
-                found += ["--set", f"{step}.{field}={json.dumps(value)}"]
-        return found
+        return graph
 
 
 def submit(submission: Submission, hardware: str = "") -> str:
@@ -98,7 +102,8 @@ def submit(submission: Submission, hardware: str = "") -> str:
     `hardware`: the workers' GPU (cluster/hardware.py), to check what needs to fit there.
     Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
     """
-    name = id_of(submission.check(hardware))
+    graph = submission.check(hardware)
+    submission = replace(submission, changes={}, resolved=pinned(graph))
     if "@" in os.environ.get("MLFLOW_TRACKING_URI", ""):
         raise InputError(
             "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",
@@ -107,22 +112,23 @@ def submit(submission: Submission, hardware: str = "") -> str:
     client = dashboard.job_client(dashboard.dashboard_url())
     store = Store(submission.store).root
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
-    code = provenance.code()
-    environment |= {
+    environment |= provenance.passed_on() | {
         "TRUNKLINE_STORE": submission.store,
-        provenance.CODE_VARIABLE: f"{code.commit}:{code.dirty}",
         "PYTHONUNBUFFERED": "1",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
     }
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         archive = Path(folder) / "job.zip"
-        script = package.pack(Path(submission.script), archive, store.path if store.is_local else None)
+        resolved = {RESOLVED_FILE: json.dumps(submission.resolved).encode()}
+        script = package.pack(Path(submission.script), archive, store.path if store.is_local else None, resolved)
+        root = Path(submission.script).resolve().parents[len(script.parents) - 1]
+        environment[places.ORIGIN] = json.dumps({"cwd": submission.cwd, "root": str(root)})
         if script.parent != Path():  # beside the script, on every node: workers begin in the folder that travelled
             environment["PYTHONPATH"] = script.parent.as_posix()
         return str(
             client.submit_job(
-                entrypoint=shlex.join(["python", script.as_posix(), *submission.arguments()]),
-                submission_id=f"{name}-{secrets.token_hex(3)}",
+                entrypoint=shlex.join(["python", script.as_posix(), "--config", RESOLVED_FILE, "--name", graph.name]),
+                submission_id=f"{id_of(graph.name)}-{secrets.token_hex(3)}",
                 runtime_env={"working_dir": str(archive), "env_vars": environment},
                 metadata={METADATA_KEY: json.dumps(asdict(submission))},
             )
@@ -135,7 +141,8 @@ def id_of(run: str) -> str:
 
 
 def retry(job_id: str) -> str:
-    """Submit what a job was again, with the code as it is now; finished steps are found in the store."""
+    """Submit what a job was again, with the code as it is now and the fields and inputs as they were then; finished
+    steps are found in the store."""
     metadata = _details(dashboard.dashboard_url(), job_id).metadata or {}
     if METADATA_KEY not in metadata:
         raise InputError(f"job {job_id} was not submitted by ctl", "Use `ctl submit SCRIPT`.")

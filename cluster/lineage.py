@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.artifact import Artifact
+import msgspec
+
+from cluster.artifact import Artifact, Code
 
 
 def lineage(artifact: Artifact) -> dict[str, Any]:
@@ -17,7 +19,9 @@ def lineage(artifact: Artifact) -> dict[str, Any]:
         "duration_seconds": record.duration_seconds,
         "spec": record.spec,
         "metrics": record.metrics,
-        "code": {"commit": record.code.commit, "dirty": record.code.dirty},
+        "code": msgspec.to_builtins(record.code),
+        "user_code": msgspec.to_builtins(record.user_code),
+        "named": record.named,
         "versions": record.versions,
         "parents": {name: lineage(artifact.parent(name)) for name in record.parents},
     }
@@ -38,9 +42,11 @@ def render(tree: dict[str, Any]) -> str:
         lines.append(f"{inner}spec     {_flat(node['spec'])}")
         if node["metrics"]:
             lines.append(f"{inner}metrics  {_flat(node['metrics'])}")
-        commit = node["code"]["commit"][:12] or "no commit"
-        dirty = f" + changes {node['code']['dirty']}" if node["code"]["dirty"] else ""
-        lines.append(f"{inner}code     {commit}{dirty}, {node['built_at']}, {node['duration_seconds']:.1f} s")
+        code = Code(**node["code"])
+        lines.append(f"{inner}code     {code}, {node['built_at']}, {node['duration_seconds']:.1f} s")
+        if node["user_code"]:
+            own = Code(**node["user_code"])
+            lines.append(f"{inner}script   {own}{own.repository and f' of {own.repository}'}")
         for name, parent in node["parents"].items():
             add(parent, f"{name}: ", inner)
 

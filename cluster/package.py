@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pathspec
 
@@ -21,8 +22,10 @@ PACKAGES = ("cluster", "pipelines", "serving")
 NEVER = ("__pycache__", "node_modules", "*.egg-info", "*.pyc")
 
 
-def pack(script: Path, target: Path, exclude: Path | None = None) -> Path:
-    """Write the zip for `script` to `target`; return the script's path inside it.
+def pack(
+    script: Path, target: Path, exclude: Path | None = None, more: Mapping[str, bytes] = MappingProxyType({})
+) -> Path:
+    """Write the zip for `script` to `target`, with `more` files; return the script's path inside it.
 
     The whole project where the script lies in it, else the script's folder with our packages. `exclude`: a folder
     that stays here, such as the artifact store. Raises InputError above LIMIT_BYTES.
@@ -40,6 +43,8 @@ def pack(script: Path, target: Path, exclude: Path | None = None) -> Path:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = files[name].stat().st_mode << 16
             archive.writestr(entry, files[name].read_bytes())
+        for name, data in more.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
     return script.relative_to(root)
 
 

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import runtime, sizing, usercode
+from cluster import provenance, runtime, sizing, usercode
 from cluster.ahead import Ahead
 from cluster.artifact import Artifact
 from cluster.build import build
@@ -61,6 +61,7 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     A step that can be read early is built in the background while the next one reads it, if that one can. Raises
     SpecError before anything is built where a step that trains cannot fit into this machine.
     """
+    provenance.code(), provenance.user_code()  # looked at now, and once: whoever edits meanwhile changes nothing
     sizing.require_fit(graph, store, sizing.find_hardware("", graph.scaling))
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
@@ -69,7 +70,7 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
             inputs = {n: i if isinstance(i, Artifact) else built[i.key] for n, i in step.inputs.items()}
             work = functools.partial(_build_step, graph, step, inputs, store, view)
             if _goes_ahead(graph, number, store):
-                ahead = step.key, Ahead(Draft.of(step.spec, inputs, store, graph.name), work)
+                ahead = step.key, Ahead(Draft.of(step.spec, inputs, store, graph.name, step.named), work)
                 built[step.key] = ahead[1].draft
                 continue
             try:
@@ -100,6 +101,7 @@ def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: St
         store=store,
         scaling=graph.scaling,
         name=graph.name,
+        named=step.named,
         report=functools.partial(view.progress, step.key),
         waiting=functools.partial(view.waiting, step.key),
         notice=functools.partial(view.notice, step.key),

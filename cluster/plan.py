@@ -78,6 +78,10 @@ def _difference(step: Step, artifact: Artifact) -> list[str]:
     lines = specs.diff(artifact.spec, specs.fields(step.spec))
     if artifact.record.revision != step.spec.revision:
         lines.append(f"revision of the stage: {artifact.record.revision} -> {step.spec.revision}")
+    named = artifact.record.named
+    for name in sorted(named.keys() | step.named.keys()):
+        if named.get(name) != step.named.get(name):
+            lines.append(f"what {name} names: {_short(named.get(name))} -> {_short(step.named.get(name))}")
     parents = {name: parent.fingerprint for name, parent in artifact.record.parents.items()}
     for name in sorted(parents.keys() | step.inputs.keys()):
         new = step.inputs[name].fingerprint if name in step.inputs else None

@@ -64,9 +64,14 @@ def canonical(value: Any) -> str:
     return msgspec.json.encode(value, order="deterministic").decode()
 
 
-def fingerprint(spec: Spec, inputs: dict[str, str]) -> str:
-    """SHA-256 (hex) of kind, revision, literals and the fingerprints of the inputs (`inputs`: name to fingerprint)."""
+def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None = None) -> str:
+    """SHA-256 (hex) of kind, revision, literals and the fingerprints of the inputs (`inputs`: name to fingerprint).
+
+    `named`: the digests of the files and functions that the spec names, by field (cluster/identity.py).
+    """
     identity = {"kind": spec.kind, "revision": spec.revision, "spec": fields(spec), "inputs": inputs}
+    if named:
+        identity["named"] = named
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from cluster import trash
 from cluster.artifact import RECORD_FILE, Artifact, FileEntry, Record
+from cluster.digests import cache_root
 from cluster.errors import InputError, nearest
 from cluster.lease import Lease
 from cluster.location import PARTIAL, Location
@@ -32,11 +33,6 @@ _FOLDER = re.compile(r"(?P<name>.+)-(?P<short>[0-9a-f]{12})$")
 def default_root() -> str:
     """Where artifacts live unless told otherwise: $TRUNKLINE_STORE, else ./artifacts."""
     return os.environ.get("TRUNKLINE_STORE") or os.path.abspath("artifacts")
-
-
-def cache_root() -> Path:
-    """Where copies of remote artifacts are kept: $TRUNKLINE_CACHE, else ~/.cache/trunkline."""
-    return Path(os.environ.get("TRUNKLINE_CACHE") or Path.home() / ".cache" / "trunkline")
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,11 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Location(root or default_root())
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder that the store is in; None on an object store."""
+        return self.root.path.resolve() if self.root.is_local else None
 
     # -- finding ------------------------------------------------------------------------------------------------
 

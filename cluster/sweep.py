@@ -26,7 +26,7 @@ from cluster import overlay, runtime
 from cluster import spec as specs
 from cluster.console import as_sentence
 from cluster.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
-from cluster.graph import SCALING, Graph, Step
+from cluster.graph import SCALING, Graph, Step, pinned
 from cluster.pipeline import load_script, run
 from cluster.sizing import find_hardware, require_fit
 from cluster.space import Axis, draw, nested
@@ -101,8 +101,9 @@ class Plan:
         _check_axes(until(graph, step), step, axes)
         self.step, self.name, self.scaling = step.key, graph.name, graph.scaling
         trials = draw(axes, samples, seed)
-        self.changes = [overlay.combine(overlay.steps(changes), nested(trial)) for trial in trials]
-        graphs = [pipeline.graph(store, each, name) for each in self.changes]
+        drawn = [overlay.combine(overlay.steps(changes), nested(trial)) for trial in trials]
+        graphs = [pipeline.graph(store, each, name) for each in drawn]
+        self.changes = [pinned(graph) for graph in graphs]  # a trial starts later: no alias is looked up again
         self.graphs = [until(each, each.step(step.key)) for each in graphs]
         for each in self.graphs:
             require_fit(each, store, find_hardware("", each.scaling))
@@ -236,6 +237,7 @@ def _fit(
         param_space={
             "number": tune.grid_search(todo),
             "requests": {number: specs.canonical(plan.request(number)) for number in todo},
+            "cwd": os.getcwd(),
             "address": ray.get_runtime_context().gcs_address,
             "stall_seconds": stall_seconds,
         },
@@ -270,6 +272,7 @@ def trainable() -> Any:
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 text=True,
+                cwd=config["cwd"],  # Tune has folders of its own
                 env={**os.environ, "RAY_ADDRESS": config["address"]},
             )
             self.stall_seconds = config["stall_seconds"] or None

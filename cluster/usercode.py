@@ -24,6 +24,7 @@ OURS = ("cluster", "pipelines", "serving")
 SCRIPT = "_pipeline_"  # before the stem of a script that was loaded, in the names of modules
 
 _folder: Path | None = None  # of the script that this process runs
+_script: Path | None = None
 
 
 def folder() -> Path | None:
@@ -31,16 +32,21 @@ def folder() -> Path | None:
     return _folder
 
 
+def script() -> Path | None:
+    """This process's script, once there is one."""
+    return _script
+
+
 def use(script: Path) -> None:
     """Make what lies beside the script importable here, as it is now on disk; what another script brought goes.
 
     Raises NotReadyError where the folder has a module of the name of one of Trunkline's packages.
     """
-    global _folder
+    global _folder, _script
     new = script.resolve().parent
     for name in OURS:
         importlib.import_module(name)  # found before the user's folder is on the path, and never looked for again
-        if new != PROJECT_ROOT and (found := _file(new, name)):
+        if new != PROJECT_ROOT and (found := module_file(new, name)):
             raise NotReadyError(f"{found} has the name of Trunkline's package {name!r}", "Rename your own.")
     if _folder is not None:
         _forget(_folder)
@@ -51,7 +57,7 @@ def use(script: Path) -> None:
             del sys.path[0]
         if str(new) not in sys.path:
             sys.path.insert(_behind_python(), str(new))
-    _folder = new
+    _folder, _script = new, script.resolve()
     importlib.invalidate_caches()
 
 
@@ -66,7 +72,7 @@ def _forget(root: Path) -> None:
     if root == PROJECT_ROOT:
         return
     for name, module in list(sys.modules.items()):
-        if (file := getattr(module, "__file__", None)) and _file(root, name) == Path(file):
+        if (file := getattr(module, "__file__", None)) and module_file(root, name) == Path(file):
             del sys.modules[name]
 
 
@@ -94,15 +100,16 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}{f': {text}' if text else ''}{at}"
 
 
-def _file(root: Path, module: str) -> Path | None:
+def module_file(root: Path, module: str) -> Path | None:
     """The source of a module below a folder of the path, where it is there."""
     place = root.joinpath(*module.split("."))
     return next((file for file in (place / "__init__.py", place.with_name(f"{place.name}.py")) if file.is_file()), None)
 
 
-def sources(file: Path, root: Path) -> dict[str, Path]:
+def sources(file: Path, root: Path, within: str = "") -> dict[str, Path]:
     """A source file and all that it imports from the same folder of the path, by their names below it.
 
+    `within`: a package, outside of which nothing counts.
     Raises InputError where an import may mean a module of Python's own library or the user's file of the same name.
     """
     found: dict[str, Path] = {}
@@ -115,13 +122,13 @@ def sources(file: Path, root: Path) -> dict[str, Path]:
         found[name] = path
         for line, module in _imports(path, root):
             top, _, rest = module.partition(".")
-            if not (own := _file(root, top)) or top in OURS:
+            if top in OURS or (within and top != within) or not (own := module_file(root, top)):
                 continue
             if top in sys.stdlib_module_names:
                 raise InputError(f"{path}:{line}: {top!r} is a module of Python's own, and {own}", "Rename your file.")
             parts = [top, *filter(None, rest.split("."))]
             packages = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-            todo += [place for package in packages if (place := _file(root, package))]
+            todo += [place for package in packages if (place := module_file(root, package))]
     return dict(sorted(found.items()))
 
 

@@ -111,7 +111,9 @@ def diff(old: Ref, new: Ref, store: StoreRoot = None, as_json: AsJson = False) -
 
     opened = Store(store)
     pair = [msgspec.to_builtins(opened.resolve(ref).record) for ref in (old, new)]
-    sections = {name: compare(pair[0][name], pair[1][name]) for name in ("spec", "parents", "code", "versions")}
+    sections = {
+        name: compare(pair[0][name], pair[1][name]) for name in ("spec", "named", "parents", "code", "versions")
+    }
     sections["metrics"] = compare(pair[0]["metrics"], pair[1]["metrics"])
     if as_json:
         print_json(sections)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from msgspec import Meta, field
 
 from cluster.errors import SpecError, nearest
+from cluster.naming import File, Function
 from cluster.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
 
@@ -29,7 +30,7 @@ class PreferencesSpec(Spec, frozen=True):
 
     source: Literal["corrupted", "file"] = "corrupted"
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
-    path: str = ""
+    path: File = ""
     """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
     license: str = ""
     """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
@@ -100,7 +101,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     """Optimizer steps; each samples `global_batch_size` completions from the weights before it."""
     group_size: Annotated[int, Meta(ge=2)] = 8
     """Completions of one prompt, compared with one another (GRPO's G)."""
-    rewards: dict[str, float] = field(default_factory=lambda: {"python_parses": 1.0})
+    rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
     """Weights of the reward functions: names in pipelines/alignment/rewards.py, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.02

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from cluster.naming import File
 from cluster.specs.rules import Count, Fraction, Rule
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -157,7 +158,7 @@ class UrlBlockList(Rule, frozen=True):
     A document without an address stays.
     """
 
-    path: str = ""
+    path: File = ""
     """A file of domains and addresses, one a line, or a folder with UT1's `domains` and `urls`; compressed too."""
     sha256: Sha256 = ""
     """SHA-256 of the file as it lies there (of a folder: of its lists in the order of their paths); empty: any."""
@@ -177,7 +178,7 @@ class BadWords(Rule, frozen=True):
     Words with Chinese, Japanese or Thai letters are found inside other text too, as in mC4.
     """
 
-    path: str
+    path: File
     """The list: one word or phrase a line; compressed too."""
     sha256: Sha256 = ""
     """SHA-256 of the file as it lies there; empty: any."""
@@ -194,7 +195,7 @@ class Decontaminate(Rule, frozen=True):
     and n-grams that are numbers for the most part are passed over (ours).
     """
 
-    paths: Annotated[tuple[str, ...], Meta(min_length=1)]
+    paths: Annotated[tuple[File, ...], Meta(min_length=1)]
     """Files, folders or globs: .jsonl, .json, .csv, .tsv, .txt (an item a line), compressed, or .zip of these."""
     ngram_words: Annotated[int, Meta(ge=2, le=100)] = 13
     """Words in an n-gram (GPT-3: 13 at most)."""

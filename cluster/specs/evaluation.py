@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.errors import SpecError
+from cluster.naming import File
 from cluster.spec import Spec
 from cluster.specs.training import MODELS
 
@@ -59,7 +60,7 @@ class BenchmarkSpec(Spec, frozen=True):
 
     tasks: tuple[str, ...] = ("lambada_openai", "arc_easy")
     """Tasks or groups by lm-eval's names, such as `arc_easy` or `mmlu`."""
-    data: str = ""
+    data: File = ""
     """Folder that is searched for the tasks' data in the files they are published in (docs/evaluation.md lists
     them); empty: lm-eval loads them from the Hugging Face hub."""
     num_fewshot: Annotated[int, Meta(ge=0)] | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.errors import SpecError
+from cluster.naming import File
 from cluster.spec import Spec
 from cluster.specs.training import MODELS
 
@@ -39,7 +40,7 @@ class HumanEvalSpec(Spec, frozen=True):
     stage: ClassVar[str] = "pipelines.evaluation.humaneval:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS}
 
-    path: str = ""
+    path: File = ""
     """HumanEval.jsonl, or another file of its fields (`task_id`, `prompt`, `entry_point`, `test`); `.gz` too."""
     max_problems: Annotated[int, Meta(ge=0)] = 0
     """Problems to take, the first ones; 0 takes all."""

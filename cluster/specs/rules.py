@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from cluster.naming import Function
+
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 
@@ -28,7 +30,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Python(Rule, frozen=True):
     """A function of the user's: `rule(document) -> reason`, empty to keep; it may change the document."""
 
-    function: str
+    function: Function
     """Import string, such as `my_rules:no_poems`; the module travels with the submitted folder."""
     options: dict[str, Any] = {}
     """Keyword arguments of the function."""

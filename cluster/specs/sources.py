@@ -5,15 +5,17 @@ A new reader is a struct here, its line in `AnySource`, and a function in `pipel
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+from cluster.naming import names_files
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="reader"):
     """Base of all sources: files, however they are read."""
 
-    path: str = ""
+    path: Annotated[str, names_files(suffixes="pipelines.corpus.readers:suffixes")] = ""
     """File, folder (searched recursively) or glob; local, or any fsspec URL such as `s3://bucket/prefix`."""
     name: str = ""
     """What the documents' `source` says; empty takes the last part of `path`."""

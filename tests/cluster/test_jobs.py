@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -17,26 +18,35 @@ from cluster import package
 from cluster.errors import InputError
 from cluster.jobs import Submission, submit
 from cluster.provenance import PROJECT_ROOT
+from cluster.store import Store
 from tests.cluster.local_cluster import CTL, LocalCluster, free_port
+from tests.core.toys import WordsSpec
+from tests.made import make
 
 SCRIPT = '''
 """A pipeline of one step."""
 from typing import ClassVar, Literal
 
+from cluster.naming import File
 from cluster.pipeline import main, pipeline
 from cluster.specs import Spec
+from deep.names import KIND
 
 
 class WorkSpec(Spec, frozen=True):
     """Work of a test."""
 
-    kind: ClassVar[str] = "work"
+    kind: ClassVar[str] = KIND
     stage: ClassVar[str] = "tiny_stage:build"
+    inputs: ClassVar[dict[str, str]] = {"words": "words"}
+    optional_inputs: ClassVar[tuple[str, ...]] = ("words",)
 
     outcome: Literal["ok", "input-error", "wait", "odd-bytes", "long", "slow", "own-error"] = "ok"
     """How it ends."""
     number: int = 0
     """Something to vary."""
+    path: File = ""
+    """A file that the stage and a worker read."""
 
 
 @pipeline
@@ -56,6 +66,7 @@ from pathlib import Path
 
 from cluster import runtime
 from cluster.errors import InputError
+from deep import reading
 from cluster.jobs import Submission, submit
 
 
@@ -93,6 +104,9 @@ def build(ctx):
         ray.get([ray.remote(fail).remote(number) for number in range(4)])
     from ray.dashboard.utils import get_address_for_submission_client
 
+    if ctx.spec.path:
+        # `read` is pickled by its name: the worker imports the module that stands beside the script.
+        print("read:", ray.get(ray.remote(reading.read).remote(ctx.spec.path)), flush=True)
     asked = ray.remote(get_address_for_submission_client).remote(None)  # as Ray Train's own actors ask
     return {"cpus": ray.cluster_resources()["CPU"], "dashboard": ray.get(asked)}
 """
@@ -104,11 +118,16 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     (folder / "tiny.py").write_text(SCRIPT)
     (folder / "tiny_stage.py").write_text(STAGE)
+    (folder / "words").mkdir()
+    (folder / "words" / "list.text").write_text("carried")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "names.py").write_text('KIND = "work"\n')
+    (folder / "deep" / "reading.py").write_text("def read(path):\n    return open(path).read()\n")
     (folder / ".gitignore").write_text("secret.txt\n/out/\n")
     (folder / "secret.txt").write_text("do not ship")
     (folder / "shipped.txt").write_text("ship")
     for name in ("out", "deep"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
         (folder / name / "a.txt").write_text("a")
         (folder / name / "b.txt").write_text("b")
     (folder / "deep" / ".gitignore").write_text("a.txt\n")
@@ -133,6 +152,26 @@ def test_a_job_runs_on_the_cluster(local_cluster: LocalCluster, script: Path) ->
     assert metrics(local_cluster, "first") == {"cpus": 2.0, "dashboard": dashboard(local_cluster)}
     again = local_cluster.ctl("jobs", "retry", job["id"]).strip()
     assert "is there" in local_cluster.ctl("jobs", "logs", "-f", again)
+
+
+def test_a_job_is_what_was_submitted(local_cluster: LocalCluster, script: Path, tmp_path: Path) -> None:
+    """Neither an alias that moves nor the folder that it runs in changes it, and a retry is the same once more."""
+    store = Store(local_cluster.home / "store")
+    one, two = (make(store, WordsSpec(words=(name,)), {}, {"1.txt": b"x"}, name) for name in ("one", "two"))
+    store.set_alias("words@prod", one)
+    path = os.path.relpath(script.parent / "words" / "list.text", PROJECT_ROOT)  # from where `ctl` is called
+    given = ("--set", f"work.path={path}", "--set", "work.inputs.words=words@prod", "--name", "pinned")
+    said = local_cluster.ctl("submit", str(script), *given)
+    assert "read: carried" in said
+    planned = json.loads(local_cluster.ctl("plan", str(script), *given, "--json"))
+    assert planned[0]["built"]
+    (job,) = [job for job in json.loads(local_cluster.ctl("jobs", "list", "--json")) if job["id"].startswith("pinned-")]
+    store.set_alias("words@prod", two)
+    again = local_cluster.ctl("jobs", "retry", job["id"]).strip()
+    assert "is there" in local_cluster.ctl("jobs", "logs", "-f", again)
+    assert [made.record.parents["words"].fingerprint for made in store.list("work") if made.name == "pinned"] == [
+        one.fingerprint
+    ]
 
 
 def test_a_job_joins_the_cluster_that_it_was_given_to(

@@ -66,6 +66,11 @@ READERS: dict[type[Source], Reader] = {
 }
 
 
+def suffixes(source: Source) -> tuple[str, ...]:
+    """The endings of the files that count at a source's path."""
+    return source.suffixes or READERS[type(source)].suffixes
+
+
 @functools.cache
 def load(place: str) -> Any:
     """The object at `module:name`."""

@@ -1,0 +1,25 @@
+"""Fields of a spec that name something outside of it, whose content is part of the identity: files and functions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+FILES = "files"
+FUNCTION = "function"
+NAMES = "names"  # key of the mark in a field's type
+
+
+def names_files(suffixes: str = "", beside: tuple[str, ...] = ()) -> Any:
+    """The mark of a path: a file, a folder or a glob, here or at an fsspec URL.
+
+    `suffixes`: import string of a function that tells, of the struct, which files below a folder count; `beside`: files
+    of the same folder that are read with it.
+    """
+    return Meta(extra={NAMES: FILES, "suffixes": suffixes, "beside": beside})
+
+
+File = Annotated[str, names_files()]
+Function = Annotated[str, Meta(extra={NAMES: FUNCTION})]
+"""`module:function`; a name without a colon is one of ours."""
