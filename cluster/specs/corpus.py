@@ -12,7 +12,7 @@ from cluster.specs import cleaners as c
 from cluster.specs import filters as f
 from cluster.specs.dedup import LineDedup, MinHash
 from cluster.specs.rules import Python
-from cluster.specs.sources import AnySource, InstalledPythonSource
+from cluster.specs.sources import AnySource, InstalledPythonSource, TextSource
 
 AnyRule = (
     Python
@@ -79,3 +79,17 @@ class CorpusSpec(Spec, frozen=True):
     def check(self) -> None:
         if not self.sources:
             raise SpecError("corpus.sources: a corpus needs a source", "Give `sources: [{reader: text, path: ...}]`.")
+        for number, source in enumerate(self.sources):
+            encoding = source.encoding if isinstance(source, TextSource) else ""
+            if encoding and not _is_encoding(encoding):
+                raise SpecError(
+                    f"corpus.sources[{number}].encoding: {encoding!r} is no encoding of text",
+                    "Give a name that Python knows, such as cp1250, iso-8859-2, koi8-r, big5 or shift_jis.",
+                )
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return isinstance(b"a".decode(name, "replace"), str)
+    except LookupError:
+        return False

@@ -33,7 +33,11 @@ class InstalledPythonSource(Source, frozen=True, tag="installed-python"):
 
 
 class TextSource(Source, frozen=True, tag="text"):
-    """A file is a document: plain text or source code, in UTF-8, UTF-16, UTF-32, GB18030 or Windows-1252."""
+    """A file is a document: plain text or source code. UTF-8, UTF-16, UTF-32, GB18030 and Windows-1252 are told apart
+    where that is sure; text in other encodings becomes U+FFFD, counted, unless `encoding` says what it is."""
+
+    encoding: str = ""
+    """Encoding of all files without a byte order mark, such as `cp1250`, `koi8-r` or `big5`; empty detects it."""
 
 
 class JatsSource(Source, frozen=True, tag="jats"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import struct
 import sysconfig
 from pathlib import Path
 
@@ -73,6 +74,63 @@ def test_damaged_utf8_is_counted() -> None:
 def test_other_encodings_are_not_taken_for_these(text: str, encoding: str) -> None:
     text, encoding, replaced = decode(text.encode(encoding))
     assert encoding == "utf-8" and replaced > len(text) / 3
+
+
+POLISH = "Zażółć gęślą jaźń. Wszystko będzie dobrze, a łąka jest zielona."
+TURKISH = "Şu anda İstanbul'da yağmur yağıyor ve herkes ışığı görüyor."
+IN_OTHER_ENCODINGS = [
+    (POLISH, "cp1250"),
+    (POLISH, "iso-8859-2"),
+    ("Dzień dobry, to jest dość krótki tekst.", "cp1250"),
+    ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "cp1250"),
+    ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "iso-8859-2"),
+    ("Árvíztűrő tükörfúrógép, és még több szöveg.", "iso-8859-2"),
+    ("Această carte este foarte frumoasă şi uşoară, însă veţi vedea.", "cp1250"),
+    ("Ova ćudljiva žaba čeka đaka u šumi.", "cp1250"),
+    (TURKISH, "cp1254"),
+    (TURKISH, "iso-8859-9"),
+    ("Ąžuolas auga prie namų, šalia ežero.", "cp1257"),
+    ("Prix : 10 €, œuvre, Š", "iso-8859-15"),
+    ("L’été déjà à Noël, ça va être génial.", "mac-roman"),
+    ("Съешь же ещё этих мягких французских булок", "koi8-r"),
+    ("Съешь же ещё этих мягких французских булок", "iso-8859-5"),
+    ("Съешь же ещё этих мягких французских булок", "cp866"),
+    ("Το κείμενο αυτό είναι στα ελληνικά.", "cp1253"),
+    ("השפה העברית היא שפה שמית", "cp1255"),
+    ("오늘은 날씨가 좋습니다. 이것은 한국어 문장입니다.", "euc-kr"),
+    ("今天我們來學習策略的是中國的歷史和文化，這是一個很好的題目。", "big5"),
+    ("これは日本語の文章です。今日は天気がいい。", "euc-jp"),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding"), IN_OTHER_ENCODINGS)
+@pytest.mark.parametrize("form", ["{0}\n", "{0}\n" * 20, "def f(x):\n    return x + 1  # {0}\n", "x = 1  # {0}\n" * 30])
+def test_text_of_other_encodings_is_never_other_letters(text: str, encoding: str, form: str) -> None:
+    """Neither whole, nor as comments in code: it is U+FFFD, counted, or what it was, where that is declared."""
+    whole = form.format(text)
+    data = whole.encode(encoding)
+    found = decode(data)
+    assert found.encoding == "utf-8" and found.replaced > 0 and "\ufffd" in found.text
+    assert decode(data, encoding) == Decoded(whole, codecs.lookup(encoding).name, 0)
+    assert decode("\ufeffé".encode(), encoding) == Decoded("é", "utf-8", 0)  # a mark is surer
+
+
+@pytest.mark.parametrize("text", [*LATIN, "A…B", "5 °C, 3 µm, ±2", "El niño comió una piña, ¿verdad? Sí, señor."])
+def test_comments_in_windows_1252(text: str) -> None:
+    code = f"def f(x):\n    return x + 1  # {text}\n"
+    assert decode(code.encode("windows-1252")) == Decoded(code, "windows-1252", 0)
+
+
+def test_cesu8_and_utf16_without_a_mark() -> None:
+    text = "a note with emoji 😀 and more of it 🎉\n"
+    halves = "".join(map(chr, struct.unpack(f"<{len(text.encode('utf-16-le')) // 2}H", text.encode("utf-16-le"))))
+    assert decode(halves.encode("utf-8", "surrogatepass")) == Decoded(text, "cesu-8", 0)
+    assert decode("half \ud83d only".encode("utf-8", "surrogatepass")).replaced > 0
+    for encoding in ("utf-16-le", "utf-16-be"):
+        plain = "plain ascii text in UTF-16, naïve\r\nand without a mark\r\n"
+        assert decode(plain.encode(encoding)) == Decoded(plain.replace("\r\n", "\n"), encoding, 0)
+        with pytest.raises(ValueError, match="binary"):
+            decode(bytes(range(1, 30)).decode("latin-1").encode(encoding))
 
 
 def test_line_ends_and_nul() -> None:

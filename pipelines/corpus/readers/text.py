@@ -1,12 +1,12 @@
-"""A file is a document: plain text or source code, of any encoding."""
+"""A file is a document: plain text or source code, in the encoding that its source declares, or that can be told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.specs.sources import Source
+from cluster.specs.sources import Source, TextSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.encodings import decode
+from pipelines.corpus.encodings import decode, hint
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
 
 
@@ -21,15 +21,18 @@ def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
         yield _too_large(file)
         return
     try:
-        text, encoding, replaced = decode(data)
+        found = decode(data, source.encoding if isinstance(source, TextSource) else "")
     except ValueError as error:
         yield Broken(file.name, "", str(error))
         return
+    text, encoding, replaced = found
     metadata: dict[str, str | int] = {}
     if encoding != "utf-8":
         metadata["encoding"] = encoding
     if replaced:
         metadata["replacement_characters"] = replaced
+        if looks_like := hint(data, found):
+            metadata["looks_like"] = looks_like
     yield Document(file.name, text, metadata=metadata, **file.origin)
 
 
