@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,15 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cluster.errors import TrunklineError
+
 T = TypeVar("T")
 
 COLUMNS = ("id", "text", "source", "license", "url", "metadata")
 DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 UNKNOWN = "unknown"
+MAX_DEPTH = 100  # of metadata that is not JSON already
 # Reasons of records that are whole and no documents: set aside and counted as what is broken is, but no sign of damage.
 NO_DOCUMENTS = frozenset(
     {"redirect", "namespace", "model", "not_html", "not_text", "http_status", "revisit", "continuation", "record_type"}
 )
+
+_HALF = re.compile("[\ud800-\udfff]")  # half of a pair: no text, and nothing that UTF-8 could hold
+REPLACEMENT = "\ufffd"
 
 Numbers = npt.NDArray[np.uint64]  # of documents: piece << 32 | row
 
@@ -82,8 +90,51 @@ class Document:
             "source": self.source,
             "license": self.license or UNKNOWN,
             "url": self.url,
-            "metadata": json.dumps(self.metadata, ensure_ascii=False, sort_keys=True),
+            "metadata": _json(self.metadata),
         }
+
+    def mend(self) -> None:
+        """Make halves of surrogate pairs, which no file could hold, U+FFFD; they are counted in the metadata."""
+        try:
+            self._text.encode()
+        except UnicodeEncodeError:
+            self.text, halves = _HALF.subn(REPLACEMENT, self._text)
+            known = self.metadata.get("replacement_characters")
+            self.metadata["replacement_characters"] = halves + (known if isinstance(known, int) else 0)
+
+
+def _json(metadata: dict[str, Any]) -> str:
+    """Metadata as JSON, whatever is in it."""
+    for value in (metadata, plain(metadata)):
+        try:
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError, RecursionError):
+            continue
+        return text
+    raise ValueError(f"metadata that is no JSON: {sorted(map(str, metadata))}")
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON has it: keys are strings, sets lists, bytes texts; NaN is null; what else there is, a string."""
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return _HALF.sub(REPLACEMENT, value)
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes() | bytearray():
+            return bytes(value).decode("utf-8", "replace")
+        case _ if depth > MAX_DEPTH:
+            return "nested too deeply"
+        case dict():
+            return {plain(key) if isinstance(key, str) else str(key): plain(of, depth + 1) for key, of in value.items()}
+        case set() | frozenset():
+            return sorted((plain(member, depth + 1) for member in value), key=repr)
+        case list() | tuple():
+            return [plain(member, depth + 1) for member in value]
+    return _HALF.sub(REPLACEMENT, str(value))
 
 
 @dataclass(frozen=True)
@@ -100,6 +151,16 @@ class Broken:
     def is_damage(self) -> bool:
         """Whether something is wrong with it, and not merely no document."""
         return self.reason.partition(":")[0] not in NO_DOCUMENTS
+
+
+def converted(id: str, position: str, convert: Callable[[], Document | Broken]) -> Document | Broken:
+    """What `convert` makes of a record. One that it fails on, in whatever way, is `Broken`, and costs itself only."""
+    try:
+        return convert()
+    except (TrunklineError, MemoryError):
+        raise
+    except Exception as error:
+        return Broken(id, position, f"failed: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)

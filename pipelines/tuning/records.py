@@ -109,10 +109,15 @@ def _array(path: str, data: bytes) -> Iterator[Record]:
         text = data.decode()
         position = text.index("[") + 1
         while True:
-            position = _skip(text, position)
+            begun, position = position, _skip(text, position)
             line, counted = line + text.count("\n", counted, position), position
+            commas = text.count(",", begun, position)
+            if commas > min(number, 1):
+                raise ValueError("a value is missing between two commas")
             if text[position : position + 1] == "]":
                 break
+            if number and not commas and position < len(text):
+                raise ValueError("a comma is missing in front of it")
             value, position = decoder.raw_decode(text, position)
             number += 1
             yield Record(number, line, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import datetime
+import decimal
 import gzip
 import importlib.metadata
 import itertools
@@ -21,8 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
+from cluster.errors import InputError, SpecError
 from cluster.location import Location
+from cluster.specs import CorpusSpec
 from cluster.specs.sources import (
     CodeSource,
     HuggingFaceSource,
@@ -35,7 +37,7 @@ from cluster.specs.sources import (
 )
 from pipelines.corpus import files, readers
 from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.readers import json_objects
+from pipelines.corpus.readers import json_objects, records
 from pipelines.corpus.readers.installed import license_of
 from tests.conftest import ROOT, SHARED_DATA
 
@@ -87,6 +89,21 @@ def test_a_file_is_a_document(tmp_path: Path) -> None:
         ("d.txt", "", {}),
     ]
     assert [(b.id, b.reason) for b in broken] == [("e.txt", "binary: NUL at byte 3")]
+
+
+def test_a_declared_encoding(tmp_path: Path) -> None:
+    text = "Zażółć gęślą jaźń"
+    (tmp_path / "a.txt").write_bytes(text.encode("cp1250"))
+    (document,), _ = read_all(TextSource(path=str(tmp_path), encoding="windows-1250"))
+    assert (document.text, document.metadata) == (text, {"encoding": "cp1250"})
+    (document,), _ = read_all(TextSource(path=str(tmp_path)))
+    assert document.metadata == {
+        "replacement_characters": document.text.count("\ufffd"),
+        "looks_like": "windows-1250",
+    }
+    for wrong in ("nonsense", "base64", "utf-9"):
+        with pytest.raises(SpecError, match=rf"corpus\.sources\[0\]\.encoding: '{wrong}' is no encoding of text"):
+            CorpusSpec(sources=(TextSource(path="x", encoding=wrong),)).check()
 
 
 def test_a_file_too_large_is_no_document(tmp_path: Path) -> None:
@@ -381,6 +398,19 @@ def test_a_large_array_streams(tmp_path: Path) -> None:
         ('[{"text": "a"}, {"text" "b"}, {"text": "c"}]', 1, "record 2 at byte 16: not JSON: Expecting ':' delimiter"),
         ('[{"text": "a"}] [', 1, "something follows the end of the array"),
         ('{\n "text": "a"}\n{\n "text": ', 1, "record 2 at byte 16: not JSON: Expecting value"),
+        (
+            '[\n{"text": "a"}\n{"text": "b"}]',
+            1,
+            "record 2 at byte 16: not JSON: a comma is missing in front of it (line 3)",
+        ),
+        ('[{"text": "a"} {"text": "b"},,,]', 1, "record 2 at byte 15: not JSON: a comma is missing"),
+        ('[{"text": "a"},\n,{"text": "b"}]', 1, "a value is missing between two commas (line 1)"),
+        ('[,{"text": "a"}]', 0, "a value is missing between two commas"),
+        ('[{"text": "a"}]\n[{"text": "b"}]', 1, "something follows the end of the array (line 1)"),
+        ('[{"text": "a"}]\n\n{"text": "b"}', 1, "something follows the end of the array"),
+        ("[{'text': 'a'}]", 0, "record 1 at byte 1: not JSON: Expecting property name enclosed in double quotes"),
+        ('[{"text": "a"}, {"text": "b"}}]', 2, "record 3 at byte 29: not JSON: "),
+        ('[{"text": "a"}, nothing, {"text": "b"}]', 1, "record 2 at byte 16: not JSON: Expecting value"),
     ],
 )
 def test_an_array_that_breaks_off(tmp_path: Path, text: str, read: int, reason: str) -> None:
@@ -395,8 +425,23 @@ def test_files_that_cannot_be_read_to_their_end(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:-1000])
     found, error = read_until_raised(JsonLinesSource(path=str(cut)))
     assert len(found) > 10_000 and not any(isinstance(record, Broken) for record in found) and "cut off" in error
-    (tmp_path / "b.jsonl").write_bytes('{"text": "a"}'.encode("utf-16"))
-    assert "convert the file to UTF-8" in read_until_raised(JsonLinesSource(path=str(tmp_path / "b.jsonl")))[1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("layout", ["\n".join, lambda rows: f"[{', '.join(rows)}]", lambda rows: f" {rows[0]}\n"])
+def test_json_in_wide_encodings(tmp_path: Path, encoding: str, layout: Callable[[list[str]], str]) -> None:
+    rows = [json.dumps({"text": f"中文 {number} 😀"}, ensure_ascii=False) for number in range(3000)]
+    (tmp_path / "a.jsonl").write_bytes(layout(rows).encode(encoding))
+    documents, broken = read_all(JsonLinesSource(path=str(tmp_path)))
+    assert (len(documents), broken) == (1 if layout(rows).startswith(" ") else 3000, [])
+    assert documents[-1].text.startswith("中文") and documents[-1].text.endswith("😀")
+
+
+def test_a_last_line_that_is_not_finished_ends_the_file(tmp_path: Path) -> None:
+    for name, tail in {"cut": '{"text": "b', "odd": '{"text" "b"}', "whole": '{"text": "b"}', "bad": "x\n"}.items():
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n' + tail)
+    _, broken = read_all(JsonLinesSource(path=str(tmp_path)))
+    assert {b.id: b.ends_file for b in broken} == {"bad.jsonl#2": False, "cut.jsonl#2": True, "odd.jsonl#2": False}
 
 
 @pytest.mark.parametrize(
@@ -477,6 +522,52 @@ def test_parquet(tmp_path: Path) -> None:
     assert documents[-1].id == "a.parquet#k998"
 
 
+def test_odd_parquet(tmp_path: Path) -> None:
+    """What other writers make: texts as bytes, columns of one name, values that Python cannot hold, nested ones."""
+    binary = pa.array([b"one", "zw\u00f6lf".encode(), None, b"\xff"], pa.binary())
+    pq.write_table(
+        pa.table({"text": binary, "key": pa.array([b"a", b"b", b"c", b"d"]), "url": pa.array([b"https://x"] * 4)}),
+        tmp_path / "a.parquet",
+    )
+    documents, broken = read_all(ParquetSource(path=str(tmp_path / "a.parquet"), id_field="key"))
+    assert [(d.id, d.text, d.url) for d in documents] == [
+        ("a.parquet#a", "one", "https://x"),
+        ("a.parquet#b", "zw\u00f6lf", "https://x"),
+        ("a.parquet#d", "\ufffd", "https://x"),
+    ]
+    assert [b.position for b in broken] == ["row 3"]
+    twice = pa.Table.from_arrays([pa.array(["a", "b"]), pa.array([1, 2]), pa.array([3, 4])], ["text", "n", "n"])
+    pq.write_table(twice, tmp_path / "b.parquet")
+    documents, broken = read_all(ParquetSource(path=str(tmp_path / "b.parquet")))
+    assert [(d.text, d.metadata) for d in documents] == [("a", {"n": 1}), ("b", {"n": 2})] and not broken
+    odd = {
+        "text": pa.array(["x", "y"]).dictionary_encode(),
+        "large": pa.array(["long", None], pa.large_string()),
+        "ns": pa.array([1, 2], pa.timestamp("ns")),
+        "far": pa.array([2**40, 0], pa.timestamp("s")),
+        "day": pa.array([datetime.date(2024, 2, 29), None]),
+        "money": pa.array([decimal.Decimal("1.50"), None]),
+        "span": pa.array([1, 2], pa.duration("ns")),
+        "none": pa.nulls(2),
+        "deep": pa.array([{"a": [{"b": b"\xff", "c": {"d": float("inf")}}]}, None]),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
+        "bad": pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\3\0\0\0\5\0\0\0"), pa.py_buffer(b"\xe9t\xe9ok")),
+    }
+    pq.write_table(pa.table(odd), tmp_path / "c.parquet")
+    documents, broken = read_all(ParquetSource(path=str(tmp_path / "c.parquet")))
+    assert ([d.text for d in documents], broken) == (["x", "y"], [])
+    first = documents[0].metadata
+    assert (first["large"], first["day"], first["money"], first["none"]) == ("long", "2024-02-29", "1.50", None)
+    assert first["ns"] and first["far"] and first["span"] and first["bad"] == "\ufffdt\ufffd"
+    assert documents[1].metadata["bad"] == "ok"
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "d.parquet")
+    assert read_all(ParquetSource(path=str(tmp_path / "d.parquet"))) == ([], [])
+    lists = pa.table({"body": pa.array([{"parts": ["a", "b"]}, {"parts": None}])})
+    pq.write_table(lists, tmp_path / "e.parquet")
+    documents, broken = read_all(ParquetSource(path=str(tmp_path / "e.parquet"), text_field="body.parts"))
+    assert ([d.text for d in documents], len(broken)) == (["a\nb"], 1)
+
+
 def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"body": ["x" * 50] * 1000, "n": list(range(1000))}), path)
@@ -520,6 +611,70 @@ def test_a_meta_that_nothing_can_read_stays_as_it_is(tmp_path: Path) -> None:
     documents, broken = read_all(RedPajamaSource(path=str(tmp_path)))
     assert [(d.text, d.metadata) for d in documents] == [("x", {"meta": "{'open"}), ("y", {}), ("of meta", {})]
     assert not broken
+
+
+def test_meta_of_python_that_json_does_not_know(tmp_path: Path) -> None:
+    metas = [
+        "{'tags': {'b', 'a'}, 'none': set()}",
+        "{'raw': b'abc', 'bad': b'\\xff'}",
+        "{1: 2, 'a': (3, 4.5), None: True}",
+        "{'half': '\\ud800', 'huge': 1e999}",
+        "{'when': datetime.datetime(2020, 1, 1)}",
+        "{'score': nan}",
+        "{'deep': " + "[" * 150 + "]" * 150 + "}",
+        '{"half": "\\ud800"}',
+    ]
+    write(tmp_path / "a.jsonl", *({"text": str(number), "meta": meta} for number, meta in enumerate(metas)))
+    documents, broken = read_all(RedPajamaSource(path=str(tmp_path)))
+    assert ([d.text for d in documents], broken) == ([str(number) for number in range(len(metas))], [])
+    known = [d.metadata for d in documents]
+    assert known[0] == {"tags": ["a", "b"], "none": []}
+    assert known[1] == {"raw": "abc", "bad": "\ufffd"}
+    assert known[2] == {"1": 2, "a": [3, 4.5], "None": True}
+    assert known[3] == {"half": "\ufffd", "huge": None}
+    assert known[4] == {"meta": metas[4]} and known[5] == {"meta": metas[5]}  # as it is, for it is not data
+    assert known[7] == {"half": "\ufffd"}
+
+
+def test_odd_records_of_json(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "nan", "x": NaN, "y": -Infinity}\n{"text": "one", "text": "two"}\n{"text": "\\ud800 half"}\n'
+        '{"text": "huge", "n": 1' + "0" * 5000 + "}\n"
+        '{"text": "deep", "n": ' + "[" * 90_000 + "]" * 90_000 + "}\n"
+        '{"text": "last"}\n'
+    )
+    documents, broken = read_all(JsonLinesSource(path=str(tmp_path)))
+    assert [d.text for d in documents] == ["nan", "two", "\ufffd half", "last"]
+    assert [b.position for b in broken] == ["line 4", "line 5"]
+    for document in documents:
+        json.loads(document.row()["metadata"], parse_constant=pytest.fail)
+
+
+def test_whatever_is_in_it_a_document_becomes_a_row() -> None:
+    """What rules of users put into the metadata, too."""
+    odd = Document("a", "half \ud83d", metadata={"set": {1}, 2: b"\xff", "nan": float("nan"), "obj": object})
+    odd.mend()
+    row = odd.row()
+    assert row["text"] == "half \ufffd"
+    assert json.loads(row["metadata"])["nan"] is None and json.loads(row["metadata"])["replacement_characters"] == 1
+    for value in row.values():
+        value.encode()
+
+
+def test_one_record_that_fails_is_that_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def document(file: SourceFile, position: str, number: int, *rest: object) -> Document:
+        if number == 2:
+            raise KeyError("something of ours")
+        return Document(f"{file.name}#{number}", "text")
+
+    monkeypatch.setattr(records, "document", document)
+    write(tmp_path / "a.jsonl", *[{"text": "x"}] * 3)
+    pq.write_table(pa.table({"text": ["x"] * 3}), tmp_path / "a.parquet")
+    for source in (JsonLinesSource(path=str(tmp_path)), ParquetSource(path=str(tmp_path))):
+        documents, (broken,) = read_all(source)
+        assert len(documents) == 2
+        assert (broken.id[-2:], broken.position[-2:]) == ("#2", " 2")
+        assert broken.reason == "failed: KeyError: 'something of ours'"
 
 
 def page(i: int) -> dict[str, object]:

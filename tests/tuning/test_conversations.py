@@ -266,6 +266,12 @@ def test_a_bad_record_is_named(line: str, reason: str, store: Store, tmp_path: P
         (b"\x1f\x8bnot gzip", "plain or gzipped"),
         (b"[" * 100_000, "array breaks"),
         (None, "No such file"),
+        (b'[{"prompt": "a", "response": "b"}\n{"prompt": "c", "response": "d"}]', "line 2: a comma is missing"),
+        (b'[{"prompt": "a", "response": "b"},\n\n,{"prompt": "c"}]', "line 3: a value is missing"),
+        (b'[{"prompt": "a", "response": "b"}', "array breaks in the record at line 1"),
+        (b"[{'prompt': 'a', 'response': 'b'}]", "line 1: Expecting property name"),
+        (b'[{"prompt": "a", "response": "b"}] and more', "text follows the array"),
+        (b'[{"prompt": "a", "response": "b"}]\n[{"prompt": "c", "response": "d"}]', "text follows the array"),
     ],
 )
 def test_a_broken_file_is_named(data: bytes | None, said: str, store: Store, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _read_package(source: JatsSource, name: str, stream: IO[bytes]) -> Iterator[
                     if _PMCID.search(member.name) or data.lstrip().startswith(b"==== Front"):
                         yield _read_text(source, f"{name}#{member.name}", where, data)
     except tarfile.TarError as error:
-        yield Broken(name, f"after member {last}" if last else "", f"truncated: {error}")
+        yield Broken(name, f"after member {last}" if last else "", f"truncated: {error}", ends_file=True)
 
 
 def _read_xml(source: JatsSource, id: str, where: str, stream: IO[bytes]) -> Iterator[Document | Broken]:

@@ -17,10 +17,12 @@ from typing import Any
 import msgspec
 
 from pipelines.corpus.documents import Broken, SourceFile
-from pipelines.corpus.encodings import REPLACEMENT, decode
+from pipelines.corpus.encodings import REPLACEMENT, Narrowed, decode, wide_encoding
 from pipelines.corpus.files import BUFFER_BYTES, MAX_DOCUMENT_BYTES, is_compressed, lines, lines_between, open_stream
 
 Object = dict[str, Any]
+NO_JSON = "not JSON:"
+LINE_END = "\n"
 
 SPLIT_BYTES = 256 << 20  # a file of this size is still one task
 RANGE_BYTES = 64 << 20
@@ -58,7 +60,8 @@ def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
                 continue
             value = _parse(data)
             if isinstance(value, str):
-                yield number, Broken(f"{file.name}#{number}", f"{unit} {number}", value)
+                is_cut = value.startswith(NO_JSON) and not data.endswith((b"\n", b"}")) and unit != "record"
+                yield number, Broken(f"{file.name}#{number}", f"{unit} {number}", value, ends_file=is_cut)
             else:
                 yield number, value
 
@@ -66,8 +69,9 @@ def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
 def _whole(stream: io.BufferedReader) -> tuple[Iterator[tuple[int, bytes]], int, str]:
     """The objects' bytes, the number of the first, and what is counted."""
     head: bytes = stream.peek(1)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("JSON in UTF-16 or UTF-32: convert the file to UTF-8")
+    if wide := wide_encoding(head):
+        stream = io.BufferedReader(Narrowed(stream, wide), BUFFER_BYTES)
+        head = stream.peek(1)
     if kind := _layout(head):
         return _values(stream, kind.start(1), is_array=kind[1] == b"["), 1, "record"
     return lines(stream), 1, "line"
@@ -85,7 +89,7 @@ def ranges(file: SourceFile) -> list[SourceFile]:
         return [file]
     with open_stream(file) as stream:
         head = stream.peek(1)
-    if _layout(head) or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if _layout(head) or wide_encoding(head):
         return [file]
     count = -(-file.size_bytes // RANGE_BYTES)
     bounds = [file.size_bytes * number // count for number in range(count + 1)]
@@ -104,9 +108,9 @@ def _parse(data: bytes) -> Object | str:
         except (msgspec.MsgspecError, ValueError):
             value = _parse_patiently(data)
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at character {error.pos + 1}"
+        return f"{NO_JSON} {error.msg} at character {error.pos + 1}"
     except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
+        return f"{NO_JSON} {error}"
     return value if isinstance(value, dict) else f"not an object but {type(value).__name__}"
 
 
@@ -128,14 +132,28 @@ def _parse_patiently(data: bytes) -> Any:
 def _values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[tuple[int, bytes]]:
     """The bytes of each value of an array, or of values behind one another, from byte `start` of the stream.
 
-    Read as Latin-1, which maps every byte and leaves alone the ASCII that JSON's structure is made of.
+    Read as Latin-1, which maps every byte and leaves alone the ASCII that JSON's structure is made of. Between the
+    values of an array stands a comma; one behind the last does no harm.
     """
     buffer, position = stream.read1(BUFFER_BYTES).decode("latin-1"), start + is_array
-    before, number = 0, 0  # bytes in front of the buffer, values so far
+    before, line, number = 0, 1, 0  # bytes and lines in front of the buffer, values so far
+    has_comma = True  # or need not have one
+
+    def broken(place: int, problem: str) -> ValueError:
+        at_line = line + buffer.count(LINE_END, 0, place)
+        return ValueError(f"record {number + 1} at byte {before + place}: {NO_JSON} {problem} (line {at_line})")
+
     while True:
+        begun = position
         position = _BETWEEN.match(buffer, position).end()  # type: ignore[union-attr]
+        commas = buffer.count(",", begun, position)
+        if is_array and commas > (0 if number == 0 else 1):
+            raise broken(begun, "a value is missing between two commas")
+        has_comma = has_comma or commas > 0
         if is_array and buffer.startswith("]", position):
             break
+        if is_array and not has_comma and position < len(buffer):
+            raise broken(position, "a comma is missing in front of it")
         end, problem, more = position, "the file was cut off", b""
         if position < len(buffer):
             try:
@@ -145,18 +163,18 @@ def _values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[t
         if end in (position, len(buffer)):  # unfinished, or perhaps to be continued
             more = _more(stream, len(buffer) - position)
         if more:
-            before += position
+            before, line = before + position, line + buffer.count("\n", 0, position)
             buffer, position = buffer[position:] + more.decode("latin-1"), 0
         elif end > position:
             number += 1
             yield number, buffer[position:end].encode("latin-1")
-            position = end
+            position, has_comma = end, False
         elif is_array or position < len(buffer):
-            raise ValueError(f"record {number + 1} at byte {before + position}: not JSON: {problem}")
+            raise broken(position, problem)
         else:
             return
     if buffer[position + 1 :].strip() or stream.read1(BUFFER_BYTES).strip():
-        raise ValueError(f"byte {before + position + 1}: something follows the end of the array")
+        raise broken(position + 1, "something follows the end of the array")
 
 
 def _more(stream: io.BufferedReader, pending_bytes: int) -> bytes:

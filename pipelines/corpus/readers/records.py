@@ -5,7 +5,6 @@ Every field but the text goes to the metadata; `url` and `license` go to their o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.specs.sources import CodeSource, JsonLinesSource, ParquetSource
-from pipelines.corpus.documents import Broken, Document, SourceFile
+from pipelines.corpus.documents import Broken, Document, SourceFile, converted, plain
 from pipelines.corpus.files import open_stream
 from pipelines.corpus.readers.json_objects import Object, objects
 
@@ -27,7 +26,7 @@ def read_json(source: JsonLinesSource, file: SourceFile) -> Iterator[Document | 
         if isinstance(record, Broken):
             yield record
         else:
-            yield document(file, f"{file.unit} {number}", number, record, source.text_field, source.id_field)
+            yield _converted(file, number, record, source.text_field, source.id_field)
 
 
 def read_code(source: CodeSource, file: SourceFile) -> Iterator[Document | Broken]:
@@ -36,28 +35,71 @@ def read_code(source: CodeSource, file: SourceFile) -> Iterator[Document | Broke
         if isinstance(record, Broken):
             yield record
             continue
-        found = document(file, f"{file.unit} {number}", number, record, "content")
         parts = [record.get(field) for field in CODE_FIELDS]
+        found = _converted(file, number, record, "content")
         if isinstance(found, Document) and all(isinstance(part, str) and part for part in parts):
             found.id = f"{file.name}#{'/'.join(map(str, parts))}"
         yield found
 
 
 def read_parquet(source: ParquetSource, file: SourceFile) -> Iterator[Document | Broken]:
-    """A document a row, numbered from 1. Columns of bytes are left out; dates and decimals become strings."""
+    """A document a row, numbered from 1. Columns of bytes are left out, but for those of texts, ids, URLs and licences;
+    dates and decimals become strings. Of columns of one name the first counts.
+    """
     number = 0
     with open_stream(file) as stream, pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False) as parquet:
         schema = parquet.schema_arrow
-        columns = [field.name for field in schema if "binary" not in str(field.type)]
-        if not {source.text_field, source.text_field.partition(".")[0]} & set(columns):
+        wanted = {field.partition(".")[0] for field in (source.text_field, source.id_field)} | {"url", "license"}
+        wanted |= {source.text_field, source.id_field}
+        chosen: dict[str, int] = {}
+        for place, field in enumerate(schema):
+            if field.name in wanted or "binary" not in str(field.type):
+                chosen.setdefault(field.name, place)
+        if not {source.text_field, source.text_field.partition(".")[0]} & set(chosen):
             raise ValueError(f"no column {source.text_field!r} of texts among {', '.join(schema.names)}")
-        strange = [name for name in columns if not _is_json(schema.field(name).type)]
+        # Columns of one name cannot be asked for by it.
+        columns = list(chosen) if len(set(schema.names)) == len(schema) else None
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-            for record in batch.to_pylist():
+            places = {name: batch.schema.get_field_index(name) if columns else chosen[name] for name in chosen}
+            for record in _rows({name: batch.column(place) for name, place in places.items()}, batch.num_rows):
                 number += 1
-                for name in strange:
-                    record[name] = _as_json(record[name])
-                yield document(file, f"row {number}", number, record, source.text_field, source.id_field)
+                yield _converted(file, number, record, source.text_field, source.id_field, "row")
+
+
+def _rows(columns: dict[str, pa.Array], count: int) -> Iterator[Object]:
+    """The rows of a batch as JSON has them."""
+    lists = [_values(column) for column in columns.values()]
+    for row in range(count):
+        yield dict(zip(columns, (values[row] for values in lists), strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column. One that Python cannot hold, such as a date beyond 9999, is as Arrow writes it."""
+    try:
+        return [plain(value) for value in column.to_pylist()] if not _is_json(column.type) else column.to_pylist()
+    except Exception:  # one value that is odd, in one of Arrow's many ways
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return plain(cell.as_py())
+    except UnicodeDecodeError as error:
+        return plain(error.object)
+    except Exception:
+        try:
+            return plain(cell.cast(pa.string()).as_py())
+        except pa.ArrowException:
+            return None
+
+
+def _converted(
+    file: SourceFile, number: int, record: Object, text_field: str, id_field: str = "", unit: str = ""
+) -> Document | Broken:
+    position = f"{unit or file.unit} {number}"
+    return converted(
+        f"{file.name}#{number}", position, lambda: document(file, position, number, record, text_field, id_field)
+    )
 
 
 def document(
@@ -101,14 +143,3 @@ def _kind(value: Any) -> str:
 def _is_json(kind: pa.DataType) -> bool:
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_null)
     return any(test(kind) for test in tests)
-
-
-def _as_json(value: Any) -> Any:
-    """A value of Arrow as JSON has it: NaN is null, maps are lists of pairs, dates are strings."""
-    if isinstance(value, dict):
-        return {key: _as_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)

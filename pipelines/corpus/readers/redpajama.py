@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from cluster.specs.sources import RedPajamaSource
 from pipelines.corpus import files
-from pipelines.corpus.documents import Broken, Document, SourceFile
+from pipelines.corpus.documents import Broken, Document, SourceFile, converted, plain
 from pipelines.corpus.readers import UNREADABLE, json_objects
 from pipelines.corpus.readers.json_objects import Object, objects
 from pipelines.corpus.readers.records import document
@@ -45,10 +46,18 @@ def read(source: RedPajamaSource, file: SourceFile) -> Iterator[Document | Broke
             yield record
         elif "raw_content" in record:
             signals = signals or _Signals(file)
-            record["quality_signals"] = signals.of(number, record)
-            yield document(file, f"{file.unit} {number}", number, record, "raw_content")
+            yield _converted(file, number, partial(_second_version, file, number, record, signals))
         else:
-            yield _first_version(file, number, record)
+            yield _converted(file, number, partial(_first_version, file, number, record))
+
+
+def _converted(file: SourceFile, number: int, convert: Callable[[], Document | Broken]) -> Document | Broken:
+    return converted(f"{file.name}#{number}", f"{file.unit} {number}", convert)
+
+
+def _second_version(file: SourceFile, number: int, record: Object, signals: _Signals) -> Document | Broken:
+    record["quality_signals"] = signals.of(number, record)
+    return document(file, f"{file.unit} {number}", number, record, "raw_content")
 
 
 def _first_version(file: SourceFile, number: int, record: Object) -> Document | Broken:
@@ -61,7 +70,7 @@ def _first_version(file: SourceFile, number: int, record: Object) -> Document | 
 
 
 def _mapping(value: Any) -> Object | None:
-    """A mapping that is one, or that a string holds as JSON or as Python writes it."""
+    """A mapping that is one, or that a string holds as JSON or as Python writes it; its values are as JSON has them."""
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(value)
@@ -70,7 +79,7 @@ def _mapping(value: Any) -> Object | None:
                 value = ast.literal_eval(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):  # all that it raises for strange input
                 return None
-    return value if isinstance(value, dict) else None
+    return plain(value) if isinstance(value, dict) else None
 
 
 class _Signals:

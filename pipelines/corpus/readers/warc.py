@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from cluster.failures import describe
 from cluster.specs.sources import WarcSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import Decoded, decode
@@ -43,6 +44,9 @@ def read(source: WarcSource, file: SourceFile) -> Iterator[Document | Broken]:
                 text, metadata = _text(source, record)
             except ValueError as error:
                 yield Broken(id_, f"byte {record.position}", str(error), ends_file=record.is_cut)
+                continue
+            except (RuntimeError, LookupError, TypeError) as error:  # of the libraries that read HTML
+                yield Broken(id_, f"byte {record.position}", f"failed: {describe(error)}")
                 continue
             places = dict(file.origin)
             if url := record.headers.get("warc-target-uri"):
