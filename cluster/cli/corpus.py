@@ -56,6 +56,8 @@ def report(
         print_table(("step", "reason", "documents"), reasons, "")
     print()
     print_table(("licence", "documents"), [(name, f"{n:,}") for name, n in found["licenses"].items()], "")
+    for warning in found.get("warnings", []):
+        print(f"\nWarning: {warning}")
     print(f"\nThe page: {page or f'{artifact.location.url}/report.html'}")
 
 

@@ -18,18 +18,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import licenses
-from cluster.errors import InputError
+from cluster.errors import InputError, TrunklineError
+from cluster.failures import describe
 from cluster.location import Location
 from cluster.specs import CorpusSpec
 from cluster.specs.sources import Source
 from pipelines.corpus.chunks import Chunk
 from pipelines.corpus.documents import DOCUMENT_SCHEMA, Broken, Document, SourceFile, keyed_hash
 from pipelines.corpus.duplicates import write_index
+from pipelines.corpus.identity import write_ids
 from pipelines.corpus.line_dedup import line_hashes, write_line_index
 from pipelines.corpus.minhash import content_key, shingles, signature
 from pipelines.corpus.readers import UNREADABLE, read
 from pipelines.corpus.rules import apply
-from pipelines.corpus.tally import Tally
+from pipelines.corpus.tally import BrokenFile, Tally
 
 PIECES = 4096  # of a chunk, at most
 GROUP_BYTES = 1 << 20
@@ -161,21 +163,36 @@ class _Cleaning:
                 self.tally.reject(self.names[passed], found.id, reason, found.text)
                 rejected.add(rejection(found, self.names[passed], reason))
                 continue
+            found.mend()  # a rule may have cut a character in two
             yield source, found
 
     def _read(self) -> Iterator[tuple[int, Document | Broken]]:
         for file in self.chunk.files:
             source = self.spec.sources[file.source]
-            count = 0
+            self.tally.files += 1
+            self.tally.file_bytes += max(0, file.size_bytes)
+            count, end = 0, ""
             try:
                 for found in read(source, file):
                     count += 1
+                    end = found.reason if isinstance(found, Broken) and found.ends_file else end
                     yield file.source, _complete(found, source, file)
-            except UNREADABLE as error:
+            except (TrunklineError, MemoryError):
+                raise
+            except Exception as error:  # whatever a reader makes of a file, it costs that file only
                 position = f"after record {count}" if count else ""
-                cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                broken = Broken(file.name, position, f"unreadable: {cause or type(error).__name__}")
+                end = _cause(error)
+                broken = Broken(file.name, position, f"unreadable: {end}")
                 yield file.source, _complete(broken, source, file)
+            if end:
+                self.tally.broken_files.append(BrokenFile(file.name, file.size_bytes, count, end))
+
+
+def _cause(error: Exception) -> str:
+    """Why a file cannot be read; what was not foreseen is told with its type."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, UNREADABLE) and str(error) else describe(error)
 
 
 def _complete(found: Document | Broken, source: Source, file: SourceFile) -> Document | Broken:
@@ -183,6 +200,7 @@ def _complete(found: Document | Broken, source: Source, file: SourceFile) -> Doc
     named = file.origin.get("source", "") or source.name or PurePosixPath(source.path.rstrip("/")).name
     if isinstance(found, Broken):
         return replace(found, source=named)
+    found.mend()
     found.source = found.source or named
     license = found.license or source.license or file.origin.get("license", "")
     found.license = licenses.normalize(license) if license else ""
@@ -270,6 +288,7 @@ class _Piece:
         self._writer.__exit__()
         index, number = self._corpus.index, self._number
         sources = np.array(self._sources, dtype=np.uint8)
+        write_ids(self._corpus.work, number, self.ids, sources)
         write_index(index, number, np.array(self._keys, dtype=np.uint64), np.stack(self._bands), sources)
         if self._spec.line_dedup:
             write_line_index(self._corpus.work / LINES, number, self._lines, sources)

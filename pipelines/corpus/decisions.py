@@ -63,7 +63,7 @@ def decide(corpus: Corpus, clusters: Clusters, linked: Flags, known: Location | 
     drops_near = corpus.spec.near_duplicates == "drop"
     # Who stays: the representative, or where near-duplicates stay too, the document that it is a copy of.
     kept = clusters.representatives if drops_near else clusters.originals
-    found = _look_up(corpus.index, known, np.concatenate([kept, clusters.representatives]))
+    found = look_up(corpus.index, known, np.concatenate([kept, clusters.representatives]))
     pieces = piece_of(clusters.documents)  # sorted, as the documents are
     for piece in np.unique(pieces):
         where = slice(np.searchsorted(pieces, piece), np.searchsorted(pieces, piece, side="right"))
@@ -91,7 +91,7 @@ def decide(corpus: Corpus, clusters: Clusters, linked: Flags, known: Location | 
     )
 
 
-def _look_up(index: Location, known: Location | None, numbers: Numbers) -> dict[int, tuple[str, int]]:
+def look_up(index: Location, known: Location | None, numbers: Numbers) -> dict[int, tuple[str, int]]:
     """Ids and split keys of documents by their numbers; reads a piece at a time."""
     found: dict[int, tuple[str, int]] = {}
     numbers = np.unique(numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,10 +14,11 @@ from cluster.errors import InputError
 from cluster.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.cleaning import LINES, Corpus
-from pipelines.corpus.decisions import Duplicates, decide
+from pipelines.corpus.decisions import Duplicates, decide, look_up
 from pipelines.corpus.documents import Numbers
 from pipelines.corpus.duplicates import Clusters, Edges, Index, components, is_known, linked, partition_edges
 from pipelines.corpus.hash_index import PARTITIONS
+from pipelines.corpus.identity import EXAMPLES, SameIds, same_ids
 from pipelines.corpus.line_dedup import write_drops
 from pipelines.ordered import ordered_map
 
@@ -41,36 +42,44 @@ def known_index(ctx: Context[CorpusSpec]) -> Index | None:
     return Index(place, pieces)
 
 
-def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], known: Index | None) -> Duplicates:
+class Found(NamedTuple):
+    """What is decided of duplicates, and the ids that several documents have."""
+
+    duplicates: Duplicates
+    same_ids: SameIds
+
+
+def deduplicate(ctx: Context[CorpusSpec], corpus: Corpus, pieces: list[int], known: Index | None) -> Found:
     """Find duplicates, decide about each, and find repeated lines where that is asked for."""
     _forget_unused(corpus.index, pieces)
     index = Index(corpus.index, pieces)
-    clusters = components(_edges(ctx, corpus, index, known))
-    found = decide(corpus, clusters, linked(clusters, _found_edges(corpus)), known.place if known else None)
-    if found.distant:
-        largest = max(found.clusters, key=lambda cluster: cluster.distant)
-        ctx.notice(
-            f"near-duplicates: {found.distant} documents go that are not like the one that stays for them: a chain of "
-            f"others leads to it. {largest.id} stays for {largest.size - 1}, {largest.distant} of them not like it. "
-            "See `clusters` in report.json. More corpus.minhash.rows join less; near_duplicates: keep drops none."
-        )
+    shared: list[tuple[int, Numbers]] = []
+    clusters = components(_edges(ctx, corpus, index, known, shared))
+    duplicates = decide(corpus, clusters, linked(clusters, _found_edges(corpus)), known.place if known else None)
     if ctx.spec.line_dedup:
         _drop_lines(ctx, corpus, pieces, _dropped(ctx.spec, clusters))
-    return found
+    numbers = np.concatenate([numbers for _, numbers in shared])
+    ids = sorted({id for id, _ in look_up(corpus.index, None, numbers).values()})
+    return Found(duplicates, SameIds(sum(count for count, _ in shared), ids[:EXAMPLES]))
 
 
-def _edges(ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None) -> Iterator[Edges]:
+def _edges(
+    ctx: Context[CorpusSpec], corpus: Corpus, index: Index, known: Index | None, shared: list[tuple[int, Numbers]]
+) -> Iterator[Edges]:
+    """The edges of all ranges; what is found of ids that documents share is added to `shared`."""
+
     def find(task: dict[str, Any]) -> dict[str, Any]:
         name = _edges_file(task["partition"])
         if not corpus.work.exists(name):
             buffer = io.BytesIO()
             np.savez(buffer, **partition_edges(index, task["partition"], known)._asdict())
             corpus.work.write_bytes(name, buffer.getvalue())
-        return {"name": name}
+        return {"name": name, "same_ids": same_ids(corpus.work, list(index.pieces), task["partition"])}
 
     tasks = [{"partition": partition} for partition in range(PARTITIONS)]
     for number, done in enumerate(ordered_map(find, tasks, ctx.scaling.data_workers), 1):
         ctx.progress(number, PARTITIONS, "key ranges")
+        shared.append(done["same_ids"])
         yield _read_edges(corpus, done["name"])
 
 

@@ -7,25 +7,29 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from cluster import spec as specs
 from cluster.context import Context
 from cluster.location import Location
 from cluster.specs import CorpusSpec
-from pipelines.corpus.decisions import Duplicates
-from pipelines.corpus.tally import Shown, Step, Tally, ranked
+from pipelines.corpus.deduplication import Found
+from pipelines.corpus.tally import LOOKS_LIKE, REPAIRED, REPLACED, BrokenFile, Shown, Step, Tally, ranked
 
 FILE, PAGE = "report.json", "report.html"
+NAMED_FILES = 8  # in a message
 PLACE = "/*REPORT*/"
 
 
-def write(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unread_files: int) -> None:
-    """Write the page, and after it the JSON, whose presence says that the corpus is whole."""
-    found = describe(ctx, tally, duplicates, unread_files)
-    data = json.dumps(found, indent=1, ensure_ascii=False)
+def write(ctx: Context[CorpusSpec], tally: Tally, found: Found, unread_files: int) -> list[str]:
+    """Write the page, and after it the JSON, whose presence says that the corpus is whole; returns its warnings."""
+    described = describe(ctx, tally, found, unread_files)
+    data = json.dumps(described, indent=1, ensure_ascii=False)
     template = importlib.resources.files("pipelines.corpus").joinpath(PAGE).read_text()
     # Within a script element only its end tag could end it early.
     ctx.output.write_bytes(PAGE, template.replace(PLACE, data.replace("</", "<\\/")).encode())
     ctx.output.write_bytes(FILE, data.encode())
+    return list(described["warnings"])
 
 
 def load(output: Location) -> dict[str, Any]:
@@ -33,7 +37,44 @@ def load(output: Location) -> dict[str, Any]:
     return dict(json.loads(output.read_bytes(FILE)))
 
 
-def describe(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unread_files: int) -> dict[str, Any]:
+def warnings(tally: Tally, found: Found) -> list[str]:
+    """What is not wrong enough to refuse the corpus, and too strange to keep silent about."""
+    told = []
+    if files := tally.broken_files:
+        told.append(f"{len(files)} of {tally.files} files break off, and what follows is lost: {named(files)}")
+    if replaced := tally.totals["replacement_characters"]:
+        likely = ranked(tally.counts.get(LOOKS_LIKE, {}))
+        looks = f" (some look like {', '.join(list(likely)[:3])})" if likely else ""
+        told.append(
+            f"{replaced} characters of {tally.totals[REPLACED]} documents could not be read and are U+FFFD{looks}; for "
+            "plain texts whose encoding is known, declare it as the source's `encoding`"
+        )
+    if repaired := tally.totals.get(REPAIRED, 0):
+        told.append(f"{repaired} records of web archives have a wrong Content-Length; they end where the next begins")
+    if distant := found.duplicates.distant:
+        largest = max(found.duplicates.clusters, key=lambda cluster: cluster.distant)
+        told.append(
+            f"near-duplicates: {distant} documents go that are not like the one that stays for them: a chain of others "
+            f"leads to it. {largest.id} stays for {largest.size - 1}, {largest.distant} of them not like it. See "
+            "`clusters` in report.json. More corpus.minhash.rows join less; near_duplicates: keep drops none"
+        )
+    same_ids = found.same_ids
+    if same_ids.documents:
+        told.append(
+            f"{same_ids.documents} documents have an id that another one has, such as {', '.join(same_ids.examples)}; "
+            "all are kept"
+        )
+    return told
+
+
+def named(files: list[BrokenFile]) -> str:
+    """Some of the files that break off, each with where and why."""
+    told = [f"{file.name} ({f'after record {file.read}: ' if file.read else ''}{file.reason})" for file in files]
+    more = f" and {len(told) - NAMED_FILES} more" if len(told) > NAMED_FILES else ""
+    return "; ".join(told[:NAMED_FILES]) + more
+
+
+def describe(ctx: Context[CorpusSpec], tally: Tally, found: Found, unread_files: int) -> dict[str, Any]:
     """The report as plain data. Raises AssertionError where documents were lost or made."""
     return {
         "name": ctx.name,
@@ -47,6 +88,9 @@ def describe(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unr
         },
         "steps": steps(tally),
         "unread_files": unread_files,
+        "warnings": warnings(tally, found),
+        "same_ids": found.same_ids._asdict(),
+        "broken_files": [msgspec.to_builtins(file) for file in tally.broken_files],
         "reasons": {step: ranked(reasons) for step, reasons in tally.reasons.items()},
         "examples": {where: [_shown(example) for example in examples] for where, examples in tally.examples.items()},
         "documents": {name: tally.counts["splits"][name] for name in ("train", "heldout")},
@@ -58,8 +102,8 @@ def describe(ctx: Context[CorpusSpec], tally: Tally, duplicates: Duplicates, unr
         "length_bins": {
             int(bits): tally.counts["characters"][bits] for bits in sorted(tally.counts["characters"], key=int)
         },
-        "clusters": [asdict(cluster) for cluster in duplicates.clusters],
-        "distant_duplicates": duplicates.distant,
+        "clusters": [asdict(cluster) for cluster in found.duplicates.clusters],
+        "distant_duplicates": found.duplicates.distant,
         "samples": [_shown(sample) for sample in tally.samples],
     }
 

@@ -45,7 +45,7 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
     summaries = _clean(ctx, corpus, chunks)
     _check_readable(ctx.spec, summaries)
     _forget_if_changed(corpus, summaries)
-    duplicates = deduplicate(ctx, corpus, [piece for summary in summaries for piece in summary.pieces], known)
+    found = deduplicate(ctx, corpus, [piece for summary in summaries for piece in summary.pieces], known)
     tally = _write(ctx, corpus, summaries)
     if empty := [name for name in SPLITS if name not in tally.counts.get("splits", {})]:
         flow = ", ".join(f"{step.name} {step.entered} -> {step.left}" for step in tally.steps)
@@ -54,7 +54,8 @@ def build(ctx: Context[CorpusSpec]) -> dict[str, Any]:
             "Give more files, looser rules or a larger heldout_fraction.",
         )
     unread = sum(len(chunk.files) for chunk in chunks[len(summaries) :])
-    report.write(ctx, tally, duplicates, unread)
+    for warning in report.write(ctx, tally, found, unread):
+        ctx.notice(warning)
     return _finish(ctx.output)
 
 
@@ -93,6 +94,13 @@ def _wave(ctx: Context[CorpusSpec], chunks: int, done: int, kept_bytes: int) -> 
 
 def _check_readable(spec: CorpusSpec, summaries: list[Summary]) -> None:
     tally = add_up(summary.tally for summary in summaries)
+    lost, files = tally.lost_fraction(), tally.broken_files
+    if lost > spec.max_bad_fraction:
+        raise InputError(
+            f"{len(files)} of {tally.files} files break off or cannot be read ({lost:.0%} by their size, for nobody "
+            f"knows what is lost): {report.named(files)}",
+            "Get them again, take them out, or raise corpus.max_bad_fraction.",
+        )
     damaged, entered = tally.totals.get(DAMAGED, 0), tally.step(READ).entered
     if damaged > spec.max_bad_fraction * entered:
         shown = [example for name, of in tally.examples.items() if name.startswith(f"{READ}/") for example in of]

@@ -14,10 +14,11 @@ import msgspec
 from pipelines.corpus.documents import Document, keyed_hash
 
 SAMPLES = 24
+LOOKS_LIKE = "looks_like"  # the encoding that a text with U+FFFD may be in
 EXAMPLES = 4  # of a reason
 EXCERPT_CHARACTERS = 1200
 REJECTED_EXCERPT_CHARACTERS = 300
-DAMAGED = "damaged"  # in the totals
+DAMAGED, REPLACED, REPAIRED = "damaged", "replaced_documents", "repaired"  # in the totals
 
 
 class Step(msgspec.Struct):
@@ -43,6 +44,15 @@ class Shown(msgspec.Struct, order=True):
     note: str = ""
 
 
+class BrokenFile(msgspec.Struct, order=True):
+    """A file that was not read to its end: what follows is lost, and nobody knows how much that is."""
+
+    name: str
+    size_bytes: int  # as it lies there, compressed or not; -1 where that is not known
+    read: int  # documents before it broke off
+    reason: str
+
+
 class Tally(msgspec.Struct):
     """Counts of one task, or of all."""
 
@@ -52,6 +62,9 @@ class Tally(msgspec.Struct):
     samples: list[Shown] = []
     counts: dict[str, dict[str, int]] = {}  # of documents, by split, license, language, ...
     totals: dict[str, int] = {}
+    files: int = 0  # that were begun, ranges of large ones each
+    file_bytes: int = 0
+    broken_files: list[BrokenFile] = []
 
     def step(self, name: str) -> Step:
         """The step of this name, added at the end where it is new."""
@@ -74,6 +87,19 @@ class Tally(msgspec.Struct):
         """Count a record that is broken, and not merely no document."""
         _count(self.totals, {DAMAGED: 1})
 
+    def lost_fraction(self) -> float:
+        """The share of the files' bytes that are in files which break off. Such a file counts whole, and as one of the
+        mean size at least: what is gone of it might have been as much.
+        """
+        broken_bytes = [max(0, file.size_bytes) for file in self.broken_files]
+        sound = self.files - len(broken_bytes)
+        sound_bytes = self.file_bytes - sum(broken_bytes)
+        mean_bytes = sound_bytes / sound if sound else 0.0
+        lost_bytes = sum(max(size, mean_bytes) for size in broken_bytes)
+        if not lost_bytes:
+            return len(broken_bytes) / max(1, self.files)
+        return lost_bytes / (lost_bytes + sound_bytes)
+
     def keep(self, document: Document, split: str) -> None:
         """Count a document of the finished corpus."""
         text = document.text
@@ -84,11 +110,16 @@ class Tally(msgspec.Struct):
             ("languages", str(document.metadata.get("language", "")) or "unknown"),
             ("characters", str(len(text).bit_length())),
             ("encodings", str(document.metadata.get("encoding", "utf-8"))),
+            (LOOKS_LIKE, str(document.metadata.get(LOOKS_LIKE, ""))),
         ):
-            _count(self.counts.setdefault(what, {}), {value: 1})
+            if value:
+                _count(self.counts.setdefault(what, {}), {value: 1})
         broken = text.count("\ufffd")
         sizes = {f"{split}_bytes": len(text.encode()), "characters": len(text), "replacement_characters": broken}
         _count(self.totals, sizes)
+        for what, is_so in ((REPLACED, broken > 0), (REPAIRED, "repaired" in document.metadata)):
+            if is_so:
+                _count(self.totals, {what: 1})
         shown = Shown(keyed_hash(0, "sample", document.id), document.id, "", document.source)
         if len(self.samples) < SAMPLES or shown < self.samples[-1]:
             shown.text = text[:EXCERPT_CHARACTERS]
@@ -107,6 +138,9 @@ class Tally(msgspec.Struct):
             self.examples[name] = heapq.nsmallest(EXAMPLES, [*self.examples.get(name, []), *examples])
         self.samples = heapq.nsmallest(SAMPLES, [*self.samples, *other.samples])
         _count(self.totals, other.totals)
+        self.files += other.files
+        self.file_bytes += other.file_bytes
+        self.broken_files = sorted([*self.broken_files, *other.broken_files])
 
 
 def add_up(tallies: Iterable[Tally]) -> Tally:
