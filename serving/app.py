@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from ray import serve
 from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
 
 from cluster import local, runtime
+from cluster.context import unheard
 from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.spec import convert
 from cluster.specs import EndpointSpec, ScalingSpec
 from cluster.store import Store
-from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details
+from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
 from serving.keeping import keep_model
 
 POLL_SECONDS = 0.5
@@ -36,12 +38,14 @@ ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): .+")
 WRAPPERS = ("Traceback (most recent call last)", "See root cause above", "See stack trace for root cause")
 
 
-def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
+def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Callable[[str], None] = unheard) -> Endpoint:
     """Serve a model artifact and return when it answers (`wait=False`: when Serve has accepted it).
 
-    An endpoint of the same name is replaced without a gap. Joins the cluster of RAY_ADDRESS, else starts a private
-    one that ends with this process. Raises InputError for a missing artifact, NotReadyError where the port is taken,
-    JobError with the replica's last error where the engine dies or does not answer in time.
+    An endpoint of the same name answers until the new one is ready, where the cluster has room for both; else there is
+    a gap, which `notice` is told. Where the new one fails, what was served before is served again. Joins the cluster of
+    RAY_ADDRESS, else starts a private one that ends with this process. Raises InputError for a missing artifact,
+    NotReadyError where the port is taken, JobError with the replica's last error where the engine dies or does not
+    answer in time.
     """
     artifact = store.resolve(spec.model)
     keep_model(artifact.store_url, artifact.kind, artifact.fingerprint)  # until the endpoint's own processes do
@@ -62,28 +66,60 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True) -> Endpoint:
             f"Set endpoint.port={port}, or take its endpoints down first (`ctl serve down --all`).",
         )
     _check_capacity(spec)
+    before = origin(details, name)
+    surge = before is None or _has_room(spec)
+    if not surge:
+        notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
     with _own_logging():
         from serving.engine import application  # imports vLLM: after everything that may be wrong without it
 
-        target = application(spec, name, artifact)
+        target = application(spec, name, artifact, surge=surge)
     serve.start(http_options={"host": spec.host, "port": spec.port})
     route = _route(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
     if wait:
-        return await_ready(name, spec.start_timeout_seconds)
+        try:
+            return await_ready(name, spec.start_timeout_seconds, replaces=before is not None)
+        except JobError as error:
+            if before is None:
+                raise
+            ref = _serve_again(before, name, route)
+            raise JobError(
+                f"{error.message.rstrip('.')}. {ref}, which was served before, is kept", error.remedy
+            ) from None
     url = base_url(spec.host, spec.port, route)
     return Endpoint(name=name, base_url=url, model=artifact.record.ref, status="DEPLOYING", replicas=0)
 
 
-def await_ready(name: str, timeout_seconds: float) -> Endpoint:
-    """Wait until an endpoint answers under its name. Raises JobError where it fails or takes longer."""
+def _serve_again(before: dict[str, Any], name: str, route: str) -> str:
+    """Serve what an endpoint was made of; replicas of it that are left answer meanwhile. Its artifact's name."""
+    from serving.engine import application
+
+    artifact = Store(before["store"]).get(before["kind"], before["fingerprint"])
+    spec = convert(before["spec"], EndpointSpec, "endpoint")
+    serve._run(application(spec, name, artifact), name=name, route_prefix=route, _blocking=False)
+    return artifact.record.ref
+
+
+def _has_room(spec: EndpointSpec) -> bool:
+    """Whether a replica fits beside those that run."""
+    free = ray.available_resources()
+    return free.get("CPU", 0) >= spec.cpus and free.get("GPU", 0) >= spec.gpus
+
+
+def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False) -> Endpoint:
+    """Wait until an endpoint answers under its name. Raises JobError where it fails or takes longer.
+
+    One that fails is taken down, unless it `replaces` one whose replicas may still answer.
+    """
     deadline = time.monotonic() + timeout_seconds
     pause = threading.Event()
     while time.monotonic() < deadline:
         endpoint = _find(name)
         if endpoint.status in FAILED:
             reason = _reason(endpoint.message)
-            undeploy(name)
+            if not replaces:
+                undeploy(name)
             raise JobError(f"endpoint {name!r} did not start: {reason}", "See the replica's log for more (--debug).")
         if endpoint.status not in STARTING and answers(endpoint):
             return endpoint

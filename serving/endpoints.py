@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 MODEL_VARIABLE = "TRUNKLINE_MODEL"  # in the replica's environment, and so in Serve's status: what an endpoint serves
+ORIGIN_VARIABLE = "TRUNKLINE_ENDPOINT"  # there, too: the spec and the artifact, to serve it again
 STARTING = ("NOT_STARTED", "DEPLOYING")
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -49,6 +50,15 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
                 )
             )
     return found
+
+
+def origin(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """What an endpoint was made of (see engine.py), or None where there is no such endpoint."""
+    application = (details or {}).get("applications", {}).get(name) or {"deployments": {}}
+    for deployment in application["deployments"].values():
+        if text := _environment(deployment).get(ORIGIN_VARIABLE):
+            return dict(msgspec.json.decode(text))
+    return None
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ everything once more (15 s on two cores), is skipped for it.
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from ray.serve.llm import LLMConfig, build_openai_app
 from ray.serve.llm.ingress import OpenAiIngress
 
 from cluster.artifact import Artifact
-from cluster.errors import SpecError
+from cluster.errors import InputError, SpecError
 from cluster.model_files import context_tokens, read_config
+from cluster.spec import fields
 from cluster.specs import EndpointSpec
 from cluster.store import Store
-from serving.endpoints import MODEL_VARIABLE
+from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.keeping import keep_model
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
+NO_WRITERS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")  # reward models, BERT
+WEIGHTS = (".safetensors", ".bin")
 
 
 class Ingress(OpenAiIngress):
@@ -47,15 +51,25 @@ class FromStore(CallbackBase):
         self.ctx.run_init_node = False
 
 
-def application(spec: EndpointSpec, name: str, artifact: Artifact) -> Application:
-    """The Serve application of an endpoint. Raises InputError for an artifact that is no Hugging Face model."""
+def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
+    """The Serve application of an endpoint; `surge`: another one of this name answers until it is ready.
+
+    Raises InputError for an artifact that is no Hugging Face model, or none that writes.
+    """
     config = read_config(artifact)
+    if not any(file.endswith(WEIGHTS) for file in artifact.record.files):
+        raise InputError(f"{artifact.record.ref} has no weights", "Build it again.")
+    if found := [each for each in config.get("architectures") or () if each.endswith(NO_WRITERS)]:
+        raise InputError(f"{artifact.record.ref} does not write: it is a {found[0]}", "Serve a model that generates.")
     limit = context_tokens(config)
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
+    config_of_model = llm_config(spec, name, artifact)
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
+    for options in (config_of_model.deployment_config, ingress):
+        options["max_surge_percent"] = 100 if surge else 0
     return build_openai_app({
-        "llm_configs": [llm_config(spec, name, artifact)],
+        "llm_configs": [config_of_model],
         "ingress_deployment_config": ingress,
         "ingress_cls_config": {"ingress_cls": Ingress, "ingress_extra_kwargs": {"origin": _origin(artifact)}},
     })  # fmt: skip
@@ -71,6 +85,7 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
     engine: dict[str, Any] = {"dtype": spec.dtype, "disable_log_stats": True}
     environment = {
         MODEL_VARIABLE: artifact.record.ref,
+        ORIGIN_VARIABLE: json.dumps({"spec": fields(spec), **_origin(artifact)}),
         "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
         "VLLM_NO_USAGE_STATS": "1",
     }

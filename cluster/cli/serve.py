@@ -48,7 +48,12 @@ def up(
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Return when it answers, or at once.")] = True,
     store: StoreRoot = None,
 ) -> None:
-    """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0."""
+    """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0.
+
+    An endpoint of the same name answers until the new one is ready, where the cluster has room for both; without that
+    room there is a gap. Requests in the middle of an answer may be cut when it goes. Where the new one fails, what was
+    served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come back).
+    """
     from cluster.errors import UsageError
     from cluster.signals import Terminated
     from cluster.store import Store
@@ -59,7 +64,7 @@ def up(
         raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
     app = importlib.import_module("serving.app")
     if stays:
-        _announce(app.deploy(spec, Store(store), wait=wait), wait)
+        _announce(app.deploy(spec, Store(store), wait=wait, notice=_tell), wait)
         return
     try:
         endpoint = app.deploy(spec, Store(store))
@@ -98,6 +103,10 @@ def _join_cluster() -> bool:
     if head is not None:
         os.environ["RAY_ADDRESS"] = head.address
     return head is not None
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def _announce(endpoint: Any, ready: bool) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -11,12 +14,16 @@ import pexpect
 import pytest
 import requests
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.errors import InputError
+from cluster.specs import PretrainSpec
+from cluster.store import Store
 from serving.remote import Remote
 from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL
+from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import CONTEXT, Served
 
 PROMPTS = ("def function(", "import os\n", "Straße 文字", "for name in")
@@ -119,6 +126,78 @@ def test_a_second_endpoint_on_another_port_is_refused(served: Served) -> None:
     arguments = ("serve", "up", "tiny", "--name", "other", "--port", str(served.port + 1))
     said = served.cluster.ctl(*arguments, "--store", served.model.store_url, code=4)
     assert f"serves on port {served.port} already" in said
+
+
+class Load:
+    """Asks again and again, as clients do, and keeps what did not work."""
+
+    def __init__(self, client: openai.OpenAI) -> None:
+        self.client, self.answered = client, 0
+        self.failed: list[str] = []
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.2):
+            try:
+                self.client.completions.create(model="chat", prompt="def f(", max_tokens=1)
+                self.answered += 1
+            except openai.OpenAIError as error:
+                self.failed.append(repr(error))
+
+    def __enter__(self) -> Load:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stopped.set()
+        self.thread.join()
+
+
+def test_a_replacement_that_fails_leaves_the_one_before(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(served.model.local(), folder)
+    (folder / "artifact.json").unlink()
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    store = Store(tmp_path / "store")
+    commit_model(store, folder, PretrainSpec(seed=9), {})
+    patient = openai.OpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60)
+    arguments = ("serve", "up", "tiny", "--name", "chat", "--port", str(served.port))
+    with Load(patient) as load:
+        said = served.cluster.ctl(*arguments, "--store", store.root.url, code=5, timeout=840)
+    assert "norm.weight" in said
+    assert f"{served.model.record.ref}, which was served before, is kept" in said
+    assert len(said.splitlines()) == 1 and "\x1b" not in said
+    assert load.answered > 10 and not load.failed
+    (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
+    assert endpoint["model"] == served.model.record.ref
+
+    reward = tmp_path / "reward"
+    shutil.copytree(served.model.local(), reward)
+    (reward / "artifact.json").unlink()
+    config = json.loads((reward / "config.json").read_text())
+    (reward / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
+    commit_model(Store(tmp_path / "rewards"), reward, PretrainSpec(seed=8), {})
+    said = served.cluster.ctl(*arguments, "--store", str(tmp_path / "rewards"), code=3)
+    assert "does not write: it is a LlamaForSequenceClassification" in said
+    assert patient.completions.create(model="chat", prompt="def f(", max_tokens=1).choices
+
+
+def test_a_replacement_answers_before_the_one_before_goes(served: Served, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(served.model.local(), folder)
+    (folder / "artifact.json").unlink()
+    store = Store(tmp_path / "store")
+    other = commit_model(store, folder, PretrainSpec(seed=10), {})
+    patient = openai.OpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60)
+    arguments = ("serve", "up", "tiny", "--name", "chat", "--port", str(served.port))
+    with Load(patient) as load:
+        assert "is ready" in served.cluster.ctl(*arguments, "--store", store.root.url, timeout=840)
+    assert load.answered > 10 and not load.failed
+    (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
+    assert endpoint["model"] == other.record.ref
 
 
 def test_down_frees_the_port(served: Served) -> None:
