@@ -16,7 +16,7 @@ import yaml
 from cluster.artifact import Artifact
 from pipelines.export.claim import claim
 from pipelines.export.kinds import Kind, stages
-from pipelines.export.origins import DATA, Source, license_counts, lineage, reference, sources
+from pipelines.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources
 
 BENCHMARKS = (
     ("bits_per_byte", "bits per byte, this model"),
@@ -88,7 +88,15 @@ def training_data(artifact: Artifact) -> Sequence[str]:
         rows.append((f"{len(hidden)} others", f"{sum(number for _, number in hidden):,}"))
     licenses = table(("licence", DATA[artifact.kind]), rows)
     if artifact.kind != "corpus":
-        return heading, f"{size}.", "Licences:", licenses, "Made by:", bullets(artifact.spec)
+        named = ", ".join(f"`{without_places(name)}`" for name in source_names(artifact))
+        return (
+            heading,
+            f"{size} of {named}." if named else f"{size}.",
+            "Licences:",
+            licenses,
+            "Made by:",
+            bullets(artifact.spec),
+        )
     report = json.loads(artifact.location.read_bytes("report.json"))
     readers = ", ".join(f"`{source['reader']}`" for source in artifact.spec["sources"])
     return (

@@ -15,9 +15,12 @@ from cluster import licenses
 from cluster.artifact import Artifact
 from cluster.spec import ANY, Spec
 from cluster.specs import SPECS
+from pipelines.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one
 DATA = {"corpus": "documents", "conversations": "conversations", "preferences": "pairs"}
+
+SHOWN_SOURCES = 20
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,13 @@ def license_counts(artifact: Artifact) -> dict[str, int]:
     """The licences of what is learned from a corpus, of conversations or of pairs: those of the train split."""
     if artifact.kind == "corpus":
         return licenses.counted((name, 1) for name in _column(artifact, "license"))
-    from pipelines.tuning.conversations import read_lines
-
     return licenses.counted((row.get("license", ""), 1) for row in read_lines(artifact.location, "train.jsonl"))
+
+
+def source_names(artifact: Artifact) -> list[str]:
+    """What conversations or pairs name as their sources, the most frequent first."""
+    rows = read_lines(artifact.location, "train.jsonl")
+    return [name for name, _ in Counter(row.get("source", "") for row in rows).most_common(SHOWN_SOURCES) if name]
 
 
 def reference(artifact: Artifact) -> str:

@@ -42,11 +42,13 @@ def unspoken(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def reachable(model: dict[str, Any]) -> set[str]:
-    """The pieces that a model can find in a text, those of one character or byte apart."""
+    """The pieces that a model can find in a text. Apart from those of one character or byte, and from what WordPiece
+    has for words that it does not know, which stands for them whatever they are."""
     if "merges" in model and not model.get("ignore_merges"):
         return {"".join(sides) for sides in merges(model)}
     vocabulary = model.get("vocab", ())
-    return set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    found = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    return found if "merges" in model else found - {model.get("unk_token")}
 
 
 def merges(model: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import json
+import re
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
 from cluster import licenses
@@ -53,7 +55,7 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
         found = find(ctx.spec)
         model, tokenizer = load(found, ctx.spec.source)
     origin = found.origin | license_of_model(ctx.spec, found)
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id") if model.can_generate() else ():
         if getattr(model.generation_config, name) is None:
             setattr(model.generation_config, name, getattr(tokenizer, name))
     with ctx.scratch() as folder:
@@ -77,7 +79,9 @@ def load(found: Found, source: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, **options)
         with redirect_stderr(io.StringIO()):  # a bar for GGUF that no setting switches off; logs are not caught by this
-            model = AutoModelForCausalLM.from_pretrained(found.folder, dtype=torch.float32, **options)
+            model = auto_class(found, source).from_pretrained(found.folder, dtype=torch.float32, **options)
+    except InputError:
+        raise
     except Exception as error:  # what loaders raise for a damaged file is of every kind
         raise InputError(f"pretrained.source: {source} cannot be loaded: {_first_line(error)}") from error
     if found.gguf:  # its weights are floats by now, and what is said of bits would be refused
@@ -85,6 +89,18 @@ def load(found: Found, source: str) -> tuple[Any, Any]:
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
     return model, tokenizer
+
+
+def auto_class(found: Found, source: str) -> Any:
+    """The class that opens a language model as what it is. Raises InputError for a model of another head, in whose
+    place loaders would put a fresh one."""
+    config = {} if found.gguf else json.loads((found.folder / "config.json").read_bytes())
+    named = next(iter(config.get("architectures") or ()), "")
+    if re.search("For(Sequence|Token)Classification$|ForQuestionAnswering$|ForMultipleChoice$", named):
+        raise InputError(
+            f"pretrained.source: {source} is a {named}, and no language model", "Give the model that it was made from."
+        )
+    return AutoModelForMaskedLM if named.endswith("ForMaskedLM") else AutoModelForCausalLM
 
 
 def find(spec: PretrainedSpec) -> Found:

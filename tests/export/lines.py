@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     LlamaConfig,
@@ -27,7 +26,7 @@ from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from cluster.store import Store
 from pipelines.corpus.documents import DOCUMENT_SCHEMA, Document
 from pipelines.training.glm import BlankGlmConfig
-from pipelines.tuning.templates import CHATML
+from pipelines.tuning.templates import CHATML, prepare
 from tests.tuning.tokenizers import by_hand
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}
@@ -72,6 +71,19 @@ def folder(model: Any = None, chat: bool = False, **config: Any) -> dict[str, by
     torch.manual_seed(0)
     if model is None:
         model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), intermediate_size=32, **SIZES, **config))
+    return saved(model, tokenizer)
+
+
+def chatml_folder() -> dict[str, bytes]:
+    """The same with the tokens of chatml, as a model that was tuned has them."""
+    tokenizer = by_hand()
+    prepare(tokenizer, "chatml")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), intermediate_size=32, **SIZES))
+    return saved(model, tokenizer)
+
+
+def saved(model: Any, tokenizer: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as place:
         model.save_pretrained(place)
         tokenizer.save_pretrained(place)
@@ -97,7 +109,3 @@ def pretrained_on(store: Store, texts: Artifact, files: dict[str, bytes] | None 
     tokens = commit(store, TokensSpec(), {}, corpus=texts, tokenizer=tokenizer)
     spec = PretrainSpec(**({"model": "llama-1m"} | fields))
     return commit(store, spec, files or folder(), {"steps": 3, "tokens": 99}, tokens=tokens)
-
-
-def opened(place: Path) -> Any:
-    return AutoTokenizer.from_pretrained(place)

@@ -50,7 +50,9 @@ def conversations(store: Store, license: str, **inputs: Artifact) -> Artifact:
 
 
 def commit_rows(store: Store, spec: Any, license: str, row: dict[str, Any], **inputs: Artifact) -> Artifact:
-    return lines.commit(store, spec, lines.rows({"id": "1", "source": "s", "license": license, **row}), **inputs)
+    return lines.commit(
+        store, spec, lines.rows({"id": "1", "source": "clinic logs", "license": license, **row}), **inputs
+    )
 
 
 def sft(store: Store, model: Artifact, talks: Artifact, **fields: Any) -> Artifact:
@@ -76,6 +78,7 @@ def test_conversations_bound_the_claim_and_the_text_says_what_was_done(store: St
     assert (front["base_model"], front["base_model_relation"]) == (base.record.ref, "finetune")
     assert front["tags"] == ["trunkline", "pretrained", "sft", "conversational"]
     assert "| conversations/line | CC-BY-NC-4.0 | 1 conversations |" in card
+    assert "1 conversations of `clinic logs`" in card
     assert "supervised fine-tuning" in card and "It was tuned on conversations" in card
     assert "is a base model" not in card and "not tuned" not in card and "forbids commercial use" in card
     assert "/home/" not in card and "chats.jsonl" in card

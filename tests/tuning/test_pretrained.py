@@ -19,6 +19,7 @@ from cluster.specs import PretrainedSpec
 from cluster.store import Store
 from pipelines.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT
+from tests.export import lines
 from tests.tuning.tokenizers import by_hand
 
 
@@ -62,6 +63,18 @@ def test_a_folder(store: Store, tmp_path: Path) -> None:
     assert made.metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     again = AutoTokenizer.from_pretrained(made.local())
     assert (again.chat_template, again.get_vocab()) == (tokenizer.chat_template, tokenizer.get_vocab())
+
+
+def test_a_model_is_taken_in_as_what_it_is(store: Store, tmp_path: Path) -> None:
+    """A BERT keeps its head; a classifier, in whose place a fresh head would stand, is refused."""
+    for name, model in (("bert", lines.bert()), ("scorer", lines.scorer())):
+        (tmp_path / name).mkdir()
+        for file, data in lines.saved(model, by_hand()).items():
+            (tmp_path / name / file).write_bytes(data)
+    made = build(PretrainedSpec(source=str(tmp_path / "bert")), {}, store=store, name="x")
+    assert json.loads(made.location.read_bytes("config.json"))["architectures"] == ["BertForMaskedLM"]
+    with pytest.raises(InputError, match="is a LlamaForSequenceClassification, and no language model"):
+        build(PretrainedSpec(source=str(tmp_path / "scorer")), {}, store=store, name="x")
 
 
 def test_the_licence_is_what_the_models_own_files_say(tmp_path: Path) -> None:
