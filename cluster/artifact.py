@@ -23,6 +23,16 @@ class Parent(msgspec.Struct, frozen=True):
     name: str
     fingerprint: str
 
+    @property
+    def ref(self) -> str:
+        """As the artifact's record has it."""
+        return f"{self.kind}/{self.name}-{self.fingerprint[:12]}"
+
+    @property
+    def target(self) -> str:
+        """As the artifact's record has it."""
+        return f"{self.kind}/{self.fingerprint}"
+
 
 class Code(msgspec.Struct, frozen=True):
     """The code that built an artifact: the commit, and a hash of what was changed but not committed (or empty).

@@ -86,7 +86,7 @@ class Collection:
             if target not in kept:
                 kept.add(target)
                 if target in artifacts:
-                    todo += [f"{p.kind}/{p.fingerprint}" for p in artifacts[target].record.parents.values()]
+                    todo += [parent.target for parent in artifacts[target].record.parents.values()]
         return kept
 
     # -- what goes ----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Where an artifact comes from: its ancestors, down to the documents and their licences."""
+"""Where an artifact comes from: its ancestors, down to the documents and their licences, each of them once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,8 +10,35 @@ import msgspec
 from cluster.artifact import Artifact, Code
 
 
+def ancestry(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts and all their ancestors, each once, ancestors first."""
+    given = list(artifacts)
+    read = {artifact.record.target: artifact for artifact in given}
+    todo, begun, done = [artifact.record.target for artifact in reversed(given)], set[str](), dict[str, Artifact]()
+    while todo:
+        artifact = read[todo[-1]]
+        if todo[-1] in begun:  # met again: its ancestors are done
+            done.setdefault(todo.pop(), artifact)
+            continue
+        begun.add(todo[-1])
+        for role, parent in sorted(artifact.record.parents.items(), key=lambda item: item[0], reverse=True):
+            if parent.target not in read:
+                read[parent.target] = artifact.parent(role)
+            if parent.target not in begun:
+                todo.append(parent.target)
+    return list(done.values())
+
+
 def lineage(artifact: Artifact) -> dict[str, Any]:
-    """The artifact and all its ancestors as a nested mapping: who built it from what, with which code and packages."""
+    """Who built the artifact from what, with which code and packages, and the same of its `ancestors`, by reference.
+
+    Parents are named by their references, nearest ancestors come first.
+    """
+    *ancestors, itself = ancestry([artifact])
+    return {**_node(itself), "ancestors": {each.record.ref: _node(each) for each in reversed(ancestors)}}
+
+
+def _node(artifact: Artifact) -> dict[str, Any]:
     record = artifact.record
     return {
         "ref": record.ref,
@@ -23,35 +51,25 @@ def lineage(artifact: Artifact) -> dict[str, Any]:
         "user_code": msgspec.to_builtins(record.user_code),
         "named": record.named,
         "versions": record.versions,
-        "parents": {name: lineage(artifact.parent(name)) for name in record.parents},
+        "parents": {name: {"ref": p.ref, "fingerprint": p.fingerprint} for name, p in record.parents.items()},
     }
 
 
-def render(tree: dict[str, Any]) -> str:
-    """The lineage as an indented text for people: one artifact a paragraph, what is not a default is not hidden."""
-    lines: list[str] = []
-    seen: set[str] = set()
+def render(found: dict[str, Any]) -> str:
+    """The lineage as a text for people: one artifact a paragraph, what is not a default is not hidden."""
+    paragraphs = [_paragraph(node) for node in (found, *found["ancestors"].values())]
+    return "\n\n".join([*paragraphs, f"packages  {_flat(found['versions'])}"])
 
-    def add(node: dict[str, Any], role: str, indent: str) -> None:
-        lines.append(f"{indent}{role}{node['ref']}")
-        if node["ref"] in seen:
-            lines[-1] += "  (see above)"
-            return
-        seen.add(node["ref"])
-        inner = indent + "    "
-        lines.append(f"{inner}spec     {_flat(node['spec'])}")
-        if node["metrics"]:
-            lines.append(f"{inner}metrics  {_flat(node['metrics'])}")
-        code = Code(**node["code"])
-        lines.append(f"{inner}code     {code}, {node['built_at']}, {node['duration_seconds']:.1f} s")
-        if node["user_code"]:
-            own = Code(**node["user_code"])
-            lines.append(f"{inner}script   {own}{own.repository and f' of {own.repository}'}")
-        for name, parent in node["parents"].items():
-            add(parent, f"{name}: ", inner)
 
-    add(tree, "", "")
-    lines.append(f"packages  {_flat(tree['versions'])}")
+def _paragraph(node: dict[str, Any]) -> str:
+    lines = [node["ref"], f"    spec     {_flat(node['spec'])}"]
+    if node["metrics"]:
+        lines.append(f"    metrics  {_flat(node['metrics'])}")
+    lines.append(f"    code     {Code(**node['code'])}, {node['built_at']}, {node['duration_seconds']:.1f} s")
+    if node["user_code"]:
+        own = Code(**node["user_code"])
+        lines.append(f"    script   {own}{own.repository and f' of {own.repository}'}")
+    lines += [f"    {role}: {parent['ref']}" for role, parent in node["parents"].items()]
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ def test_artifacts(root: Path, tmp_path: Path) -> None:
     assert json.loads(ctl("artifacts", "show", "best@prod", "--json", *store).stdout)["metrics"] == {"count": 2}
     assert json.loads(ctl("artifacts", "list", "--json", *store).stdout)[1]["alias"] == "best@prod"
     tree = json.loads(ctl("artifacts", "lineage", "best@prod", "--json", *store).stdout)
-    assert tree["parents"]["words"]["spec"]["words"] == ["one", "two"]
+    assert tree["ancestors"][tree["parents"]["words"]["ref"]]["spec"]["words"] == ["one", "two"]
     assert "words: words/toy" in ctl("artifacts", "lineage", "best@prod", *store).stdout
 
     folder = tmp_path / "exported"

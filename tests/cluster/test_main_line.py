@@ -60,8 +60,9 @@ def test_submit_builds_everything(local_cluster: LocalCluster, submitted: str) -
 
 def test_the_model_knows_where_it_comes_from(local_cluster: LocalCluster, submitted: str) -> None:
     tree = json.loads(local_cluster.ctl("artifacts", "lineage", "model/quickstart", "--json"))
-    base = tree["parents"]["model"]["parents"]["model"]["parents"]["model"]  # of the export, of RLHF, of SFT
-    corpus = base["parents"]["tokens"]["parents"]["corpus"]
+    corpus = tree
+    for role in ("model", "model", "model", "tokens", "corpus"):  # of the export, of RLHF, of SFT, ...
+        corpus = tree["ancestors"][corpus["parents"][role]["ref"]]
     assert corpus["spec"]["sources"][0]["reader"] == "installed-python"
     assert corpus["metrics"]["licenses"]["Apache-2.0"] > 0
     assert tree["versions"]["torch"].startswith("2.")
