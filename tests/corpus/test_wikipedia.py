@@ -18,6 +18,7 @@ from cluster.specs.sources import WikipediaSource
 from pipelines.corpus import files, readers
 from pipelines.corpus.documents import Broken, Document
 from pipelines.corpus.readers.wikitext import MAX_CHARACTERS, to_text
+from pipelines.corpus.readers.wikitext_templates import TEXTS
 from tests.conftest import SHARED_DATA
 from tests.corpus.files import read_file
 
@@ -25,6 +26,9 @@ HEAD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang=
 <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base><namespaces><namespace key="0" />
 <namespace key="6" case="first-letter">Datei</namespace><namespace key="14">Kategorie</namespace></namespaces>
 </siteinfo>"""
+
+
+MARKS_INSIDE = set("\x01\x02\x03\x04\x05\x06")
 
 
 def page(number: int, markup: str, *, title: str = "", ns: int = 0, redirect: str = "", model: str = "wikitext") -> str:
@@ -254,6 +258,10 @@ def test_markup(markup: str, text: str) -> None:
             "a b, c",
         ),
         ("{{bekannt|x=1}} a {{nowrap|b {{sfn|c|2000}}d}}", "a b d"),
+        ("10<sup>10<sup>3</sup></sup>, 2<sup>n+1</sup>, e<sup>''x''</sup>, 3<sup>rd</sup>", "10^10^3, 2^n+1, e^x, 3rd"),
+        ("{{lang-zh|s=网|t=網}}, {{zh|s=网|labels=no}}", "simplified Chinese: 网; traditional Chinese: 網, 网"),
+        ("{{currency|5|EUR}}, {{1/2}}, {{langx}}{{as of}}{{birth date}}{{convert}}{{ill}}x", "€5, 1/2, x"),
+        ("{{subst:lang|de|a}} {{T:lang|de|b}} {{nowrap|x\n* y}}", "a b x\n- y"),
         ("{{lang|fr|[[a|b]]<ref>c</ref> <!-- d -->e}} {{nowrap|{{lang|de|{{small|x}}}}}}", "b e x"),
     ],
 )
@@ -299,6 +307,38 @@ def test_templates_of_other_wikipedias(language: str, markup: str, text: str) ->
 )
 def test_of_several_writings_one_is_text(markup: str, text: str) -> None:
     assert to_text(markup) == text
+
+
+VALUES = (
+    "",
+    "1",
+    "x",
+    "to",
+    "km",
+    "1900",
+    " 3 ",
+    "\n* a",
+    "²",
+    "٣",
+    "13",
+    "zh-cn",
+    "½",
+    "text=q",
+    "u=m",
+    "adj=mid",
+    "1=",
+)
+
+
+@pytest.mark.parametrize("language", ["en", "fr", "zh"])
+def test_no_template_breaks_a_page_whatever_its_values(language: str) -> None:
+    for number, name in enumerate(sorted(TEXTS)):
+        for count in range(7):
+            values = [VALUES[(number + count * step * step) % len(VALUES)] for step in range(1, count + 1)]
+            text = to_text(f"vorher {{{{{'|'.join([name, *values])}}}}} nachher", language=language)
+            assert text.startswith("vorher")
+            assert text.endswith("nachher")
+            assert not set(text) & MARKS_INSIDE, (name, values)
 
 
 def test_names_of_the_dumps_own_namespaces_are_known(tmp_path: Path) -> None:
@@ -393,7 +433,7 @@ def test_no_depth_takes_longer_than_its_length(mark: str, templates: bool) -> No
 @given(st.lists(st.sampled_from(MARKS)))
 def test_any_mixture_of_marks_becomes_text(pieces: list[str]) -> None:
     text = to_text(" ".join(pieces))
-    assert not set(text) & set("\x01\x02\x03\x04\x05\x06")
+    assert not set(text) & MARKS_INSIDE
     assert "\n\n\n" not in text
 
 

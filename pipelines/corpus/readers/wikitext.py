@@ -17,7 +17,8 @@ from mwparserfromhell.parser import Parser, ParserError
 from mwparserfromhell.wikicode import Wikicode
 
 from pipelines.corpus.readers.wikitext_marks import CUT, cut
-from pipelines.corpus.readers.wikitext_templates import BLOCK, SUPERSCRIPT, name_of, text_of
+from pipelines.corpus.readers.wikitext_templates import SUPERSCRIPT, name_of, text_of
+from pipelines.corpus.readers.wikitext_words import BLOCK
 
 MAX_CHARACTERS = 4 << 20  # MediaWiki itself refuses more than 2 MiB
 FILES_AND_CATEGORIES = frozenset(("file", "image", "media", "category"))
@@ -32,7 +33,8 @@ _MEDIA = re.compile(r"\.(?:jpe?g|png|gif|svg|tiff?|webp|pdf|djvu|og[gva]|webm|wa
 _BLOCK_TAGS = frozenset(
     "p div blockquote center ul ol dl li dt dd h1 h2 h3 h4 poem pre source syntaxhighlight".split()  # noqa: SIM905
 )
-_EXPONENT = re.compile(r"[+−–-]?(?:\d[\d.,/]*|\d*[ijkmnpqxy](?:[+−–-]\d+)?)")  # letters that are no ordinal's ending
+# A number, or an expression of letters that are no ordinal's ending; `2+` is an ion's charge.
+_EXPONENT = re.compile(r"(?:[+−–-]?[\dijkmnpqxyzα-ω(])(?:[\dijkmnpqxyzα-ω().,/^*·⋅×+−–-]*[\dijkmnpqxyzα-ω)])?")
 _TEX = {"math": "${}$", "chem": r"$\ce{{{}}}$", "ce": r"$\ce{{{}}}$"}
 
 _EMPTY_PARENTHESES = re.compile(rf"[ \t]*[(（](?:[ \t,;:]*{CUT})+[ \t,;:]*[)）]")
@@ -223,8 +225,9 @@ def _tidy(text: str) -> str:
             headings.append((level, title.strip()))
             continue
         if ITEM in line or INDENT in line:
-            line = _ITEM_MARKS.sub("- " if ITEM in line else "", line)
-        line = line.rstrip()
+            line = _ITEM_MARKS.sub(lambda marks: "- " if ITEM in marks[0] else "", line)
+            line = line.replace(ITEM, "").replace(INDENT, "")  # of a list inside a line, as in a template's value
+        line = line.replace(HEADING, "").rstrip()
         if line in ("", "-"):
             is_behind_gap = True
             continue

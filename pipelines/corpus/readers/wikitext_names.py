@@ -13,39 +13,35 @@ def listed(text: str) -> list[str]:
 # Shown as their first value.
 PASSED = """
 nowrap  nobr  nobreak  nobold  nowraplinks  noitalic  noitalics  normal  avoid wrap  j  wrap  no wrap  nwr  nw
-small  smaller  big  bigger  larger  large  huge  resize  midsize  normalsize  smalldiv  tiny  petit
-em  strong  bold  italic  italics  underline  overline  overbar  strike  sc  sc1  sc2  smallcaps  small caps
-smallcaps all  allcaps  lc  caps  petites capitales  pc  kapitälchen  versaliten  maiuscoletto  aut
-abbr  abbrev  abbreviation  abbrv  tooltip  hint  define  abréviation  abreviatura  comment  comm  подсказка
-acronym  h:title  explain  abbrlink  popup  tt  abk  abkürzung  explicação  dica
-code  mono  kbd  samp  var  monospace  plain text
-math  mvar  bigmath  math var  mathvar  serif  sans-serif  mathcal  mathbf  bb  vec  hat  tilde
-unicode  polytonic  iast  hebrew  hebr  arabic  arab  grek  gr  cjk  iso 15919  syriac  armenian  thai  devanagari
-persian  urdu  ethiopic  polytonisch  dmg  angbr ipa
-citation needed span  cn span  cnspan  clarify span  dubious span  who span  fact span  refnec  нет аи 2
-référence nécessaire  référence souhaitée  cita requerida span  pas clair  passage promotionnel
+small  smaller  big  bigger  larger  large  huge  resize  midsize  normalsize  smalldiv  tiny  petit  em  strong
+bold  italic  italics  underline  overline  overbar  strike  sc  sc1  sc2  smallcaps  small caps  smallcaps all
+allcaps  lc  caps  petites capitales  pc  kapitälchen  versaliten  maiuscoletto  aut  abbr  abbrev  abbreviation
+abbrv  tooltip  hint  define  abréviation  abreviatura  comment  comm  подсказка  acronym  h:title  explain
+abbrlink  popup  tt  abk  abkürzung  explicação  dica  code  mono  kbd  samp  var  monospace  plain text  math  mvar
+bigmath  math var  mathvar  serif  sans-serif  mathcal  mathbf  bb  vec  hat  tilde  unicode  polytonic  iast
+hebrew  hebr  arabic  arab  grek  gr  cjk  iso 15919  syriac  armenian  thai  devanagari  persian  urdu  ethiopic
+polytonisch  dmg  angbr ipa  citation needed span  cn span  cnspan  clarify span  dubious span  who span  fact span
+refnec  нет аи 2  référence nécessaire  référence souhaitée  cita requerida span  pas clair  passage promotionnel
 flag  flagcountry  flagu  flag+link  noflag  flaglink  drapeau2  pays  bandera2  флагификация  국기  국기나라  旗帜
-visible anchor  vanchor  visanc  visanch  visibleanchor  as written  as is  proper name  chem name
-nts  number table sorting  formatprice  format price  num  число  nombre  nb  zahl
-birth-date  death-date  start-date  end-date  birth-date and age  date unlinked
-nihongo2  kanji  hangul  zh-hans  zh-hant  僻字  拼音  注音  lj  vr  phoneme  grapheme  textoben  xt  mxt  !xt  tq
-ens  frs  las  its  ess  rus  grcs  els  ars  zhs  jas  pls  css  nls  svs  trs  hus  pts
-small text  green  red  dfn  term  glossary link
+visible anchor  vanchor  visanc  visanch  visibleanchor  as written  as is  proper name  chem name  nts
+number table sorting  formatprice  format price  num  число  nombre  nb  zahl  birth-date  death-date  start-date
+end-date  birth-date and age  date unlinked  nihongo2  kanji  hangul  zh-hans  zh-hant  僻字  拼音  注音  lj  vr
+phoneme  grapheme  textoben  xt  mxt  !xt  tq  ens  frs  las  its  ess  rus  grcs  els  ars  zhs  jas  pls  css  nls
+svs  trs  hus  pts  small text  green  red  dfn  term  glossary link
 """
 
 # Shown as their last value.
 LAST = """
 lang  langue  transl  transliteration  rtl-lang  ltr-lang  native name  native phrase  langr  llang  한자  script
-script/hebrew  font color  font colour  color  colour  colored text  coloured text  background color  fontcolor  farbe
-текст цветом  hover title  sort  align  legend  legend0  columns-list
+script/hebrew  font color  font colour  color  colour  colored text  coloured text  background color  fontcolor
+farbe  текст цветом  hover title  sort  align  legend  legend0  columns-list
 """
 
 JOINED = "linktext  not a typo  notatypo  tutto attaccato"
 
 BLOCKS = """
 block indent  blockindent  bi  indent  center  centre  centered text  right  left  pre  flatlist  plainlist
-plain list
-flowlist  div col  zentriert  centrer  centrar  defn  ghat
+plain list  flowlist  div col  zentriert  centrer  centrar  defn  ghat
 """
 
 LISTS = """
@@ -59,9 +55,8 @@ COMMA_LISTS = "comma separated entries  cslist  csl  comma-separated list"
 QUOTES = """
 quote  blockquote  bquote  quotation  cquote  rquote  quote box  quotebox  bq  pull quote  pullquote  quotation box
 centered pull quote  poemquote  poem quote  qb  block quote  long quote  imagequote  zitat  "  inschrift
-citation bloc
-début citation bloc  citação  cita bloque  citazione  cytat  citaat  цитата  цитата2  引用  引文  quote frame
-bloc citation  verse translation  poème  quotation1  citation étrangère  cita
+citation bloc  début citation bloc  citação  cita bloque  citazione  cytat  citaat  цитата  цитата2  引用  引文
+quote frame  bloc citation  verse translation  poème  quotation1  citation étrangère  cita
 """
 
 CONVERT = "convert  cvt  converter  unidades  convertir"
@@ -72,81 +67,64 @@ SUBSCRIPT, SUPERSCRIPT = "sub  ind  subscript  indice  unten", "sup  exp  supers
 DATES = """
 birth date  birth date and age  bda  dob and age  birth year and age  bya  birth based on age as of date  start date
 start date and age  end date  film date  dts  date  datedts  date table sorting  fecha  data  dtlink  дата  date-
-datte
-date de naissance  date de décès  birth-date text  death date  death year  geburtsdatum  生年月日と年齢
-fecha de nacimiento
-start and end dates  dr  release date  launch date  opdrts  bday  birthdate  deathdate  birth date and age2  生年月日
-出生日期和年龄  出生日期及年齡  出生日期  死亡日期  fecha de inicio  data de nascimento
-data de nascimento e idade  年月日
+datte  date de naissance  date de décès  death date  death year  geburtsdatum  生年月日と年齢
+fecha de nacimiento  start and end dates  release date  launch date  opdrts  bday  birthdate  deathdate
+birth date and age2  生年月日  出生日期和年龄  出生日期及年齡  出生日期  死亡日期  fecha de inicio
+data de nascimento  data de nascimento e idade  年月日
 """
 DEATHS = """
-death date and age  dda  death year and age  dya  死亡年月日と没年齢  死亡日期和年龄  死亡日期及年齡
-fallecimiento  morte
+death date and age  dda  death year and age  dya  死亡年月日と没年齢  死亡日期和年龄  死亡日期及年齡  fallecimiento
+morte
 """
 
 ELSEWHERE = """
 ill  interlanguage link  illm  ill2  link-interwiki  interlanguage link multi  red link  iw  lien  仮リンク
-enlace interwiki
-ill-wd  ill-wd2  interlanguage link wikidata  redwd
+enlace interwiki  ill-wd  ill-wd2  interlanguage link wikidata  redwd
 """
 LINK_AND_LABEL = """
 link-en  le  link-ja  link-de  link-fr  link-ru  link-es  link-it  link-ko  link-pt  link-nl  link-vi  link-pl
-link-sv
-link-la  link-wd  lkwd  internal link helper/en  internal link helper/ja  internal link helper/de
+link-sv  link-la  link-wd  lkwd  internal link helper/en  internal link helper/ja  internal link helper/de
 """
 
 SIGNS = {
-    "ndash": "–", "en dash": "–", "endash": "–", "nsndns": "–", "mdash": "—", "em dash": "—", "emdash": "—",
-    "--": "—",
-    "snd": " – ", "spnd": " – ", "sndash": " – ", "spaced ndash": " – ", "spaced en dash": " – ", "dash": " – ",
-    "spaced mdash": " — ", "smdash": " — ", "spaced em dash": " — ", "nbsp": " ", "space": " ", "spaces": " ",
-    "spc": " ", "thinsp": " ", "thin space": " ", "hairsp": " ", "hair space": " ", "nnbsp": " ", "gap": " ",
-    "pad": " ",
-    "padlsup": " ", "em space": " ", "emsp": " ", "ensp": " ", "en space": " ", "in5": " ", "indent5": " ",
-    "nbs": " ",
-    "zwsp": "", "zwj": "", "zwnj": "", "shy": "", "wbr": "", "thinspace": " ", "!": "|", "pipe": "|", "=": "=",
-    "equals": "=",
-    "'": "'", "\"": "\"", "'\"": "'\"", "\"'": "\"'", "' \"": "' \"", "-'": "'", "-\"": "\"", "'-": "'", "\"-": "\"",
-    "'s": "'s", "(": "{", ")": "}", "((": "{{", "))": "}}", "[": "[", "]": "]", "(!": "{|", "!)": "|}", "·": " · ",
-    "•": " • ",
-    "dot": " · ", "middot": " · ", "bull": " • ", "bullet": " • ", "\\": " / ", "slash": "/", "colon": ":",
-    "*": "*",
-    "asterisk": "*", "hash": "#", "number sign": "#", "dagger": "†", "†": "†", "double-dagger": "‡",
-    "double dagger": "‡",
-    "pi": "π", "tau": "τ", "phi": "φ", "times": "×", "minus": "−", "plusminus": "±", "±": "±", "eqm": " ⇌ ",
-    "numero": "№",
-    "infin": "∞", "degree": "°", "deg": "°", "copyright": "©", "trademark": "™", "ell": "ℓ", "hbar": "ħ",
-    "half": "1/2",
-    "br": "\n", "break": "\n", "crlf": "\n", "crlf2": "\n", "nl": "\n", "-br": "\n", "clr": "\n",
-    "paragraph break": "\n\n",
-    "pb": "\n\n", "1er": "1er", "er": "er", "re": "re", "ère": "ère", "ème": "e", "nde": "nde", "nd": "nd",
-    "ier": "Ier",
-    "ire": "Ire", "mme": "Mme", "mlle": "Mlle", "mgr": "Mgr", "m.": "M.", "dr.": "Dr", "n°": "no", "no": "no",
-    "nos": "nos",
-    "n°s": "nos", "av jc": "av. J.-C.", "av. j.-c.": "av. J.-C.", "ap. j.-c.": "apr. J.-C.", "ac": "a. C.",
-    "dc": "d. C.",
-    "bc": "BC", "bce": "BCE", "ce": "CE", "ad": "AD", "co2": "CO2", "h2o": "H2O", "nh3": "NH3", "ch4": "CH4",
-    "circa": "c.", "eur": "€", "okina": "ʻ", "hamza": "ʾ", "ayin": "ʿ", "sharp": "♯", "flat": "♭", "natural": "♮",
-    "prime": "′", "pprime": "″", "d'": "d'",
+    "ndash": "–", "en dash": "–", "endash": "–", "nsndns": "–", "mdash": "—", "em dash": "—",
+    "emdash": "—", "--": "—", "snd": " – ", "spnd": " – ", "sndash": " – ", "spaced ndash": " – ",
+    "spaced en dash": " – ", "dash": " – ", "spaced mdash": " — ", "smdash": " — ",
+    "spaced em dash": " — ", "nbsp": " ", "space": " ", "spaces": " ", "spc": " ", "thinsp": " ",
+    "thin space": " ", "hairsp": " ", "hair space": " ", "nnbsp": " ", "gap": " ", "pad": " ",
+    "padlsup": " ", "em space": " ", "emsp": " ", "ensp": " ", "en space": " ", "in5": " ",
+    "indent5": " ", "nbs": " ", "zwsp": "", "zwj": "", "zwnj": "", "shy": "", "wbr": "",
+    "thinspace": " ", "!": "|", "pipe": "|", "=": "=", "equals": "=", "'": "'", "\"": "\"",
+    "'\"": "'\"", "\"'": "\"'", "' \"": "' \"", "-'": "'", "-\"": "\"", "'-": "'", "\"-": "\"",
+    "'s": "'s", "(": "{", ")": "}", "((": "{{", "))": "}}", "[": "[", "]": "]", "(!": "{|", "!)": "|}",
+    "·": " · ", "•": " • ", "dot": " · ", "middot": " · ", "bull": " • ", "bullet": " • ", "\\": " / ",
+    "slash": "/", "colon": ":", "*": "*", "asterisk": "*", "hash": "#", "number sign": "#",
+    "dagger": "†", "†": "†", "double-dagger": "‡", "double dagger": "‡", "pi": "π", "tau": "τ",
+    "phi": "φ", "times": "×", "minus": "−", "plusminus": "±", "±": "±", "eqm": " ⇌ ", "numero": "№",
+    "infin": "∞", "1/2": "1/2", "1/3": "1/3", "2/3": "2/3", "1/4": "1/4", "3/4": "3/4", "degree": "°",
+    "deg": "°", "copyright": "©", "trademark": "™", "ell": "ℓ", "hbar": "ħ", "half": "1/2", "br": "\n",
+    "break": "\n", "crlf": "\n", "crlf2": "\n", "nl": "\n", "-br": "\n", "clr": "\n",
+    "paragraph break": "\n\n", "pb": "\n\n", "1er": "1er", "er": "er", "re": "re", "ère": "ère",
+    "ème": "e", "nde": "nde", "nd": "nd", "ier": "Ier", "ire": "Ire", "mme": "Mme", "mlle": "Mlle",
+    "mgr": "Mgr", "m.": "M.", "dr.": "Dr", "n°": "no", "no": "no", "nos": "nos", "n°s": "nos",
+    "av jc": "av. J.-C.", "av. j.-c.": "av. J.-C.", "ap. j.-c.": "apr. J.-C.", "ac": "a. C.",
+    "dc": "d. C.", "bc": "BC", "bce": "BCE", "ce": "CE", "ad": "AD", "co2": "CO2", "h2o": "H2O",
+    "nh3": "NH3", "ch4": "CH4", "circa": "c.", "eur": "€", "okina": "ʻ", "hamza": "ʾ", "ayin": "ʿ",
+    "sharp": "♯", "flat": "♭", "natural": "♮", "prime": "′", "pprime": "″", "d'": "d'",
 }  # fmt: skip
 
 CURRENCIES = {
-    "usd": "US$", "us$": "US$", "$": "$", "gbp": "£", "£": "£", "gbp2": "£", "pound sterling": "£", "eur": "€",
-    "euro": "€",
-    "€": "€", "inr": "₹", "₹": "₹", "indian rupee": "₹", "rupee": "₹", "pkr": "₨", "lkr": "Rs", "jpy": "¥",
-    "¥": "¥", "yen": "¥",
-    "cny": "CN¥", "rmb": "RMB", "cad": "CA$", "c$": "CA$", "cad$": "CA$", "aud": "A$", "au$": "A$", "a$": "A$",
-    "nzd": "NZ$",
-    "nz$": "NZ$", "hkd": "HK$", "hk$": "HK$", "sgd": "S$", "twd": "NT$", "nt$": "NT$", "ntd": "NT$", "krw": "₩",
-    "won": "₩",
-    "rub": "₽", "ruble": "₽", "₽": "₽", "rur": "₽", "chf": "CHF ", "sek": "SEK ", "nok": "NOK ", "dkk": "DKK ",
-    "pln": "PLN ",
-    "brl": "R$", "r$": "R$", "mxn": "MX$", "php": "₱", "peso": "₱", "₱": "₱", "thb": "฿", "try": "₺", "tl": "₺",
-    "uah": "₴",
-    "ils": "₪", "nis": "₪", "zar": "R", "ngn": "₦", "naira": "₦", "vnd": "₫", "idr": "Rp",
-    "myr": "RM", "rm": "RM",
-    "kes": "KSh", "egp": "E£", "aed": "AED ", "sar": "SAR ", "irr": "IRR ", "esp-peseta": "₧", "ars": "AR$",
-    "clp": "CLP$",
+    "usd": "US$", "us$": "US$", "$": "$", "gbp": "£", "£": "£", "gbp2": "£", "pound sterling": "£",
+    "eur": "€", "euro": "€", "€": "€", "inr": "₹", "₹": "₹", "indian rupee": "₹", "rupee": "₹",
+    "pkr": "₨", "lkr": "Rs", "jpy": "¥", "¥": "¥", "yen": "¥", "cny": "CN¥", "rmb": "RMB", "cad": "CA$",
+    "c$": "CA$", "cad$": "CA$", "aud": "A$", "au$": "A$", "a$": "A$", "nzd": "NZ$", "nz$": "NZ$",
+    "hkd": "HK$", "hk$": "HK$", "sgd": "S$", "twd": "NT$", "nt$": "NT$", "ntd": "NT$", "krw": "₩",
+    "won": "₩", "rub": "₽", "ruble": "₽", "₽": "₽", "rur": "₽", "chf": "CHF ", "sek": "SEK ",
+    "nok": "NOK ", "dkk": "DKK ", "pln": "PLN ", "brl": "R$", "r$": "R$", "mxn": "MX$", "php": "₱",
+    "peso": "₱", "₱": "₱", "thb": "฿", "try": "₺", "tl": "₺", "uah": "₴", "ils": "₪", "nis": "₪",
+    "zar": "R", "ngn": "₦", "naira": "₦", "vnd": "₫", "idr": "Rp", "myr": "RM", "rm": "RM",
+    "kes": "KSh", "egp": "E£", "aed": "AED ", "sar": "SAR ", "irr": "IRR ", "esp-peseta": "₧",
+    "ars": "AR$", "clp": "CLP$",
 }  # fmt: skip
 
 # What holds values without names inside a line, and yet no words of it.

@@ -125,7 +125,7 @@ def val(values: Values) -> str:
     unit = (values.get("u") or values.get("ul") or "").strip()
     per = (values.get("up") or values.get("upl") or "").strip()
     suffix = values.get("s", values.get("suf", ""))
-    unit = unit + (f"/{per}" if per else "")
+    unit = _POWER.sub(lambda power: _POWERS[power[1]], unit + (f"/{per}" if per else ""))
     return f"{prefix}{number}{'' if unit[:1] in ('', '%', '°', '/') else ' '}{unit}{suffix}"
 
 
