@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -10,8 +10,12 @@ import msgspec
 from cluster.artifact import Artifact, Code
 
 
-def ancestry(artifacts: Iterable[Artifact]) -> list[Artifact]:
-    """The artifacts and all their ancestors, each once, ancestors first."""
+def _all_roles(artifact: Artifact) -> Iterable[str]:
+    return artifact.record.parents
+
+
+def ancestry(artifacts: Iterable[Artifact], roles: Callable[[Artifact], Iterable[str]] = _all_roles) -> list[Artifact]:
+    """The artifacts and all their ancestors, each once, ancestors first; `roles`: which parents of one count."""
     given = list(artifacts)
     read = {artifact.record.target: artifact for artifact in given}
     todo, begun, done = [artifact.record.target for artifact in reversed(given)], set[str](), dict[str, Artifact]()
@@ -21,7 +25,8 @@ def ancestry(artifacts: Iterable[Artifact]) -> list[Artifact]:
             done.setdefault(todo.pop(), artifact)
             continue
         begun.add(todo[-1])
-        for role, parent in sorted(artifact.record.parents.items(), key=lambda item: item[0], reverse=True):
+        for role in sorted(roles(artifact), reverse=True):
+            parent = artifact.record.parents[role]
             if parent.target not in read:
                 read[parent.target] = artifact.parent(role)
             if parent.target not in begun:

@@ -32,7 +32,7 @@ PLACE = re.compile(r"((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/
 
 def model_card(name: str, kind: Kind, inputs: dict[str, Artifact], parameters: int, dtype: str) -> str:
     """README.md of an exported model, with the Hub's YAML front matter."""
-    ancestors = list(lineage([inputs[role] for role in sorted(inputs)]))
+    ancestors = lineage([inputs[role] for role in sorted(inputs)])
     learned = sources(inputs["model"])
     tokenizers = [artifact for artifact in ancestors if artifact.kind in ("tokenizer", "vocabulary")]
     made = claim(license for source in learned for license in source.counts)

@@ -5,6 +5,7 @@ An artifact's parents hold more than that: what a stage only compared with or me
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cluster import licenses
 from cluster.artifact import Artifact
+from cluster.lineage import ancestry
 from cluster.spec import ANY, Spec
 from cluster.specs import SPECS
 from pipelines.tuning.conversations import read_lines
@@ -40,22 +42,9 @@ def chain(model: Artifact) -> list[Artifact]:
     return [artifact for artifact in found if artifact.kind != EXPORTED]
 
 
-def lineage(artifacts: Iterable[Artifact], learned_only: bool = False) -> Iterator[Artifact]:
+def lineage(artifacts: Iterable[Artifact], learned_only: bool = False) -> list[Artifact]:
     """The artifacts and all their ancestors, each once, ancestors first."""
-    seen: set[str] = set()
-
-    def walk(artifact: Artifact) -> Iterator[Artifact]:
-        for role in sorted(_read(artifact, learned_only)):
-            parent = artifact.record.parents[role]
-            if parent.fingerprint not in seen:
-                seen.add(parent.fingerprint)
-                yield from walk(artifact.parent(role))
-        yield artifact
-
-    for artifact in artifacts:
-        if artifact.fingerprint not in seen:
-            seen.add(artifact.fingerprint)
-            yield from walk(artifact)
+    return ancestry(artifacts, functools.partial(_read, learned_only=learned_only))
 
 
 def sources(model: Artifact) -> list[Source]:
