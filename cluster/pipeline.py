@@ -106,6 +106,8 @@ def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: St
         waiting=functools.partial(view.waiting, step.key),
         notice=functools.partial(view.notice, step.key),
     )
+    if store.add_name(artifact, graph.name):
+        view.notice(step.key, f"{artifact.kind}/{graph.name} is another name of {artifact.record.ref}")
     view.finished(step.key, artifact, time.monotonic() - clock, was_there=found is not None)
     return artifact
 

@@ -22,6 +22,8 @@ class Planned:
     artifact: Artifact | None
     reasons: tuple[str, ...]
     prediction: Prediction | None = None
+    also_called: str = ""
+    """The run's own name, where the artifact was built under another: it is given this one too."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -31,6 +33,7 @@ class Planned:
             "built": self.artifact is not None,
             "artifact": self.artifact.record.ref if self.artifact else None,
             "reasons": list(self.reasons),
+            "also_called": self.also_called,
             "prediction": self.prediction.as_dict() if self.prediction else None,
         }
 
@@ -46,12 +49,14 @@ def make_plan(graph: Graph, store: Store, hardware: Hardware | None = None) -> l
         reasons: tuple[str, ...] = ()
         prediction = None
         if artifact is None:
+            step.spec.check_scaling(graph.scaling)
             reasons = tuple(_why(step, store))
             if any(store.staging(step.kind, graph.name, step.fingerprint).walk()):
                 reasons += ("goes on from an interrupted run",)
             prediction, unsized = _size(step, store, graph.scaling, hardware)
             reasons += unsized
-        planned.append(Planned(step, artifact, reasons, prediction))
+        also = graph.name if artifact and artifact.name != graph.name else ""
+        planned.append(Planned(step, artifact, reasons, prediction, also))
     return planned
 
 

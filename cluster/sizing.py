@@ -205,11 +205,15 @@ def find_hardware(name: str, scaling: ScalingSpec) -> Hardware | None:
 
 
 def require_fit(graph: Graph, store: Store, hardware: Hardware | None) -> None:
-    """Raise SpecError for the first step of a graph, not built yet, that cannot fit into the workers' memory."""
+    """Raise SpecError for the first step of a graph, not built yet, that the workers cannot share, or that cannot fit
+    into their memory."""
+    todo = [step for step in graph.steps if store.find(step.kind, step.fingerprint) is None]
+    for step in todo:
+        step.spec.check_scaling(graph.scaling)
     if hardware is None:
         return
-    for step in graph.steps:
-        if step.spec.sizing and store.find(step.kind, step.fingerprint) is None:
+    for step in todo:
+        if step.spec.sizing:
             try:
                 prediction = predict(step, store, graph.scaling, hardware)
             except Unsized:  # its stage will know

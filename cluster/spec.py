@@ -45,6 +45,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Raise SpecError where fields do not fit the inputs: steps or artifacts, which have a `kind`, by name."""
 
+    def check_scaling(self, scaling: Any) -> None:
+        """Raise SpecError where the stage could not run on a ScalingSpec; asked before the first step of a pipeline."""
+
     def unused_inputs(self) -> Collection[str]:
         """The optional inputs that the stage, with these fields, has no use for."""
         return ()

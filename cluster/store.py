@@ -8,6 +8,7 @@ its `artifact.json` is there. Names that begin with a dot are the store's own: `
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from cluster.location import PARTIAL, Location
 from cluster.uses import using
 
 SHORT = 12
+NAMES = ".names"  # kind/name: the fingerprint of what was built under another name, and when it was given this one
 _FOLDER = re.compile(r"(?P<name>.+)-(?P<short>[0-9a-f]{12})$")
 
 
@@ -122,11 +124,15 @@ class Store:
             target, _, print_ = aliases[ref].partition("/")
             return self.get(target, print_)
         named, _, rest = ref.rpartition("/")
+        also = self._also(rest)
         matches = [
             a
             for a in self.list(named or kind)
-            if rest in (a.name, a.record.folder) or (len(rest) >= 4 and a.fingerprint.startswith(rest))
+            if rest in (a.name, a.record.folder)
+            or (len(rest) >= 4 and a.fingerprint.startswith(rest))
+            or a.fingerprint in also.get(a.kind, {})
         ]
+        matches.sort(key=lambda a: max(a.record.started_at, also.get(a.kind, {}).get(a.fingerprint, "")))
         if not matches:
             known = sorted({a.record.ref for a in self.list()} | {a.name for a in self.list()} | set(aliases))
             remedy = nearest(ref, known) if known else "The store is empty: run a pipeline first."
@@ -136,6 +142,25 @@ class Store:
                 f"{ref!r} may mean {', '.join(a.record.ref for a in matches)}", "Name one of them in full."
             )
         return matches[-1]
+
+    # -- further names ----------------------------------------------------------------------------------------------
+
+    def add_name(self, artifact: Artifact, name: str) -> bool:
+        """Let an artifact that was built under one name be found under another, too: `kind/name`. Whether it is new."""
+        if name == artifact.name or artifact.fingerprint in self._also(name).get(artifact.kind, {}):
+            return False
+        line = f"{artifact.fingerprint} {datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')}\n"
+        (self.root / NAMES / artifact.kind).write_bytes(name, line.encode())
+        return True
+
+    def _also(self, name: str) -> dict[str, dict[str, str]]:
+        """By kind, the fingerprint that a further name stands for, with the time when it was given."""
+        place, found = self.root / NAMES, {}
+        for kind in place.names() if re.fullmatch(r"[\w.-]+", name) else []:
+            if (place / kind).exists(name):
+                print_, given = (place / kind).read_bytes(name).decode().split()
+                found[kind] = {print_: given}
+        return found
 
     # -- building -----------------------------------------------------------------------------------------------
 

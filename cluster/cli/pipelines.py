@@ -55,7 +55,8 @@ def _print(planned: "list[Planned]") -> None:
     rows = []
     for item in planned:
         state = "built" if item.artifact else "to build"
-        first, *others = [item.artifact.record.ref] if item.artifact else item.reasons
+        also = f", also as {item.step.kind}/{item.also_called}" if item.also_called else ""
+        first, *others = [item.artifact.record.ref + also] if item.artifact else item.reasons
         rows.append((item.step.key, state, item.step.fingerprint[:12], first))
         rows += [("", "", "", reason) for reason in others]
     print_table(("step", "state", "fingerprint", "why"), rows, "The pipeline has no steps.")

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from cluster.errors import SpecError
 from cluster.spec import ANY, Spec
+from cluster.specs.scaling import ScalingSpec
 
 # What a model may learn to tell; the three kinds of blanks may be mixed on one model.
 Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]
@@ -21,6 +22,9 @@ VALIDATION = "validation_"  # begins the names of inputs that are validated on o
 
 class TrainingSpec(Spec, frozen=True):
     """What every training run has: the batch, the optimizer, its schedule, and one seed."""
+
+    shared: ClassVar[bool] = False
+    """Whether neighbouring workers can share sequences or layers."""
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
@@ -83,6 +87,33 @@ class TrainingSpec(Spec, frozen=True):
         if self.min_learning_rate_fraction and self.schedule == "constant":
             raise SpecError(f"{self.kind}.min_learning_rate_fraction: a constant schedule has no end", "Leave it at 0.")
 
+    def check_scaling(self, scaling: ScalingSpec) -> None:
+        """The workers, or groups of them, divide the global batch (of a growing one the first), and micro-batches
+        their shares."""
+        sharing, cutting = scaling.sequence_parallel_size, scaling.tensor_parallel_size
+        size = sharing * cutting
+        groups = scaling.num_workers // size
+        if size > 1 and not self.shared:
+            field, what = ("sequence", "sequences") if sharing > 1 else ("tensor", "layers")
+            raise SpecError(f"scaling.{field}_parallel_size: {self.kind} does not share {what}", "Set it to 1.")
+        start = self.start_batch_size or self.global_batch_size
+        if start % groups:
+            name = "start_batch_size" if start < self.global_batch_size else "global_batch_size"
+            raise SpecError(
+                f"{self.kind}.{name}: {start} sequences do not divide among {groups} "
+                + ("workers" if size == 1 else f"groups of {size} workers"),
+                f"Set scaling.num_workers to {'' if size == 1 else f'{size} times '}a divisor of {start}, "
+                "or change the batch (which changes the model).",
+            )
+        share = start // groups
+        micro = scaling.micro_batch_size or share
+        if share % micro:
+            best = max(divisor for divisor in range(1, min(micro, share) + 1) if share % divisor == 0)
+            raise SpecError(
+                f"scaling.micro_batch_size: {micro} does not divide the {share} sequences of a worker's step",
+                f"Take a divisor of {share}, such as {best}.",
+            )
+
 
 class PretrainSpec(TrainingSpec, frozen=True):
     """A language model trained on a token store or on a mixture of several: from scratch, or on from `model`.
@@ -93,6 +124,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
     kind: ClassVar[str] = "pretrain"
     stage: ClassVar[str] = "pipelines.training.stage:build"
     sizing: ClassVar[str] = "pipelines.training.sizing:predict"
+    shared: ClassVar[bool] = True
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
     measured_inputs: ClassVar[tuple[str, ...]] = (ANY,)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from cluster.errors import SpecError
 from cluster.naming import File
 from cluster.spec import Spec
+from cluster.specs.scaling import ScalingSpec
 from cluster.specs.training import MODELS, TrainingSpec
 
 
@@ -82,6 +83,7 @@ class SftSpec(TrainingSpec, frozen=True):
     kind: ClassVar[str] = "sft"
     stage: ClassVar[str] = "pipelines.tuning.stage:build"
     sizing: ClassVar[str] = "pipelines.tuning.sizing:predict"
+    shared: ClassVar[bool] = True
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
 
     template: Literal["", "chatml", "alpaca", "completion"] = ""
@@ -111,3 +113,8 @@ class SftSpec(TrainingSpec, frozen=True):
         super().check()
         if self.adapter != "none" and self.optimizer == "muon":
             raise SpecError("sft.optimizer: muon trains whole matrices, not low-rank updates", "Use adamw.")
+
+    def check_scaling(self, scaling: ScalingSpec) -> None:
+        super().check_scaling(scaling)
+        if self.adapter == "qlora" and scaling.zero_stage == 3:
+            raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")

@@ -18,8 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster import metrics
-from cluster.errors import SpecError
-from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TrainingSpec
+from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream
 from pipelines.training.batch_sizes import BatchSizes
@@ -88,27 +87,10 @@ class BatchPlan:
 def plan_batches(spec: TrainingSpec, scaling: ScalingSpec, steps: int) -> BatchPlan:
     """Raises SpecError where the global batch, or the first of a growing one, does not divide, and for a stage whose
     sequences cannot be shared, or its layers."""
+    spec.check_scaling(scaling)
     sizes, sharing, cutting = BatchSizes.of(spec), scaling.sequence_parallel_size, scaling.tensor_parallel_size
-    size = sharing * cutting
-    groups = scaling.num_workers // size
-    if size > 1 and not isinstance(spec, PretrainSpec | SftSpec):
-        field, what = ("sequence", "sequences") if sharing > 1 else ("tensor", "layers")
-        raise SpecError(f"scaling.{field}_parallel_size: {spec.kind} does not share {what}", "Set it to 1.")
-    if sizes.start % groups:
-        name = "start_batch_size" if sizes.start < sizes.final else "global_batch_size"
-        raise SpecError(
-            f"{spec.kind}.{name}: {sizes.start} sequences do not divide among {groups} "
-            + ("workers" if size == 1 else f"groups of {size} workers"),
-            f"Set scaling.num_workers to {'' if size == 1 else f'{size} times '}a divisor of {sizes.start}, "
-            "or change the batch (which changes the model).",
-        )
-    share = sizes.start // groups
-    micro = scaling.micro_batch_size or share
-    if share % micro:
-        raise SpecError(
-            f"scaling.micro_batch_size: {micro} does not divide the {share} sequences of a worker's step",
-            f"Take a divisor of {share}, such as {max(d for d in range(1, min(micro, share) + 1) if share % d == 0)}.",
-        )
+    groups = scaling.num_workers // (sharing * cutting)
+    micro = scaling.micro_batch_size or sizes.start // groups
     accumulation = sizes.final // groups // micro
     return BatchPlan(sizes.final, scaling.num_workers, micro, accumulation, steps, sizes, sharing, cutting)
 

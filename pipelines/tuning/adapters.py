@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import SpecError
-from cluster.specs import ScalingSpec, SftSpec
+from cluster.specs import SftSpec
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
-
-
-def check_stage(spec: SftSpec, scaling: ScalingSpec) -> None:
-    """Raise SpecError for a ZeRO stage that cannot hold the base."""
-    if spec.adapter == "qlora" and scaling.zero_stage == 3:
-        raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
 
 
 def nf4(spec: SftSpec) -> BitsAndBytesConfig:

@@ -11,14 +11,14 @@ from cluster.hardware import Hardware
 from cluster.sizing import Prediction
 from cluster.specs import ScalingSpec, SftSpec
 from pipelines.training.sizing import model_of, predict_model
-from pipelines.tuning.adapters import add_adapter, check_stage, pack
+from pipelines.tuning.adapters import add_adapter, pack
 
 
 def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     """What SFT needs (`sizing` of its spec). Raises as `pipelines.training.sizing.predict`."""
     spec = step.spec
     assert isinstance(spec, SftSpec)
-    check_stage(spec, scaling)
+    spec.check_scaling(scaling)
     config, sequence_length = model_of(step)
     if spec.adapter == "none":
         return predict_model(step, config, sequence_length, scaling, hardware)

@@ -25,7 +25,6 @@ from pipelines.training.models import require_rows, require_trainable
 from pipelines.training.stage import run_training
 from pipelines.training.tensor_parallel import check_cut
 from pipelines.training.ulysses import check_shared
-from pipelines.tuning.adapters import check_stage
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.sequences import Sequences
@@ -46,7 +45,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
             f"sft.template: {spec.template} adds {added} tokens, which an adapter does not learn",
             "Choose `alpaca` or `completion`, or `adapter: none`.",
         )
-    check_stage(spec, ctx.scaling)
+    spec.check_scaling(ctx.scaling)
     if spec.adapter != "none":
         require_rows(ctx.inputs["model"], fields, tokenizer)
     longest = min(spec.sequence_length, context_tokens(fields) or spec.sequence_length)

@@ -15,10 +15,12 @@ from cluster.gc import collect
 from cluster.graph import read_changes
 from cluster.pipeline import Pipeline, load_script, pipeline, run
 from cluster.plan import make_plan
+from cluster.specs import ConversationsSpec, PreferencesSpec, PretrainedSpec, RewardSpec, RlhfSpec, SftSpec
 from cluster.store import Store
 from cluster.view import View
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
+from tests.made import make
 
 SCRIPT = '''
 """A toy."""
@@ -61,6 +63,54 @@ def test_nothing_is_built_twice_and_the_plan_says_why(store: Store) -> None:
     assert plan[0].reasons == ("words: ['a', 'b', 'c'] -> ['x']",)
     assert plan[1].reasons[0].startswith("input words: ")
     assert _run(store, {"count": {"factor": 5}})["words"].record == built["words"].record
+
+
+def test_what_was_built_under_another_name_gets_the_new_one_too(store: Store) -> None:
+    first = run(toy.graph(store, name="first"), store, View())
+    plan = make_plan(toy.graph(store, name="second"), store)
+    assert [(item.artifact is not None, item.also_called) for item in plan] == [(True, "second")] * 2
+    for name in ("second", "third", "second"):
+        run(toy.graph(store, name=name), store, View())
+    for name in ("first", "second", "third"):
+        assert store.resolve(f"words/{name}").fingerprint == first["words"].fingerprint
+        assert store.resolve(name, "count").fingerprint == first["count"].fingerprint
+    newer = run(toy.graph(store, {"count": {"factor": 9}}, "second"), store, View())
+    assert store.resolve("count/second").fingerprint == newer["count"].fingerprint
+    run(toy.graph(store, name="other"), store, View())
+    other = run(toy.graph(store, {"count": {"factor": 9}}, "other"), store, View())  # the newest of a name
+    assert store.resolve("count/other").fingerprint == other["count"].fingerprint == newer["count"].fingerprint
+    assert store.resolve("words/other").fingerprint == first["words"].fingerprint
+    store.set_alias("kept", first["count"])
+    assert collect(store, 0, dry_run=False)  # a name keeps nothing
+    assert store.resolve("count/second").fingerprint == first["count"].fingerprint  # what it was before
+    with pytest.raises(InputError, match="no artifact"):
+        store.resolve("count/other")
+
+
+def test_what_the_workers_cannot_share_is_refused_before_anything_is_built(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")  # of whose memory nothing is known
+    model = make(store, PretrainedSpec(), {}, {}, "m")
+    pairs, talks = (make(store, spec(), {}, {}, "m") for spec in (PreferencesSpec, ConversationsSpec))
+    given = {"model": model.record.ref}
+    for spec, inputs, scaling, words in (
+        (RewardSpec(global_batch_size=32), {"preferences": pairs}, {"num_workers": 3}, "32 sequences do not divide"),
+        (RlhfSpec(global_batch_size=32), {"prompts": talks}, {"num_workers": 3}, "32 sequences do not divide"),
+        (SftSpec(), {"conversations": talks}, {"micro_batch_size": 5}, "5 does not divide the 16 sequences"),
+        (SftSpec(adapter="qlora"), {"conversations": talks}, {"zero_stage": 3}, "ZeRO 3 cannot cut"),
+        (RewardSpec(), {"preferences": pairs}, {"sequence_parallel_size": 2}, "reward does not share sequences"),
+    ):
+
+        def function(step, spec=spec, inputs=inputs):  # type: ignore[no-untyped-def]
+            step(WordsSpec())
+            step(spec, **given, **{name: artifact.record.ref for name, artifact in inputs.items()})
+
+        graph = Pipeline(function).graph(store, {"scaling": scaling})
+        for attempt in (lambda graph=graph: run(graph, store, View()), lambda graph=graph: make_plan(graph, store)):
+            with pytest.raises(SpecError, match=words):
+                attempt()
+        assert store.list("words") == []
 
 
 def test_errors_of_a_pipeline(store: Store) -> None:
