@@ -120,11 +120,13 @@ def sources(file: Path, root: Path, within: str = "") -> dict[str, Path]:
         if name in found:
             continue
         found[name] = path
+        above = [folder / "__init__.py" for folder in path.parents if folder != root and folder.is_relative_to(root)]
+        todo += [package for package in above if package.is_file()]  # imported before what is in it
         for line, module in _imports(path, root):
             top, _, rest = module.partition(".")
-            if top in OURS or (within and top != within) or not (own := module_file(root, top)):
+            if top in OURS or (within and top != within):
                 continue
-            if top in sys.stdlib_module_names:
+            if top in sys.stdlib_module_names and (own := module_file(root, top)):
                 raise InputError(f"{path}:{line}: {top!r} is a module of Python's own, and {own}", "Rename your file.")
             parts = [top, *filter(None, rest.split("."))]
             packages = (".".join(parts[:count]) for count in range(1, len(parts) + 1))

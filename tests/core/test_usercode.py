@@ -145,3 +145,14 @@ def test_the_sources_of_a_module(tmp_path: Path) -> None:
         *("helped.py", "my_helper.py", "my_parts/__init__.py", "my_parts/names.py", "my_parts/word.py")
     ]
     assert list(usercode.sources(tmp_path / "my_rules.py", tmp_path)) == ["my_helper.py", "my_rules.py"]
+    assert list(usercode.sources(tmp_path / "my_parts" / "word.py", tmp_path)) == [
+        *("my_parts/__init__.py", "my_parts/word.py")
+    ]
+    (tmp_path / "loose" / "deep").mkdir(parents=True)  # a package without __init__.py
+    (tmp_path / "loose" / "deep" / "part.py").write_text("from ..other import x\nimport json, numpy.linalg\n")
+    (tmp_path / "loose" / "other.py").write_text("x = 1\n")
+    (tmp_path / "json").mkdir()  # a folder of data, no module
+    (tmp_path / "user.py").write_text("def f():\n    from loose.deep.part import x\n    return x\n")
+    assert list(usercode.sources(tmp_path / "user.py", tmp_path)) == [
+        *("loose/deep/part.py", "loose/other.py", "user.py")
+    ]
