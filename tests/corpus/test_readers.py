@@ -208,8 +208,34 @@ def test_fields_go_to_their_places(tmp_path: Path) -> None:
     documents, _ = read_all(JsonLinesSource(path=str(tmp_path)))
     assert [(d.id, d.text, d.url, d.license, d.metadata) for d in documents] == [
         ("a.jsonl#1", "one", "https://x", "MIT", {"score": 0.5, "tags": ["a"]}),
-        ("a.jsonl#2", "two", "", "", {"url": None, "license": ["MIT"]}),
+        ("a.jsonl#2", "two", "", "MIT", {"url": None, "license": ["MIT"]}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "license", "url"),
+    [
+        ({"license": ["mit", "apache-2.0", None, "mit"]}, "mit AND apache-2.0", ""),
+        ({"licenses": ["MIT"], "license": None, "urls": ["https://a", "https://b"]}, "MIT", "https://a"),
+        ({"license": {"name": "MIT License", "spdx_id": "MIT"}, "url": {"href": "https://a"}}, "MIT", "https://a"),
+        ({"license": [{"key": "isc"}, {"key": ""}], "url": ["", "https://b"]}, "isc", "https://b"),
+        ({"license": 3, "url": False}, "", ""),
+        ({"license": [], "url": {}}, "", ""),
+    ],
+)
+def test_a_licence_or_address_may_be_a_list_or_an_object(
+    tmp_path: Path, fields: dict[str, Any], license: str, url: str
+) -> None:
+    write(tmp_path / "a.jsonl", {"text": "x", **fields})
+    (document,), broken = read_all(JsonLinesSource(path=str(tmp_path)))
+    assert not broken
+    assert (document.license, document.url, document.metadata) == (license, url, fields)
+
+
+def test_lists_of_licences_in_parquet_are_joined(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x"], "license": [["mit", "bsd-3-clause"]]}), tmp_path / "a.parquet")
+    (document,), _ = read_all(ParquetSource(path=str(tmp_path)))
+    assert document.license == "mit AND bsd-3-clause"
 
 
 def test_ids_and_nested_fields(tmp_path: Path) -> None:
@@ -781,6 +807,22 @@ def test_without_splits_all_is_training_data(tmp_path: Path) -> None:
     assert hub_names(tmp_path) == ["a.jsonl", "b.json"]
     with pytest.raises(InputError, match="has no split 'test'"):
         hub_names(tmp_path, split="test")
+
+
+@pytest.mark.parametrize(
+    ("declared", "license"),
+    [
+        ("license:\n- mit\n- apache-2.0", "mit AND apache-2.0"),
+        ("license: [cc-by-4.0]", "cc-by-4.0"),
+        ("license: other\nlicense_name: my-terms", "my-terms"),
+        ("license:", "unknown"),
+    ],
+)
+def test_the_card_may_declare_several_licences(tmp_path: Path, declared: str, license: str) -> None:
+    write(tmp_path / "train.jsonl", {"text": "a"})
+    (tmp_path / "README.md").write_text(f"---\n{declared}\n---\n")
+    (document,), _ = read_all(HuggingFaceSource(path=str(tmp_path)))
+    assert document.row()["license"] == license
 
 
 CARD = """---

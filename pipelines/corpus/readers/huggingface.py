@@ -21,6 +21,7 @@ from cluster.specs.sources import HuggingFaceSource, JsonLinesSource, ParquetSou
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.files import find
 from pipelines.corpus.readers import READERS, records
+from pipelines.corpus.readers.places import of_license
 
 PARQUET, JSON = READERS[ParquetSource].suffixes, READERS[JsonLinesSource].suffixes
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -47,8 +48,10 @@ def list_files(source: HuggingFaceSource) -> list[SourceFile]:
             f"corpus.sources: path {source.path!r} is no folder here, and the hub gave no dataset: {error.message}",
             "Check the id, `revision`, the network, and HF_TOKEN for a gated one; or download it and give its folder.",
         ) from error
-    declares_license = isinstance(card.get("license"), str) and not source.license
-    origin = {"license": card["license"]} if declares_license else {}
+    declared = "" if source.license else of_license(card.get("license") or card.get("licenses"))
+    if declared == "other":
+        declared = of_license(card.get("license_name")) or declared
+    origin = {"license": declared} if declared else {}
     return [replace(file, origin=origin) for file in _chosen(source, card, files)]
 
 

@@ -1,11 +1,11 @@
 """Records that carry a text: JSON, Parquet, and source code in CodeParrot's layout (JSON lines of the GitHub dump).
 
-Every field but the text goes to the metadata; `url` and `license` go to their own places where they are strings.
+Every field but the text goes to the metadata; `url` and `license` go to their own places, lists joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -15,9 +15,11 @@ from cluster.specs.sources import CodeSource, JsonLinesSource, ParquetSource
 from pipelines.corpus.documents import Broken, Document, SourceFile, converted, plain
 from pipelines.corpus.files import open_stream
 from pipelines.corpus.readers.json_objects import Object, objects
+from pipelines.corpus.readers.places import of_license, of_url
 
 BATCH_ROWS = 64  # rows of a Parquet file in memory at once
 CODE_FIELDS = ("repo_name", "path")
+_PLACES: dict[str, Callable[[Any], str]] = {"url": of_url, "license": of_license}
 
 
 def read_json(source: JsonLinesSource, file: SourceFile) -> Iterator[Document | Broken]:
@@ -119,9 +121,13 @@ def document(
         known = f"; there is {', '.join(map(repr, record))}" if text is None else ""
         return Broken(id_, position, f"no_text: field {text_field!r} is {_kind(text)}{known}")
     places = dict(file.origin)
-    for place in ("url", "license"):
-        if isinstance(record.get(place), str):
-            places[place] = record.pop(place)
+    for place, fields in (("url", ("url", "urls")), ("license", ("license", "licenses"))):
+        field = next((name for name in fields if record.get(name) is not None), fields[0])
+        value = record.get(field)
+        if found := _PLACES[place](value):
+            places[place] = found
+        if isinstance(value, str):
+            del record[field]  # what is more than a string stays in the metadata, too
     return Document(id_, text, metadata=record, **places)
 
 
