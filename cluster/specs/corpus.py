@@ -72,7 +72,8 @@ class CorpusSpec(Spec, frozen=True):
     part_bytes: Annotated[int, Meta(ge=1)] = 16_000_000
     """Text in one file of the corpus: the unit of work of the stages that follow."""
     max_bad_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    """The run fails when a larger share of the documents cannot be read."""
+    """The run fails when a larger share of the documents cannot be read, or of the files' bytes; a file that breaks off
+    counts whole."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the order of the files and of the held-out split."""
 

@@ -98,6 +98,10 @@ KINDS: dict[str, tuple[Callable[[Path], Source], Callable[[Path], bytes]]] = {
     "a.json": (lambda path: JsonLinesSource(path=str(path)), lambda _: array()),
     "a.parquet": (lambda path: ParquetSource(path=str(path)), parquet),
     "a.xml": (lambda path: Wiki(path=str(path)), lambda _: dump(100)),
+    "bulk.xml": (
+        lambda path: JatsSource(path=str(path)),
+        lambda _: b"".join(b"<article><body><p>%s</p></body></article>" % source(n, 9).encode() for n in range(9)),
+    ),
     "a.warc": (lambda path: WarcSource(path=str(path)), lambda _: archive()),
     "a.tar": (
         lambda path: JatsSource(path=str(path), suffixes=(".tar",)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import IO, Any
 
 from cluster.specs.sources import JatsSource
@@ -40,7 +41,20 @@ def read(source: JatsSource, file: SourceFile) -> Iterator[Document | Broken]:
         elif name.endswith(".txt"):
             yield _read_text(source, file.name, "", stream.read(MAX_DOCUMENT_BYTES + 1))
         else:
-            yield from _read_xml(source, file.name, "", stream)
+            yield from _marked(_read_xml(source, file.name, "", stream))
+
+
+def _marked(found: Iterator[Document | Broken]) -> Iterator[Document | Broken]:
+    """Where the last article of a file is not finished, the file breaks off there."""
+    last: Document | Broken | None = None
+    for record in found:
+        if last is not None:
+            yield last
+        last = record
+    if isinstance(last, Broken) and last.reason.startswith("truncated"):
+        last = replace(last, ends_file=True)
+    if last is not None:
+        yield last
 
 
 def _read_package(source: JatsSource, name: str, stream: IO[bytes]) -> Iterator[Document | Broken]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from lxml import etree
 
+from cluster.failures import describe
 from cluster.specs.sources import WikipediaSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
@@ -67,6 +68,9 @@ def read(source: WikipediaSource, file: SourceFile) -> Iterator[Document | Broke
                 text = _text(source, site, page)
             except ValueError as error:
                 yield Broken(id_, f"page {page.title!r}", str(error))
+                continue
+            except Exception as error:  # whatever the markup does to a parser costs one page
+                yield Broken(id_, f"page {page.title!r}", f"failed: {describe(error)}")
                 continue
             metadata = {
                 "title": page.title,
