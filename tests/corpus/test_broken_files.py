@@ -143,7 +143,7 @@ def test_sizes_that_nobody_knows() -> None:
 def test_what_nobody_foresaw_costs_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.corpus.readers import text
 
-    def decode(data: bytes) -> None:
+    def decode(data: bytes, declared: str) -> None:
         raise RecursionError("of ours")
 
     monkeypatch.setattr(text, "decode", decode)
@@ -159,9 +159,7 @@ def test_the_report_warns(tmp_path: Path, ray_cluster: None) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.txt").write_text(source(1 if folder == "one" else 2))
         for number in range(20):
-            (tmp_path / folder / f"{folder}{number}.txt").write_text(
-                source(100 * len(folder) + ord(folder[0]) + number)
-            )
+            (tmp_path / folder / f"{folder}{number}.txt").write_text(source(1000 * ord(folder[0]) + number))
     (tmp_path / "one" / "odd.txt").write_bytes(source(7).encode() + b"\xff\xff")
     (tmp_path / "one" / "cut.txt.gz").write_bytes(PACK[".gz"](source(9).encode())[:-200])
     rows = [{"text": source(500 + number), "key": number // 2} for number in range(6)]
@@ -183,7 +181,7 @@ def test_the_report_warns(tmp_path: Path, ray_cluster: None) -> None:
     }
     broken, replaced, same = told
     assert (
-        broken.startswith("1 of 44 files break off") and "cut.txt.gz (the compressed file ends in the middle" in broken
+        broken.startswith("1 of 45 files break off") and "cut.txt.gz (the compressed file ends in the middle" in broken
     )
     assert replaced.startswith("2 characters of 1 documents") and "`encoding`" in replaced
     assert same.startswith("8 documents have an id that another one has, such as rows.jsonl#0")
