@@ -78,10 +78,13 @@ def as_sentence(error: BaseException) -> TrunklineError:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             return _from_os(seen)
         seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__
-    text = str(error).strip().splitlines()
-    return JobError(
-        f"{type(error).__name__}: {text[-1] if text else 'no message'}", "This was not foreseen: --debug shows where."
-    )
+    return JobError(f"{type(error).__name__}: {gist(str(error))}", "This was not foreseen: --debug shows where.")
+
+
+def gist(text: str) -> str:
+    """The last line that says something: of a traceback, the error."""
+    lines = [line.strip() for line in text.splitlines() if any(character.isalnum() for character in line)]
+    return lines[-1] if lines else "no message"
 
 
 def _from_os(error: OSError) -> TrunklineError:

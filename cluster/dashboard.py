@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import local, runtime
+from cluster.console import gist
 from cluster.errors import JobError, NotReadyError
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def request(method: str, url: str, path: str, *, timeout_seconds: float = REQUES
         raise runtime.refused(url)
     if reply.status_code == 404:
         return None
+    if reply.status_code >= 500:
+        raise NotReadyError(f"the Ray cluster at {url} does not work: {gist(reply.text)}", again(url))
     if not reply.ok:
         raise JobError(f"{url}{path}: HTTP {reply.status_code}: {reply.text[:300]}", "Run `ctl doctor`.")
     return reply.json() if reply.content else None
@@ -98,7 +101,24 @@ def lost(url: str) -> Iterator[None]:
     try:
         yield
     except requests.RequestException:
-        raise NotReadyError(f"no Ray dashboard answers at {url}", "Start a cluster with `ctl up`.") from None
+        raise NotReadyError(f"no Ray dashboard answers at {url}", again(url)) from None
+
+
+def again(url: str) -> str:
+    """The remedy where a cluster does not answer: the one that `ctl up` started here has processes left."""
+    head = local.running_head()
+    if head and head.dashboard == url:
+        return "Run `ctl down`, then `ctl up`."
+    return "Start a cluster with `ctl up`."
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Say in one sentence what Ray's own client raises with a page of traceback, or with nothing."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise NotReadyError(f"the Ray cluster at {url} does not do that: {gist(str(error))}", again(url)) from error
 
 
 def _token() -> dict[str, str]:

@@ -109,7 +109,8 @@ def submit(submission: Submission, hardware: str = "") -> str:
             "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster, and leave them out here.",
         )
-    client = dashboard.job_client(dashboard.dashboard_url())
+    url = dashboard.dashboard_url()
+    client = dashboard.job_client(url)
     store = Store(submission.store).root
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
     environment |= provenance.passed_on() | {
@@ -125,14 +126,16 @@ def submit(submission: Submission, hardware: str = "") -> str:
         environment[places.ORIGIN] = json.dumps({"cwd": submission.cwd, "root": str(root)})
         if script.parent != Path():  # beside the script, on every node: workers begin in the folder that travelled
             environment["PYTHONPATH"] = script.parent.as_posix()
-        return str(
-            client.submit_job(
-                entrypoint=shlex.join(["python", script.as_posix(), "--config", RESOLVED_FILE, "--name", graph.name]),
-                submission_id=f"{id_of(graph.name)}-{secrets.token_hex(3)}",
-                runtime_env={"working_dir": str(archive), "env_vars": environment},
-                metadata={METADATA_KEY: json.dumps(asdict(submission))},
+        command = ["python", script.as_posix(), "--config", RESOLVED_FILE, "--name", graph.name]
+        with dashboard.told(url):
+            return str(
+                client.submit_job(
+                    entrypoint=shlex.join(command),
+                    submission_id=f"{id_of(graph.name)}-{secrets.token_hex(3)}",
+                    runtime_env={"working_dir": str(archive), "env_vars": environment},
+                    metadata={METADATA_KEY: json.dumps(asdict(submission))},
+                )
             )
-        )
 
 
 def id_of(run: str) -> str:
@@ -195,7 +198,8 @@ def stop(job_id: str) -> Job:
     """Ask a job to stop, and wait until it has; it gets time to save its work. One that has ended stays as it is."""
     url = dashboard.dashboard_url()
     if not _job(_details(url, job_id)).ended:
-        dashboard.job_client(url).stop_job(job_id)
+        with dashboard.told(url):
+            dashboard.job_client(url).stop_job(job_id)
     return _wait(url, job_id, timeout_seconds=STOP_SECONDS + 30)
 
 

@@ -21,12 +21,16 @@ def up(
     It needs the head's token (~/.ray/auth_token) to join. `ctl down` ends what was started here.
     """
     from cluster import local
+    from cluster.errors import NotReadyError
+    from cluster.runtime import answers
 
     if join:
         local.join(join, num_cpus=num_cpus, metrics=metrics)
         print(f"Joined {join}. `ctl down` leaves it.")
         return
     if head := local.running_head():
+        if not answers(head.address):
+            raise NotReadyError(f"the head at {head.address} does not answer", "Run `ctl down`, then `ctl up`.")
         print(f"Already running: head {head.address}, dashboard {head.dashboard}.")
         return
     head = local.start_head(num_cpus=num_cpus, port=port, dashboard_port=dashboard_port, metrics=metrics)

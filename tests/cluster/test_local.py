@@ -63,6 +63,18 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
         cluster.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
         found = json.loads(cluster.ctl("status", "--json"))
         assert sorted(node["resources"]["CPU"]["total"] for node in found["nodes"] if node["alive"]) == [2, 3]
+        for server in of_home(cluster):
+            if server.name() == "gcs_server":
+                server.kill()
+        for command in (
+            ["status"],
+            ["jobs", "list"],
+            ["jobs", "stop", "x"],
+            ["submit", "pipelines/pretrain.py"],
+            ["up"],
+        ):
+            said = cluster.ctl(*command, code=4)
+            assert said.count("\n") == 1 and "Run `ctl down`, then `ctl up`." in said, said
     finally:
         said = cluster.ctl("down")
     assert "Ended" in said
