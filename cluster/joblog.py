@@ -17,10 +17,11 @@ from cluster import dashboard
 from cluster.errors import NotReadyError
 
 CHUNK_BYTES = 1 << 16
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 POLL_SECONDS = 0.5
-SHARE = 20  # a whole log is read in at most one part of so many of the time
+SHARE = 10  # a whole log is read in at most one part of so many of the time, ...
+LONGEST_PAUSE_SECONDS = 30.0  # ... but at least so often
 WHOLE = "/api/v0/logs/file?lines=-1&timeout=600&submission_id="
 ABSENT = "A file is not found"  # what Ray says of the log of a job that has not begun
 
@@ -33,6 +34,7 @@ class JobLog:
         self._url, self._id, self._within = url, job_id, within
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
+        self._reached = False  # the agent, once
         self.pause_seconds = POLL_SECONDS
         """How long to wait until the next look."""
 
@@ -49,7 +51,8 @@ class JobLog:
             return
         clock = time.monotonic()
         yield from self._texts(self._from_dashboard())
-        self.pause_seconds = max(POLL_SECONDS, SHARE * (time.monotonic() - clock))
+        needed = SHARE * (time.monotonic() - clock)
+        self.pause_seconds = min(LONGEST_PAUSE_SECONDS, max(POLL_SECONDS, needed))
 
     def rest(self) -> str:
         """What is left of a character that the job did not finish."""
@@ -76,7 +79,10 @@ class JobLog:
                 headers={"Range": f"bytes={self._offset}-", "Accept-Encoding": "identity"},
             )
         except requests.RequestException:
+            if self._reached:  # it is busy, or gone; both will show
+                raise NotReadyError(f"the agent at {agent} does not answer", "See `ctl status`.") from None
             return None
+        self._reached = self._reached or reply.status_code in (206, 416)
         if reply.status_code == 416:  # nothing is behind the offset
             reply.close()
             return iter(())
