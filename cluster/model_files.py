@@ -12,6 +12,8 @@ CONFIG_FILE = "config.json"
 # What families of models call their longest sequence.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "max_seq_len")
 
+NO_WRITERS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")  # reward models, BERT
+
 
 def read_config(model: Artifact) -> dict[str, Any]:
     """The configuration of a model artifact. Raises InputError where it has none."""
@@ -29,3 +31,8 @@ def context_tokens(config: dict[str, Any]) -> int | None:
 def embedding_rows(config: dict[str, Any]) -> int:
     """How many token ids the model has a row for."""
     return int((config.get("text_config") or config)["vocab_size"])
+
+
+def non_writer(config: dict[str, Any]) -> str:
+    """The class that a configuration names where it writes no text from left to right; empty where it may."""
+    return next((name for name in config.get("architectures") or () if name.endswith(NO_WRITERS)), "")

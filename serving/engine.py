@@ -17,7 +17,7 @@ from ray.serve.llm.ingress import OpenAiIngress
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError
-from cluster.model_files import context_tokens, read_config
+from cluster.model_files import context_tokens, non_writer, read_config
 from cluster.spec import fields
 from cluster.specs import EndpointSpec
 from cluster.store import Store
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
-NO_WRITERS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")  # reward models, BERT
 WEIGHTS = (".safetensors", ".bin")
 
 
@@ -59,8 +58,8 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
     config = read_config(artifact)
     if not any(file.endswith(WEIGHTS) for file in artifact.record.files):
         raise InputError(f"{artifact.record.ref} has no weights", "Build it again.")
-    if found := [each for each in config.get("architectures") or () if each.endswith(NO_WRITERS)]:
-        raise InputError(f"{artifact.record.ref} does not write: it is a {found[0]}", "Serve a model that generates.")
+    if found := non_writer(config):
+        raise InputError(f"{artifact.record.ref} does not write: it is a {found}", "Serve a model that generates.")
     limit = context_tokens(config)
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")

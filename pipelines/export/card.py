@@ -27,7 +27,9 @@ BENCHMARKS = (
 )
 SHOWN_LICENSES = 20
 # A place on this machine, behind a scheme such as `llama2c:` or not: only its last name is for others.
-PLACE = re.compile(r"((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/\\])?([^/\\]*)[/\\]*")
+PLACE = re.compile(
+    r"(?!(?!file:)[a-z][\w+.-]*://)((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/\\])?([^/\\]*)[/\\]*"
+)
 
 
 def model_card(name: str, kind: Kind, inputs: dict[str, Artifact], parameters: int, dtype: str) -> str:

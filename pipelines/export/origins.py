@@ -20,7 +20,8 @@ from cluster.specs import SPECS
 from pipelines.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one
-DATA = {"corpus": "documents", "conversations": "conversations", "preferences": "pairs"}
+CONVERSATIONS = "conversations"
+DATA = {"corpus": "documents", CONVERSATIONS: "conversations", "preferences": "pairs"}
 
 SHOWN_SOURCES = 20
 
@@ -63,7 +64,10 @@ def license_counts(artifact: Artifact) -> dict[str, int]:
     """The licences of what is learned from a corpus, of conversations or of pairs: those of the train split."""
     if artifact.kind == "corpus":
         return licenses.counted((name, 1) for name in _column(artifact, "license"))
-    return licenses.counted((row.get("license", ""), 1) for row in read_lines(artifact.location, "train.jsonl"))
+    rows = read_lines(artifact.location, "train.jsonl")
+    if CONVERSATIONS in _read(artifact, learned_only=True) and not any("license" in row for row in rows):
+        return license_counts(artifact.parent(CONVERSATIONS))  # older pairs say nothing themselves
+    return licenses.counted((row.get("license", ""), 1) for row in rows)
 
 
 def source_names(artifact: Artifact) -> list[str]:

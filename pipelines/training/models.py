@@ -166,6 +166,8 @@ def require_objective(family: str, objective: str, field: str = "pretrain.model"
 def require_trainable(model: Artifact) -> dict[str, Any]:
     """The configuration of a model that is to be trained on as a causal one. Raises InputError where it cannot be."""
     config = _read_unquantized(model)
+    if found := non_writer(config):
+        raise InputError(f"{model.record.ref} is a {found}, which does not write text", "Give a causal language model.")
     if not _is_causal(config["model_type"]):
         raise InputError(
             f"{model.record.ref} is of the family {config['model_type']!r}, which does not write from left to right",

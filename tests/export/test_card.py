@@ -30,6 +30,7 @@ from cluster.specs import (
 from cluster.specs.sources import JsonLinesSource
 from cluster.store import Store
 from pipelines.compression.weights import quantize
+from pipelines.export.card import without_places
 from pipelines.export.claim import claim
 from pipelines.export.origins import lineage
 from tests.export import lines
@@ -143,6 +144,19 @@ def test_bert_is_a_masked_language_model(store: Store) -> None:
     assert all((exported[name] == original[name]).all() for name in original)
 
 
+def test_what_does_not_write_is_not_tuned_to(store: Store) -> None:
+    """A loader would put a fresh head in the place of that of a BERT or of a reward model, and say nothing."""
+    texts, talks = lines.corpus(store, "MIT"), conversations(store, "MIT")
+    bert = lines.pretrained_on(store, texts, lines.folder(lines.bert()), model="bert-1m", objective="masked")
+    spec = PreferencesSpec(source="file", path="x")
+    pairs = commit_rows(store, spec, "MIT", {"prompt": TALK[:1], "chosen": "yes", "rejected": "no"})
+    scorer = lines.commit(store, RewardSpec(), lines.folder(lines.scorer()), model=bert, preferences=pairs)
+    exported, _, _ = export(store, scorer)
+    for model, name in ((bert, "BertForMaskedLM"), (exported, "LlamaForSequenceClassification")):
+        with pytest.raises(InputError, match=f"is a {name}, which does not write text"):
+            build(SftSpec(template="alpaca"), {"model": model, "conversations": talks}, store=store, name="x")
+
+
 def test_a_glm_is_refused(store: Store) -> None:
     model = lines.pretrained_on(store, lines.corpus(store, "MIT"), lines.glm_files(), objective="infilling_short")
     with pytest.raises(InputError, match="is a GLM") as raised:
@@ -210,12 +224,44 @@ def test_an_older_record_of_a_file_names_an_input_that_was_not_read(store: Store
     assert demo.fingerprint not in {artifact.fingerprint for artifact in lineage([model])}
 
 
+def test_older_pairs_have_the_licences_of_their_conversations(store: Store) -> None:
+    talks = conversations(store, "CC-BY-NC-4.0")
+    tuned = sft(store, lines.pretrained_on(store, lines.corpus(store, "MIT")), conversations(store, "MIT"))
+    files = lines.rows({"id": "1", "prompt": TALK[:1], "chosen": "yes", "rejected": "no", "how": "foreign"})
+    pairs = lines.commit(store, PreferencesSpec(), files, conversations=talks)
+    reward = lines.commit(store, RewardSpec(), lines.folder(lines.scorer(), chat=True), model=tuned, preferences=pairs)
+    _, front, card = export(store, reward)
+    assert front["license"] == "cc-by-nc-4.0" and "| preferences/line | CC-BY-NC-4.0 | 1 pairs |" in card
+
+
 def test_no_file_names_a_place_on_this_machine(store: Store, tmp_path: Path) -> None:
     taken_in = lines.commit(store, PretrainedSpec(source=str(tmp_path / "model")), lines.folder(chat=True))
     made, _, _ = export(store, taken_in)
     for name in made.record.files:
         if not name.endswith(".safetensors"):
             assert str(tmp_path).encode() not in made.location.read_bytes(name), name
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("/srv/data/mine.jsonl", "mine.jsonl"),
+        ("~/chats/", "chats"),
+        ("C:\\Users\\me\\chats.jsonl", "chats.jsonl"),
+        ("file:///home/me/x.jsonl", "x.jsonl"),
+        ("llama2c:/home/me/stories", "llama2c:stories"),
+        ({"/home/me/rules.py:short": [("/a/b",)]}, {"rules.py:short": [["b"]]}),
+        ("https://example.org/list.txt", "https://example.org/list.txt"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ("hub:org/model", "hub:org/model"),
+        ("package:pipelines/data/x.jsonl", "package:pipelines/data/x.jsonl"),
+        ("chats.jsonl", "chats.jsonl"),
+        ("def f():\n    return a / b\n", "def f():\n    return a / b\n"),
+        (3, 3),
+    ],
+)
+def test_places_have_their_last_names(value: Any, shown: Any) -> None:
+    assert without_places(value) == shown
 
 
 @pytest.mark.parametrize(
