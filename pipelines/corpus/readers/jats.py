@@ -18,7 +18,8 @@ from pipelines.corpus.compression import ENDINGS
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import decode
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
-from pipelines.corpus.readers.jats_meta import local, metadata, url_of
+from pipelines.corpus.readers.jats_license import license_of
+from pipelines.corpus.readers.jats_meta import local, meta_of, metadata, url_of
 from pipelines.corpus.readers.jats_powers import mark_powers
 from pipelines.corpus.readers.jats_prolog import Malformed, Prolog, Stray, noted
 from pipelines.corpus.readers.jats_text import text_of
@@ -118,7 +119,8 @@ def _documents(
     source: JatsSource, id: str, place: str, article: Any, notes: dict[str, Any], above: Document | None = None
 ) -> Iterator[Document | Broken]:
     """An article's document, then those of the articles within it."""
-    known, license = metadata(article)
+    known, meta = metadata(article), meta_of(article)
+    license = "" if meta is None else license_of(meta)
     if above is not None:
         inherited = {name: above.metadata[name] for name in INHERITED if name in above.metadata}
         known = inherited | known | {"part_of": above.metadata.get("part_of", above.id)}

@@ -1,8 +1,4 @@
-"""What an article of JATS says of itself: identifiers, journal, date, licence, type, language, version.
-
-Licences are written as SPDX writes them (`CC-BY-4.0`, `CC0-1.0`), `CC-BY` where no version is given: first by the
-address of the licence, else by its name in the text.
-"""
+"""What an article of JATS says of itself: identifiers, journal, date, type, language, version."""
 
 from __future__ import annotations
 
@@ -13,24 +9,6 @@ from urllib.parse import quote
 XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 
-_LICENSE_URL = re.compile(
-    r"creativecommons\.org/(?:licen[cs]es/(by[a-z-]*|nc[a-z-]*)|publicdomain/(zero|mark))"
-    r"(?:/(\d\.\d))?(?:/([a-z]{2,3})(?![\w.]))?",
-    re.IGNORECASE,
-)
-_CC_SHORT = re.compile(r"\bCC[ -]?(BY(?:[ -](?:NC|ND|SA))*)\b(?:[ -]?v?(\d\.\d))?", re.IGNORECASE)
-_CC_LONG = re.compile(
-    r"creative\s*commons[\s,:]*(attribution[\w\s-]*?)(?:licen[cs]e|unported|international|v?\.? ?\d\.\d|[,;.()]|$)"
-    r"(?:[^.;]{0,20}?(\d\.\d))?",
-    re.IGNORECASE,
-)
-_CC_ZERO = re.compile(r"\bCC[ -]?0\b|creative commons zero", re.IGNORECASE)
-_PUBLIC = re.compile(r"\bpublic domain\b", re.IGNORECASE)
-_PARTS = (
-    ("NC", re.compile(r"\bnon-?\s?commercial", re.IGNORECASE)),
-    ("ND", re.compile(r"\bno-?\s?deriv", re.IGNORECASE)),
-    ("SA", re.compile(r"\bshare-?\s?alike", re.IGNORECASE)),
-)
 _DOI = re.compile(r"^(?:https?://(?:dx\.)?doi\.org/|doi:\s*)", re.IGNORECASE)
 _ISO_DATE = re.compile(r"\d{4}(?:-\d\d(?:-\d\d)?)?")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -59,14 +37,18 @@ def find(element: Any, *names: str) -> Any:
     return element
 
 
-def metadata(article: Any) -> tuple[dict[str, str], str]:
-    """Metadata (only what is known) and licence of an `article`, `sub-article` or `response`."""
+def meta_of(article: Any) -> Any:
+    """The element that holds the metadata of an `article`, `sub-article` or `response`, or None."""
     front = find(article, "front")
-    stub = find(article, "front-stub")
-    meta = find(front, "article-meta") if front is not None else stub
+    return find(front, "article-meta") if front is not None else find(article, "front-stub")
+
+
+def metadata(article: Any) -> dict[str, str]:
+    """Metadata (only what is known) of an `article`, `sub-article` or `response`."""
+    front, meta = find(article, "front"), meta_of(article)
     found = {"article_type": article.get("article-type", ""), "language": article.get(XML_LANG, "").lower()}
     if meta is None:
-        return _known(found), ""
+        return _known(found)
     found.update(_identifiers(meta))
     journal = find(front, "journal-meta")
     title = find(journal, "journal-title-group", "journal-title")
@@ -75,7 +57,7 @@ def metadata(article: Any) -> tuple[dict[str, str], str]:
         found["journal"] = plain(find(journal, "journal-id"))
     found["date"] = _date(meta)
     found["version"] = plain(find(meta, "article-version")) or found.get("version", "")
-    return _known(found), license_of(meta)
+    return _known(found)
 
 
 def url_of(known: dict[str, str]) -> str:
@@ -139,46 +121,3 @@ def _iso(element: Any) -> str:
     if not 1 <= number <= 12:
         return year
     return f"{year}-{number:02d}-{int(day):02d}" if day.isdigit() and 1 <= int(day) <= 31 else f"{year}-{number:02d}"
-
-
-def license_of(meta: Any) -> str:
-    """The licence that the article's front matter names; empty where it names none that is known here."""
-    addresses: list[str] = []
-    texts: list[str] = []
-    kinds: list[str] = []
-    for child in meta:
-        if local(child) not in ("permissions", "license", "copyright-statement"):
-            continue
-        for element in child.iter():
-            name = local(element)
-            if name == "license_ref":
-                addresses.insert(0, element.text or "")
-            addresses.append(element.get(XLINK_HREF, ""))
-            if name == "license":
-                kinds.append(element.get("license-type", ""))
-        texts.append(plain(child))
-    for text in (*addresses, *texts):
-        if address := _LICENSE_URL.search(text):
-            return _by_address(address)
-    return next(filter(None, map(_by_name, (*texts, *kinds))), "")
-
-
-def _by_address(found: re.Match[str]) -> str:
-    kind, public, version, place = found.groups()
-    if public:
-        return ("CC0-" if public.lower() == "zero" else "CC-PDM-") + (version or "1.0")
-    return "-".join(filter(None, ("CC", kind.upper().strip("-"), version, (place or "").upper())))
-
-
-def _by_name(text: str) -> str:
-    if short := _CC_SHORT.search(text):
-        return "-".join(filter(None, ("CC", re.sub(r"[ -]", "-", short[1].upper()), short[2])))
-    if full := _CC_LONG.search(text):
-        parts = [name for name, pattern in _PARTS if pattern.search(full[1])]
-        version = re.search(r"\d\.\d", full[0])
-        return "-".join(("CC", "BY", *parts, *([version[0]] if version else [])))
-    if _CC_ZERO.search(text):
-        return "CC0-1.0"
-    if text.lower() == "creativecommonsby":
-        return "CC-BY"
-    return "public-domain" if _PUBLIC.search(text) else ""
