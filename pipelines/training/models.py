@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.errors import InputError, SpecError, nearest
-from cluster.model_files import context_tokens, embedding_rows, read_config
+from cluster.model_files import context_tokens, embedding_rows, non_writer, read_config
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.sizes import SIZES, Size
 
