@@ -151,6 +151,39 @@ def test_tables_by_option_and_captions_always(xml: Path) -> None:
     assert blocks(xml, body, tables=True) == ["Table 1 Counts", "a | b*\n1 | x y", "* not all"]
 
 
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [
+        ('<tr><th rowspan="2">A</th><th colspan="2">B</th></tr><tr><th>b</th><th>c</th></tr><tr><td>1</td><td>2</td>'
+         "<td>3</td></tr>", ["A | B | B", "A | b | c", "1 | 2 | 3"]),
+        ('<thead><tr><th rowspan="9">A</th><th>B</th></tr><tr><th>b</th></tr></thead><tbody><tr><td>1</td>'
+         "<td>2</td></tr></tbody>", ["A | B", "A | b", "1 | 2"]),
+        ('<tbody><tr><td rowspan="0">A</td><td>1</td></tr><tr><td>2</td></tr></tbody><tbody><tr><td>B</td>'
+         "<td>3</td></tr></tbody>", ["A | 1", "A | 2", "B | 3"]),
+        ('<tr><td rowspan="x" colspan="-1">A</td><td colspan="0">1</td></tr><tr><td rowspan="">B</td><td>2</td></tr>',
+         ["A | 1", "B | 2"]),
+        ('<tr><td rowspan="2" colspan="2">A</td><td>1</td></tr><tr><td>2</td></tr>', ["A | A | 1", "A | A | 2"]),
+        ('<tr><td>a</td><td>b</td><td rowspan="2">C</td></tr><tr><td>d</td></tr>', ["a | b | C", "d |  | C"]),
+        ('<tr><td>a</td><td rowspan="2">B</td></tr><tr><td colspan="2">c</td></tr>', ["a | B", "c | B"]),
+        ('<tr><td>a</td><td><table><tr><td>in</td></tr></table></td></tr>', ["a | in"]),
+        ('<tgroup><colspec colname="c1"/><colspec colname="c2"/><colspec colname="c3"/><thead><row>'
+         '<entry morerows="1">A</entry><entry namest="c2" nameend="c3">B</entry></row><row><entry>b</entry><entry>c</entry></row></thead>'
+         "<tbody><row><entry>1</entry><entry>2</entry><entry>3</entry></row></tbody></tgroup>",
+         ["A | B | B", "A | b | c", "1 | 2 | 3"]),
+    ],
+)  # fmt: skip
+def test_cells_that_span_stand_in_each_of_their_places(xml: Path, table: str, rows: list[str]) -> None:
+    assert blocks(xml, f"<table-wrap><table>{table}</table></table-wrap>", tables=True) == ["\n".join(rows)]
+
+
+def test_spans_without_measure_fill_no_memory(xml: Path) -> None:
+    wide = '<tr><td colspan="999999999" rowspan="999999999">{}</td></tr>'.format("x" * 1000)
+    number = "9" * 5000
+    tables = f"<table>{wide}{'<tr><td>y</td></tr>' * 2000}</table><table>{wide * 100}</table>"
+    document = only(xml, article(f'{tables}<table><tr><td colspan="{number}">z</td></tr></table>'), tables=True)
+    assert document.text.count("y") == 2000 and len(document.text) < 8 << 20
+
+
 def test_formulas_by_option_and_alternatives_once(xml: Path) -> None:
     math = "<mml:math><mml:msub><mml:mi>x</mml:mi><mml:mi>i</mml:mi></mml:msub></mml:math>"
     tex = r"<tex-math>\documentclass[12pt]{minimal} \begin{document}$$x_{i}$$\end{document}</tex-math>"
@@ -222,6 +255,46 @@ def test_what_is_about_the_authors_by_option(xml: Path) -> None:
         "Acknowledgements", "Thanks.", "Competing interests", "No.", "Data", "Online.", "JD did it.", "Funding: NIH.",
         "A real note.", "By us.",
     ]  # fmt: skip
+
+
+SECTIONS = {
+    "matter": "<sec><title>Results</title><p>Res.</p></sec>",
+    "funding": "<sec><title>Funding</title><p>By us.</p></sec>",
+    "typed": '<sec sec-type="COI-statement"><title>Interests</title><p>None.</p></sec>',
+    "data": "<sec><title>Data availability</title><p>Online.</p></sec>",
+    "parted": "<sec><title>Funding</title><sec><title>Hospitals</title><p>Rose.</p></sec></sec>",
+    "nested": "<sec><title>Author contributions</title><p>All.</p><sec><title>Disclosure</title><p>No.</p></sec></sec>",
+    "long": f"<sec><title>Disclosure</title><p>{'of emissions ' * 300}</p></sec>",
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "kept"),
+    [
+        ("matter funding", "Res."),
+        ("matter typed funding data", "Res. Online."),
+        ("matter nested", "Res."),
+        ("funding matter", "By us. Res."),
+        ("typed matter funding", "None. Res."),
+        ("matter parted", "Res. Rose."),
+        ("matter long", "Res. of emissions"),
+    ],
+)
+def test_of_the_bodys_sections_only_short_ones_at_its_end_are_about_the_authors(
+    xml: Path, sections: str, kept: str
+) -> None:
+    found = blocks(xml, "".join(map(SECTIONS.__getitem__, sections.split())))
+    assert " ".join(block[:12].strip() for block in found if "." in block or len(block) > 40) == kept
+    within = blocks(xml, f"<sec><title>All</title>{''.join(map(SECTIONS.__getitem__, sections.split()))}</sec>")
+    assert within == ["All", *found]
+    assert len(blocks(xml, "".join(map(SECTIONS.__getitem__, sections.split())), acknowledgements=True)) >= len(found)
+
+
+def test_a_nested_section_at_the_end_of_a_part_amid_the_body_is_matter(xml: Path) -> None:
+    body = f"<sec><title>Hospitals</title><p>H.</p>{SECTIONS['funding']}</sec>{SECTIONS['matter']}"
+    assert blocks(xml, body) == ["Hospitals", "H.", "Funding", "By us.", "Results", "Res."]
+    abstract = f"<abstract>{SECTIONS['matter']}{SECTIONS['funding']}</abstract>"
+    assert "By us." not in only(xml, article(abstract=abstract)).text
 
 
 def test_breaks_put_in_for_looks_are_no_blanks(xml: Path) -> None:
@@ -300,6 +373,31 @@ def test_dates(xml: Path, dates: str, date: str) -> None:
         ("<license><p>under a Creative Commons Attribution-ShareAlike 4.0 International License.</p></license>",
          "CC-BY-SA-4.0"),
         ('<license license-type="CC BY-NC 4.0"><p>See the site.</p></license>', "CC-BY-NC-4.0"),
+        ('<license><license-p>The dataset is <ext-link xlink:href="http://creativecommons.org/publicdomain/zero/1.0/">CC0'
+         '</ext-link>; this paper is <uri xlink:href="https://creativecommons.org/licenses/by-nc/4.0/deed.en">CC BY-NC'
+         "</uri>.</license-p></license>", "CC-BY-NC-4.0"),
+        ("<license><p>Distributed under CC BY 4.0. The Creative Commons Public Domain Dedication waiver "
+         "(http://creativecommons.org/publicdomain/zero/1.0/) applies to the data made available in this article.</p>"
+         "</license>", "CC-BY-4.0"),
+        ('<license xlink:href="http://creativecommons.org/publicdomain/zero/1.0/"><p>Data: CC0. The article is '
+         "licensed under CC BY-SA 3.0.</p></license>", "CC-BY-SA-3.0"),
+        ("<license><p>The article is CC BY 4.0 and the figures are CC BY-NC-ND 4.0.</p></license>", "CC-BY-4.0"),
+        ("<license><p>All rights reserved. The data are CC0.</p></license>", ""),
+        ('<license license-type="data" xlink:href="https://creativecommons.org/publicdomain/zero/1.0/"/>'
+         '<license xlink:href="https://creativecommons.org/licenses/by/4.0/"/>', "CC-BY-4.0"),
+        ('<license xlink:href="https://creativecommons.org/licenses/by/4.0/"/>'
+         '<license xlink:href="https://creativecommons.org/licenses/by-nc-nd/4.0/"/>', "CC-BY-NC-ND-4.0"),
+        ('<license><ali:license_ref specific-use="tdm">https://example.org/tdm/userlicense/1.0/</ali:license_ref>'
+         "<license-p>No further use.</license-p></license>", ""),
+        ('<license><ali:license_ref specific-use="tdm" start_date="2020-01-01">http://creativecommons.org/licenses/by/4.0/'
+         '</ali:license_ref><ali:license_ref specific-use="vor">http://creativecommons.org/licenses/by-nc/4.0/'
+         "</ali:license_ref></license>", "CC-BY-NC-4.0"),
+        ('<license xlink:href="http://creativecommons.org/licenses/by/3.0/us/"><p>Not CC BY-NC.</p></license>',
+         "CC-BY-3.0-US"),
+        ('<license xlink:href="http://creativecommons.org/licenses/by-nd-nc/1.0/"/>', "CC-BY-NC-ND-1.0"),
+        ("<license><p>Open access (CC\u2010BY\u2010NC).</p></license>", "CC-BY-NC"),
+        ('<license license-type="open-access"><p>Free to read.</p></license>', ""),
+        ('<license license-type="creativeCommonsBy"/>', "CC-BY"),
         ("<copyright-statement>This is in the public domain.</copyright-statement>", "public-domain"),
         ("<copyright-statement>All rights reserved.</copyright-statement>", ""),
     ],

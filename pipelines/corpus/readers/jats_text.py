@@ -12,8 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.specs.sources import JatsSource
+from pipelines.corpus.readers.jats_authors import is_about_authors, is_section_about_authors
 from pipelines.corpus.readers.jats_meta import XML_LANG, find, local, plain
 from pipelines.corpus.readers.jats_references import person_text, reference_text
+from pipelines.corpus.readers.jats_tables import TableRows
 from pipelines.corpus.readers.mathml import text_of as formula_text
 
 BREAK = "\u2028"  # a line break within a paragraph, while blanks are collapsed
@@ -24,22 +26,6 @@ _TEX = re.compile(r"\\begin\s*\{document\}(.*)\\end\s*\{document\}", re.DOTALL)
 # PMC's line for supplements, and the addresses that eLife gives every figure.
 _BOILERPLATE = re.compile(
     r"\(?click here (?:for|to view)\b[\w ,]{0,60}\.?\)?|DOI:? https?://(?:dx\.)?doi\.org/\S+", re.IGNORECASE
-)
-# What is about the authors rather than the matter, by its type or, where that is not given, by its heading.
-_ABOUT_KINDS = re.compile(
-    r"ack|author-contrib.*|award|coi-statement|com|competing-interests?|con|conflict|corresp|current-aff|deceased"
-    r"|edited-by|equal|financial-disclosure|funding.*|participating-researchers|present-address|presented-(?:at|by)"
-    r"|study-group-members|supported-by",
-    re.IGNORECASE,
-)
-_ABOUT_AUTHORS = re.compile(
-    r"[\d.\s]*(?:acknowledge?ments?|acknowledge?ments? and funding|funding(?: sources?| statement| information)?"
-    r"|(?:financial|grant) (?:support|disclosures?)(?: and sponsorship)?|sources? of funding|disclosures?"
-    r"|(?:(?:declarations?|statements?|disclosures?) of )?(?:potential )?"
-    r"(?:competing|conflicts? of|conflicting|financial|competing financial) interests?(?: statements?| disclosures?)?"
-    r"|authors?['’]?s?['’]? (?:contributions?|disclosures?)|contributions|contributors?"
-    r"|agradecimi?entos?|confli[ct]t?os? de inter[eé]ss?e?s?|financiamento|financiamiento|financiación)[\s.:]*",
-    re.IGNORECASE,
 )
 
 
@@ -79,6 +65,7 @@ class _Writer:
         self.line: list[str] = []  # of the paragraph under way
         self.later: list[Any] = []  # what floats in it
         self.label = ""  # of what comes next
+        self.tables = TableRows()
 
     def walk(self, element: Any) -> None:
         if element.text:
@@ -150,18 +137,13 @@ class _Writer:
         for group in meta:
             if local(group) in ("funding-group", "author-notes"):
                 for child in group:
-                    if local(child) == "funding-statement" or _is_about_authors(child, ""):
+                    if local(child) == "funding-statement" or is_about_authors(child, ""):
                         self.block(child)
-
-
-def _is_about_authors(element: Any, heading: str) -> bool:
-    kind = element.get("fn-type") or element.get("sec-type") or element.get("notes-type") or ""
-    return bool(_ABOUT_KINDS.fullmatch(kind) or _ABOUT_AUTHORS.fullmatch(heading))
 
 
 def _section(writer: _Writer, element: Any) -> None:
     """A part with a heading, which is left out where nothing follows it."""
-    if not writer.source.acknowledgements and _is_about_authors(element, plain(find(element, "title"))):
+    if not writer.source.acknowledgements and is_section_about_authors(element):
         return
     writer.flush()
     start = len(writer.blocks)
@@ -198,7 +180,7 @@ def _float(writer: _Writer, element: Any) -> None:
 
 def _footnote(writer: _Writer, element: Any) -> None:
     heading = re.split(r"[:.]", plain(element)[:100], maxsplit=1)[0]
-    if writer.source.acknowledgements or not _is_about_authors(element, heading):
+    if writer.source.acknowledgements or not is_about_authors(element, heading):
         _float(writer, element)
 
 
@@ -240,13 +222,7 @@ def _table(writer: _Writer, element: Any) -> None:
     writer.flush()
     if not writer.source.tables:
         return
-    rows = []
-    for row in element.iter():
-        if local(row) in ("tr", "row"):
-            cells = [writer.one_line(cell) for cell in row if local(cell) in ("td", "th", "entry")]
-            if any(cells):
-                rows.append(" | ".join(cells))
-    writer.push("\n".join(rows))
+    writer.push("\n".join(map(" | ".join, writer.tables.rows(element, writer.one_line))))
 
 
 def _verbatim(writer: _Writer, element: Any) -> None:
