@@ -47,13 +47,17 @@ class JatsSource(Source, frozen=True, tag="jats"):
     """
 
     tables: bool = False
-    """Keep tables, a row a line, cells apart by ` | `; captions and notes of tables stay in any case."""
+    """Keep tables, a row a line, cells apart by ` | `, those that span several rows or columns in each; captions and
+    notes of tables stay in any case.
+    """
     formulas: bool = True
     """Keep formulas: TeX as it is, else MathML as text such as `(a + b)/c_i`."""
     references: bool = False
     """Keep the list of references."""
     acknowledgements: bool = False
-    """Keep acknowledgements, funding, conflicts of interest and other notes about the authors."""
+    """Keep acknowledgements, funding, conflicts of interest and other notes about the authors. In the body a section is
+    such only where it is short and last.
+    """
 
 
 class JsonLinesSource(Source, frozen=True, tag="jsonl"):

@@ -167,7 +167,8 @@ def test_tables_by_option_and_captions_always(xml: Path) -> None:
         ('<tr><td>a</td><td rowspan="2">B</td></tr><tr><td colspan="2">c</td></tr>', ["a | B", "c | B"]),
         ('<tr><td>a</td><td><table><tr><td>in</td></tr></table></td></tr>', ["a | in"]),
         ('<tgroup><colspec colname="c1"/><colspec colname="c2"/><colspec colname="c3"/><thead><row>'
-         '<entry morerows="1">A</entry><entry namest="c2" nameend="c3">B</entry></row><row><entry>b</entry><entry>c</entry></row></thead>'
+         '<entry morerows="1">A</entry><entry namest="c2" nameend="c3">B</entry></row><row><entry>b</entry>'
+         "<entry>c</entry></row></thead>"
          "<tbody><row><entry>1</entry><entry>2</entry><entry>3</entry></row></tbody></tgroup>",
          ["A | B | B", "A | b | c", "1 | 2 | 3"]),
     ],

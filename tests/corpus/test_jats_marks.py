@@ -14,7 +14,6 @@ from pipelines.corpus.files import list_files
 from pipelines.corpus.readers.jats import read
 from pipelines.corpus.readers.jats_prolog import Prolog
 from pipelines.corpus.readers.jats_xml import cut
-from pipelines.corpus.readers.superscripts import power
 from tests.conftest import SHARED_DATA
 from tests.corpus.test_jats import article, blocks, only
 
@@ -89,12 +88,6 @@ def test_exponents_of_mathml_have_their_caret(tmp_path: Path) -> None:
     power = "<mml:msup><mml:mn>10</mml:mn><mml:mrow><mml:mo>−</mml:mo><mml:mn>3</mml:mn></mml:mrow></mml:msup>"
     apart = "10<inline-formula><mml:math><mml:msup><mml:mi/><mml:mn>6</mml:mn></mml:msup></mml:math></inline-formula>"
     assert line(tmp_path, f"<inline-formula><mml:math>{power}</mml:math></inline-formula> {apart}") == "10^(−3) 10^6"
-
-
-def test_a_power_is_told_from_its_line_alone() -> None:
-    assert power("about 10", "6", "") == "^6"
-    assert power("a word", "6", "") is None
-    assert power("", "6", "") is None
 
 
 def test_no_power_of_ten_of_a_real_article_is_flattened() -> None:

@@ -1,12 +1,14 @@
 """A web page's bytes to its text: the encoding found as browsers do, the text extracted by Resiliparse.
 
 Resiliparse (Bevendorff et al., ECIR 2018) extracts as DCLM and Dolma do: rules on elements and their names, no model.
-Its time grows with the square of the nesting, so a page nested deeper than browsers build it is refused.
+Its time grows with the square of the nesting, so a page nested deeper than browsers build it is refused. It takes
+`10<sup>6</sup>` for 106, so exponents get their `^` before.
 """
 
 from __future__ import annotations
 
 import re
+from html import unescape
 from typing import NamedTuple
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -14,11 +16,16 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from pipelines.corpus.encodings import BOMS, REPLACEMENT, Decoded, decode
+from pipelines.corpus.readers.superscripts import power
 
 MAX_DEPTH = 512  # Chromium's and WebKit's limit
 _DEEPEST = ">".join("*" * (MAX_DEPTH + 1))  # selects an element that has this many around it
 _PRESCAN_BYTES = 1024  # how far into a page browsers look for its charset
 _DECLARED = re.compile(rb"(?:<meta\b[^>]*?\bcharset|<\?xml\b[^>]*?\bencoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_LOOKS = r"</?(?:[biu]|em|strong|span|font|small|var|nobr)\b[^<>]{0,200}>"  # markup that a number may stand in
+_RAISED = re.compile(rf"<[sS][uU][pP]\b[^<>]{{0,200}}>((?:[^<]|{_LOOKS}){{1,60}}?)</[sS][uU][pP]\s*>")
+_LOOK = re.compile(_LOOKS)
+_BASE_LENGTH = 80  # characters of the page in which the number before a `sup` stands
 
 
 class Page(NamedTuple):
@@ -56,7 +63,7 @@ def extract(html: str, main_content: bool) -> Page:
 
     Raises ValueError for a page whose elements are nested deeper than `MAX_DEPTH`.
     """
-    tree = HTMLTree.parse(html)
+    tree = HTMLTree.parse(_with_powers(html))
     document = tree.document
     if document is None:
         raise ValueError("not_html: the parser finds no document")
@@ -66,6 +73,21 @@ def extract(html: str, main_content: bool) -> Page:
     language = "" if root is None else root.getattr("lang") or root.getattr("xml:lang") or ""
     text = extract_plain_text(tree, main_content=main_content, alt_texts=False)
     return Page(text.strip(), " ".join((tree.title or "").split()), language.strip())
+
+
+def _with_powers(html: str) -> str:
+    """The page with `^` before its exponents; what links, such as the marks of notes, stays as it is."""
+    parts: list[str] = []
+    done = 0
+    for raised in _RAISED.finditer(html):
+        start = raised.start()
+        before = unescape(_LOOK.sub("", html[max(done, start - _BASE_LENGTH) : start])).rpartition(">")[2]
+        after = unescape(html[raised.end() : raised.end() + 8].partition("<")[0])
+        written = power(before, unescape(_LOOK.sub("", raised[1])), after)
+        if written is not None:
+            parts += html[done:start].rstrip(), f"<sup>{written}</sup>"
+            done = raised.end()
+    return "".join(parts) + html[done:]
 
 
 def _declared(data: bytes) -> str:
