@@ -23,7 +23,9 @@ class RepairUnicode(Rule, frozen=True):
     mojibake: bool = True
     """Undo decoding by the wrong encoding, such as `donâ€™t` for `don’t` (ftfy's `fix_encoding`)."""
     normalization: Literal["", "NFC", "NFKC"] = "NFC"
-    """Unicode normalization; NFKC also folds full-width letters, ligatures and superscripts; empty does none."""
+    """Unicode normalization; NFKC also folds full-width letters, ligatures and superscripts (`10⁶` to `10^6`);
+    empty does none.
+    """
     control_characters: bool = True
     """Remove control characters, byte-order marks, zero-width spaces and soft hyphens; tabs and line ends stay."""
     max_replacement_fraction: Fraction = 0.01

@@ -69,6 +69,7 @@ def test_each_repair_can_be_switched() -> None:
     assert cleaned(RepairUnicode(control_characters=False), "a\x00b\u200b") == "a\x00b\u200b"
     assert cleaned(RepairUnicode(normalization=""), "e\u0301") == "e\u0301"
     assert cleaned(RepairUnicode(normalization="NFKC"), "x² ﬁ Ａ") == "x2 fi A"
+    assert cleaned(RepairUnicode(normalization="NFKC"), "3 × 10⁶, 10⁻³, 1ª") == "3 × 10^6, 10^−3, 1a"
 
 
 def test_texts_of_lost_characters_are_rejected_above_the_limit() -> None:

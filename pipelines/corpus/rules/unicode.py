@@ -36,6 +36,7 @@ _MOJIBAKE_ONLY = ftfy.TextFixerConfig(
 _ASCII_CONTROLS = "\x00-\x08\x0e-\x1f\x7f"
 _CONTROLS = re.compile(f"[{_ASCII_CONTROLS}\x80-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ufff9-\ufffc\ufffe\uffff]")
 _SOME_ASCII_CONTROL = re.compile(f"[{_ASCII_CONTROLS}]")
+_EXPONENT = re.compile("(?<=[0-9])[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _RUN_OF_BLANKS = re.compile(r"(?<=\S)(?:[ \t]{2,}|\t)")
@@ -63,6 +64,8 @@ def repair(document: Document, config: RepairUnicode) -> str:
     if config.control_characters:
         text = _CONTROLS.sub("", text)
     if config.normalization:
+        if config.normalization == "NFKC":
+            text = _EXPONENT.sub(r"^\g<0>", text)  # or 10⁶ would become 106
         text = unicodedata.normalize(config.normalization, text)
     document.text = text
     lost = text.count(REPLACEMENT)
