@@ -6,12 +6,11 @@ run cuts the record back to its checkpoint, so that every step stands in it once
 
 from __future__ import annotations
 
-import errno
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.errors import InputError
+from cluster import lines
+from cluster.lines import LineFile
 from cluster.location import Location
 from cluster.trackers import Tracker
 
@@ -54,76 +53,12 @@ SHOWN = (LOSS, REWARD, KL, ETA_SECONDS, TOKENS_PER_SECOND, GRAD_NORM, MFU, VALID
 
 def read(place: Location, file: str = METRICS_FILE) -> list[dict[str, Any]]:
     """The lines of a record, oldest first; a last line that was cut off in writing is left out."""
-    if not place.exists(file):
-        return []
-    whole, _, _ = place.read_bytes(file).rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    return lines.read(place, file)
 
 
-class Following:
-    """Reads a record that grows: each look costs what is new. Where an attempt has cut it back, it is read anew."""
-
-    def __init__(self, place: Location, file: str = METRICS_FILE) -> None:
-        self._place, self._name = place, file
-        self._offset, self._last = 0, b""
-
-    def new(self) -> list[dict[str, Any]]:
-        """Whole lines that were not there at the last look, oldest first; all of them where the record is another."""
-        data = self._from(self._offset - len(self._last))
-        if not data.startswith(self._last):
-            self._offset, self._last = 0, b""
-            data = self._from(0)
-        whole = data[len(self._last) : data.rfind(b"\n") + 1]
-        if whole:
-            self._offset += len(whole)
-            self._last = whole.splitlines(keepends=True)[-1]
-        return [json.loads(line) for line in whole.splitlines()]
-
-    def _from(self, start: int) -> bytes:
-        try:
-            if self._place.is_local:
-                with self._place.open(self._name) as file:
-                    file.seek(start)
-                    return bytes(file.read())
-            return bytes(self._place.fs.cat_file(f"{self._place.url}/{self._name}", start=start))
-        except (InputError, FileNotFoundError):
-            return b""
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # how S3 says that the record is shorter
-                return b""
-            raise
-
-
-class Lines:
-    """A file of JSON lines, one a step, that a resumed run goes on with.
-
-    On a local file system every line is there at once; on an object store, which cannot append, at each `flush`.
-    """
-
-    def __init__(self, place: Location, file: str, step: int) -> None:
-        """Go on after `step`: later lines, which an attempt that died had written, are dropped."""
-        self._place, self._name = place, file
-        self._lines = [line for line in read(place, file) if line[STEP] <= step]
-        self._write_all()
-        self._file = place.open(file, "ab", buffering=0) if place.is_local else None
-
-    def write(self, line: dict[str, Any]) -> None:
-        if self._file:
-            self._file.write(_encode(line))
-        else:
-            self._lines.append(line)
-
-    def flush(self) -> None:
-        if not self._file:
-            self._write_all()
-
-    def close(self) -> None:
-        self.flush()
-        if self._file:
-            self._file.close()
-
-    def _write_all(self) -> None:
-        self._place.write_bytes(self._name, b"".join(map(_encode, self._lines)))
+def _go_on(place: Location, file: str, step: int) -> LineFile:
+    """A record to go on with after `step`: later lines, which an attempt that died had written, are dropped."""
+    return LineFile(place, file, lambda line: line[STEP] <= step)
 
 
 class MetricsLog:
@@ -133,8 +68,8 @@ class MetricsLog:
         """Go on after `step`: later lines, which an attempt that died had written, are dropped."""
         self._place, self._step = place, step
         self._run = run
-        self._record = Lines(place, METRICS_FILE, step)
-        self._statistics = Lines(place, STATISTICS_FILE, step) if place.exists(STATISTICS_FILE) else None
+        self._record = _go_on(place, METRICS_FILE, step)
+        self._statistics = _go_on(place, STATISTICS_FILE, step) if place.exists(STATISTICS_FILE) else None
         self._tensorboard = _tensorboard(place, step)
         self._gauges: dict[str, Any] = {}
         self._trackers = list(trackers)
@@ -144,7 +79,7 @@ class MetricsLog:
         figures = {n: v for n, v in line.items() if n != STEP and isinstance(v, (int, float))}
         if failed := self._track(line[STEP], figures):
             line = {**line, NOTICES: [*line.get(NOTICES, ()), *failed]}
-        self._record.write(line)
+        self._record.append(line)
         for name, value in figures.items():
             if self._tensorboard:
                 self._tensorboard.add_scalar(f"train/{name}", value, line[STEP])
@@ -153,8 +88,8 @@ class MetricsLog:
     def write_statistics(self, line: dict[str, Any]) -> None:
         """Write a line to statistics.jsonl, and its figures to TensorBoard."""
         if self._statistics is None:
-            self._statistics = Lines(self._place, STATISTICS_FILE, self._step)
-        self._statistics.write(line)
+            self._statistics = _go_on(self._place, STATISTICS_FILE, self._step)
+        self._statistics.append(line)
         if self._tensorboard:
             for block, figures in line["blocks"].items():
                 for name, value in figures.items():
@@ -171,9 +106,6 @@ class MetricsLog:
 
     def close(self) -> None:
         self.flush()
-        self._record.close()
-        if self._statistics:
-            self._statistics.close()
         if self._tensorboard:
             self._tensorboard.close()
         for tracker in self._trackers:
@@ -199,10 +131,6 @@ class MetricsLog:
             self._gauges[name] = Gauge(f"trunkline_train_{name}", tag_keys=("run",))
             self._gauges[name].set_default_tags({"run": self._run})
         self._gauges[name].set(value)
-
-
-def _encode(line: dict[str, Any]) -> bytes:
-    return json.dumps(line).encode() + b"\n"
 
 
 def _tensorboard(place: Location, step: int) -> Any:

@@ -23,6 +23,7 @@ from cluster.artifact import Artifact
 from cluster.console import guarded
 from cluster.errors import InputError, nearest
 from cluster.graph import Graph, Step
+from cluster.lines import Follower
 from cluster.pipeline import load_script, run
 from cluster.store import Store
 from cluster.view import View
@@ -68,7 +69,8 @@ class Telling(View):
         self._tell = tell
         step = graph.step(request.step)
         self._request = request
-        self._lines = metrics.Following(Store(request.store).staging(step.kind, graph.name, step.fingerprint))
+        place = Store(request.store).staging(step.kind, graph.name, step.fingerprint)
+        self._record = Follower(place, metrics.METRICS_FILE)
         self._judged_by = metrics.LOSS
         self._told = 0
         self._alive = 0.0
@@ -88,7 +90,7 @@ class Telling(View):
     def progress(self, key: str, done: float, total: float, unit: str, stats: dict[str, Any]) -> None:
         self._sign_of_life()
         if key == self._request.step:
-            self._tell_lines(self._lines.new(), total)
+            self._tell_lines(self._record.new(), total)
 
     def finished(self, key: str, artifact: Artifact, seconds: float, *, was_there: bool) -> None:
         super().finished(key, artifact, seconds, was_there=was_there)

@@ -8,11 +8,12 @@ weights are gone.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from cluster import lines
 from cluster.errors import JobError
+from cluster.lines import LineFile
 from cluster.location import Location
 
 LEDGER_FILE = "ledger.jsonl"
@@ -22,9 +23,8 @@ class Ledger:
     """The ledger at a place. One process of a run writes it."""
 
     def __init__(self, place: Location) -> None:
-        self._place = place
+        self._file = LineFile(place, LEDGER_FILE)
         self.events = read(place)
-        self._write()  # without a line that was cut off in writing
 
     def resumed(self, step: int) -> None:
         if self.events:
@@ -41,22 +41,13 @@ class Ledger:
 
     def _append(self, event: dict[str, Any]) -> None:
         self.events.append(event)
-        if self._place.is_local:
-            with self._place.open(LEDGER_FILE, "ab", buffering=0) as file:
-                file.write(_line(event))
-        else:  # an object store cannot append
-            self._write()
-
-    def _write(self) -> None:
-        self._place.write_bytes(LEDGER_FILE, b"".join(map(_line, self.events)))
+        self._file.append(event)
+        self._file.flush()
 
 
 def read(place: Location) -> list[dict[str, Any]]:
     """The events, oldest first, without a last line that was cut off in writing."""
-    if not place.exists(LEDGER_FILE):
-        return []
-    whole, _, _ = place.read_bytes(LEDGER_FILE).rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    return lines.read(place, LEDGER_FILE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,3 @@ def account(events: list[dict[str, Any]]) -> Account:
         position += len(issued[step]["prompts"])
         (found.skipped if how == "skipped" else found.consumed).extend(issued[step]["prompts"])
     return found
-
-
-def _line(event: dict[str, Any]) -> bytes:
-    return json.dumps(event).encode() + b"\n"

@@ -9,6 +9,7 @@ from typing import Any
 from cluster import metrics
 from cluster.context import Context
 from cluster.errors import InputError
+from cluster.lines import Follower
 from cluster.location import Location
 from cluster.profiles import STATE, Run, announce
 from cluster.runtime import connect, require_gpus
@@ -137,8 +138,8 @@ def _finish(output: Location) -> dict[str, Any]:
 def _watcher(ctx: Context[Any], steps: int) -> Callable[[], None]:
     """A function that tells each new line of the metrics as progress, and its notices once."""
     told = -1
-    record = metrics.Following(ctx.output)
-    heard = max((line[metrics.STEP] for line in metrics.read(ctx.output)), default=0)  # of an attempt before
+    record = Follower(ctx.output, metrics.METRICS_FILE)
+    heard = max((line[metrics.STEP] for line in record.lines()), default=0)  # of an attempt before
 
     def watch() -> None:
         nonlocal told, heard

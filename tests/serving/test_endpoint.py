@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,16 @@ def test_a_second_endpoint_on_another_port_is_refused(served: Served) -> None:
     assert f"serves on port {served.port} already" in said
 
 
+def _may_go(served: Served) -> str:
+    """What garbage collection would remove."""
+    return served.cluster.ctl("artifacts", "gc", "--store", served.model.store_url)
+
+
+def test_the_model_of_an_endpoint_is_in_use(served: Served) -> None:
+    assert served.model.record.ref not in _may_go(served)  # it is old, and under no alias
+    assert len(served.model.store.root.names(".uses")) == 3  # of `serve up`, which has ended, entrance and replica
+
+
 class Load:
     """Asks again and again, as clients do, and keeps what did not work."""
 
@@ -206,3 +217,10 @@ def test_down_frees_the_port(served: Served) -> None:
     assert json.loads(served.cluster.ctl("serve", "list", "--json")) == []
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{served.base_url}/models", timeout=5)
+
+
+def test_the_model_of_an_endpoint_that_is_down_is_in_use_no_more(served: Served) -> None:
+    deadline = time.monotonic() + 120
+    while served.model.record.ref not in _may_go(served):
+        assert time.monotonic() < deadline
+        time.sleep(1)  # the last processes of the endpoint end on their own

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster.lines import Follower
 from cluster.location import Location
-from cluster.metrics import Following, MetricsLog, read
+from cluster.metrics import METRICS_FILE, MetricsLog, read
 from pipelines.training.throughput import flops_per_token, hardware_flops_per_token, peak_flops, peak_of
 
 
@@ -35,7 +36,7 @@ def read_bytes() -> int:
 
 
 def test_following_costs_what_is_new(tmp_path: Path) -> None:
-    place, following = Location(tmp_path), Following(Location(tmp_path))
+    place, following = Location(tmp_path), Follower(Location(tmp_path), METRICS_FILE)
     assert following.new() == []
     lines = [{"step": step, "note": "x" * 1000} for step in range(1, 401)]
     before = read_bytes()
@@ -62,7 +63,7 @@ def test_a_record_that_is_cut_back_is_followed_anew(
         place.fs.mkdir("following")
     else:
         place = Location(f"{scheme}{tmp_path}/run")
-    following = Following(place)
+    following = Follower(place, METRICS_FILE)
     first = MetricsLog(place, "run", step=0)
     for step in (1, 2, 3):
         first.write({"step": step, "loss": float(step)})
