@@ -261,6 +261,7 @@ def test_markup(markup: str, text: str) -> None:
         ("10<sup>10<sup>3</sup></sup>, 2<sup>n+1</sup>, e<sup>''x''</sup>, 3<sup>rd</sup>", "10^10^3, 2^n+1, e^x, 3rd"),
         ("{{lang-zh|s=网|t=網}}, {{zh|s=网|labels=no}}", "simplified Chinese: 网; traditional Chinese: 網, 网"),
         ("{{currency|5|EUR}}, {{1/2}}, {{langx}}{{as of}}{{birth date}}{{convert}}{{ill}}x", "€5, 1/2, x"),
+        ("SO<sub>4</sub><sup>2−</sup>, Ca<sup>2+</sup>, {{AD|100}}, {{Mme}} X", "SO4^2−, Ca2+, AD 100, Mme X"),
         ("{{subst:lang|de|a}} {{T:lang|de|b}} {{nowrap|x\n* y}}", "a b x\n- y"),
         ("{{lang|fr|[[a|b]]<ref>c</ref> <!-- d -->e}} {{nowrap|{{lang|de|{{small|x}}}}}}", "b e x"),
     ],

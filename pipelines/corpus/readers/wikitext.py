@@ -35,6 +35,7 @@ _BLOCK_TAGS = frozenset(
 )
 # A number, or an expression of letters that are no ordinal's ending; `2+` is an ion's charge.
 _EXPONENT = re.compile(r"(?:[+−–-]?[\dijkmnpqxyzα-ω(])(?:[\dijkmnpqxyzα-ω().,/^*·⋅×+−–-]*[\dijkmnpqxyzα-ω)])?")
+_CHARGE = re.compile(r"\d+[+−–-]")  # `SO42−` would be of another compound
 _TEX = {"math": "${}$", "chem": r"$\ce{{{}}}$", "ce": r"$\ce{{{}}}$"}
 
 _EMPTY_PARENTHESES = re.compile(rf"[ \t]*[(（](?:[ \t,;:]*{CUT})+[ \t,;:]*[)）]")
@@ -131,9 +132,9 @@ class _Rendering:
 
     def template(self, node: Template) -> None:
         if self._templates:
-            values = [self._rendered(parameter.value) for parameter in node.params]
-            is_block = any("\n" in value for value in values)
-            self.out.append(("\n" if is_block else " ").join(filter(None, map(str.strip, values))))
+            held = [self._rendered(parameter.value) for parameter in node.params]
+            is_block = any("\n" in value for value in held)
+            self.out.append(("\n" if is_block else " ").join(filter(None, map(str.strip, held))))
             self.out.append(CUT)
             return
         call = self._rendered(node.name)
@@ -150,9 +151,11 @@ class _Rendering:
     def _raise(self, text: str) -> None:
         """A superscript: behind `^` where it is a number above a number, letter or bracket."""
         exponent = text.strip()
-        if _EXPONENT.fullmatch(exponent):
+        is_exponent = bool(_EXPONENT.fullmatch(exponent))
+        if is_exponent or _CHARGE.fullmatch(exponent):
             before = next((piece for piece in reversed(self.out) if piece.strip(CUT)), "").rstrip(CUT)[-1:]
-            text = f"^{exponent}" if before.isalnum() or before in tuple(")]}|") else text
+            if before.isdecimal() or (is_exponent and (before.isalnum() or before in tuple(")]}|"))):
+                text = f"^{exponent}"
         self.out.append(text)
 
     def argument(self, node: Argument) -> None:

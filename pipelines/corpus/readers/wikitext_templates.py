@@ -160,6 +160,7 @@ TEXTS: Mapping[str, Show] = {
     "ruby-ja": words.ruby,
     "読み仮名": words.ruby,
     "ルビ": words.ruby,
+    "要出典": lambda values, language: values.get("範囲", ""),
     "sic": words.sic,
     "lit": words.framed("lit. '", "'"),
     "literal translation": words.framed("lit. '", "'"),

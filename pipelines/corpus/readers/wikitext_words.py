@@ -53,7 +53,13 @@ def framed(before: str, after: str = "") -> Show:
 
 
 def sign(text: str) -> Show:
-    return lambda values, language: text
+    """What stands for the call alone; behind a word such as `no` or `Mme` its value stands, too."""
+    is_word = any(map(str.isalpha, text))
+
+    def show(values: Values, language: str) -> str:
+        return " ".join(filter(None, (text, values.get("1", "").strip()))) if is_word else text
+
+    return show
 
 
 def labelled(values: Values, language: str) -> str:
