@@ -32,6 +32,7 @@ COMMON_HANZI = (
 )
 TELLING_BYTES = 1 << 12
 LATIN_ENCODINGS = ("windows-1250", "windows-1254", "windows-1257", "iso-8859-2")
+_COOKIE = re.compile(rb"(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([-\w.]+)")
 _WORD = re.compile(r"[^\W\d_]+")
 _ASCII = re.compile("[a-zA-Z]")
 UNMARKED_BYTES = 16  # shorter data with NULs may be anything
@@ -66,7 +67,7 @@ def decode(data: bytes, declared: str = "") -> Decoded:
     try:
         return Decoded(_newlines(data.decode()), "utf-8", 0)
     except UnicodeDecodeError:
-        return _cesu8(data) or _guess(data)
+        return _cesu8(data) or _cookie(data) or _guess(data)
 
 
 def hint(data: bytes, found: Decoded) -> str:
@@ -139,6 +140,17 @@ def _cesu8(data: bytes) -> Decoded | None:
     except UnicodeDecodeError:
         return None
     return Decoded(_newlines(text), "cesu-8", 0)
+
+
+def _cookie(data: bytes) -> Decoded | None:
+    """Source code that says its encoding in one of its first two lines, as PEP 263 has it, and is all in it."""
+    if not (declared := _COOKIE.match(data)):
+        return None
+    try:
+        name = codecs.lookup(declared[1].decode()).name
+        return Decoded(_newlines(data.decode(name)), name, 0)
+    except (LookupError, UnicodeDecodeError):
+        return None
 
 
 def _unmarked_utf16(data: bytes) -> Decoded | None:

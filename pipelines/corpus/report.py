@@ -14,7 +14,7 @@ from cluster.context import Context
 from cluster.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.deduplication import Found
-from pipelines.corpus.tally import LOOKS_LIKE, REPAIRED, REPLACED, BrokenFile, Shown, Step, Tally, ranked
+from pipelines.corpus.tally import LIKELY_ENCODING, REPAIRED, REPLACED, BrokenFile, Shown, Step, Tally, ranked
 
 FILE, PAGE = "report.json", "report.html"
 NAMED_FILES = 8  # in a message
@@ -43,7 +43,7 @@ def warnings(tally: Tally, found: Found) -> list[str]:
     if files := tally.broken_files:
         told.append(f"{len(files)} of {tally.files} files break off, and what follows is lost: {named(files)}")
     if replaced := tally.totals["replacement_characters"]:
-        likely = ranked(tally.counts.get(LOOKS_LIKE, {}))
+        likely = ranked(tally.counts.get(LIKELY_ENCODING, {}))
         looks = f" (some look like {', '.join(list(likely)[:3])})" if likely else ""
         told.append(
             f"{replaced} characters of {tally.totals[REPLACED]} documents could not be read and are U+FFFD{looks}; for "

@@ -14,10 +14,11 @@ import msgspec
 from pipelines.corpus.documents import Document, keyed_hash
 
 SAMPLES = 24
-LOOKS_LIKE = "looks_like"  # the encoding that a text with U+FFFD may be in
+LIKELY_ENCODING = "likely_encoding"  # the encoding that a text with U+FFFD may be in
 EXAMPLES = 4  # of a reason
 EXCERPT_CHARACTERS = 1200
 REJECTED_EXCERPT_CHARACTERS = 300
+WRONG_LENGTH = "Content-Length is "  # begins what a reader of web archives says of a record that it repaired
 DAMAGED, REPLACED, REPAIRED = "damaged", "replaced_documents", "repaired"  # in the totals
 
 
@@ -110,14 +111,17 @@ class Tally(msgspec.Struct):
             ("languages", str(document.metadata.get("language", "")) or "unknown"),
             ("characters", str(len(text).bit_length())),
             ("encodings", str(document.metadata.get("encoding", "utf-8"))),
-            (LOOKS_LIKE, str(document.metadata.get(LOOKS_LIKE, ""))),
+            (LIKELY_ENCODING, str(document.metadata.get(LIKELY_ENCODING, ""))),
         ):
             if value:
                 _count(self.counts.setdefault(what, {}), {value: 1})
         broken = text.count("\ufffd")
         sizes = {f"{split}_bytes": len(text.encode()), "characters": len(text), "replacement_characters": broken}
         _count(self.totals, sizes)
-        for what, is_so in ((REPLACED, broken > 0), (REPAIRED, "repaired" in document.metadata)):
+        for what, is_so in (
+            (REPLACED, broken > 0),
+            (REPAIRED, str(document.metadata.get("repaired", "")).startswith(WRONG_LENGTH)),
+        ):
             if is_so:
                 _count(self.totals, {what: 1})
         shown = Shown(keyed_hash(0, "sample", document.id), document.id, "", document.source)

@@ -121,6 +121,18 @@ def test_comments_in_windows_1252(text: str) -> None:
     assert decode(code.encode("windows-1252")) == Decoded(code, "windows-1252", 0)
 
 
+@pytest.mark.parametrize(
+    "cookie", ["# -*- coding: {} -*-", "#!/usr/bin/python\n# vim: set fileencoding={} :", "#coding={}"]
+)
+def test_source_code_says_its_encoding(cookie: str) -> None:
+    code = cookie.format("cp1251") + "\nx = 1  # возвращает сумму\n"
+    assert decode(code.encode("cp1251")) == Decoded(code, "cp1251", 0)
+    for wrong in ("ascii", "nonsense", "utf-8", "base64"):
+        assert decode(code.replace("cp1251", wrong).encode("cp1251")).encoding == "utf-8"
+    late = "x = 1\n\n" + code
+    assert decode(late.encode("cp1251")).replaced > 0
+
+
 def test_cesu8_and_utf16_without_a_mark() -> None:
     text = "a note with emoji 😀 and more of it 🎉\n"
     halves = "".join(map(chr, struct.unpack(f"<{len(text.encode('utf-16-le')) // 2}H", text.encode("utf-16-le"))))

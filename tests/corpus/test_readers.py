@@ -99,7 +99,7 @@ def test_a_declared_encoding(tmp_path: Path) -> None:
     (document,), _ = read_all(TextSource(path=str(tmp_path)))
     assert document.metadata == {
         "replacement_characters": document.text.count("\ufffd"),
-        "looks_like": "windows-1250",
+        "likely_encoding": "windows-1250",
     }
     for wrong in ("nonsense", "base64", "utf-9"):
         with pytest.raises(SpecError, match=rf"corpus\.sources\[0\]\.encoding: '{wrong}' is no encoding of text"):

@@ -8,6 +8,7 @@ from cluster.specs.sources import Source, TextSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import decode, hint
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
+from pipelines.corpus.tally import LIKELY_ENCODING
 
 
 def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
@@ -31,8 +32,8 @@ def read(source: Source, file: SourceFile) -> Iterator[Document | Broken]:
         metadata["encoding"] = encoding
     if replaced:
         metadata["replacement_characters"] = replaced
-        if looks_like := hint(data, found):
-            metadata["looks_like"] = looks_like
+        if likely := hint(data, found):
+            metadata[LIKELY_ENCODING] = likely
     yield Document(file.name, text, metadata=metadata, **file.origin)
 
 

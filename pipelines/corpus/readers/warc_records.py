@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipelines.corpus.readers import UNREADABLE
+from pipelines.corpus.tally import WRONG_LENGTH
 
 HEADER_BYTES = 1 << 16
 READ_BYTES = 1 << 16
@@ -117,7 +118,7 @@ def _unbelieved(window: _Window, position: int, headers: dict[str, str], said: s
         problem = f"truncated: {len(block)} of {said} bytes; the file was cut off there"
         return Record(position, headers, b"", problem, is_cut=True)
     block = block[: behind.start()] if behind else block
-    note = f"Content-Length is {said or 'missing'}, but the record has {len(block)} bytes"
+    note = f"{WRONG_LENGTH}{said or 'missing'}, but the record has {len(block)} bytes"
     return Record(position, headers, block, note=note)
 
 
