@@ -28,7 +28,7 @@ BENCHMARKS = (
 SHOWN_LICENSES = 20
 # A place on this machine, behind a scheme such as `llama2c:` or not: only its last name is for others.
 PLACE = re.compile(
-    r"(?!(?!file:)[a-z][\w+.-]*://)((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/\\])?([^/\\]*)[/\\]*"
+    r"(?!(?!file:)[a-z][\w+.-]*://)((?:[a-z][\w+-]*:)?)(?:file:)?(?:/|~|[A-Za-z]:[\\/])(?:.*[/\\])?([^/\\]+)[/\\]*"
 )
 
 
