@@ -14,102 +14,10 @@ from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-UNKNOWN = "unknown"
-PUBLIC_DOMAIN = "LicenseRef-Public-Domain"
+from cluster.license_names import ADDRESSES, NAMES
 
-# Without a version: any version may be chosen of GNU's (GPL 3, section 14); Apache's classifier on PyPI has none and
-# means 2.0; "BSD" is taken for the one with more conditions of the two in use.
-_NAMES = {
-    "apache": "Apache-2.0",
-    "apache 2": "Apache-2.0",
-    "apache 1.1": "Apache-1.1",
-    "apache2": "Apache-2.0",
-    "asl 2": "Apache-2.0",
-    "al 2": "Apache-2.0",
-    "mit": "MIT",
-    "mit expat": "MIT",
-    "expat": "MIT",
-    "mit x11": "MIT",
-    "mit no attribution": "MIT-0",
-    "bsd": "BSD-3-Clause",
-    "bsd 3": "BSD-3-Clause",
-    "3 bsd": "BSD-3-Clause",
-    "new bsd": "BSD-3-Clause",
-    "modified bsd": "BSD-3-Clause",
-    "revised bsd": "BSD-3-Clause",
-    "bsd 2": "BSD-2-Clause",
-    "2 bsd": "BSD-2-Clause",
-    "simplified bsd": "BSD-2-Clause",
-    "freebsd": "BSD-2-Clause",
-    "bsd 4": "BSD-4-Clause",
-    "original bsd": "BSD-4-Clause",
-    "bsd 0": "0BSD",
-    "isc": "ISC",
-    "iscl": "ISC",
-    "mpl 2": "MPL-2.0",
-    "mozilla public 2": "MPL-2.0",
-    "mpl 1.1": "MPL-1.1",
-    "mozilla public 1.1": "MPL-1.1",
-    "psf": "PSF-2.0",
-    "psfl": "PSF-2.0",
-    "psf 2": "PSF-2.0",
-    "python foundation": "PSF-2.0",
-    "python": "PSF-2.0",
-    "unlicense": "Unlicense",
-    "wtfpl": "WTFPL",
-    "zlib": "Zlib",
-    "zlib libpng": "Zlib",
-    "boost 1": "BSL-1.0",
-    "artistic 2": "Artistic-2.0",
-    "eclipse public 1": "EPL-1.0",
-    "eclipse public 2": "EPL-2.0",
-    "eupl 1.1": "EUPL-1.1",
-    "eupl 1.2": "EUPL-1.2",
-    "european union public 1.1": "EUPL-1.1",
-    "european union public 1.2": "EUPL-1.2",
-    "academic free 3": "AFL-3.0",
-    "universal permissive": "UPL-1.0",
-    "historical permission notice and disclaimer": "HPND",
-    "sil open font 1.1": "OFL-1.1",
-    "zope public 2.1": "ZPL-2.1",
-    "postgresql": "PostgreSQL",
-    "cc0": "CC0-1.0",
-    "cc0 1": "CC0-1.0",
-    "cc 0": "CC0-1.0",
-    "cc 0 1": "CC0-1.0",
-    "cc zero": "CC0-1.0",
-    "cc0 universal": "CC0-1.0",
-    "cc0 1 universal": "CC0-1.0",
-    "cc0 1 universal public domain dedication": "CC0-1.0",
-    "creative commons zero": "CC0-1.0",
-    "cc pdm": "CC-PDM-1.0",
-    "public domain": PUBLIC_DOMAIN,
-    "publicdomain": PUBLIC_DOMAIN,
-    "c uda": "C-UDA-1.0",
-    "computational use of data agreement": "C-UDA-1.0",
-    "odc by": "ODC-By-1.0",
-    "open data commons attribution": "ODC-By-1.0",
-    "odbl": "ODbL-1.0",
-    "open database": "ODbL-1.0",
-    "pddl": "PDDL-1.0",
-    "etalab": "etalab-2.0",
-    "open government 3": "OGL-UK-3.0",
-}
-_ADDRESSES = {
-    r"apache\.org/licenses/license-2": "Apache-2.0",
-    r"opensource\.org/licen[cs]es?/mit(?![\w-])": "MIT",
-    r"opensource\.org/licen[cs]es?/isc": "ISC",
-    r"opensource\.org/licen[cs]es?/apache-2": "Apache-2.0",
-    r"opensource\.org/licen[cs]es?/bsd-3|/modified_bsd": "BSD-3-Clause",
-    r"opensource\.org/licen[cs]es?/bsd-2": "BSD-2-Clause",
-    r"mozilla\.org/(en-us/)?mpl/2": "MPL-2.0",
-    r"opendatacommons\.org/licenses/by/": "ODC-By-1.0",
-    r"opendatacommons\.org/licenses/odbl/": "ODbL-1.0",
-    r"opendatacommons\.org/licenses/pddl/": "PDDL-1.0",
-    r"creativecommons\.org/publicdomain/zero": "CC0-1.0",
-    r"creativecommons\.org/publicdomain/mark": "CC-PDM-1.0",
-    r"unlicense\.org": "Unlicense",
-}
+UNKNOWN = "unknown"
+
 _CC_ADDRESS = re.compile(
     r"creativecommons\.org/licen[cs]es/(by(?:-(?:nc|nd|sa))*)(?:/(\d\.\d))?(?:/([a-z]{2,3})(?![\w.]))?"
 )
@@ -216,7 +124,7 @@ def _by_address(text: str) -> str:
         return _gnu(gnu[1].upper(), gnu[2] or "", later=False)
     if spdx := _SPDX_ADDRESS.search(text):
         return _identifier(spdx[1])
-    return next((name for pattern, name in _ADDRESSES.items() if re.search(pattern, text)), "")
+    return next((name for pattern, name in ADDRESSES.items() if re.search(pattern, text)), "")
 
 
 def _by_words(text: str) -> str:
@@ -234,7 +142,7 @@ def _by_words(text: str) -> str:
 
 def _name(text: str, later: bool) -> str:
     words = _words(text)
-    return _NAMES.get(words) or _cc_by_words(words) or _gnu_by_words(words, later)
+    return NAMES.get(words) or _cc_by_words(words) or _gnu_by_words(words, later)
 
 
 def _words(text: str) -> str:
@@ -249,7 +157,7 @@ def _words(text: str) -> str:
 
 
 def _cc_by_words(words: str) -> str:
-    if not _CC_NAME.fullmatch(words) or not re.match(r"cc by\b|ccby|(?:cc|creative commons) attribution\b", words):
+    if not _CC_NAME.fullmatch(words) or not re.match(r"ccby|(?:cc|creative commons) (?:by|attribution)\b", words):
         return ""
     parts = [name for name, pattern in _CC_PARTS if pattern.search(words)]
     version = _VERSION.search(words)

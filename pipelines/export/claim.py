@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cluster import licenses
+from cluster.license_names import PUBLIC_DOMAIN
 
 FREE = frozenset(
-    ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense", "0BSD", "MIT-0", "WTFPL", licenses.PUBLIC_DOMAIN)
+    ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense", "0BSD", "MIT-0", "WTFPL", PUBLIC_DOMAIN)
 )  # ask for nothing
 NOTICE = re.compile(
     r"(MIT|ISC|Zlib|HPND|PSF|Python|BSD-[1234]-Clause|BSL|Apache|PostgreSQL|NCSA|UPL|AFL|X11|Artistic-2|ODC-By|CC-BY"
