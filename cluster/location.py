@@ -162,6 +162,12 @@ class Location:
         changes = (entry.get("LastModified") or self.fs.modified(entry["name"]) for entry in found)
         return max((change.timestamp() for change in changes), default=0.0)
 
+    def total_bytes(self) -> int:
+        """The sizes of all files below."""
+        if self.is_local:
+            return sum(self.size_bytes(name) for name in self.walk())
+        return sum(int(entry["size"]) for entry in self.fs.find(self.url, detail=True).values())
+
     def walk(self) -> Iterator[str]:
         """All files below, as sorted relative names."""
         if self.is_local:
@@ -189,17 +195,21 @@ class Location:
 
     def digest(self, name: str) -> str:
         """SHA-256 (hex) of a file."""
-        digest = hashlib.sha256()
+        return self._measure(name)[1]
+
+    def _measure(self, name: str) -> tuple[int, str]:
+        digest, size = hashlib.sha256(), 0
         with self.open(name) as file:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
-        return digest.hexdigest()
+                size += len(chunk)
+        return size, digest.hexdigest()
 
-    def digests(self, names: Iterable[str]) -> dict[str, str]:
-        """SHA-256 of many files, read at the same time."""
+    def measure(self, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+        """Size in bytes and SHA-256 of many files, read at the same time."""
         chosen = list(names)
         with ThreadPoolExecutor(THREADS) as pool:
-            return dict(zip(chosen, pool.map(self.digest, chosen), strict=True))
+            return dict(zip(chosen, pool.map(self._measure, chosen), strict=True))
 
     def put(self, folder: Path, name: str = "") -> None:
         """Copy a local folder's files to `name` below this place, replacing files of the same name."""

@@ -217,8 +217,8 @@ class Store:
         for name in list(staging.walk()):
             if PARTIAL in name:  # of a writer that was killed
                 staging.remove(name)
-        digests = staging.digests(name for name in staging.walk() if name != RECORD_FILE)
-        files = {name: FileEntry(staging.size_bytes(name), digest) for name, digest in digests.items()}
+        measured = staging.measure(name for name in staging.walk() if name != RECORD_FILE)
+        files = {name: FileEntry(size, digest) for name, (size, digest) in measured.items()}
         record = msgspec.structs.replace(record, files=files)
         place = self.root / record.kind / record.folder
         data = msgspec.json.format(msgspec.json.encode(record), indent=2)
@@ -276,11 +276,11 @@ def problems(artifact: Artifact) -> list[str]:
     """What differs between an artifact's files and its record: missing, extra, or changed ones."""
     expected = artifact.record.files
     present = set(artifact.location.walk()) - {RECORD_FILE}
-    digests = artifact.location.digests(name for name in expected if name in present)
+    measured = artifact.location.measure(name for name in expected if name in present)
     found = [f"{name}: not in the record" for name in sorted(present - expected.keys())]
     for name, entry in expected.items():
         if name not in present:
             found.append(f"{name}: missing")
-        elif digests[name] != entry.sha256:
+        elif measured[name][1] != entry.sha256:
             found.append(f"{name}: digest differs")
     return found

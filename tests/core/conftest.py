@@ -13,7 +13,7 @@ from cluster.store import Store
 def s3_url(s3_server: None) -> str:
     import s3fs
 
-    s3fs.S3FileSystem().mkdir("lab")
+    s3fs.S3FileSystem().makedirs("lab", exist_ok=True)
     return "s3://lab/artifacts"
 
 

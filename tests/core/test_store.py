@@ -9,6 +9,7 @@ import threading
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -51,6 +52,23 @@ def test_damage_is_found(any_store: Store) -> None:
     if not words.location.is_local:
         with pytest.raises(InputError, match="damaged"):
             words.local()
+
+
+def test_files_are_digested_at_the_same_time(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files that are each read only once the other is open: one after the other would wait for ever."""
+    both = threading.Barrier(2, timeout=240)
+    opened = Location.open
+
+    def meet(place: Location, name: str, *arguments: Any, **options: Any) -> Any:
+        file = opened(place, name, *arguments, **options)
+        if "rb" in (arguments or ("rb",)) and name.endswith(".txt"):
+            both.wait()
+        return file
+
+    monkeypatch.setattr(Location, "open", meet)
+    words = build(WordsSpec(words=("a", "bc")), {}, store=any_store, name="toy")
+    assert [entry.size_bytes for entry in words.record.files.values()] == [1, 2]
+    assert problems(words) == []
 
 
 def test_aliases_and_lineage(any_store: Store) -> None:
