@@ -48,7 +48,7 @@ class CorpusSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "corpus"
     stage: ClassVar[str] = "pipelines.corpus.stage:build"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     inputs: ClassVar[dict[str, str]] = {"known": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("known",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("known",)
