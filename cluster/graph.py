@@ -145,7 +145,8 @@ def in_script(error: Exception, path: Path) -> TrunklineError:
 
 def _fields(cls: type) -> set[str]:
     """The fields of a struct and of everything that is derived from it."""
-    return set(getattr(cls, "__struct_fields__", ())).union(*(_fields(each) for each in cls.__subclasses__()))
+    below: list[type] = type.__subclasses__(cls)
+    return set(getattr(cls, "__struct_fields__", ())).union(*map(_fields, below))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

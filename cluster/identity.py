@@ -74,7 +74,8 @@ def missing(spec: Spec) -> list[str]:
 
 
 def _visit(spec: Any, visit: Visit) -> Any:
-    return _walk(_type(type(spec)), spec, "", {}, spec, visit)
+    cls: type[msgspec.Struct] = type(spec)
+    return _walk(_type(cls), spec, "", {}, spec, visit)
 
 
 @functools.cache
