@@ -84,7 +84,7 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
         asked = {n: str(ref) for n, ref in _mapping(given.pop(INPUTS, {}), f"{key}.{INPUTS}").items()}
         spec = specs.override(spec, given, key)
         unused = spec.unused_inputs()  # a script gives what its own fields need, and others may have been set
-        inputs = {n: i for n, i in inputs.items() if n not in unused} | asked
+        inputs = {**{n: i for n, i in inputs.items() if n not in unused}, **asked}
         resolved = {n: store.resolve(i) if isinstance(i, str) else i for n, i in inputs.items()}
         _check_inputs(key, spec, resolved)
         prints = {n: i.fingerprint for n, i in resolved.items()}

@@ -73,8 +73,8 @@ class LineFile:
         segments = _segments(place, file)
         for number, segment in enumerate(segments):
             data = place.read_bytes(segment)
-            lines = _whole(data).splitlines(keepends=True)
-            kept = b"".join(itertools.takewhile(lambda line: keep(json.loads(line)), lines))
+            lines: list[bytes] = _whole(data).splitlines(keepends=True)
+            kept = b"".join(itertools.takewhile(lambda line: keep(json.loads(bytes(line))), lines))
             self._number, self._tail = number, kept
             if kept != data:  # from the end, so that what is left is always a beginning
                 for later in reversed(segments[number + 1 :]):

@@ -48,9 +48,10 @@ KINDS = (
 )
 
 
-def decompressed(raw: IO[bytes], name: str) -> IO[bytes] | Decompressed:
-    """The stream, or what is compressed in it; `raw` is at its beginning, and can seek. Raises ValueError for one that
-    is called compressed and is neither that nor plain.
+def decompressed(raw: Any, name: str) -> Any:
+    """The stream `raw`, or what is compressed in it; it is at its beginning, and can seek.
+
+    Raises ValueError for one that is called compressed and is neither that nor plain.
     """
     head = _read(raw, HEAD_BYTES)
     raw.seek(0)

@@ -35,7 +35,7 @@ def build(ctx: Context[ExportSpec]) -> dict[str, Any]:
     kind = Kind.of(source)
     folder = source.local()
     auto = getattr(transformers, kind.auto_class)
-    dtype = ctx.spec.dtype
+    dtype: str = ctx.spec.dtype
     if kind.quantized is None:
         model = auto.from_pretrained(folder, dtype=getattr(torch, dtype))
         with ctx.scratch() as scratch:
