@@ -23,8 +23,7 @@ VALIDATION = "validation_"  # begins the names of inputs that are validated on o
 class TrainingSpec(Spec, frozen=True):
     """What every training run has: the batch, the optimizer, its schedule, and one seed."""
 
-    shared: ClassVar[bool] = False
-    """Whether neighbouring workers can share sequences or layers."""
+    shared: ClassVar[bool] = False  # whether neighbouring workers can share sequences or layers
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32
     """Sequences of one optimizer step over all workers."""
