@@ -116,6 +116,9 @@ def _run_stage(
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
             given.wait()
+    now = identity.named(spec, store.local_root)
+    if changed := sorted(where for where, digest in draft.record.named.items() if now.get(where, digest) != digest):
+        notice(f"what {' and '.join(changed)} names changed while it was read: remove {draft.record.ref} and run again")
     record = msgspec.structs.replace(
         draft.record,
         scaling=specs.fields(scaling),

@@ -68,7 +68,10 @@ def stop(job_id: JobId) -> None:
 
 @jobs.command()
 def retry(job_id: JobId) -> None:
-    """Submit a job's pipeline again, with the code as it is now; finished steps are not repeated. Prints the new id."""
+    """Submit a job again: its fields and inputs as they were, the code as it is now. Prints the new id.
+
+    Finished steps are not repeated.
+    """
     from cluster.jobs import retry as retry_job
 
     print(retry_job(job_id))

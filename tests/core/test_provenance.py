@@ -123,11 +123,14 @@ from pathlib import Path
 
 def build(ctx):
     (Path(__file__).parent / "later.py").write_text("written while the run is under way")
+    Path(__file__).write_text(Path(__file__).read_text() + "# edited meanwhile\\n")
     return {}
 """
 
 
-def test_a_record_has_the_users_checkout_as_it_was_at_the_start(tmp_path: Path, store: Store) -> None:
+def test_a_record_has_the_users_checkout_as_it_was_at_the_start(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "noted.py").write_text(SCRIPT)
@@ -138,6 +141,7 @@ def test_a_record_has_the_users_checkout_as_it_was_at_the_start(tmp_path: Path, 
     provenance._checkout.cache_clear()
     artifact = run(load_script(folder / "noted.py").graph(store), store, View())["note"]
     record = artifact.record
+    assert f"what stage names changed while it was read: remove {record.ref}" in capsys.readouterr().out
     assert record.user_code == Code(git(folder, "rev-parse", "HEAD"), "", "", "mine")
     assert record.code == provenance.code()
     assert f"script   {git(folder, 'rev-parse', 'HEAD')[:12]} of mine" in render(lineage(artifact))
