@@ -76,8 +76,8 @@ def explained(error: BaseException, what: str) -> TrunklineError:
     if isinstance(inner, TrunklineError):
         return inner
     if ours := _OURS.search(str(inner)):  # of an actor that could not begin Ray keeps the traceback alone
-        kind: type[TrunklineError] = getattr(errors, ours[1])
-        return kind(ours[2])
+        cls: type[TrunklineError] = getattr(errors, ours[1], JobError)
+        return cls(ours[2])
     if isinstance(inner, ray_errors.OutOfMemoryError):
         return JobError(f"{what} was ended because the machine's memory ran out", OUT_OF_MEMORY)
     if isinstance(inner, ray_errors.GetTimeoutError):

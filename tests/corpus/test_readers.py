@@ -588,6 +588,9 @@ def test_odd_parquet(tmp_path: Path) -> None:
     assert documents[1].metadata["bad"] == "ok"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "d.parquet")
     assert read_all(ParquetSource(path=str(tmp_path / "d.parquet"))) == ([], [])
+    (tmp_path / "packed.parquet.gz").write_bytes(gzip.compress((tmp_path / "b.parquet").read_bytes()))
+    documents, _ = read_all(ParquetSource(path=str(tmp_path / "packed.parquet.gz")))
+    assert [d.text for d in documents] == ["a", "b"]
     lists = pa.table({"body": pa.array([{"parts": ["a", "b"]}, {"parts": None}])})
     pq.write_table(lists, tmp_path / "e.parquet")
     documents, broken = read_all(ParquetSource(path=str(tmp_path / "e.parquet"), text_field="body.parts"))

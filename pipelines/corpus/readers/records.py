@@ -5,8 +5,10 @@ Every field but the text goes to the metadata; `url` and `license` go to their o
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +51,11 @@ def read_parquet(source: ParquetSource, file: SourceFile) -> Iterator[Document |
     dates and decimals become strings. Of columns of one name the first counts.
     """
     number = 0
-    with open_stream(file) as stream, pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False) as parquet:
+    with (
+        open_stream(file) as stream,
+        _seekable(stream) as whole,
+        pq.ParquetFile(whole, buffer_size=1 << 20, pre_buffer=False) as parquet,
+    ):
         schema = parquet.schema_arrow
         wanted = {field.partition(".")[0] for field in (source.text_field, source.id_field)} | {"url", "license"}
         wanted |= {source.text_field, source.id_field}
@@ -66,6 +72,16 @@ def read_parquet(source: ParquetSource, file: SourceFile) -> Iterator[Document |
             for record in _rows({name: batch.column(place) for name, place in places.items()}, batch.num_rows):
                 number += 1
                 yield _converted(file, number, record, source.text_field, source.id_field, "row")
+
+
+def _seekable(stream: IO[bytes]) -> IO[bytes]:
+    """The stream, or a copy on the disk of one that is decompressed on the way: Parquet is read from its end."""
+    if stream.seekable():
+        return stream
+    whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    shutil.copyfileobj(stream, whole)
+    whole.seek(0)
+    return whole
 
 
 def _rows(columns: dict[str, pa.Array], count: int) -> Iterator[Object]:
