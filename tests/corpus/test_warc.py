@@ -296,7 +296,8 @@ def test_a_damaged_member_costs_what_is_in_it(tmp_path: Path, kind: str) -> None
 def test_a_dictionary_of_zstandard(tmp_path: Path, packed: bool) -> None:
     """As https://iipc.github.io/warc-specifications/specifications/warc-zstd/ has it."""
     parts = pages()
-    dictionary = zstandard.train_dictionary(2048, [bytes(part) for part in parts] * 20)
+    samples: list[bytes | bytearray | memoryview[int]] = [*parts] * 20
+    dictionary = zstandard.train_dictionary(2048, samples)
     compressor = zstandard.ZstdCompressor(dict_data=dictionary)
     kept = zstandard.compress(dictionary.as_bytes()) if packed else dictionary.as_bytes()
     first = b"\x5d\x2a\x4d\x18" + len(kept).to_bytes(4, "little") + kept
