@@ -81,8 +81,8 @@ def decide(corpus: Corpus, clusters: Clusters, linked: Flags, known: Location | 
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         corpus.work.write_bytes(f"decisions/{int(piece):08d}.parquet", sink.getvalue().to_pybytes())
-    numbers, places, counts = np.unique(clusters.representatives, return_inverse=True, return_counts=True)
-    distant = np.bincount(places, weights=~linked, minlength=len(numbers)).astype(np.int64)
+    numbers, cluster, counts = np.unique(clusters.representatives, return_inverse=True, return_counts=True)
+    distant = np.bincount(cluster, weights=~linked, minlength=len(numbers)).astype(np.int64)
     largest = np.lexsort((numbers, -counts))[:LARGEST_CLUSTERS]
     goes = ~clusters.exact & (drops_near | is_known(clusters.representatives))
     return Duplicates(

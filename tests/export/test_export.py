@@ -42,7 +42,7 @@ def test_export(store: Store, tmp_path: Path) -> None:
     assert front["license"] == "other" and "trunkline" in front["tags"]
     for artifact in (*data.values(), model, evaluation):
         assert artifact.fingerprint in card
-    counts = license_counts(data["corpus"].local())
+    counts = license_counts(data["corpus"])
     assert sum(counts.values()) == data["corpus"].metrics["documents"]["train"]
     for name, number in counts.items():
         assert f"| {name} | {number} |" in card
