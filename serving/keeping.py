@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from cluster.store import Store
@@ -12,7 +13,9 @@ def keep_model(store: str, kind: str, fingerprint: str) -> None:
     """Keep a model as long as this process lives."""
     try:
         Used(Store(store).root, [f"{kind}/{fingerprint}"], resumable=False)
-    except PermissionError as error:  # an endpoint needs no more than to read
+    except OSError as error:  # an endpoint needs no more than to read
+        if not isinstance(error, PermissionError) and error.errno != errno.EROFS:
+            raise
         logging.getLogger("ray.serve").warning(
             "%s: %s. `ctl artifacts gc` cannot see that this endpoint uses its model: give it an alias.", store, error
         )

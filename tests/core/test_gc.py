@@ -134,15 +134,16 @@ def test_the_model_of_an_endpoint_is_kept_as_long_as_a_process_of_the_endpoint_l
     assert any_store.root.names(".uses") == []
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_an_endpoint_needs_no_more_than_to_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
     from serving.keeping import keep_model
 
     model = build(WordsSpec(), {}, store=store, name="toy")
 
     def refuse(*arguments: Any) -> None:
-        raise PermissionError(errno.EACCES, "Access Denied")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Location, "write_bytes", refuse)
     keep_model(store.root.url, model.kind, model.fingerprint)

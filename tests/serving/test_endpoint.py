@@ -136,7 +136,7 @@ def _may_go(served: Served) -> str:
 
 def test_the_model_of_an_endpoint_is_in_use(served: Served) -> None:
     assert served.model.record.ref not in _may_go(served)  # it is old, and under no alias
-    assert len(served.model.store.root.names(".uses")) == 3  # of `serve up`, which has ended, entrance and replica
+    assert len(served.model.store.root.names(".uses")) >= 2  # of its entrance and of its replica
 
 
 class Load:
