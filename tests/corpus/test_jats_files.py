@@ -241,6 +241,16 @@ def test_openers_without_number_take_no_time(xml: Path) -> None:
 
 @pytest.mark.parametrize(
     "markup",
+    ["<sec><title>Funding</title><p>x</p></sec>", "<p>10<sup>1</sup></p>", '<p><xref rid="F"/></p>', '<xref rid="F"/>'],
+)
+def test_the_same_again_and_again_takes_time_by_its_number(xml: Path, markup: str) -> None:
+    started = time.perf_counter()
+    found(xml, article(markup * 5000 + '<fig id="F"><label>Figure 1</label></fig>'))
+    assert time.perf_counter() - started < 60
+
+
+@pytest.mark.parametrize(
+    "markup",
     [
         '<graphic xlink:href="data:{}"/>',
         "<!--{}-->",

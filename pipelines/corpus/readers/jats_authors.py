@@ -8,10 +8,12 @@ but others of the kind, data and supplements stand.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 
 from pipelines.corpus.readers.jats_meta import find, local, plain
 
+MOST_BEHIND = 30  # parts behind a section at the end
 SHORT_CHARACTERS = 2000  # a statement of a dozen authors' contributions
 _ABOUT_KINDS = re.compile(
     r"ack|author-contrib.*|award|coi-statement|com|competing-interests?|con|conflict|corresp|current-aff|deceased"
@@ -57,7 +59,8 @@ def is_section_about_authors(section: Any) -> bool:
     if len(plain(section)) > SHORT_CHARACTERS or not all(is_about_authors(part, _heading(part)) for part in parts):
         return False
     while local(section) == "sec":
-        if any(not _is_end_matter(behind) for behind in section.itersiblings()):
+        behind = list(islice(section.itersiblings(), MOST_BEHIND + 1))
+        if len(behind) > MOST_BEHIND or not all(map(_is_end_matter, behind)):
             return False
         section = section.getparent()
     return True

@@ -13,7 +13,7 @@ FORMATTING = frozenset(
     )
 )
 INLINE = FORMATTING | frozenset(("ext-link", "uri", "email", "abbrev", "inline-formula"))
-_STEPS = 64  # back at most, so that a thousand empty elements in a row cost no square
+_STEPS = 16  # back at most: text that many elements cut up costs no more
 
 
 def text_before(element: Any, length: int, inline: frozenset[str] = INLINE) -> str:
