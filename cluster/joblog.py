@@ -22,7 +22,7 @@ READ_SECONDS = 60.0
 POLL_SECONDS = 0.5
 SHARE = 10  # a whole log is read in at most one part of so many of the time, ...
 LONGEST_PAUSE_SECONDS = 30.0  # ... but at least so often
-WHOLE = "/api/v0/logs/file?lines=-1&timeout=600&submission_id="
+WHOLE = "/api/v0/logs/file?lines=-1&timeout=600&node_id={node_id}&submission_id={job_id}"
 ABSENT = "A file is not found"  # what Ray says of the log of a job that has not begun
 
 
@@ -38,19 +38,19 @@ class JobLog:
         self.pause_seconds = POLL_SECONDS
         """How long to wait until the next look."""
 
-    def new(self, agent: str | None) -> Iterator[str]:
-        """What was written since the last look; `agent`: address of the agent beside the driver, once there is one.
+    def new(self, agent: str | None, node_id: str | None) -> Iterator[str]:
+        """What was written since the last look, by a driver beside the agent at that address, on that node.
 
         Raises NotReadyError where the cluster does not send it.
         """
-        if agent is None:
+        if not agent or not node_id:  # it has not begun
             return
         self.pause_seconds = POLL_SECONDS
         if self._trusted(agent) and (chunks := self._from_agent(agent)) is not None:
             yield from self._texts(chunks)
             return
         clock = time.monotonic()
-        yield from self._texts(self._from_dashboard())
+        yield from self._texts(self._from_dashboard(node_id))
         needed = SHARE * (time.monotonic() - clock)
         self.pause_seconds = min(LONGEST_PAUSE_SECONDS, max(POLL_SECONDS, needed))
 
@@ -91,9 +91,10 @@ class JobLog:
         reply.close()
         return None
 
-    def _from_dashboard(self) -> Iterator[bytes]:
+    def _from_dashboard(self, node_id: str) -> Iterator[bytes]:
         with dashboard.lost(self._url):
-            reply = dashboard.get(self._url + WHOLE + self._id, timeout=(CONNECT_SECONDS, READ_SECONDS))
+            path = WHOLE.format(node_id=node_id, job_id=self._id)
+            reply = dashboard.get(self._url + path, timeout=(CONNECT_SECONDS, READ_SECONDS))
         if reply.ok:
             return _chunks(reply, self._offset)
         with reply:

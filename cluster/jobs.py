@@ -167,7 +167,7 @@ def logs(job_id: str) -> Iterator[str]:
     url = dashboard.dashboard_url()
     details = _details(url, job_id)
     log = _log(url, job_id)
-    yield from log.new(details.driver_agent_http_address)
+    yield from log.new(details.driver_agent_http_address, details.driver_node_id)
     yield log.rest()
 
 
@@ -180,7 +180,7 @@ def follow(job_id: str, write: Callable[[str], Any]) -> Job:
     while True:
         try:
             details = _details(url, job_id)  # before the log: of a job that has ended it is whole
-            for text in log.new(details.driver_agent_http_address):
+            for text in log.new(details.driver_agent_http_address, details.driver_node_id):
                 write(text)
             answered = time.monotonic()
             if (job := _job(details)).ended:
