@@ -33,7 +33,7 @@ def line(tmp_path: Path, markup: str, **options: Any) -> str:
         ("3 × 10<sup>6</sup> cells, 2.5x10<sup>-3</sup> M", "3 × 10^6 cells, 2.5x10^-3 M"),
         ("10<sup>−3</sup> and 10<sup>–4</sup>", "10^−3 and 10^–4"),
         ("10<sup> − 3 </sup>g", "10^−3g"),
-        ("10<sup>\u2212\u20093</sup>", "10^−3"),
+        ("10<sup>\u2212\u20093</sup>, 10<sup>\xad6</sup>, 10<sup>—7</sup>", "10^−3, 10^-6, 10^—7"),
         ("10<sup><italic>6</italic></sup> of <italic>10<sup>7</sup></italic>", "10^6 of 10^7"),
         ("<bold>10</bold><sup>6</sup>", "10^6"),
         ("10<sup>−</sup><sup>6</sup>", "10^−6"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-_SIGN = "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d-"  # the last is one in a class of characters too
+_SIGN = "\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d-"  # the last is one in a class of characters too
 _NUMBER = re.compile(rf"[+{_SIGN}]?\d+(?:[.,]\d+)*")
 _EXPONENT = re.compile(rf"[+±~∼≈≤≥<>{_SIGN}]?\d")  # how one begins
 _NEGATIVE = re.compile(rf"[{_SIGN}](?!(?:st|nd|rd|th)\b)[^\W\d_]")  # as in 2^-ΔΔCt
@@ -27,7 +27,7 @@ def power(before: str, raised: str, after: str) -> str | None:
     `before` and `after` are the text on its line. A blank at the end of `before` belongs to the power behind a ten, and
     is left out of what is returned: the caller takes it away.
     """
-    exponent = "".join(raised.split())
+    exponent = "".join(raised.split()).replace("\xad", "-")  # a soft hyphen that was typed for a minus
     base = before.rstrip()
     if not base[-1:].isdecimal():
         return None
