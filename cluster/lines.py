@@ -7,7 +7,6 @@ before it. Everything here reads both forms, wherever it finds them.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable
@@ -73,8 +72,12 @@ class LineFile:
         segments = _segments(place, file)
         for number, segment in enumerate(segments):
             data = place.read_bytes(segment)
-            lines: list[bytes] = _whole(data).splitlines(keepends=True)
-            kept = b"".join(itertools.takewhile(lambda line: keep(json.loads(bytes(line))), lines))
+            end = 0
+            for line in _whole(data).splitlines(keepends=True):
+                if not keep(json.loads(line)):
+                    break
+                end += len(line)
+            kept = data[:end]
             self._number, self._tail = number, kept
             if kept != data:  # from the end, so that what is left is always a beginning
                 for later in reversed(segments[number + 1 :]):
