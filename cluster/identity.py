@@ -50,6 +50,19 @@ def named(spec: Spec, skip: Path | None = None) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def functions(spec: Spec) -> dict[str, str]:
+    """The functions of the user's own that a spec names, `module:function` by field."""
+    found: dict[str, str] = {}
+
+    def visit(where: str, text: str, mark: dict[str, Any], struct: Any) -> str:
+        if mark[naming.NAMES] == naming.FUNCTION and ":" in text:
+            found[where] = text
+        return text
+
+    _visit(spec, visit)
+    return found
+
+
 def located(spec: S) -> S:
     """The spec with every relative path made one that workers understand, whatever folder they run in."""
 

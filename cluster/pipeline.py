@@ -21,12 +21,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import provenance, runtime, sizing, usercode
+from cluster import identity, provenance, runtime, sizing, usercode
 from cluster.ahead import Ahead
 from cluster.artifact import Artifact
 from cluster.build import build
 from cluster.draft import Draft
-from cluster.errors import InputError, NotReadyError, TrunklineError
+from cluster.errors import InputError, NotReadyError, SpecError, TrunklineError
 from cluster.graph import Graph, Step, Steps, in_script, read_changes, record
 from cluster.provenance import PROJECT_ROOT
 from cluster.store import Store
@@ -59,10 +59,12 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     """Build every step that is not in the store yet; return all artifacts by step key.
 
     A step that can be read early is built in the background while the next one reads it, if that one can. Raises
-    SpecError before anything is built where a step that trains cannot fit into this machine.
+    SpecError before anything is built where a step that trains cannot fit into this machine, or a step names a function
+    that cannot be imported.
     """
     provenance.code(), provenance.user_code()  # looked at now, and once: whoever edits meanwhile changes nothing
     sizing.require_fit(graph, store, sizing.find_hardware("", graph.scaling))
+    _require_functions(graph, store)
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
     with _in_use(graph, store), view.running(graph):
@@ -82,6 +84,19 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
             if ahead:
                 built[ahead[0]], ahead = ahead[1].result(), None
     return built
+
+
+def _require_functions(graph: Graph, store: Store) -> None:
+    """Load every function that steps to build name. Here and not where a job is submitted from: that machine may lack
+    what the functions import."""
+    for step in graph.steps:
+        if store.find(step.kind, step.fingerprint):
+            continue
+        for where, name in identity.functions(step.spec).items():
+            try:
+                usercode.load(name)
+            except InputError as error:
+                raise SpecError(f"{step.key}.{where}: {error.message}", error.remedy) from error
 
 
 def _in_use(graph: Graph, store: Store) -> AbstractContextManager[None]:

@@ -15,7 +15,17 @@ from cluster.gc import collect
 from cluster.graph import read_changes
 from cluster.pipeline import Pipeline, load_script, pipeline, run
 from cluster.plan import make_plan
-from cluster.specs import ConversationsSpec, PreferencesSpec, PretrainedSpec, RewardSpec, RlhfSpec, SftSpec
+from cluster.specs import (
+    ConversationsSpec,
+    CorpusSpec,
+    PreferencesSpec,
+    PretrainedSpec,
+    RewardSpec,
+    RlhfSpec,
+    SftSpec,
+    Spec,
+)
+from cluster.specs.rules import Python
 from cluster.store import Store
 from cluster.view import View
 from tests.conftest import ROOT
@@ -111,6 +121,27 @@ def test_what_the_workers_cannot_share_is_refused_before_anything_is_built(
             with pytest.raises(SpecError, match=words):
                 attempt()
         assert store.list("words") == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (CorpusSpec(rules=(Python(function="rules_that_are_nowhere:no_poems"),)), r"corpus\.rules\[0\]\.function: "),
+        (RlhfSpec(rewards={"os.path:no_such_reward": 1.0}), r"rlhf\.rewards\.os\.path:no_such_reward: "),
+    ],
+)
+def test_a_function_that_cannot_be_imported_costs_no_step_before_it(store: Store, spec: Spec, words: str) -> None:
+    def function(step):  # type: ignore[no-untyped-def]
+        step(WordsSpec())
+        step(spec, **inputs)
+
+    inputs = {}
+    if isinstance(spec, RlhfSpec):
+        kinds = {"model": PretrainedSpec(), "prompts": ConversationsSpec()}
+        inputs = {name: make(store, given, {}, {}, "m").record.ref for name, given in kinds.items()}
+    with pytest.raises(SpecError, match=words + ".*cannot be imported"):
+        run(Pipeline(function).graph(store), store, View())
+    assert store.list("words") == []
 
 
 def test_errors_of_a_pipeline(store: Store) -> None:
