@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from pipelines.corpus.rules.language import identify, model
@@ -93,14 +91,3 @@ def test_every_label_of_the_model_has_a_script() -> None:
 def test_letters_are_weighed_by_script() -> None:
     assert weights("ab 用ñ") == {"Latin": 3, "Han": 3}
     assert weights("12,.") == weights("١٢٣") == {}
-
-
-def test_a_long_text_costs_little_more_than_the_model_itself() -> None:
-    text = "我们今天去吃饭，天气很好，大家都很高兴。" * 500
-    identify(text)
-    start = time.process_time()
-    model().predict(text)
-    alone = time.process_time() - start
-    start = time.process_time()
-    identify(text)
-    assert time.process_time() - start < 3 * alone + 0.05
