@@ -20,6 +20,7 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks must not end a run
+    joined = _joined()
     with signals.as_interrupts():
         cause: BaseException | None = None
         try:
@@ -29,11 +30,16 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
         with signals.held():
             if cause:
                 code = _tell(cause, debug)
-            if "ray" in sys.modules:  # here, where a signal does not kill us half-way and leave processes behind
+            if _joined() and not joined:  # here, where a signal does not kill us half-way and leave processes behind
                 from cluster import runtime
 
                 runtime.disconnect()
     return code
+
+
+def _joined() -> bool:
+    """Whether this process belongs to a Ray cluster."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def _tell(cause: BaseException, debug: bool) -> int:

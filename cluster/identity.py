@@ -201,10 +201,10 @@ def _of_remote(url: str, suffixes: tuple[str, ...]) -> str:
 
 def of_function(name: str) -> str:
     """SHA-256 (hex) over the source of a function's module and all that it imports from the same folder; empty where
-    it is ours, which commit and `revision` tell, or not found."""
+    it is ours, which commit and `revision` tell, Python's own, or not found."""
     module, colon, _ = name.partition(":")
     top = module.partition(".")[0]
-    if not colon or not top or top in usercode.OURS:
+    if not colon or not top or top in usercode.OURS or top in sys.stdlib_module_names:
         return ""
     try:
         found = importlib.util.find_spec(top) if top not in sys.modules else sys.modules[top].__spec__

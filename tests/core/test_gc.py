@@ -19,6 +19,7 @@ import pytest
 from cluster.artifact import RECORD_FILE, Artifact
 from cluster.build import build
 from cluster.console import guarded
+from cluster.draft import Draft
 from cluster.gc import collect, resumable
 from cluster.holder import Holder
 from cluster.location import Location
@@ -157,16 +158,14 @@ def _interrupted(store: Store, **inputs: Artifact) -> str:
     """A run that Ctrl-C ended in its second stage, whose first one was there; the place of what it left."""
 
     def interrupt(*progress: Any) -> None:
-        store.staging("count", "toy", _fingerprint).write_bytes("half.txt", b"x")
+        draft.location.write_bytes("half.txt", b"x")
         raise KeyboardInterrupt
 
-    from cluster import spec as specs
-
     spec = CountSpec(factor=9)
-    _fingerprint = specs.fingerprint(spec, {name: artifact.fingerprint for name, artifact in inputs.items()})
+    draft = Draft.of(spec, dict(inputs), store, "toy")
     with pytest.raises(KeyboardInterrupt):
         build(spec, dict(inputs), store=store, name="toy", report=interrupt)
-    return store.staging("count", "toy", _fingerprint).url.removeprefix(f"{store.root.url}/")
+    return draft.location.url.removeprefix(f"{store.root.url}/")
 
 
 def test_a_paused_run_can_be_gone_on_with_after_a_collection(any_store: Store) -> None:

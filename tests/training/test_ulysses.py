@@ -249,7 +249,7 @@ def test_what_cannot_be_shared_is_refused(
 
 def test_a_model_to_go_on_from_is_checked_too(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    config = {"model_type": "llama", **LLAMA, "max_position_embeddings": LENGTH, "vocab_size": VOCAB}
+    config = {"model_type": "llama", **LLAMA, "max_position_embeddings": LENGTH, "vocab_size": 2 * VOCAB}
     files = {"config.json": json.dumps(config).encode(), "tokenizer.json": tokenizer_json()}
     inputs = {"tokens": make_tokens(store, markers=True), "model": make(store, PretrainedSpec(), {}, files, "tiny")}
     spec = PretrainSpec(global_batch_size=BATCH)
