@@ -220,6 +220,7 @@ def _create_token(path: Path) -> None:
 
 def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
     """Whether a Ray head answers at `address` (`host:port`). Raises NotReadyError where it refuses our token."""
+    use_token(create=False)
     import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
