@@ -11,12 +11,14 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cluster.errors import InputError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 CHUNK_BYTES = 1 << 20
 THREADS = 16  # that read files at once: one waits for the disk or the network while another computes
@@ -208,7 +210,7 @@ class Location:
     def measure(self, names: Iterable[str]) -> dict[str, tuple[int, str]]:
         """Size in bytes and SHA-256 of many files, read at the same time."""
         chosen = list(names)
-        with ThreadPoolExecutor(THREADS) as pool:
+        with _threads() as pool:
             return dict(zip(chosen, pool.map(self._measure, chosen), strict=True))
 
     def put(self, folder: Path, name: str = "") -> None:
@@ -228,7 +230,7 @@ class Location:
             with self.open(name) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with _threads() as pool:
             list(pool.map(bring, self.walk()))
 
 
@@ -249,3 +251,10 @@ def _unless_gone(function: object, path: str, error: tuple[Any, BaseException, A
     """For rmtree: what another has removed meanwhile is no error."""
     if not isinstance(error[1], FileNotFoundError):
         raise error[1]
+
+
+def _threads() -> ThreadPoolExecutor:
+    # Imports `queue`, which while `python script.py` begins may be a file of the user's (see usercode.py).
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(THREADS)
