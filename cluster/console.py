@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 from cluster import signals
-from cluster.errors import InterruptedRun, JobError, NotReadyError, TrunklineError
+from cluster.errors import InterruptedRun, JobError, NotReadyError, TrunklineError, gist
 
 
 def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
@@ -85,12 +85,6 @@ def as_sentence(error: BaseException) -> TrunklineError:
             return _from_os(seen)
         seen = cause if isinstance(cause, BaseException) else seen.__cause__ or seen.__context__
     return JobError(f"{type(error).__name__}: {gist(str(error))}", "This was not foreseen: --debug shows where.")
-
-
-def gist(text: str) -> str:
-    """The last line that says something: of a traceback, the error."""
-    lines = [line.strip() for line in text.splitlines() if any(character.isalnum() for character in line)]
-    return lines[-1] if lines else "no message"
 
 
 def _from_os(error: OSError) -> TrunklineError:

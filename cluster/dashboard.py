@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import local, runtime
-from cluster.console import gist
-from cluster.errors import JobError, NotReadyError
+from cluster.errors import JobError, NotReadyError, gist
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -58,6 +58,12 @@ class InterruptedRun(TrunklineError):
     exit_code = 130
 
 
+def gist(text: str) -> str:
+    """The last line that says something: of a traceback, the error."""
+    lines = [line.strip() for line in text.splitlines() if any(character.isalnum() for character in line)]
+    return lines[-1] if lines else "no message"
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A remedy that names the known word closest to `word`, or lists all of them."""
     import difflib

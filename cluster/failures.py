@@ -12,7 +12,7 @@ import traceback
 from typing import NamedTuple
 
 from cluster import errors
-from cluster.errors import JobError, TrunklineError
+from cluster.errors import JobError, TrunklineError, gist
 
 OUT_OF_MEMORY = "Lower scaling.data_workers or scaling.num_workers, or give the machine more memory; then run it again."
 DIED = "Often its memory ran out: lower scaling.data_workers, or run again to go on; --debug shows its last output."
@@ -85,15 +85,10 @@ def explained(error: BaseException, what: str) -> TrunklineError:
     began = not getattr(inner, "actor_init_failed", False)
     if isinstance(inner, ray_errors.WorkerCrashedError | ray_errors.RayActorError | ray_errors.NodeDiedError) and began:
         return JobError(f"{what} died: its process was killed or crashed", DIED)
-    words = describe(inner) if began else _last_line(inner)
+    words = describe(inner) if began else gist(str(inner))
     return JobError(f"{what} failed: {words}", "--debug shows the whole error.")
 
 
 def describe(error: BaseException) -> str:
     """Type and message in one line: `KeyError: 'text'`."""
-    return f"{type(error).__name__}: {_last_line(error)}"
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+    return f"{type(error).__name__}: {gist(str(error))}"

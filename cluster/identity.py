@@ -22,7 +22,7 @@ import msgspec
 from msgspec import inspect
 
 from cluster import digests, naming, places, usercode
-from cluster.location import Location
+from cluster.location import PACKED, Location, stamp_of
 from cluster.spec import Spec
 
 S = TypeVar("S", bound=Spec)
@@ -30,7 +30,6 @@ Visit = Callable[[str, str, dict[str, Any], Any], str]  # where, text, mark, str
 
 CONTENT_BYTES = 1 << 30
 STAGE = "stage"
-STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "created", "mtime")
 
 
 def named(spec: Spec, skip: Path | None = None) -> dict[str, str]:
@@ -163,7 +162,7 @@ def _chosen(root: Path, suffixes: tuple[str, ...], skip: Path | None) -> list[st
 
 def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a file's name has one of the endings, also compressed, where any are wanted."""
-    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", ".gz", ".zst", ".bz2", ".xz"))
+    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED))
     return not endings or name.lower().endswith(endings)
 
 
@@ -194,8 +193,7 @@ def _of_remote(url: str, suffixes: tuple[str, ...]) -> str:
     for name, info in sorted(found.items()):
         if len(found) > 1 and not _counts(str(name), suffixes):
             continue
-        stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
-        lines.append(f"{str(name).removeprefix(str(fs._strip_protocol(root)))}\0{info.get('size')} {stamp}\n")
+        lines.append(f"{str(name).removeprefix(str(fs._strip_protocol(root)))}\0{info.get('size')} {stamp_of(info)}\n")
     return _sha256("".join(lines)) if lines else ""
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 THREADS = 16  # that read files at once: one waits for the disk or the network while another computes
 CREATE_TRIES, CREATE_PAUSE_SECONDS = 12, 0.05  # of an exclusive creation that met another in flight
+STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime", "created")
+PACKED = (".gz", ".zst", ".bz2", ".xz")  # endings of compressed files
 PARTIAL = ".partial-"  # in the names of files that are being written, and of those whose writer was killed
 
 
@@ -232,6 +234,11 @@ class Location:
 
         with _threads() as pool:
             list(pool.map(bring, self.walk()))
+
+
+def stamp_of(info: dict[str, Any]) -> str:
+    """What a file system says of a file's version: an ETag or a time, empty where it says neither."""
+    return next((str(info[key]) for key in STAMPS if info.get(key)), "")
 
 
 def _http_status(error: OSError) -> int:

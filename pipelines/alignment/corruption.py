@@ -106,7 +106,8 @@ KINDS: dict[str, Callable[[str, Random], str]] = {
 
 
 def corrupt(text: str, rng: Random, kinds: Sequence[str] = tuple(KINDS)) -> tuple[str, str]:
-    """The text, damaged in one of `kinds`, and its name; it always differs, if need be by `repeat_words`.
+    """The text, damaged in one of `kinds`, and its name; it always differs and is never blank, if need be by
+    `repeat_words`.
 
     Raises ValueError for a blank text.
     """
@@ -114,6 +115,6 @@ def corrupt(text: str, rng: Random, kinds: Sequence[str] = tuple(KINDS)) -> tupl
         raise ValueError("there is nothing to damage in a blank text")
     for name in [*rng.sample(kinds, len(kinds)), repeat_words.__name__]:
         damaged = KINDS[name](text, rng)
-        if damaged != text:
+        if damaged != text and damaged.strip():
             return damaged, name
     raise AssertionError("repeat_words changes every text")

@@ -16,7 +16,6 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
-ENDINGS = (".gz", ".zst", ".bz2", ".xz")
 CHUNK_BYTES = 1 << 14  # decompressed at once: small, for a chunk may grow a thousandfold
 MAX_DICTIONARY_BYTES = 100 << 20
 HEAD_BYTES = 512

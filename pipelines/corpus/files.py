@@ -17,9 +17,9 @@ from typing import IO, Any
 from fsspec.utils import glob_translate
 
 from cluster.errors import InputError
-from cluster.location import Location
+from cluster.location import PACKED, Location, stamp_of
 from cluster.specs.sources import Source
-from pipelines.corpus.compression import ENDINGS, HEAD_BYTES, decompressed, kind_of
+from pipelines.corpus.compression import HEAD_BYTES, decompressed, kind_of
 from pipelines.corpus.documents import SourceFile
 from pipelines.corpus.readers import READERS
 
@@ -27,7 +27,6 @@ SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_module
 BUFFER_BYTES = 1 << 20
 MAX_DOCUMENT_BYTES = 64 << 20  # a larger file, line or field is no document
 GLOB = re.compile(r"[*?\[]")
-STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime")
 
 
 def list_files(source: Source) -> list[SourceFile]:
@@ -48,12 +47,12 @@ def find(path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
             f"corpus.sources: path {path!r} is not a folder or file",
             "Give a file, a folder or a glob that every node can read, or an fsspec URL such as s3://bucket/prefix.",
         )
-    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *ENDINGS))
+    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED))
     files = [file for file in listed if file.name.lower().endswith(endings) or file.path == path]
     if not files:
         raise InputError(
             f"corpus.sources: no file of path {path!r} ends in {' or '.join(suffixes)} (or this and a compression's "
-            f"{', '.join(ENDINGS)})",
+            f"{', '.join(PACKED)})",
             "Correct the source's path, or list the files' endings in its `suffixes`.",
         )
     return sorted(files, key=lambda file: file.name)
@@ -223,6 +222,5 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
 
 
 def _remote_file(name: str, path: str, info: dict[str, Any]) -> SourceFile:
-    stamp = next((str(info[key]) for key in STAMPS if info.get(key)), "")
     size_bytes = info.get("size")
-    return SourceFile(name, path, -1 if size_bytes is None else int(size_bytes), stamp)
+    return SourceFile(name, path, -1 if size_bytes is None else int(size_bytes), stamp_of(info))

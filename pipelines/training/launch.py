@@ -24,7 +24,7 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.errors import JobError, TrunklineError
-from cluster.failures import original
+from cluster.failures import describe, original
 from cluster.signals import held
 from cluster.specs import ScalingSpec
 from pipelines.generation.fleet import PATIENCE
@@ -156,7 +156,7 @@ def _explained(error: BaseException) -> TrunklineError:
     inner = getattr(error, "controller_failure", error)  # what `EndOnError` raised
     if isinstance(inner, TrunklineError):
         return inner
-    return JobError(f"the training group failed: {_last_line(inner)}", "--debug shows the whole error.")
+    return JobError(f"the training group failed: {describe(inner)}", "--debug shows the whole error.")
 
 
 def _first(failures: dict[int, Exception]) -> TrunklineError:
@@ -166,7 +166,7 @@ def _first(failures: dict[int, Exception]) -> TrunklineError:
     if isinstance(error, TrunklineError):
         return error
     return JobError(
-        f"training worker {rank} failed: {_last_line(error)}",
+        f"training worker {rank} failed: {describe(error)}",
         "Run the same command to go on from the last checkpoint; --debug shows the whole error.",
     )
 
@@ -175,8 +175,3 @@ def _lost_peer(error: Exception) -> bool:
     """Whether a rank failed only because it could not reach another: what gloo and NCCL then say."""
     words = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
     return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in words)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"

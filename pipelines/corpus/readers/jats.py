@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any
 
+from cluster.location import PACKED
 from cluster.specs.sources import JatsSource
-from pipelines.corpus.compression import ENDINGS
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import decode
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream
@@ -34,7 +34,7 @@ _MARK = re.compile(r"^==== (Front|Body|Refs)[ \t]*\r?$", re.MULTILINE)
 def read(source: JatsSource, file: SourceFile) -> Iterator[Document | Broken]:
     """The articles of a file. Raises one of `UNREADABLE` where its compression is damaged."""
     name = file.name.lower()
-    for ending in ENDINGS:
+    for ending in PACKED:
         name = name.removesuffix(ending)
     with open_stream(file) as stream:
         if name.endswith((".tar", ".tgz")):
