@@ -28,9 +28,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training import SEQUENCE_LENGTH, make_tokens, spec_of
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.metrics import (
+from cluster.core.build import build
+from cluster.core.metrics import (
     CHECKPOINT_STALL_SECONDS,
     CHECKPOINT_WRITING_SECONDS,
     METRICS_FILE,
@@ -38,9 +37,10 @@ from cluster.metrics import (
     TOKENS_PER_SECOND,
     read,
 )
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.runtime import connect
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 from pipelines.training.checkpoints import Part
 
 BATCH = 8

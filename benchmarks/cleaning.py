@@ -85,11 +85,11 @@ def ours(source: Path, out: Path) -> set[str]:
     """Build the corpus; the ids that it kept."""
     import pyarrow.parquet as pq
 
-    from cluster.build import build
+    from cluster.core.build import build
+    from cluster.core.storage.store import Store
     from cluster.specs import CorpusSpec, ScalingSpec
     from cluster.specs.filters import C4, FineWeb, GopherQuality, GopherRepetition
     from cluster.specs.sources import JsonLinesSource
-    from cluster.store import Store
 
     spec = CorpusSpec(
         sources=(JsonLinesSource(path=str(source), id_field="id"),),

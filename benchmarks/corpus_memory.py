@@ -24,11 +24,11 @@ FILE_BYTES = 20_000_000
 DOCUMENT_WORDS = 500
 JOB = """
 import sys
-from cluster.build import build
+from cluster.core.build import build
 from cluster.specs import CorpusSpec, ScalingSpec
 from cluster.specs.filters import GopherQuality, NotEmpty
 from cluster.specs.sources import JsonLinesSource
-from cluster.store import Store
+from cluster.core.storage.store import Store
 
 sources, rules = (JsonLinesSource(path=sys.argv[1]),), (NotEmpty(), GopherQuality())
 spec = CorpusSpec(sources=sources, rules=rules, near_duplicates="drop")

@@ -22,10 +22,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster.artifact import Artifact
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import BenchmarkSpec, PretrainedSpec
-from cluster.store import Store
 
 ARC = """
 task: arc_direct

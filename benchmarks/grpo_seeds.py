@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import msgspec
 
-from cluster.build import build
-from cluster.graph import Step
-from cluster.store import Store
+from cluster.core.build import build
+from cluster.core.graph import Step
+from cluster.core.storage.store import Store
 from pipelines.quickstart import quickstart
 
 SEEDS = (0, 1, 2)

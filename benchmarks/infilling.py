@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from cluster.artifact import Artifact
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.results import wilson
 from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from pipelines.training.filling import Filler
 from pipelines.training.infilling import MEAN_SPAN_TOKENS, infill
 from pipelines.training.models import load_model

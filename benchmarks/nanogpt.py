@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.graph import Step
-from cluster.store import Store
+from cluster.core.build import build
+from cluster.core.graph import Step
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from pipelines.shakespeare import shakespeare
 
 PUBLISHED = 1.88

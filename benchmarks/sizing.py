@@ -33,10 +33,11 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 import torch
 
 from cluster import hardware, sizing
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.graph import Step
-from cluster.location import Location
+from cluster.core.build import build
+from cluster.core.graph import Step
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import (
     CorpusSpec,
     PretrainedSpec,
@@ -47,7 +48,6 @@ from cluster.specs import (
     TokensSpec,
     TrainingSpec,
 )
-from cluster.store import Store
 
 VOCABULARY = 4096
 

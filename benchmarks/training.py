@@ -28,11 +28,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.metrics import DATA_WAIT_FRACTION, TOKENS_PER_SECOND, read
+from cluster.core.build import build
+from cluster.core.metrics import DATA_WAIT_FRACTION, TOKENS_PER_SECOND, read
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from pipelines.training.launch import CPU_MEMORY
 
 SEQUENCE_LENGTH, MICRO_BATCH, THREADS = 256, 8, 1

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 from cluster.results import (
     RESULTS_FILE,
     SAMPLES_FILE,

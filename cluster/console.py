@@ -9,8 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from cluster import signals
-from cluster.errors import InterruptedRun, JobError, NotReadyError, TrunklineError, gist
+from cluster.core import signals
+from cluster.core.errors import InterruptedRun, JobError, NotReadyError, TrunklineError, gist
 
 
 def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:

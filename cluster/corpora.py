@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster import licenses
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 
 PARTS = ("train", "heldout", "rejected")
 BATCH_ROWS = 256

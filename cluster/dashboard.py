@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster import local, runtime
-from cluster.errors import JobError, NotReadyError, gist
+from cluster.core.errors import JobError, NotReadyError, gist
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster import local, runtime
-from cluster.store import default_root
+from cluster.core.storage.store import default_root
 
 PROBE_SECONDS = 60.0
 DISK_GB = 10

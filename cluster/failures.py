@@ -11,8 +11,8 @@ import re
 import traceback
 from typing import NamedTuple
 
-from cluster import errors
-from cluster.errors import JobError, TrunklineError, gist
+from cluster.core import errors
+from cluster.core.errors import JobError, TrunklineError, gist
 
 OUT_OF_MEMORY = "Lower scaling.data_workers or scaling.num_workers, or give the machine more memory; then run it again."
 DIED = "Often its memory ran out: lower scaling.data_workers, or run again to go on; --debug shows its last output."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import NotReadyError, UsageError, nearest
+from cluster.core.errors import NotReadyError, UsageError, nearest
 
 if TYPE_CHECKING:
     from cluster.specs import ScalingSpec

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster import dashboard
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 
 CHUNK_BYTES = 1 << 16
 CONNECT_SECONDS = 5.0

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cluster import dashboard, package, places, provenance
-from cluster.errors import InputError, JobError, NotReadyError, nearest
-from cluster.graph import Graph, pinned
+from cluster import dashboard, package
+from cluster.core import provenance
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.graph import Graph, pinned
+from cluster.core.identity import places
+from cluster.core.storage.store import Store
 from cluster.joblog import JobLog
-from cluster.store import Store
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 JOBS_PATH = "/api/jobs/"
@@ -84,7 +86,7 @@ class Submission:
         Raises SpecError where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or
         of this machine where the cluster is on it.
         """
-        from cluster.pipeline import load_script
+        from cluster.core.pipeline import load_script
         from cluster.sizing import find_hardware, require_fit
 
         store = Store(self.store)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from cluster import runtime
-from cluster.errors import InputError, NotReadyError
+from cluster.core.errors import InputError, NotReadyError
 
 if TYPE_CHECKING:
     import psutil

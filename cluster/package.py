@@ -14,8 +14,8 @@ from types import MappingProxyType
 
 import pathspec
 
-from cluster.errors import InputError
-from cluster.provenance import PROJECT_ROOT
+from cluster.core.errors import InputError
+from cluster.core.provenance import PROJECT_ROOT
 
 LIMIT_BYTES = 100 << 20
 PACKAGES = ("cluster", "pipelines", "serving")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import spec as specs
-from cluster.artifact import Artifact
-from cluster.graph import Graph, Step
+from cluster.core.graph import Graph, Step
+from cluster.core.specs import spec as specs
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.hardware import Hardware
 from cluster.sizing import Prediction, Unsized, predict
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster import signals, usercode
-from cluster.errors import NotReadyError
+from cluster.core import signals
+from cluster.core.errors import NotReadyError
+from cluster.core.identity import usercode
 from cluster.specs import ScalingSpec
 
 PROBE_SECONDS = 10.0

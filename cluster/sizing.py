@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cluster import hardware as machines
-from cluster.artifact import Artifact
-from cluster.errors import NotReadyError, SpecError
-from cluster.graph import Graph, Step
+from cluster.core.errors import NotReadyError, SpecError
+from cluster.core.graph import Graph, Step
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.hardware import Hardware
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 
 
 class Unsized(Exception):

@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import literals, overlay
-from cluster.errors import UsageError
+from cluster.core.errors import UsageError
+from cluster.core.specs import literals, overlay
 
 ATTEMPTS = 100  # to draw a trial that is not there yet
 

@@ -22,16 +22,17 @@ from typing import Any, Literal
 
 import msgspec
 
-from cluster import overlay, runtime
-from cluster import spec as specs
+from cluster import runtime
 from cluster.console import as_sentence
-from cluster.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
-from cluster.graph import SCALING, Graph, Step, pinned
-from cluster.pipeline import load_script, run
+from cluster.core.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
+from cluster.core.graph import SCALING, Graph, Step, pinned
+from cluster.core.pipeline import load_script, run
+from cluster.core.specs import overlay
+from cluster.core.specs import spec as specs
+from cluster.core.storage.store import Store
 from cluster.sizing import find_hardware, require_fit
 from cluster.space import Axis, draw, nested
 from cluster.specs import ScalingSpec, TrainingSpec
-from cluster.store import Store
 from cluster.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
 from cluster.view import View
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import msgspec
 
-from cluster import metrics
-from cluster.artifact import Artifact
 from cluster.console import guarded
-from cluster.errors import InputError, nearest
-from cluster.graph import Graph, Step
-from cluster.lines import Follower
-from cluster.pipeline import load_script, run
-from cluster.store import Store
+from cluster.core import metrics
+from cluster.core.errors import InputError, nearest
+from cluster.core.graph import Graph, Step
+from cluster.core.pipeline import load_script, run
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.lines import Follower
+from cluster.core.storage.store import Store
 from cluster.view import View
 
 PERCENT = "percent"  # how far the step is

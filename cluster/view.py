@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.graph import Graph
-from cluster.holder import Holder
+from cluster.core.graph import Graph
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.holder import Holder
 from cluster.terminal import console
 
 LINE_SECONDS = 10.0

@@ -5,7 +5,7 @@ Half of the samples have short blanks (to understand), half have the end of a do
 What it has learned fills blanks: pipelines/training/filling.py.
 """
 
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 

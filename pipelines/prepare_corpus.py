@@ -6,7 +6,7 @@
         --set 'corpus.sources=[{reader: jats, path: /data/pmc}]'
 """
 
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from cluster.specs import CorpusSpec, TokenizerSpec, TokensSpec
 
 

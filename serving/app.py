@@ -23,11 +23,11 @@ from ray import serve
 from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
 
 from cluster import local, runtime
-from cluster.context import unheard
-from cluster.errors import InputError, JobError, NotReadyError, nearest
-from cluster.spec import convert
+from cluster.core.context import unheard
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.specs.spec import convert
+from cluster.core.storage.store import Store
 from cluster.specs import EndpointSpec, ScalingSpec
-from cluster.store import Store
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
 from serving.keeping import keep_model
 

@@ -15,12 +15,12 @@ from ray.llm._internal.common.callbacks.base import CallbackBase  # the only bas
 from ray.serve.llm import LLMConfig, build_openai_app
 from ray.serve.llm.ingress import OpenAiIngress
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError
-from cluster.model_files import context_tokens, non_writer, read_config
-from cluster.spec import fields
+from cluster.core.errors import InputError, SpecError
+from cluster.core.model_files import context_tokens, non_writer, read_config
+from cluster.core.specs.spec import fields
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import EndpointSpec
-from cluster.store import Store
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.keeping import keep_model
 

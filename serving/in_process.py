@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import logging
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, JobError
-from cluster.model_files import context_tokens
-from cluster.typed_text import marked, special_tokens, token_ids
+from cluster.core.errors import InputError, JobError
+from cluster.core.model_files import context_tokens
+from cluster.core.storage.artifact import Artifact
+from cluster.core.typed_text import marked, special_tokens, token_ids
 from serving.talk import Messages, Sampling, too_long, transcript, until_user
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 
-from cluster.store import Store
-from cluster.uses import Used
+from cluster.core.storage.store import Store
+from cluster.core.storage.uses import Used
 
 
 def keep_model(store: str, kind: str, fingerprint: str) -> None:

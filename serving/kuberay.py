@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.spec import convert
+from cluster.core.specs.spec import convert
+from cluster.core.storage.store import Store
 from cluster.specs import EndpointSpec
-from cluster.store import Store
 from serving.engine import application
 
 if TYPE_CHECKING:

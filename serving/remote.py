@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 
-from cluster.errors import InputError, JobError, NotReadyError
+from cluster.core.errors import InputError, JobError, NotReadyError
 from serving.talk import Messages, Prompt, Sampling, fitted, transcript, until_user
 
 CONNECT_ATTEMPTS = 1

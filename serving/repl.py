@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cluster.errors import TrunklineError
-from cluster.signals import Terminated
+from cluster.core.errors import TrunklineError
+from cluster.core.signals import Terminated
 from cluster.terminal import console as make_console
 from serving.talk import Messages, Sampling, Talker, fitted
 

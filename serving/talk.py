@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 
 Messages = list[dict[str, str]]
 Prompt = TypeVar("Prompt", str, Messages)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -45,10 +45,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """SmolLM2-135M-Instruct, out of the package that carries it."""
-    from cluster.build import build
-    from cluster.errors import NotReadyError
+    from cluster.core.build import build
+    from cluster.core.errors import NotReadyError
+    from cluster.core.storage.store import Store
     from cluster.specs import PretrainedSpec
-    from cluster.store import Store
 
     try:
         return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
@@ -80,7 +80,7 @@ def s3_server() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path):  # type: ignore[no-untyped-def]
     """An empty artifact store on the local disk."""
-    from cluster.store import Store
+    from cluster.core.storage.store import Store
 
     return Store(tmp_path / "artifacts")
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from cluster.artifact import Artifact
-from cluster.draft import Draft
-from cluster.spec import Spec
-from cluster.store import Store
+from cluster.core.specs.spec import Spec
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.store import Store
 
 
 def make(store: Store, spec: Spec, parents: Mapping[str, Artifact], files: Mapping[str, bytes], name: str) -> Artifact:

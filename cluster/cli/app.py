@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import __version__
-from cluster.cli import (
+from cluster.cli import (  # fmt: skip
     artifacts,
     corpus,
     demo,
@@ -20,9 +20,9 @@ from cluster.cli import (
     specs,
     submit,
     sweep,
-)  # fmt: skip
+)
 from cluster.cli.lazy import LazyGroup
-from cluster.errors import UsageError
+from cluster.core.errors import UsageError
 
 
 class Commands(LazyGroup):

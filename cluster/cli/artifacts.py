@@ -21,7 +21,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the finished artifacts, oldest first."""
-    from cluster.store import Store
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     names = {target: alias for alias, target in opened.aliases().items()}
@@ -49,7 +49,7 @@ def show(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
     """Show one artifact's record: spec, parents, code, versions, metrics, files."""
     import msgspec
 
-    from cluster.store import Store
+    from cluster.core.storage.store import Store
 
     artifact = Store(store).resolve(ref)
     record = msgspec.to_builtins(artifact.record)
@@ -68,9 +68,9 @@ def show(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
 @artifacts.command()
 def lineage(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
     """Show everything an artifact was made from: specs, metrics, code commits, package versions."""
-    from cluster.lineage import lineage as trace
-    from cluster.lineage import render
-    from cluster.store import Store
+    from cluster.core.lineage import lineage as trace
+    from cluster.core.lineage import render
+    from cluster.core.storage.store import Store
 
     tree = trace(Store(store).resolve(ref))
     if as_json:
@@ -86,8 +86,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare every file with the digest in its artifact's record; exit code 5 where one differs."""
-    from cluster.errors import JobError
-    from cluster.store import Store, problems
+    from cluster.core.errors import JobError
+    from cluster.core.storage.store import Store, problems
 
     opened = Store(store)
     chosen = [opened.resolve(ref)] if ref else opened.list()
@@ -106,8 +106,8 @@ def diff(old: Ref, new: Ref, store: StoreRoot = None, as_json: AsJson = False) -
     """Show how two artifacts differ: fields of the spec, parents, code, versions, metrics."""
     import msgspec
 
-    from cluster.spec import diff as compare
-    from cluster.store import Store
+    from cluster.core.specs.spec import diff as compare
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     pair = [msgspec.to_builtins(opened.resolve(ref).record) for ref in (old, new)]
@@ -131,9 +131,9 @@ def export(
     """Copy an artifact's files, verified, into a new folder."""
     import shutil
 
-    from cluster.artifact import RECORD_FILE
-    from cluster.errors import InputError, JobError
-    from cluster.store import Store, problems
+    from cluster.core.errors import InputError, JobError
+    from cluster.core.storage.artifact import RECORD_FILE
+    from cluster.core.storage.store import Store, problems
 
     artifact = Store(store).resolve(ref)
     if folder.exists():
@@ -157,8 +157,8 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """Point an alias to an artifact, atomically; list or remove aliases."""
-    from cluster.errors import UsageError
-    from cluster.store import Store
+    from cluster.core.errors import UsageError
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     if name is None:
@@ -188,8 +188,8 @@ def gc(
 
     Begun work that is younger is listed and kept: the same command goes on from it.
     """
-    from cluster.gc import collect, resumable
-    from cluster.store import Store
+    from cluster.core.storage.gc import collect, resumable
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     garbage = collect(opened, older_than_days, dry_run=not yes)

@@ -16,15 +16,15 @@ Part = Annotated[str, typer.Option("--part", help="train, heldout or rejected.")
 
 
 def _open(ref: str, store: str | None) -> Any:
+    from cluster.core.storage.store import Store
     from cluster.corpora import require_corpus
-    from cluster.store import Store
 
     return require_corpus(Store(store).resolve(ref, "corpus"))
 
 
 def _checked(part: str) -> str:
+    from cluster.core.errors import UsageError, nearest
     from cluster.corpora import PARTS
-    from cluster.errors import UsageError, nearest
 
     if part not in PARTS:
         raise UsageError(f"--part {part}: a corpus has {', '.join(PARTS)}", nearest(part, list(PARTS)))

@@ -7,8 +7,8 @@ import typer
 from cluster.cli.options import Config, Sets, StoreRoot
 
 if TYPE_CHECKING:
-    from cluster.artifact import Artifact
-    from cluster.store import Store
+    from cluster.core.storage.artifact import Artifact
+    from cluster.core.storage.store import Store
 
 REQUEST = 'def get_name(self):\n    """Return the name of the object."""'
 ANSWER_TOKENS = 64
@@ -27,10 +27,10 @@ def demo(
     import time
 
     from cluster.cli.pipelines import load
-    from cluster.errors import NotReadyError
+    from cluster.core.errors import NotReadyError
+    from cluster.core.pipeline import run
+    from cluster.core.provenance import PROJECT_ROOT
     from cluster.local import port_taken
-    from cluster.pipeline import run
-    from cluster.provenance import PROJECT_ROOT
     from cluster.view import make_view
 
     clock = time.monotonic()
@@ -137,6 +137,6 @@ def _indent(text: str) -> str:
 
 
 def _lineage(model: "Artifact") -> None:
-    from cluster.lineage import lineage, render
+    from cluster.core.lineage import lineage, render
 
     _say("where the model comes from", render(lineage(model)))

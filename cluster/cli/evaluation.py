@@ -37,8 +37,8 @@ def compare(
     import msgspec
 
     from cluster import comparison
-    from cluster.errors import UsageError
-    from cluster.store import Store
+    from cluster.core.errors import UsageError
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     if len(set(refs)) < len(refs):

@@ -26,7 +26,7 @@ def render(
 
     The pipeline's steps, `scaling`, `endpoint` and `infra` come from --config and --set.
     """
-    from cluster.graph import read_changes
+    from cluster.core.graph import read_changes
     from cluster.kubernetes.tree import tree, write
 
     files = tree(_order(read_changes(config, set_ or []), name))
@@ -36,13 +36,13 @@ def render(
 
 
 def _order(changes: dict[str, Any], name: str) -> "Order":
-    from cluster.graph import INPUTS
+    from cluster.core.graph import INPUTS
+    from cluster.core.pipeline import load_script
+    from cluster.core.provenance import PROJECT_ROOT
+    from cluster.core.specs.spec import fields, override
+    from cluster.core.storage.store import Store
     from cluster.kubernetes.objects import Order
-    from cluster.pipeline import load_script
-    from cluster.provenance import PROJECT_ROOT
-    from cluster.spec import fields, override
     from cluster.specs import EndpointSpec, InfraSpec
-    from cluster.store import Store
 
     spec = override(InfraSpec(), changes.pop("infra", None) or {}, "infra")
     endpoint = changes.pop("endpoint", None) or {}
@@ -71,7 +71,7 @@ def validate(
 
     Exits with 3 where one would be refused, or gives a secret away. Warnings do not count.
     """
-    from cluster.errors import SpecError
+    from cluster.core.errors import SpecError
     from cluster.kubernetes.documents import read
     from cluster.kubernetes.schema import read_crds
     from cluster.kubernetes.validate import validate as check

@@ -91,7 +91,7 @@ def profile(
     It is looked for in the store that it writes to. The traces of all workers stay in the artifact, in `profiles/`.
     """
     from cluster import profiles
-    from cluster.store import Store
+    from cluster.core.storage.store import Store
 
     opened = Store(store)
     one = profiles.find(opened, job)

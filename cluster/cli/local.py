@@ -21,7 +21,7 @@ def up(
     It needs the head's token (~/.ray/auth_token) to join. `ctl down` ends what was started here.
     """
     from cluster import local
-    from cluster.errors import NotReadyError
+    from cluster.core.errors import NotReadyError
     from cluster.runtime import answers
 
     if join:

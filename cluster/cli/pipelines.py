@@ -7,17 +7,17 @@ from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreR
 from cluster.cli.output import AsJson, duration, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from cluster.graph import Graph
+    from cluster.core.graph import Graph
+    from cluster.core.storage.store import Store
     from cluster.plan import Planned
     from cluster.sizing import Layout, Memory, Prediction
-    from cluster.store import Store
 
 
 def load(script: Script, config: Config, sets: Sets, name: str, store_root: str | None) -> "tuple[Graph, Store]":
     """Read a script and everything laid over it; nothing is built."""
-    from cluster.graph import read_changes
-    from cluster.pipeline import load_script
-    from cluster.store import Store
+    from cluster.core.graph import read_changes
+    from cluster.core.pipeline import load_script
+    from cluster.core.storage.store import Store
 
     store = Store(store_root)
     return load_script(script).graph(store, read_changes(config, sets or []), name), store
@@ -122,7 +122,7 @@ def run(
     store: StoreRoot = None,
 ) -> None:
     """Run a pipeline on this machine; finished steps are taken from the store, a killed one goes on."""
-    from cluster.pipeline import run as run_graph
+    from cluster.core.pipeline import run as run_graph
     from cluster.view import make_view
 
     graph, opened = load(script, config, set_, name, store)

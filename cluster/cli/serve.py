@@ -54,9 +54,9 @@ def up(
     room there is a gap. Requests in the middle of an answer may be cut when it goes. Where the new one fails, what was
     served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come back).
     """
-    from cluster.errors import UsageError
-    from cluster.signals import Terminated
-    from cluster.store import Store
+    from cluster.core.errors import UsageError
+    from cluster.core.signals import Terminated
+    from cluster.core.storage.store import Store
 
     spec = _spec(model, port, name, set_ or [])
     stays = _join_cluster()
@@ -80,9 +80,9 @@ def up(
 
 
 def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
-    from cluster.errors import SpecError
-    from cluster.graph import read_changes
-    from cluster.spec import override
+    from cluster.core.errors import SpecError
+    from cluster.core.graph import read_changes
+    from cluster.core.specs.spec import override
     from cluster.specs import EndpointSpec
 
     changes = read_changes(None, sets)
@@ -117,7 +117,7 @@ def _announce(endpoint: Any, ready: bool) -> None:
 
 def _watch(app: Any, name: str) -> None:
     """Wait for ever, or until the endpoint fails for good."""
-    from cluster.errors import JobError
+    from cluster.core.errors import JobError
 
     pause = threading.Event()
     while True:
@@ -148,8 +148,8 @@ def down(
     all_: Annotated[bool, typer.Option("--all", help="Take all of them down, and Ray Serve with its port.")] = False,
 ) -> None:
     """Take an endpoint down; the requests it has begun are finished first. With the last one its port is free."""
+    from cluster.core.errors import InputError, UsageError, nearest
     from cluster.dashboard import dashboard_url, request
-    from cluster.errors import InputError, UsageError, nearest
     from cluster.runtime import connect
     from cluster.specs import ScalingSpec
 
@@ -215,8 +215,8 @@ def chat(
 
 def _talker(model: str | None, endpoint: str | None, store: str | None) -> tuple[Any, Any]:
     """Whoever answers, and the module that knows how to ask."""
-    from cluster.errors import UsageError
-    from cluster.store import Store
+    from cluster.core.errors import UsageError
+    from cluster.core.storage.store import Store
 
     if (model is None) == (endpoint is None):
         raise UsageError("which model?", "Give either --model ARTIFACT or --endpoint URL.")

@@ -26,8 +26,8 @@ def list_(as_json: AsJson = False) -> None:
 @spec.command()
 def schema(kind: Annotated[str, typer.Argument(help="Kind of spec, see `ctl spec list`.")]) -> None:
     """Print the JSON Schema of a kind, so that editors complete the YAML."""
-    from cluster.errors import InputError, nearest
-    from cluster.spec import schema as schema_of
+    from cluster.core.errors import InputError, nearest
+    from cluster.core.specs.spec import schema as schema_of
     from cluster.specs import SPECS
 
     if kind not in SPECS:
@@ -41,9 +41,9 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a file given to `--config` whose steps are named after their kinds, and show the resolved specs."""
-    from cluster.errors import SpecError, nearest
-    from cluster.graph import read_yaml
-    from cluster.spec import convert, fields
+    from cluster.core.errors import SpecError, nearest
+    from cluster.core.graph import read_yaml
+    from cluster.core.specs.spec import convert, fields
     from cluster.specs import SPECS
 
     resolved = {}
@@ -56,6 +56,6 @@ def validate(
     if as_json:
         print_json(resolved)
         return
-    from cluster.literals import dump
+    from cluster.core.specs.literals import dump
 
     print(dump(resolved), end="")

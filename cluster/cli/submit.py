@@ -23,10 +23,10 @@ def submit(
     """
     from cluster import jobs
     from cluster.cli.jobs import follow_to_end
-    from cluster.errors import InterruptedRun
-    from cluster.graph import read_changes
-    from cluster.signals import held
-    from cluster.store import Store
+    from cluster.core.errors import InterruptedRun
+    from cluster.core.graph import read_changes
+    from cluster.core.signals import held
+    from cluster.core.storage.store import Store
 
     submission = jobs.Submission(
         script=str(script.absolute()),

@@ -67,9 +67,9 @@ def sweep(
     """
     from msgspec import to_builtins
 
-    from cluster.graph import read_changes
+    from cluster.core.graph import read_changes
+    from cluster.core.storage.store import Store
     from cluster.space import parse_axis
-    from cluster.store import Store
     from cluster.sweep import Plan, run_sweep
     from cluster.view import View
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.errors import NotReadyError, nearest
+from cluster.core.errors import NotReadyError, nearest
 from cluster.kubernetes.findings import Problem, Problems
 
 KUBERNETES = "1.34"  # the oldest that was supported when KubeRay 1.7 came out

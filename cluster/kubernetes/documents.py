@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 
 STDIN = "-"
 

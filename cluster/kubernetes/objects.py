@@ -12,7 +12,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import fields
 from cluster.kubernetes.pods import (
     APP_FOLDER,
     COMPONENT,
@@ -24,7 +25,6 @@ from cluster.kubernetes.pods import (
     Size,
 )
 from cluster.kubernetes.text import block
-from cluster.spec import fields
 from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec
 
 RAY_VERSION = "2.60.0"

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cluster.errors import InputError, nearest
+from cluster.core.errors import InputError, nearest
 from cluster.kubernetes.findings import Path as FieldPath
 from cluster.kubernetes.findings import Problem, Problems
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cluster.literals import Dumper
+from cluster.core.specs.literals import Dumper
 
 
 class _Dumper(Dumper):

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.kubernetes import support
 from cluster.kubernetes.objects import Order, ray_cluster, ray_job, ray_service
 from cluster.kubernetes.pods import Manifest

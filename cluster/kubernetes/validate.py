@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from cluster.kubernetes import builtin, cluster_rules, general_rules, job_rules, service_rules
 from cluster.kubernetes.documents import Document
 from cluster.kubernetes.findings import At, Finding, Problem, Problems

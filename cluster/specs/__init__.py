@@ -1,15 +1,15 @@
 """Every spec, one module a family. `SPECS` finds them by kind."""
 
-from cluster.spec import Spec
+from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.infra import InfraSpec
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import Spec
 from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.generation import GenerationSpec, HumanEvalSpec
-from cluster.specs.infra import InfraSpec
 from cluster.specs.mixture import MixturePhase, MixtureSpec
-from cluster.specs.scaling import ScalingSpec
-from cluster.specs.serving import EndpointSpec
 from cluster.specs.tokens import TokenizerSpec, TokensSpec
 from cluster.specs.training import PretrainSpec, TrainingSpec
 from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
-from cluster.errors import SpecError, nearest
-from cluster.naming import File, Function
-from cluster.spec import Spec
+from cluster.core.errors import SpecError, nearest
+from cluster.core.specs.naming import File, Function
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
 
 Damage = Literal[

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from cluster.naming import File
+from cluster.core.specs.naming import File
 from cluster.specs.rules import Count, Fraction, Rule
 
 Positive = Annotated[int, Meta(ge=1)]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.spec import Spec
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS
 
 

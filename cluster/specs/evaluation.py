@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.naming import File
-from cluster.spec import Spec
+from cluster.core.errors import SpecError
+from cluster.core.specs.naming import File
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
-from cluster.errors import SpecError, nearest
-from cluster.spec import ANY, Spec
+from cluster.core.errors import SpecError, nearest
+from cluster.core.specs.spec import ANY, Spec
 
 Weights = dict[str, Annotated[float, Meta(ge=0)]]
 

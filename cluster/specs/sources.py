@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from cluster.naming import names_files
+from cluster.core.specs.naming import names_files
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="reader"):

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.spec import Spec
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.spec import ANY, Spec
-from cluster.specs.scaling import ScalingSpec
+from cluster.core.errors import SpecError
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import ANY, Spec
 
 # What a model may learn to tell; the three kinds of blanks may be mixed on one model.
 Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.naming import File
-from cluster.spec import Spec
-from cluster.specs.scaling import ScalingSpec
+from cluster.core.errors import SpecError
+from cluster.core.specs.naming import File
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS, TrainingSpec
 
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.naming import names_files
-from cluster.spec import Spec
+from cluster.core.errors import SpecError
+from cluster.core.specs.naming import names_files
+from cluster.core.specs.spec import Spec
 from cluster.specs.training import MODELS
 
 Tokenizer = Annotated[str, names_files(beside=("tokenizer_config.json",))]

@@ -6,8 +6,8 @@ import io
 import json
 from typing import Any
 
-from cluster import metrics
-from cluster.location import Location
+from cluster.core import metrics
+from cluster.core.storage.location import Location
 
 CURVE_FILE = "curve.jsonl"
 PICTURE_FILE = "curve.png"

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import lines
-from cluster.errors import JobError
-from cluster.lines import LineFile
-from cluster.location import Location
+from cluster.core.errors import JobError
+from cluster.core.storage import lines
+from cluster.core.storage.lines import LineFile
+from cluster.core.storage.location import Location
 
 LEDGER_FILE = "ledger.jsonl"
 

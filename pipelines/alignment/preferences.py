@@ -15,9 +15,9 @@ from random import Random
 from typing import Any
 
 from cluster import licenses
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs import PreferencesSpec
 from pipelines.alignment.corruption import corrupt
 from pipelines.alignment.pairs import pair

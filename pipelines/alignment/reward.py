@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from cluster import metrics
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.model_files import CONFIG_FILE, context_tokens
+from cluster.core import metrics
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.profiles import STATE
 from cluster.results import wilson
 from cluster.specs import RewardSpec

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from cluster import usercode
-from cluster.errors import InputError, JobError, SpecError, nearest
+from cluster.core.errors import InputError, JobError, SpecError, nearest
+from cluster.core.identity import usercode
 from cluster.specs.alignment import REWARDS
 
 

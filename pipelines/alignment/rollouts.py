@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster import metrics
-from cluster.location import Location
+from cluster.core import metrics
+from cluster.core.storage.location import Location
 from cluster.specs import RlhfSpec
 from pipelines.alignment.curve import Curve
 from pipelines.alignment.grpo import group_advantages, k3, token_logprobs

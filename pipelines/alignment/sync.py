@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.errors import JobError
+from cluster.core.errors import JobError
 from pipelines.generation.fleet import Fleet
 from pipelines.training.engine import Engine
 

@@ -18,11 +18,11 @@ import ray
 from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.model_files import CONFIG_FILE, context_tokens
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
 from cluster.failures import explained
-from cluster.location import Location
-from cluster.model_files import CONFIG_FILE, context_tokens
 from cluster.runtime import connect, require_gpus
 from cluster.specs import QuantizeSpec, ScalingSpec
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine

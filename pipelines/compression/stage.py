@@ -12,8 +12,8 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from cluster.context import Context
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.storage.location import Location
 from cluster.specs import QuantizeSpec
 from pipelines.compression.quality import compare
 from pipelines.compression.weights import check, quantize

@@ -25,7 +25,7 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cluster.errors import InputError, SpecError
+from cluster.core.errors import InputError, SpecError
 from cluster.specs import QuantizeSpec
 
 STORED = torch.bfloat16  # scales and what is not quantized: vLLM's integer kernels for CPUs compute in it

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.corpus.cleaning import Corpus, ids_file
 from pipelines.corpus.documents import Numbers
 from pipelines.corpus.duplicates import Clusters, Flags, is_known, piece_of, row_of

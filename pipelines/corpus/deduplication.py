@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster import spec as specs
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.specs import spec as specs
+from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.cleaning import LINES, Corpus
 from pipelines.corpus.decisions import Duplicates, decide, look_up

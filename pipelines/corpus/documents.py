@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cluster.errors import TrunklineError
+from cluster.core.errors import TrunklineError
 
 T = TypeVar("T")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from pipelines.corpus.documents import Numbers
 from pipelines.corpus.hash_index import PARTITIONS, partition_of, read_bucket, write_buckets
 

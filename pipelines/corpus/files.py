@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from fsspec.utils import glob_translate
 
-from cluster.errors import InputError
-from cluster.location import PACKED, Location, stamp_of
+from cluster.core.errors import InputError
+from cluster.core.storage.location import PACKED, Location, stamp_of
 from cluster.specs.sources import Source
 from pipelines.corpus.compression import HEAD_BYTES, decompressed, kind_of
 from pipelines.corpus.documents import SourceFile

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 
 PARTITIONS = 64  # tasks that share a corpus's hashes
 _OFFSET_BYTES = 8

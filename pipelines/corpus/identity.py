@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.corpus.documents import Numbers, keyed_hash
 from pipelines.corpus.duplicates import Index, number_of, read_ranked, repeated, write_records
 

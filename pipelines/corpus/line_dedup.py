@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from cluster.specs.dedup import LineDedup
 from pipelines.corpus.documents import Numbers
 from pipelines.corpus.duplicates import (

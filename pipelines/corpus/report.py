@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from cluster import spec as specs
-from cluster.context import Context
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.specs import spec as specs
+from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus.deduplication import Found
 from pipelines.corpus.tally import LIKELY_ENCODING, REPAIRED, REPLACED, BrokenFile, Shown, Step, Tally, ranked

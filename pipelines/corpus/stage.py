@@ -11,9 +11,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.runtime import connect
 from cluster.specs import CorpusSpec
 from pipelines.corpus import report

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
 from pipelines.corpus import decisions
 from pipelines.corpus.cleaning import LINES, REJECTED_SCHEMA, Corpus, Summary, TableWriter, ids_file, rejection

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from cluster.context import Context
-from cluster.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.context import Context
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.results import (
     RESAMPLES,
     RESULTS_FILE,

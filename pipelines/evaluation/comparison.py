@@ -17,11 +17,11 @@ import numpy as np
 import ray
 from transformers import AutoTokenizer
 
-from cluster.artifact import Artifact
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.model_files import context_tokens, read_config
+from cluster.core.storage.artifact import Artifact
 from cluster.failures import explained
-from cluster.model_files import context_tokens, read_config
 from cluster.runtime import connect, require_gpus
 from cluster.specs import ComparisonSpec
 from pipelines.alignment.reward import RewardModel

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
 from cluster.results import RESULTS_FILE, SAMPLES_FILE, Results, encode_outcomes, encode_results
 from cluster.specs import GenerationSpec
 from pipelines.evaluation import overlap

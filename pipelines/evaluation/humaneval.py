@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import AutoTokenizer
 
-from cluster.context import Context
+from cluster.core.context import Context
 from cluster.results import (
     RESULTS_FILE,
     SAMPLES_FILE,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InputError, nearest
+from cluster.core.errors import InputError, nearest
 
 Row = dict[str, Any]
 Place = Path | zipfile.Path

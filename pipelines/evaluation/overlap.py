@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from cluster.results import Outcome, Result, percentiles, resample
 
 ROUGE = ("rouge1", "rouge2", "rougeL")

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from cluster.artifact import Artifact
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 from cluster.results import (
     RESULTS_FILE,
     SAMPLES_FILE,

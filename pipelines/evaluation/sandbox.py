@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.errors import JobError, NotReadyError
+from cluster.core.errors import JobError, NotReadyError
 from pipelines.evaluation import jail
 
 GONE_SECONDS = 10.0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream
 

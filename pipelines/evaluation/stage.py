@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from cluster.artifact import Artifact
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.model_files import context_tokens, read_config
-from cluster.spec import convert
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.model_files import context_tokens, read_config
+from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
 from cluster.specs import EvaluationSpec, PretrainSpec
 from pipelines.evaluation.loss import document_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
 from pipelines.export.claim import claim
 from pipelines.export.kinds import Kind, stages
 from pipelines.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 from pipelines.export.origins import MODEL, chain, origin, reference
 from pipelines.training.models import BLANK_GLM
 

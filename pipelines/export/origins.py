@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from cluster import licenses
-from cluster.artifact import Artifact
-from cluster.lineage import ancestry
-from cluster.spec import ANY, Spec
+from cluster.core.lineage import ancestry
+from cluster.core.specs.spec import ANY, Spec
+from cluster.core.storage.artifact import Artifact
 from cluster.specs import SPECS
 from pipelines.tuning.conversations import read_lines
 

@@ -15,8 +15,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
-from cluster.artifact import Artifact
-from cluster.context import Context
+from cluster.core.context import Context
+from cluster.core.storage.artifact import Artifact
 from cluster.specs import ExportSpec
 from pipelines.export.card import model_card
 from pipelines.export.kinds import Kind

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cluster.errors import JobError
-from cluster.location import Location
+from cluster.core.errors import JobError
+from cluster.core.storage.location import Location
 from pipelines.generation.last_words import Place, here, stack_when_late
 
 if TYPE_CHECKING:
-    from cluster.artifact import Artifact
+    from cluster.core.storage.artifact import Artifact
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter

@@ -16,8 +16,8 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 from torch import Tensor
 
-from cluster.artifact import Artifact
-from cluster.errors import JobError
+from cluster.core.errors import JobError
+from cluster.core.storage.artifact import Artifact
 from cluster.failures import explained
 from cluster.runtime import require_gpus
 from cluster.specs import ScalingSpec

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
 from cluster.specs import ExtendedModelSpec
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens.special import unspoken
 
 ALWAYS_VERIFIED = 1  # documents at the front of every shard, whatever the fraction

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.corpus.rules.language import identify
 from pipelines.tokens.sampling import sample
 

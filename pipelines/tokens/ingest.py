@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.draft import Draft
-from cluster.location import Location
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.location import Location
 from pipelines.tokens.order import Order, Positions, WindowedOrder
 from pipelines.tokens.reader import HEADER_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE, Tokens, TokenStore
 from pipelines.tokens.shards import CACHE_BYTES

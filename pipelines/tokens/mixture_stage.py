@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
 from cluster.specs import MixtureSpec
 from pipelines.tokens.mixture import whole_weights
 from pipelines.tokens.reader import INDEX_FILE, TokenStore

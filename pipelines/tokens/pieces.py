@@ -16,7 +16,7 @@ from typing import Any
 import regex
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens.tokenizer import covering
 from pipelines.tokens.training_text import LONGEST
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens import sentencepiece_model
 from pipelines.tokens.tokenizer import END_OF_TEXT
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
-from cluster.location import Location
-from cluster.store import cache_root
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import cache_root
 from pipelines.tokens.shards import CACHE_BYTES, Array, ArrayFolder, BlockCache
 
 Tokens = npt.NDArray[np.int64]

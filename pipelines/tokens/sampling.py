@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.corpus.documents import keyed_hash
 
 BATCH_DOCUMENTS = 256

@@ -14,7 +14,7 @@ from typing import Any
 from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens import training_text
 
 SPACE = "▁"

@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cluster.errors import InputError
-from cluster.location import PARTIAL, Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import PARTIAL, Location
 
 BLOCK_BYTES = 1 << 18  # a request takes tens of milliseconds, and so much more takes two
 CACHE_BYTES = 8 << 30

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.artifact import Artifact
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
 from cluster.runtime import connect
 from cluster.specs import TokensSpec
 from pipelines.ordered import ordered_map

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.artifact import Artifact
-from cluster.draft import Draft
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.draft import Draft
 from cluster.specs.training import VALIDATION
 from pipelines.tokens.ingest import GrowingStore, IngestOrder
 from pipelines.tokens.mixture import MAX_DEVIATION, Curriculum, MixedOrder

@@ -15,8 +15,8 @@ from typing import Any
 import regex
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
 from cluster.specs import TokenizerSpec
 from pipelines.tokens import sentencepiece_model
 from pipelines.tokens.sampling import texts

@@ -13,8 +13,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from cluster.context import Context
-from cluster.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError
 from cluster.specs import VocabularySpec
 from pipelines.tokens import fertility, pieces, published, sentencepiece_model
 from pipelines.tokens.published import Published

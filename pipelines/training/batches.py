@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster import metrics
+from cluster.core import metrics
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import TokenStream

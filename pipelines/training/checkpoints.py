@@ -23,10 +23,10 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from cluster import metrics
-from cluster.artifact import FileEntry
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core import metrics
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import FileEntry
+from cluster.core.storage.location import Location
 from pipelines.training.snapshots import PartFile, Snapshot, State
 
 _FOLDER = re.compile(r"step-(\d{8})-(\d{3})")  # step and attempt: two attempts never write into one folder

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.errors import SpecError, nearest
-from cluster.spec import merge
+from cluster.core.errors import SpecError, nearest
+from cluster.core.specs.spec import merge
 from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training import tensor_parallel
 from pipelines.training.batch_sizes import BatchSizes

@@ -13,8 +13,8 @@ import statistics
 from collections import deque
 from typing import Any
 
-from cluster import metrics
-from cluster.errors import JobError
+from cluster.core import metrics
+from cluster.core.errors import JobError
 from cluster.specs import TrainingSpec
 
 

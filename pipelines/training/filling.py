@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.training.markers import NAMES, markers_of
 from pipelines.training.models import load_model
 from pipelines.training.objectives import visible

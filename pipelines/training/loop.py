@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster import metrics
+from cluster.core import metrics
 from cluster.specs import ScalingSpec, TrainingSpec
 from pipelines.training.batches import Share, Source
 from pipelines.training.checkpoints import Checkpoints

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 from pipelines.training.masking import Tokens
 
 # Of BERT and RoBERTa; of GLM (Du et al. 2022; the published GLM-10B; ChatGLM).

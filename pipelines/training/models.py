@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError, nearest
-from cluster.model_files import context_tokens, embedding_rows, non_writer, read_config
+from cluster.core.errors import InputError, SpecError, nearest
+from cluster.core.model_files import context_tokens, embedding_rows, non_writer, read_config
+from cluster.core.storage.artifact import Artifact
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.sizes import SIZES, Size
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from cluster.profiles import FOLDER, REQUEST_FILE, Profile, Request
 
 

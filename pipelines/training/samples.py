@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
 from cluster.specs import PretrainSpec
 from pipelines.tokens.stream import TokenStream, token_sources
 from pipelines.training.infilling import DrawSpans, document_span, infill_sequence, sentence_spans, short_spans

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.errors import SpecError
-from cluster.graph import Step
+from cluster.core.errors import SpecError
+from cluster.core.graph import Step
+from cluster.core.storage.artifact import Artifact
 from cluster.hardware import Hardware
 from cluster.sizing import Layout, Prediction, Unsized
 from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec

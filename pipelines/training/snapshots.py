@@ -22,9 +22,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from cluster.artifact import FileEntry
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import FileEntry
+from cluster.core.storage.location import Location
 
 CHUNK_BYTES = 1 << 24
 HEADER_BYTES = 8  # the length of the header that follows

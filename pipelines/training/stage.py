@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cluster import metrics
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.lines import Follower
-from cluster.location import Location
+from cluster.core import metrics
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.lines import Follower
+from cluster.core.storage.location import Location
 from cluster.profiles import STATE, Run, announce
 from cluster.runtime import connect, require_gpus
 from cluster.specs import PretrainSpec

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cluster import metrics
+from cluster.core import metrics
 
 
 class Stopwatch:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from cluster.specs import ScalingSpec, SftSpec, TrainingSpec
 
 FIELD = "scaling.tensor_parallel_size"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cluster import metrics
+from cluster.core import metrics
 from cluster.hardware import peak_of
 
 

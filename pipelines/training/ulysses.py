@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single  # the one that has a gradient
 from torch.nn import functional as F
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 
 NAME = "ulysses"  # of the attention, in transformers' registry
 FAMILIES = ("gpt2", "llama", "gpt_neox", "stablelm", "glm", "glm4")  # those that a test compares with undivided runs

@@ -18,12 +18,12 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from cluster import spec as specs
-from cluster.artifact import Artifact
-from cluster.location import Location
-from cluster.metrics import MetricsLog
+from cluster.core.metrics import MetricsLog
+from cluster.core.specs import spec as specs
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.trackers import trackers
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from cluster.trackers import trackers
 from pipelines.tokens.stream import open_stores, open_stream, validation_stores
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints

@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cluster import licenses
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.runtime import connect
 from cluster.specs import ConversationsSpec
 from pipelines.corpus.chunks import keyed_hash

@@ -3,7 +3,7 @@
 Every template works whose text only grows: what it renders as a prompt must begin what it renders with the answer. The
 text is cut where a prompt ends and the pieces are encoded apart, so that training sees the tokens that generation is
 given, and no token spans prompt and answer. What a message says is text: a special token that it spells is its letters
-(cluster/typed_text.py), so that nobody ends a turn by typing so.
+(cluster/core/typed_text.py), so that nobody ends a turn by typing so.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from cluster.errors import InputError
-from cluster.typed_text import marked, special_tokens, token_ids
+from cluster.core.errors import InputError
+from cluster.core.typed_text import marked, special_tokens, token_ids
 
 Message = dict[str, str]
 

@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.tokens import sentencepiece_model as sp
 
 UNKNOWN_ID, BOS_ID, EOS_ID, FIRST_BYTE_ID, FIRST_PIECE_ID = 0, 1, 2, 3, 259

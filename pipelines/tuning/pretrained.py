@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from transformers.utils import logging
 
 from cluster import licenses
-from cluster.context import Context
-from cluster.errors import InputError, NotReadyError
+from cluster.core.context import Context
+from cluster.core.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
 from pipelines.corpus.readers.installed import license_of
 from pipelines.tuning import llama2c

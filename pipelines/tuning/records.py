@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 PACKAGE = "package:"

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cluster import metrics
-from cluster.location import Location
+from cluster.core import metrics
+from cluster.core.storage.location import Location
 from cluster.specs import TrainingSpec
 from pipelines.tokens.order import Order
 from pipelines.training.batches import BatchPlan, Share, Source

@@ -6,7 +6,7 @@ import logging
 import warnings
 from typing import Any
 
-from cluster.graph import Step
+from cluster.core.graph import Step
 from cluster.hardware import Hardware
 from cluster.sizing import Prediction
 from cluster.specs import ScalingSpec, SftSpec

@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from cluster.context import Context
-from cluster.errors import InputError, SpecError
-from cluster.model_files import context_tokens
+from cluster.core.context import Context
+from cluster.core.errors import InputError, SpecError
+from cluster.core.model_files import context_tokens
 from cluster.profiles import STATE
 from cluster.specs import SftSpec
 from pipelines.training.batch_sizes import BatchSizes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import TrunklineError
-from cluster.spec import convert
+from cluster.core.build import build
+from cluster.core.errors import TrunklineError
+from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import (
     ConversationsSpec,
     PreferencesSpec,
@@ -23,7 +24,6 @@ from cluster.specs import (
     SftSpec,
     Spec,
 )
-from cluster.store import Store
 from pipelines.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.made import make

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from pipelines.alignment.grpo import Grpo, group_advantages, k3
 from pipelines.alignment.rewards import Sample, python_parses, reward_function
 

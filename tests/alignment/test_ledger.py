@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import JobError
-from cluster.location import Location
+from cluster.core.errors import JobError
+from cluster.core.storage.location import Location
 from pipelines.alignment.ledger import LEDGER_FILE, Account, Ledger, account, read
 
 PER_STEP = 3

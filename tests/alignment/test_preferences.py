@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError
-from cluster.pipeline import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.pipeline import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, PreferencesSpec
-from cluster.store import Store
 from pipelines.alignment.corruption import KINDS, corrupt
 from pipelines.alignment.preferences import read_preferences
 from pipelines.tuning.conversations import read_conversations, read_lines

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from cluster.artifact import Artifact
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.alignment.preferences import read_preferences
 from pipelines.alignment.reward import RewardModel, dialogue
 from pipelines.tuning.encoding import encode

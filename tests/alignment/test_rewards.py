@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import InputError, JobError, SpecError
+from cluster.core.errors import InputError, JobError, SpecError
 from pipelines.alignment.rewards import Sample, apply, as_number, reward_function
 from pipelines.alignment.scoring import Scorer
 from pipelines.generation.engine import Completion

@@ -16,11 +16,11 @@ import msgspec
 import psutil
 import pytest
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.metrics import read
-from cluster.store import Store
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.metrics import read
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from pipelines.alignment import curve, ledger
 from pipelines.tokens.order import Order
 from pipelines.tuning.conversations import read_conversations

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, TokenizerSpec, TokensSpec
 from cluster.specs.filters import Length, NotEmpty
 from cluster.specs.sources import JsonLinesSource
-from cluster.store import Store
 from tests.cli.command import ctl
 from tests.corpus.files import source
 

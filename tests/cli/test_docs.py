@@ -12,11 +12,11 @@ import pytest
 import typer
 
 from cluster.cli.app import app
-from cluster.errors import InputError, SpecError
-from cluster.graph import read_changes
-from cluster.pipeline import load_script
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import read_changes
+from cluster.core.pipeline import load_script
+from cluster.core.storage.store import Store
 from cluster.specs import SPECS
-from cluster.store import Store
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

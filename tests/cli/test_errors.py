@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import Store
+from cluster.core.storage.store import Store
 from tests.cli.command import ctl
 from tests.core.toys import WordsSpec
 
@@ -121,7 +121,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_disk: Path) -> None:
     script = small_disk / "toy.py"
     script.write_text(
-        "from cluster.pipeline import pipeline\n"
+        "from cluster.core.pipeline import pipeline\n"
         "from tests.core.toys import WordsSpec\n"
         "@pipeline\n"
         "def toy(step):\n"
@@ -142,6 +142,6 @@ def test_damage_is_reported(tmp_path: Path, make_words: Callable[[Path], str]) -
 
 @pytest.fixture
 def make_words() -> Callable[[Path], str]:
-    from cluster.build import build
+    from cluster.core.build import build
 
     return lambda root: build(WordsSpec(), {}, store=Store(root), name="toy").record.ref

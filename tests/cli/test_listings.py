@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.build import build
-from cluster.spec import fields
+from cluster.core.build import build
+from cluster.core.specs.spec import fields
+from cluster.core.storage.store import Store
 from cluster.specs import SPECS
-from cluster.store import Store
 from tests.cli.command import ctl
 from tests.core.toys import CountSpec, WordsSpec
 

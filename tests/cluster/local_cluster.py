@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.provenance import PROJECT_ROOT
+from cluster.core.provenance import PROJECT_ROOT
 
 CTL = [sys.executable, "-c", "from cluster.cli.app import run; run()"]
 

@@ -8,9 +8,9 @@ import subprocess
 import threading
 from typing import Any, ClassVar
 
-from cluster.context import Context
-from cluster.metrics import METRICS_FILE
-from cluster.spec import Spec
+from cluster.core.context import Context
+from cluster.core.metrics import METRICS_FILE
+from cluster.core.specs.spec import Spec
 
 LINES = 16
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.build import build
 from cluster.console import as_sentence
-from cluster.errors import InputError, JobError, NotReadyError, TrunklineError
+from cluster.core.build import build
+from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError
+from cluster.core.storage.store import Store
 from cluster.failures import Failure, explained, original
 from cluster.specs import CorpusSpec
 from cluster.specs.cleaners import BadWords
 from cluster.specs.rules import Python
 from cluster.specs.sources import TextSource
-from cluster.store import Store
 from pipelines.ordered import ordered_map
 
 

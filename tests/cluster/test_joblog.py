@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from cluster.joblog import JobLog
 
 WORD = "Straße 文字\n".encode()

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from cluster import package
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.provenance import PROJECT_ROOT
+from cluster.core.storage.store import Store
 from cluster.jobs import Submission, submit
-from cluster.provenance import PROJECT_ROOT
-from cluster.store import Store
 from tests.cluster.local_cluster import CTL, LocalCluster, free_port
 from tests.core.toys import WordsSpec
 from tests.made import make
@@ -27,8 +27,8 @@ SCRIPT = '''
 """A pipeline of one step."""
 from typing import ClassVar, Literal
 
-from cluster.naming import File
-from cluster.pipeline import main, pipeline
+from cluster.core.specs.naming import File
+from cluster.core.pipeline import main, pipeline
 from cluster.specs import Spec
 from deep.names import KIND
 
@@ -65,7 +65,7 @@ import time
 from pathlib import Path
 
 from cluster import runtime
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from deep import reading
 from cluster.jobs import Submission, submit
 
@@ -252,7 +252,7 @@ def test_a_log_of_more_than_a_hundred_megabytes(local_cluster: LocalCluster, scr
 
 FOLLOW = """
 import sys
-from cluster import dashboard, jobs
+from cluster import dashboard; from cluster import jobs
 
 received, requests, get = 0, 0, dashboard.get
 

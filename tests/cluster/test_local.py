@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from cluster import local
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
 

@@ -112,7 +112,7 @@ def test_generate_from_the_model(local_cluster: LocalCluster, submitted: str) ->
 def test_the_script_itself_runs_too(local_cluster: LocalCluster, submitted: str) -> None:
     import sys
 
-    from cluster.provenance import PROJECT_ROOT
+    from cluster.core.provenance import PROJECT_ROOT
 
     done = subprocess.run(
         [sys.executable, QUICKSTART, *SETS],

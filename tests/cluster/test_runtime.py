@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from cluster import runtime
-from cluster.provenance import PROJECT_ROOT
+from cluster.core.provenance import PROJECT_ROOT
 
 CONNECT = """
 import sys

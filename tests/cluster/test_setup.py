@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cluster.provenance import PROJECT_ROOT
+from cluster.core.provenance import PROJECT_ROOT
 
 
 def read_pins(name: str) -> list[Requirement]:

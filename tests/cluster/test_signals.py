@@ -16,10 +16,10 @@ import pexpect
 import psutil
 import pytest
 
-from cluster.location import Location
-from cluster.metrics import STEP, read
-from cluster.provenance import PROJECT_ROOT
-from cluster.store import Store
+from cluster.core.metrics import STEP, read
+from cluster.core.provenance import PROJECT_ROOT
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from tests.cluster.local_cluster import CTL
 from tests.cluster.test_runtime import MARK, marked
 from tests.training.tiny import make_tokens
@@ -27,7 +27,7 @@ from tests.training.tiny import make_tokens
 TRAINING = f"""
 import sys
 sys.path.insert(0, {str(PROJECT_ROOT)!r})
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from tests.training.tiny import pretrain
 
 @pipeline

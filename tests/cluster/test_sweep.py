@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.errors import SpecError, UsageError
+from cluster.core.errors import SpecError, UsageError
+from cluster.core.storage.store import Store
 from cluster.space import Axis, draw, nested, parse_axis
-from cluster.store import Store
 from cluster.sweep import Plan, Trial, run_sweep
 from cluster.view import View
 from tests.cli.command import ctl

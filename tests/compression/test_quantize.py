@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.location import Location
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import QuantizeSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.compression.quality import Answers, Questions, ask, read_questions
 from pipelines.compression.weights import arguments, best_scale, check
 from pipelines.generation.engine import folder_of
@@ -229,7 +229,7 @@ def test_a_model_on_a_local_disk_is_not_copied(int4: Artifact) -> None:
 
 ENGINE = """
 import os, signal, sys
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
 
 engine = GenerationEngine(Location(sys.argv[1]), EngineOptions(max_model_len=64, dtype="bfloat16"))

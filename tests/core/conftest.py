@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import Store
+from cluster.core.storage.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.artifact import RECORD_FILE, Artifact
-from cluster.build import build
 from cluster.console import guarded
-from cluster.draft import Draft
-from cluster.gc import collect, resumable
-from cluster.holder import Holder
-from cluster.location import Location
-from cluster.pipeline import pipeline, run
-from cluster.store import Store, problems
+from cluster.core.build import build
+from cluster.core.pipeline import pipeline, run
+from cluster.core.storage.artifact import RECORD_FILE, Artifact
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.gc import collect, resumable
+from cluster.core.storage.holder import Holder
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store, problems
 from cluster.view import View
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cluster import errors
+from cluster.core import errors
 from tests.conftest import ROOT
 
 FORBIDDEN = {"cluster": {"pipelines", "serving"}, "pipelines": {"serving"}, "serving": {"pipelines"}}

@@ -13,12 +13,14 @@ import fsspec
 import msgspec
 import pytest
 
-from cluster import digests, identity, places
-from cluster import spec as specs
-from cluster.artifact import RECORD_FILE
-from cluster.graph import pinned, read_changes
-from cluster.lineage import lineage
-from cluster.pipeline import Pipeline, load_script
+from cluster.core.graph import pinned, read_changes
+from cluster.core.identity import digests, places
+from cluster.core.identity import named as identity
+from cluster.core.lineage import lineage
+from cluster.core.pipeline import Pipeline, load_script
+from cluster.core.specs import spec as specs
+from cluster.core.storage.artifact import RECORD_FILE
+from cluster.core.storage.store import Store
 from cluster.plan import make_plan
 from cluster.specs import (
     BenchmarkSpec,
@@ -36,7 +38,6 @@ from cluster.specs import (
 from cluster.specs import sources as readers
 from cluster.specs.cleaners import BadWords, Decontaminate, UrlBlockList
 from cluster.specs.rules import Python
-from cluster.store import Store
 from tests.core.toys import CountSpec, WordsSpec
 from tests.made import make
 
@@ -202,7 +203,7 @@ def test_a_home_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypat
 SCRIPT = """
 from typing import ClassVar
 
-from cluster.pipeline import pipeline
+from cluster.core.pipeline import pipeline
 from cluster.specs import CorpusSpec, RlhfSpec, Spec
 from cluster.specs.rules import Python
 
@@ -271,7 +272,7 @@ def test_the_source_of_a_function_counts(file: str, changed: set[str], tmp_path:
 
 
 def _made(store: Store, step: Any) -> None:
-    from cluster.draft import Draft
+    from cluster.core.storage.draft import Draft
 
     draft = Draft.of(step.spec, step.inputs, store, "mine", step.named)
     draft.location.write_bytes("x", b"")

@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.build import build
-from cluster.errors import JobError
-from cluster.holder import Holder, alive, this_process
-from cluster.lease import Lease
-from cluster.location import Location
-from cluster.stopping import Stopped, stoppable
-from cluster.store import Store
+from cluster.core.build import build
+from cluster.core.errors import JobError
+from cluster.core.storage.holder import Holder, alive, this_process
+from cluster.core.storage.lease import Lease
+from cluster.core.storage.location import Location
+from cluster.core.storage.stopping import Stopped, stoppable
+from cluster.core.storage.store import Store
 from tests.conftest import ROOT
 from tests.core.interleaving import Files, orders
 from tests.core.toys import WordsSpec
@@ -289,7 +289,7 @@ def test_a_holder_in_another_pid_namespace_is_respected(tmp_path: Path) -> None:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this machine does not let us make a PID namespace")
     code = (
-        "import sys; from cluster.lease import Lease; from cluster.location import Location\n"
+        "import sys; from cluster.core.storage.lease import Lease; from cluster.core.storage.location import Location\n"
         "lease = Lease(Location(sys.argv[1])); taken = lease.acquire(); print(taken, flush=True)\n"
         "sys.stdin.read(); taken and lease.release()"
     )

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import corpora
-from cluster.artifact import Artifact, Code, Record
+from cluster.core.storage.artifact import Artifact, Code, Record
+from cluster.core.storage.location import Location
 from cluster.licenses import normalize
-from cluster.location import Location
 
 SAME = {
     "Apache-2.0": (

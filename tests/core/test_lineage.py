@@ -9,11 +9,11 @@ import sys
 import msgspec
 import pytest
 
-from cluster.artifact import RECORD_FILE, Artifact, Code, Parent, Record
-from cluster.gc import collect
-from cluster.lineage import ancestry, lineage, render
-from cluster.location import Location
-from cluster.store import Store
+from cluster.core.lineage import ancestry, lineage, render
+from cluster.core.storage.artifact import RECORD_FILE, Artifact, Code, Parent, Record
+from cluster.core.storage.gc import collect
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from tests.conftest import ROOT
 
 LENGTH = 1200  # beyond Python's limit of recursion

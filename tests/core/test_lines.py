@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.lines import SEGMENT_BYTES, Follower, LineFile, read
-from cluster.location import Location
-from cluster.metrics import MetricsLog
-from cluster.metrics import read as read_metrics
-from cluster.store import Store
+from cluster.core.metrics import MetricsLog
+from cluster.core.metrics import read as read_metrics
+from cluster.core.storage.lines import SEGMENT_BYTES, Follower, LineFile, read
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from pipelines.alignment.ledger import LEDGER_FILE, Ledger
 from pipelines.alignment.ledger import read as read_ledger
 

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import literals
-from cluster.errors import InputError, SpecError
-from cluster.graph import read_changes
-from cluster.pipeline import Pipeline, pipeline
-from cluster.store import Store
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import read_changes
+from cluster.core.pipeline import Pipeline, pipeline
+from cluster.core.specs import literals
+from cluster.core.storage.store import Store
 from tests.core.toys import CountSpec, WordsSpec
 
 
@@ -109,7 +109,7 @@ def test_what_a_field_cannot_take_is_refused_with_the_field(
 
 
 def test_a_number_that_is_none_is_refused_in_a_script_too(store: Store) -> None:
-    from cluster.spec import override
+    from cluster.core.specs.spec import override
     from cluster.specs import PretrainSpec, ScalingSpec, TokensSpec
 
     for spec in (PretrainSpec(learning_rate=float("inf")), PretrainSpec(model_overrides={"a": [float("nan")]})):

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import SpecError, nearest
-from cluster.graph import read_changes
-from cluster.pipeline import Pipeline
-from cluster.spec import override
+from cluster.core.errors import SpecError, nearest
+from cluster.core.graph import read_changes
+from cluster.core.pipeline import Pipeline
+from cluster.core.specs.spec import override
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
 from cluster.specs.corpus import LineDedup, MinHash
 from cluster.specs.filters import Length
 from cluster.specs.sources import JsonLinesSource, TextSource
-from cluster.store import Store
 from tests.core.toys import WordsSpec
 
 
@@ -97,7 +97,7 @@ def test_layers_of_structs(
     ],
 )
 def test_layers_of_values(tmp_path: Path, store: Store, config: str, sets: list[str], rewards: dict) -> None:
-    from cluster.overlay import combine, lay
+    from cluster.core.specs.overlay import combine, lay
 
     file = tmp_path / "run.yaml"
     file.write_text(config)

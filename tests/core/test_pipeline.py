@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import InputError, SpecError
-from cluster.gc import collect
-from cluster.graph import read_changes
-from cluster.pipeline import Pipeline, load_script, pipeline, run
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import read_changes
+from cluster.core.pipeline import Pipeline, load_script, pipeline, run
+from cluster.core.storage.gc import collect
+from cluster.core.storage.store import Store
 from cluster.plan import make_plan
 from cluster.specs import (
     ConversationsSpec,
@@ -26,7 +27,6 @@ from cluster.specs import (
     Spec,
 )
 from cluster.specs.rules import Python
-from cluster.store import Store
 from cluster.view import View
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
@@ -34,7 +34,7 @@ from tests.made import make
 
 SCRIPT = '''
 """A toy."""
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from tests.core.toys import CountSpec, WordsSpec
 
 @pipeline

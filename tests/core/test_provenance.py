@@ -10,11 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster import provenance, usercode
-from cluster.artifact import Code
-from cluster.lineage import lineage, render
-from cluster.pipeline import load_script, run
-from cluster.store import Store
+from cluster.core import provenance
+from cluster.core.identity import usercode
+from cluster.core.lineage import lineage, render
+from cluster.core.pipeline import load_script, run
+from cluster.core.storage.artifact import Code
+from cluster.core.storage.store import Store
 from cluster.view import View
 from tests.conftest import ROOT
 
@@ -38,7 +39,7 @@ def checkout(folder: Path) -> Path:
 
 def code_of(folder: Path, **environment: str) -> Code:
     """What a process that runs Trunkline from there says of its code."""
-    program = "import msgspec; from cluster import provenance as p; print(msgspec.json.encode(p.code()).decode())"
+    program = "import msgspec; from cluster.core import provenance as p; print(msgspec.json.encode(p.code()).decode())"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TRUNKLINE_", "GIT_"))}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env={**kept, "PYTHONPATH": str(folder), **environment},
@@ -103,7 +104,7 @@ def test_a_shared_checkout_of_another_owner_tells_its_commit(tmp_path: Path) -> 
 SCRIPT = """
 from typing import ClassVar
 
-from cluster.pipeline import pipeline
+from cluster.core.pipeline import pipeline
 from cluster.specs import Spec
 
 

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 import pytest
 
-from cluster.build import build
-from cluster.gc import collect
-from cluster.location import CREATE_TRIES, Location
-from cluster.store import Store, problems
+from cluster.core.build import build
+from cluster.core.storage.gc import collect
+from cluster.core.storage.location import CREATE_TRIES, Location
+from cluster.core.storage.store import Store, problems
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, WordsSpec
 
@@ -103,7 +103,7 @@ def test_a_conflict_means_to_ask_again(answering: type[Answering]) -> None:
 def test_a_conflict_without_end_and_any_other_refusal_are_errors(
     answering: type[Answering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.location.CREATE_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.core.storage.location.CREATE_PAUSE_SECONDS", 0.0)
     place = Location("s3://lab/leases")
     answering.conflicts = CREATE_TRIES
     with pytest.raises(OSError, match="ConditionalRequestConflict"):
@@ -163,7 +163,7 @@ def test_of_many_at_once_on_a_real_s3_one_wins(ceph: str) -> None:
 
 SCRIPT = """
 import sys
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from tests.core.toys import CountSpec, WordsSpec
 
 @pipeline

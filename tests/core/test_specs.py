@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import literals
-from cluster import spec as specs
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
+from cluster.core.specs import literals
+from cluster.core.specs import spec as specs
 from cluster.specs import SPECS, CorpusSpec, PretrainSpec, ScalingSpec
 
 
@@ -34,7 +34,7 @@ def test_schema_accepts_the_defaults_and_refuses_a_typo(kind: str) -> None:
 
 
 def test_stages_can_be_loaded() -> None:
-    from cluster.build import load_stage
+    from cluster.core.build import load_stage
 
     for cls in SPECS.values():
         if hasattr(cls, "stage"):

@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.build import build
-from cluster.errors import InputError, JobError
-from cluster.gc import collect
-from cluster.holder import Holder
-from cluster.lease import Lease
-from cluster.lineage import lineage, render
-from cluster.location import Location
-from cluster.store import Store, problems
+from cluster.core.build import build
+from cluster.core.errors import InputError, JobError
+from cluster.core.lineage import lineage, render
+from cluster.core.storage.gc import collect
+from cluster.core.storage.holder import Holder
+from cluster.core.storage.lease import Lease
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store, problems
 from tests.core.toys import CountSpec, WordsSpec
 
 

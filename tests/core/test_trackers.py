@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import trackers
-from cluster.location import Location
-from cluster.metrics import NOTICES, MetricsLog, read
+from cluster.core import trackers
+from cluster.core.metrics import NOTICES, MetricsLog, read
+from cluster.core.storage.location import Location
 
 FINGERPRINT = "0123456789abcdef" * 4
 VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_MODE", "WANDB_DIR")

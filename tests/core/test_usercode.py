@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import usercode
-from cluster.errors import InputError, NotReadyError
-from cluster.pipeline import load_script
-from cluster.store import Store
+from cluster.core.errors import InputError, NotReadyError
+from cluster.core.identity import usercode
+from cluster.core.pipeline import load_script
+from cluster.core.storage.store import Store
 from tests.conftest import ROOT
 
 SCRIPT = '''
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import my_helper
-from cluster.pipeline import main, pipeline
+from cluster.core.pipeline import main, pipeline
 from cluster.specs import CorpusSpec, Spec
 from cluster.specs.rules import Python
 from cluster.specs.sources import TextSource

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.graph import record
-from cluster.store import Store
+from cluster.core.graph import record
+from cluster.core.storage.store import Store
 from cluster.view import LiveView, View, figures
 from tests.core.toys import WordsSpec
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from cluster.context import Context
-from cluster.errors import InputError, SpecError
-from cluster.spec import ANY, Spec
+from cluster.core.context import Context
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import ANY, Spec
 
 
 class WordsSpec(Spec, frozen=True):

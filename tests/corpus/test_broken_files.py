@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.build import build
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.build import build
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec
 from cluster.specs.sources import JatsSource, JsonLinesSource, ParquetSource, Source, TextSource, WarcSource
 from cluster.specs.sources import WikipediaSource as Wiki
-from cluster.store import Store
 from pipelines.corpus.chunks import plan_chunks
 from pipelines.corpus.cleaning import Corpus, Summary, clean
 from pipelines.corpus.stage import _check_readable

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs import CorpusSpec
 from cluster.specs.cleaners import (
     BadWords,

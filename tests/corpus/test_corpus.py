@@ -14,14 +14,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError
+from cluster.core.build import build
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, ScalingSpec
 from cluster.specs.dedup import LineDedup, MinHash
 from cluster.specs.filters import NotEmpty
 from cluster.specs.sources import JsonLinesSource, TextSource, WikipediaSource
-from cluster.store import Store
 from tests.conftest import ROOT
 from tests.corpus.files import source, spec, write_corpus
 
@@ -276,9 +276,9 @@ def test_redirects_are_no_damage(tmp_path: Path, ray_cluster: None) -> None:
 
 RUN = """
 import sys
-from cluster.build import build
+from cluster.core.build import build
 from cluster.specs import ScalingSpec
-from cluster.store import Store
+from cluster.core.storage.store import Store
 from tests.corpus.files import spec
 scaling = ScalingSpec(data_workers=2)
 build(spec(sys.argv[1], near_duplicates="drop"), {}, store=Store(sys.argv[2]), name="x", scaling=scaling)
@@ -318,8 +318,8 @@ def test_kill_at_any_moment(planted: tuple[Path, dict[str, int], Artifact], tmp_
 
 def test_files_that_changed_since_a_kill_are_read_again(tmp_path: Path, ray_cluster: None) -> None:
     """What a killed attempt left behind speaks of the files as they were then."""
-    from cluster.context import Context
-    from cluster.location import Location
+    from cluster.core.context import Context
+    from cluster.core.storage.location import Location
     from pipelines.corpus import report
     from pipelines.corpus.stage import build as stage
 

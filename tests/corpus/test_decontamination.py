@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs.cleaners import Decontaminate
 from pipelines.corpus.documents import Document
 from pipelines.corpus.rules import apply

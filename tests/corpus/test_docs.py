@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from cluster.spec import convert
+from cluster.core.specs.spec import convert
 from cluster.specs import CorpusSpec
 from cluster.specs.corpus import AnyRule
 from cluster.specs.sources import AnySource

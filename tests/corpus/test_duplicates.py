@@ -18,8 +18,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
 from cluster.specs.dedup import MinHash
 from pipelines.corpus import duplicates

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs.sources import JsonLinesSource, Source, TextSource
 from pipelines.corpus import readers
 from pipelines.corpus.documents import Document, SourceFile

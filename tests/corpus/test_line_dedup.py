@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs.dedup import LineDedup
 from pipelines.corpus.duplicates import Index
 from pipelines.corpus.hash_index import PARTITIONS

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from cluster.specs.filters import (
     C4,
     CodeParrot,
@@ -44,7 +44,7 @@ def check(rule: Rule, kept: str, rejected: str, reason: str) -> None:
         ("Mr. Smith (of the U.S.) paid $5.50, i.e. 5km!", "Mr. Smith ( of the U.S. ) paid $ 5.50 , i.e. 5 km !"),
         ('"Well-known" and/or new...old :) (see above):', '" Well - known " and/or new ... old :) ( see above ):'),
         ("https://a.org/x?y=1, me@b.org 3+4 x=y a,b 1,000", "https://a.org/x?y=1 , me@b.org 3 + 4 x = y a , b 1,000"),
-        ("They’re §5 … 20% at 10am.", "They ’re § 5 … 20 % at 10 am ."),
+        ("They’re 5 … 20% at 10am.", "They ’re  5 … 20 % at 10 am ."),
         ("\u00a0a\u2003b\tc\n", "a b c"),
         ("", ""),
     ],

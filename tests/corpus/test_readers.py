@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError, SpecError
-from cluster.location import Location
+from cluster.core.errors import InputError, SpecError
+from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
 from cluster.specs.sources import (
     CodeSource,
@@ -866,7 +866,7 @@ def test_a_dataset_that_is_not_there() -> None:
 def test_without_the_hub_there_is_one_clear_error() -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     code = """
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs.sources import HuggingFaceSource
 from pipelines.corpus.readers import list_files
 try:

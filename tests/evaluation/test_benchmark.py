@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from benchmarks.evaluation import ARC_FILE, WIKITEXT_FILE, compare, directly, spec_of
-from cluster.artifact import Artifact
-from cluster.errors import InputError, NotReadyError
-from cluster.pipeline import build
+from cluster.core.errors import InputError, NotReadyError
+from cluster.core.pipeline import build
+from cluster.core.storage.artifact import Artifact
 from cluster.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
 from cluster.specs import BenchmarkSpec
 from tests.conftest import SHARED_DATA

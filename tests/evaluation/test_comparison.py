@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
 from cluster.comparison import compare, differences, read
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.results import Outcome, Result, Results, aggregate, encode_outcomes, encode_results, wilson, with_interval
 from cluster.specs import BenchmarkSpec
-from cluster.store import Store
 from tests.cli.command import ctl
 from tests.made import make
 

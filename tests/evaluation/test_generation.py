@@ -7,10 +7,10 @@ import json
 import msgspec
 import pytest
 
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.store import Store
 from cluster.results import Outcome, Results
 from cluster.specs import GenerationSpec, ScalingSpec
-from cluster.store import Store
 from tests.evaluation.tiny_model import tiny_conversations, tiny_model
 
 pytest.importorskip("rouge_score")

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from cluster.build import build
-from cluster.errors import InputError, SpecError
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import convert
+from cluster.core.storage.store import Store
 from cluster.results import Results
-from cluster.spec import convert
 from cluster.specs import HumanEvalSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.evaluation.humaneval import continuation, judge, pass_at_k, program, read_problems, score, until_stop
 from pipelines.evaluation.sandbox import Limits
 from pipelines.tokens import sentencepiece_model

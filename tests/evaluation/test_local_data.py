@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.evaluation.local_data import load
 from tests.conftest import SHARED_DATA
 

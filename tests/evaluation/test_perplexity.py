@@ -15,12 +15,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.artifact import Artifact
 from cluster.comparison import read
-from cluster.errors import InputError
-from cluster.pipeline import build
+from cluster.core.errors import InputError
+from cluster.core.pipeline import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from tests.made import make
 
 TEXTS = ["aé" * 20, "b", "cde" * 9]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from pipelines.evaluation.sandbox import Limits, Verdict, require, run
 
 SHORT = Limits(cpu_seconds=1)

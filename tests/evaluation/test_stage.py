@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.comparison import read
-from cluster.errors import InputError
-from cluster.pipeline import build
+from cluster.core.errors import InputError
+from cluster.core.pipeline import build
+from cluster.core.storage.store import Store, problems
 from cluster.specs import EvaluationSpec
-from cluster.store import Store, problems
 from pipelines.evaluation.seen import TokenBytes, seen_text
 from pipelines.evaluation.stage import heldout_documents, heldout_texts, xz_bits_per_byte
 from pipelines.tokens.order import Order

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.artifact import Artifact
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, PretrainedSpec
-from cluster.store import Store
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 

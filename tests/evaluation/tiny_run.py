@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from cluster import spec as specs
-from cluster.artifact import Artifact, Code, Parent, Record
-from cluster.location import Location
-from cluster.pipeline import build
+from cluster.core.pipeline import build
+from cluster.core.specs import spec as specs
+from cluster.core.storage.artifact import Artifact, Code, Parent, Record
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from cluster.specs.dedup import MinHash
 from cluster.specs.sources import TextSource
-from cluster.store import Store
 
 STEPS = 6
 LENGTH = 64

@@ -19,11 +19,11 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from cluster import spec as specs
-from cluster.artifact import Artifact, Code, Parent, Record
-from cluster.spec import Spec
+from cluster.core.specs import spec as specs
+from cluster.core.specs.spec import Spec
+from cluster.core.storage.artifact import Artifact, Code, Parent, Record
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from pipelines.corpus.documents import DOCUMENT_SCHEMA, Document
 from pipelines.training.glm import BlankGlmConfig
 from pipelines.tuning.templates import CHATML, prepare

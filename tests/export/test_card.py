@@ -9,9 +9,10 @@ import pytest
 import transformers
 import yaml
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError
+from cluster.core.build import build
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import (
     ConversationsSpec,
     CorpusSpec,
@@ -28,7 +29,6 @@ from cluster.specs import (
     VocabularySpec,
 )
 from cluster.specs.sources import JsonLinesSource
-from cluster.store import Store
 from pipelines.compression.weights import quantize
 from pipelines.export.card import without_places
 from pipelines.export.claim import claim

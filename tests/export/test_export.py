@@ -9,9 +9,9 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.pipeline import build
+from cluster.core.pipeline import build
+from cluster.core.storage.store import Store
 from cluster.specs import EvaluationSpec, ExportSpec
-from cluster.store import Store
 from pipelines.export.card import license_counts
 from tests.evaluation.tiny_run import make_data, make_model, write_sources
 

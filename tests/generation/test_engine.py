@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import JobError, NotReadyError
+from cluster.core.build import build
+from cluster.core.errors import JobError, NotReadyError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.alignment.grpo import token_logprobs
 from pipelines.alignment.sync import GREEDY_TOKENS, greedy
 from pipelines.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum

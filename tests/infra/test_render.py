@@ -16,12 +16,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError, SpecError
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import convert, fields
 from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
 from cluster.kubernetes.tree import difference, manifests, tree, with_gpus, write
-from cluster.spec import convert, fields
 from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec
 from tests.cli.command import ctl
 from tests.conftest import ROOT

@@ -11,10 +11,10 @@ from ray.serve import Application
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from cluster.errors import InputError, SpecError
+from cluster.core.errors import InputError, SpecError
+from cluster.core.storage.store import Store
 from cluster.kubernetes.objects import serve_config
 from cluster.specs import EndpointSpec, PretrainSpec
-from cluster.store import Store
 from tests.evaluation.tiny_run import commit_model
 from tests.infra.orders import find, order, rendered
 from tests.serving.conftest import write_model

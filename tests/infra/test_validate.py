@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.kubernetes.documents import load, read
 from cluster.kubernetes.schema import Schema, check, read_crds
 from cluster.kubernetes.validate import validate

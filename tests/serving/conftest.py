@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec
-from cluster.store import Store
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
 

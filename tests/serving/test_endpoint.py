@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec
-from cluster.store import Store
 from serving.remote import Remote
 from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL

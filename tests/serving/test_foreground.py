@@ -11,9 +11,9 @@ from pathlib import Path
 import requests
 from safetensors.torch import load_file, save_file
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec
-from cluster.store import Store
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
 

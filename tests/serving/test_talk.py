@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
-from cluster.model_files import context_tokens
+from cluster.core.errors import InputError
+from cluster.core.model_files import context_tokens
+from cluster.core.storage.artifact import Artifact
 from serving.in_process import InProcess
 from serving.remote import Remote
 from serving.talk import Sampling, fitted, transcript, until_user

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, CorpusSpec, SftSpec
-from cluster.store import Store
 from pipelines.tuning.encoding import prompt_tokens
 from serving.in_process import InProcess
 from tests.export import lines

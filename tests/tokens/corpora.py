@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.artifact import Artifact
-from cluster.build import build as build_artifact
-from cluster.context import Context
-from cluster.spec import Spec
-from cluster.store import Store
+from cluster.core.build import build as build_artifact
+from cluster.core.context import Context
+from cluster.core.specs.spec import Spec
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from pipelines.corpus.documents import DOCUMENT_SCHEMA, Document
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs import TokensSpec
 from pipelines.tokens.encoder import ALWAYS_VERIFIED, Encoder, Mismatch, accelerate, disputed, sample
 from pipelines.tokens.stage import encode_part

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.artifact import Artifact, Code, Parent, Record
-from cluster.build import build
-from cluster.draft import Draft
-from cluster.errors import JobError, SpecError
-from cluster.graph import record as record_graph
-from cluster.location import Location
+from cluster.core.build import build
+from cluster.core.errors import JobError, SpecError
+from cluster.core.graph import record as record_graph
+from cluster.core.storage.artifact import Artifact, Code, Parent, Record
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, MixtureSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from pipelines.tokens.encoder import Encoder
 from pipelines.tokens.ingest import GrowingStore
 from pipelines.tokens.reader import HEADER_FILE, TokenStore

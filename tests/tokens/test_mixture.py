@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import spec as specs
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.gc import collect
-from cluster.graph import Graph, read_changes
-from cluster.lineage import lineage
-from cluster.pipeline import Pipeline
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import Graph, read_changes
+from cluster.core.lineage import lineage
+from cluster.core.pipeline import Pipeline
+from cluster.core.specs import spec as specs
+from cluster.core.storage.gc import collect
+from cluster.core.storage.store import Store
 from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec
-from cluster.store import Store
 from pipelines.tokens.mixture import MAX_DEVIATION, MAX_PARTS, Curriculum, MixedOrder, Mixture, whole_weights
 from pipelines.tokens.order import Order
 from pipelines.tokens.stream import open_stores, open_stream

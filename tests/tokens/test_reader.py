@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs import TokensSpec
 from pipelines.tokens.encoder import Encoder
 from pipelines.tokens.reader import PADDING, TokenStore

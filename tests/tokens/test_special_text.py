@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from cluster.specs import TokenizerSpec
 from pipelines.tokens import sentencepiece_model
 from pipelines.tokens import tokenizer as kinds

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.location import Location
-from cluster.spec import convert
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import TokenizerSpec
-from cluster.store import Store
 from pipelines.tokens import published, sentencepiece_model
 from pipelines.tokens.encoder import Encoder, battery
 from pipelines.tokens.sampling import sample, texts
@@ -181,9 +181,9 @@ def test_what_each_kind_is_known_for(trained: dict[str, Artifact]) -> None:
 
 DRIVER = """
 import hashlib, sys
-from cluster.build import build
+from cluster.core.build import build
 from cluster.specs import TokenizerSpec
-from cluster.store import Store
+from cluster.core.storage.store import Store
 from tests.tokens.corpora import corpus
 from tests.tokens.test_tokenizer import DOCUMENTS, KINDS
 

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.context import Context
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.build import build
+from cluster.core.context import Context
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from pipelines.tokens.encoder import load
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stage import build as tokens_stage
@@ -174,9 +174,9 @@ def test_what_cannot_be(line: dict[str, Artifact], tmp_path: Path) -> None:
 
 DRIVER = """
 import sys
-from cluster.build import build
+from cluster.core.build import build
 from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
+from cluster.core.storage.store import Store
 from tests.corpus.files import spec
 
 folder, root = sys.argv[1:]

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.pipeline import load_script, run
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.pipeline import load_script, run
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
-from cluster.store import Store
 from cluster.view import make_view
 from pipelines.tokens import fertility, pieces, published, sentencepiece_model, vocabulary
 from pipelines.tokens.embeddings import extend_embeddings

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifact import Artifact
-from cluster.store import Store
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from tests.training.tiny import make_tokens
 
 

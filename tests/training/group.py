@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 from pipelines.training.interruption import Request, Undisturbed
 from tests.training.tiny import LENGTH, pretrain
 

@@ -24,9 +24,9 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessException
 from transformers.models.llama import modeling_llama  # noqa: F401
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 from pipelines.training import worker
 from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps
 from pipelines.training.interruption import Request, Undisturbed

@@ -10,9 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import msgspec
 
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 from tests.training.tiny import make_tokens, pretrain
 
 # Often enough that a run of seconds has checkpoints to be killed after.

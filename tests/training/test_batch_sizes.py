@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import SpecError
-from cluster.spec import override
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import override
 from cluster.specs import PretrainSpec, RlhfSpec, ScalingSpec
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import plan_batches, pretrain_steps

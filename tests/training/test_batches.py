@@ -7,11 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import SpecError
+from cluster.core.build import build
+from cluster.core.errors import SpecError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.tokens.order import Order
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stores, open_stream

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from cluster.location import Location
-from cluster.metrics import METRICS_FILE, STEP, TIMED, read
-from cluster.store import Store
+from cluster.core.metrics import METRICS_FILE, STEP, TIMED, read
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from tests.training.test_stage import SCRIPT
 from tests.training.two_nodes import TwoNodes
 

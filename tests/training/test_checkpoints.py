@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from pipelines.training.checkpoints import Checkpoints, Part
 from pipelines.training.snapshots import PartFile, Snapshot, State
 

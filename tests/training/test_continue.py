@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.graph import record
-from cluster.metrics import read
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import record
+from cluster.core.metrics import read
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, TokensSpec
-from cluster.store import Store
 from tests.evaluation.tiny_run import commit_model
 from tests.tokens.corpora import GivenSpec
 from tests.training.run_once import SCALING

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import SpecError
-from cluster.spec import override
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import override
 from cluster.specs import PretrainSpec, ScalingSpec
 from pipelines.training.batches import plan_batches
 from pipelines.training.deepspeed_config import check_overrides, deepspeed_config

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import JobError
+from cluster.core.errors import JobError
 from cluster.specs import PretrainSpec
 from pipelines.training.divergence import Divergence
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.training.filling import Filler
 from pipelines.training.infilling import infill
 from pipelines.training.models import build_model, configuration, load_model

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import InputError
-from cluster.graph import record
-from cluster.metrics import read
-from cluster.pipeline import run
+from cluster.core.errors import InputError
+from cluster.core.graph import record
+from cluster.core.metrics import read
+from cluster.core.pipeline import run
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from cluster.view import View
 from tests.corpus.files import source
 from tests.tokens.corpora import GivenSpec

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
-from cluster.location import Location
-from cluster.metrics import LOSS, read
-from cluster.store import Store
+from cluster.core.metrics import LOSS, read
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from pipelines.training.models import load_model
 from tests.training.tiny import LENGTH, SMALL, make_tokens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer, models
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.training.markers import markers_of
 
 WORDS = ["<|endoftext|>", "one", "two.", "three", "four!", "这。", "\n", "(five.)", "six,"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.lines import Follower
-from cluster.location import Location
-from cluster.metrics import METRICS_FILE, MetricsLog, read
+from cluster.core.metrics import METRICS_FILE, MetricsLog, read
+from cluster.core.storage.lines import Follower
+from cluster.core.storage.location import Location
 from pipelines.training.throughput import flops_per_token, hardware_flops_per_token, peak_flops, peak_of
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import SpecError
-from cluster.metrics import read
+from cluster.core.build import build
+from cluster.core.errors import SpecError
+from cluster.core.metrics import read
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import MixtureSpec
-from cluster.store import Store
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from pipelines.training.models import build_model, configuration, count_parameters
 from pipelines.training.objectives import CausalLM
 from pipelines.training.sizes import SIZES

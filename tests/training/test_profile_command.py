@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from cluster import profiles
-from cluster.artifact import Artifact
-from cluster.build import build
 from cluster.cli.jobs import profile
-from cluster.errors import InputError, JobError
-from cluster.store import Store
+from cluster.core.build import build
+from cluster.core.errors import InputError, JobError
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from tests.training.run_once import SCALING
 from tests.training.tiny import make_tokens, pretrain
 

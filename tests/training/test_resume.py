@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster.location import Location
-from cluster.metrics import LOSS, STEP, TIMED, read
+from cluster.core.metrics import LOSS, STEP, TIMED, read
+from cluster.core.storage.location import Location
 from tests.training.tiny import LENGTH, SMALL, run_rounds
 
 STEPS = 24

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.spec import convert
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import TokenBatches, plan_batches
 from pipelines.training.infilling import infill

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.errors import SpecError, UsageError
-from cluster.graph import Step
+from cluster.core.errors import SpecError, UsageError
+from cluster.core.graph import Step
+from cluster.core.pipeline import pipeline, run
+from cluster.core.storage.store import Store
 from cluster.hardware import Hardware, named
-from cluster.pipeline import pipeline, run
 from cluster.plan import make_plan
 from cluster.sizing import Layout, Memory, Prediction, find_hardware, predict
 from cluster.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from cluster.view import View
 from pipelines.training.advice import recommend
 from pipelines.training.footprint import FP32, Footprint, Peak, trace

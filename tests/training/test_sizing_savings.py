@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cluster.artifact import Artifact
-from cluster.errors import SpecError, UsageError
-from cluster.graph import Step
+from cluster.core.errors import SpecError, UsageError
+from cluster.core.graph import Step
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.hardware import Hardware, named
 from cluster.sizing import Layout, Memory, Placed, Prediction, predict
 from cluster.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
-from cluster.store import Store
 from pipelines.training.footprint import Footprint, Peak, trace
 from pipelines.training.memory import place
 from pipelines.training.models import build_model, configuration

@@ -18,13 +18,13 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import JobError, SpecError
-from cluster.location import Location
-from cluster.metrics import METRICS_FILE, TIMED, read
+from cluster.core.build import build
+from cluster.core.errors import JobError, SpecError
+from cluster.core.metrics import METRICS_FILE, TIMED, read
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec
-from cluster.store import Store
 from pipelines.training.checkpoints import Part
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain

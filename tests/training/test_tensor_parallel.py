@@ -14,16 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cluster.build import build
-from cluster.errors import SpecError
-from cluster.graph import Step
+from cluster.core.build import build
+from cluster.core.errors import SpecError
+from cluster.core.graph import Step
+from cluster.core.metrics import LOSS, TOKENS, read
+from cluster.core.specs.spec import convert
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.hardware import named
-from cluster.location import Location
-from cluster.metrics import LOSS, TOKENS, read
 from cluster.sizing import predict
-from cluster.spec import convert
 from cluster.specs import RewardSpec, ScalingSpec, SftSpec
-from cluster.store import Store
 from pipelines.training.batches import plan_batches
 from pipelines.training.cuts import Block
 from pipelines.training.footprint import trace

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.artifact import Artifact
-from cluster.context import Context
-from cluster.errors import InputError, SpecError
-from cluster.graph import record
-from cluster.location import Location
+from cluster.core.context import Context
+from cluster.core.errors import InputError, SpecError
+from cluster.core.graph import record
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, ScalingSpec
-from cluster.store import Store
 from pipelines.training.stage import validate
 from tests.training.tiny import LENGTH, make_tokens, pretrain
 

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from cluster.location import Location
-from cluster.metrics import STATISTICS_FILE, read
+from cluster.core.metrics import STATISTICS_FILE, read
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.profiles import REQUEST_FILE, Profile, Request
-from cluster.store import Store
 from pipelines.tokens.reader import TokenStore
 from pipelines.training.batches import stack
 from pipelines.training.objectives import CausalLM

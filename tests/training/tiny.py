@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cluster.artifact import Artifact
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.store import Store
 from tests.core.toys import WordsSpec
 from tests.made import make
 

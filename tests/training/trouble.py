@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 from pipelines.training.batches import Share, TokenBatches
 from pipelines.training.worker import Parts, Work, pretrain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from cluster.specs import PretrainedSpec
 from pipelines.tuning.pretrained import find
 

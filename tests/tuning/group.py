@@ -12,9 +12,9 @@ from pathlib import Path
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from cluster.store import Store
 from tests.tuning.tiny_sft import make_inputs, sft
 
 STEPS = 8

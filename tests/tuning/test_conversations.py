@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError
-from cluster.pipeline import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.pipeline import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, CorpusSpec
 from cluster.specs.dedup import MinHash
 from cluster.specs.sources import TextSource
-from cluster.store import Store
 from pipelines.tuning.conversations import read_conversations, read_lines
 from pipelines.tuning.formats import FORMATS, checked
 from pipelines.tuning.records import BadRecord

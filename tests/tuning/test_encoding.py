@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cluster.errors import InputError, SpecError
+from cluster.core.errors import InputError, SpecError
 from pipelines.tuning.encoding import Message, encode, prompt_tokens
 from pipelines.tuning.templates import TEMPLATES, TURN_END, TURN_START, prepare
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from cluster.location import Location
-from cluster.metrics import LOSS, read
-from cluster.store import Store
+from cluster.core.metrics import LOSS, read
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from tests.conftest import ROOT
 from tests.tuning.group import STEPS
 from tests.tuning.tiny_sft import make_inputs, write_sources

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from cluster.errors import InputError
-from cluster.pipeline import build
+from cluster.core.errors import InputError
+from cluster.core.pipeline import build
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec
-from cluster.store import Store
 from pipelines.tuning import llama2c
 from tests.conftest import SHARED_DATA
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError, NotReadyError
-from cluster.pipeline import build
+from cluster.core.errors import InputError, NotReadyError
+from cluster.core.pipeline import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec
-from cluster.store import Store
 from pipelines.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT
 from tests.export import lines
@@ -117,7 +117,7 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     code = (
         "from cluster.specs import PretrainedSpec\n"
         "from pipelines.tuning.pretrained import find\n"
-        "from cluster.errors import NotReadyError\n"
+        "from cluster.core.errors import NotReadyError\n"
         "try: find(PretrainedSpec(source='hub:some/model'))\n"
         "except NotReadyError as error: print(error)\n"
     )

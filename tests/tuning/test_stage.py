@@ -22,13 +22,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from cluster import metrics
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.errors import InputError, SpecError
-from cluster.spec import convert
+from cluster.core import metrics
+from cluster.core.build import build
+from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, QuantizeSpec, SftSpec
-from cluster.store import Store
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.templates import prepare

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.build import build
+from cluster.core.build import build
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
-from cluster.store import Store
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 # Often enough that a run of seconds has checkpoints to be killed after.

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from fsspec.utils import glob_translate
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 from cluster.specs.sources import HuggingFaceSource, JsonLinesSource, ParquetSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.files import find

@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs.sources import InstalledPythonSource
 from pipelines.corpus.documents import UNKNOWN, SourceFile
 from pipelines.corpus.files import local_file, walk

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import IO, Any
 
-from cluster.location import PACKED
+from cluster.core.storage.location import PACKED
 from cluster.specs.sources import JatsSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import decode

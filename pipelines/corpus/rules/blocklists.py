@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from cluster.specs.cleaners import BadWords, UrlBlockList
 from pipelines.corpus.documents import Document
 from pipelines.corpus.rules import inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
 from cluster.specs.filters import Length, NotEmpty, Signal
 from pipelines.corpus.documents import Document
 from pipelines.corpus.rules.words import words

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import fsspec
 import zstandard
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 
 
 def _undo_zstd(data: bytes) -> bytes:

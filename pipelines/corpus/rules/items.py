@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 from pipelines.corpus.rules import inputs
 
 _ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".zip")

@@ -14,7 +14,7 @@ import importlib.util
 import re
 from typing import Any
 
-from cluster.errors import NotReadyError
+from cluster.core.errors import NotReadyError
 from cluster.specs.cleaners import Language
 from pipelines.corpus.documents import Document
 from pipelines.corpus.rules import scripts

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from cluster import usercode
-from cluster.errors import InputError, TrunklineError
+from cluster.core.errors import InputError, TrunklineError
+from cluster.core.identity import usercode
 from cluster.specs.rules import Python
 from pipelines.corpus.documents import Document
 

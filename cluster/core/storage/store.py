@@ -19,13 +19,13 @@ from pathlib import Path
 
 import msgspec
 
-from cluster import trash
-from cluster.artifact import RECORD_FILE, Artifact, FileEntry, Record
-from cluster.digests import cache_root
-from cluster.errors import InputError, nearest
-from cluster.lease import Lease
-from cluster.location import PARTIAL, Location
-from cluster.uses import using
+from cluster.core.errors import InputError, nearest
+from cluster.core.identity.digests import cache_root
+from cluster.core.storage import trash
+from cluster.core.storage.artifact import RECORD_FILE, Artifact, FileEntry, Record
+from cluster.core.storage.lease import Lease
+from cluster.core.storage.location import PARTIAL, Location
+from cluster.core.storage.uses import using
 
 SHORT = 12
 NAMES = ".names"  # kind/name: the fingerprint of what was built under another name, and when it was given this one

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from cluster import digests, usercode
-from cluster.artifact import Code
-from cluster.usercode import PROJECT_ROOT
+from cluster.core.identity import digests, usercode
+from cluster.core.identity.usercode import PROJECT_ROOT
+from cluster.core.storage.artifact import Code
 
 CODE_VARIABLE = "TRUNKLINE_CODE"  # a submitted job has no .git: the submitting side passes what it saw
 USER_CODE_VARIABLE = "TRUNKLINE_USER_CODE"

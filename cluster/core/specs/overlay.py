@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from cluster.errors import SpecError, nearest
+from cluster.core.errors import SpecError, nearest
 
 
 class At(dict[Any, Any]):

@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from cluster.errors import InputError
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.location import Location
 
 SEGMENT_BYTES = 1 << 16  # from here on a segment is left alone, and the next one begun
 

@@ -21,15 +21,18 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import identity, provenance, runtime, sizing, usercode
-from cluster.ahead import Ahead
-from cluster.artifact import Artifact
-from cluster.build import build
-from cluster.draft import Draft
-from cluster.errors import InputError, NotReadyError, SpecError, TrunklineError
-from cluster.graph import Graph, Step, Steps, in_script, read_changes, record
-from cluster.provenance import PROJECT_ROOT
-from cluster.store import Store
+from cluster import runtime, sizing
+from cluster.core import provenance
+from cluster.core.ahead import Ahead
+from cluster.core.build import build
+from cluster.core.errors import InputError, NotReadyError, SpecError, TrunklineError
+from cluster.core.graph import Graph, Step, Steps, in_script, read_changes, record
+from cluster.core.identity import named as identity
+from cluster.core.identity import usercode
+from cluster.core.provenance import PROJECT_ROOT
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.store import Store
 from cluster.view import View, make_view
 
 __all__ = ["Pipeline", "build", "load_script", "main", "pipeline", "run"]

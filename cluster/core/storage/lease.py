@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from cluster.errors import InputError, JobError
-from cluster.holder import TTL_SECONDS, Heartbeat, Holder, alive, let_go, new_owner, this_process
-from cluster.location import Location
+from cluster.core.errors import InputError, JobError
+from cluster.core.storage.holder import TTL_SECONDS, Heartbeat, Holder, alive, let_go, new_owner, this_process
+from cluster.core.storage.location import Location
 
 
 class Lease:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.artifact import Artifact, Code
+from cluster.core.storage.artifact import Artifact, Code
 
 
 def _all_roles(artifact: Artifact) -> Iterable[str]:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import msgspec
 
-from cluster import trash
-from cluster.artifact import RECORD_FILE, Artifact
-from cluster.store import SHORT, Begun, Store
-from cluster.uses import FOLDER, uses
+from cluster.core.storage import trash
+from cluster.core.storage.artifact import RECORD_FILE, Artifact
+from cluster.core.storage.store import SHORT, Begun, Store
+from cluster.core.storage.uses import FOLDER, uses
 
 
 class Garbage(msgspec.Struct, frozen=True):

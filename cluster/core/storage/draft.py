@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 
-from cluster import identity
-from cluster import spec as specs
-from cluster.artifact import Artifact, Code, Parent, Record
-from cluster.errors import JobError
-from cluster.spec import Spec
-from cluster.store import Store
+from cluster.core.errors import JobError
+from cluster.core.identity import named as identity
+from cluster.core.specs import spec as specs
+from cluster.core.specs.spec import Spec
+from cluster.core.storage.artifact import Artifact, Code, Parent, Record
+from cluster.core.storage.store import Store
 
 POLL_SECONDS = 0.5
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster.store import Store
+    from cluster.core.storage.store import Store
 
 RECORD_FILE = "artifact.json"
 
@@ -132,7 +132,7 @@ class Artifact:
 
     @property
     def store(self) -> Store:
-        from cluster.store import Store
+        from cluster.core.storage.store import Store
 
         return Store(self.store_url)
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from cluster import overlay
-from cluster.errors import SpecError
+from cluster.core.errors import SpecError
+from cluster.core.specs import overlay
 
 S = TypeVar("S", bound="Spec")
 
@@ -70,7 +70,7 @@ def canonical(value: Any) -> str:
 def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None = None) -> str:
     """SHA-256 (hex) of kind, revision, literals and the fingerprints of the inputs (`inputs`: name to fingerprint).
 
-    `named`: the digests of the files and functions that the spec names, by field (cluster/identity.py).
+    `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/named.py).
     """
     identity = {"kind": spec.kind, "revision": spec.revision, "spec": fields(spec), "inputs": inputs}
     if named:
@@ -100,7 +100,7 @@ def _remedy(message: str, cls: type[Spec]) -> str:
 
 
 def override(spec: S, changes: dict[str, Any], where: str) -> S:
-    """A copy of `spec` with `changes` (nested plain data) laid over it, validated. See cluster/overlay.py for what is
+    """A copy of `spec` with `changes` (nested plain data) laid over it, validated. See cluster/core/specs/overlay.py for what is
     merged and what is replaced."""
     overlay.check(type(spec), msgspec.to_builtins(spec), where)  # JSON would write an infinite number as null
     return convert(overlay.lay(type(spec), fields(spec), changes), type(spec), where)

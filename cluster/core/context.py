@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cluster.artifact import Artifact
-from cluster.location import Location
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
 from cluster.specs import ScalingSpec, Spec
 
 S = TypeVar("S", bound=Spec)

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from cluster.errors import InputError
+from cluster.core.errors import InputError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

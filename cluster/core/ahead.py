@@ -6,8 +6,8 @@ import concurrent.futures
 import threading
 from collections.abc import Callable
 
-from cluster.artifact import Artifact
-from cluster.draft import Draft
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.draft import Draft
 
 LOOK_SECONDS = 0.1
 

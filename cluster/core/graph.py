@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
-from cluster import identity, literals, overlay
-from cluster import spec as specs
-from cluster.artifact import Artifact
-from cluster.errors import InputError, SpecError, TrunklineError, nearest
-from cluster.spec import ANY
+from cluster.core.errors import InputError, SpecError, TrunklineError, nearest
+from cluster.core.identity import named as identity
+from cluster.core.specs import literals, overlay
+from cluster.core.specs import spec as specs
+from cluster.core.specs.spec import ANY
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec, Spec
-from cluster.store import Store
 
 SCALING = "scaling"
 SECTIONS: dict[str, Spec] = {"endpoint": EndpointSpec(model="-"), "infra": InfraSpec()}  # in the same file, of others

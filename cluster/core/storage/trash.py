@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 
-from cluster.artifact import RECORD_FILE
-from cluster.holder import new_owner
-from cluster.location import Location
+from cluster.core.storage.artifact import RECORD_FILE
+from cluster.core.storage.holder import new_owner
+from cluster.core.storage.location import Location
 
 FOLDER = ".trash"  # in the store's root
 FULL = (errno.ENOSPC, errno.EDQUOT)

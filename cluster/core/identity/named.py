@@ -1,6 +1,6 @@
 """What a spec names is part of its identity: the content of files, the source of functions of the user's own.
 
-A spec says which of its fields name something by their types (cluster/naming.py). Of files the content counts, under
+A spec says which of its fields name something by their types (cluster/core/specs/naming.py). Of files the content counts, under
 their names below the path; of more than CONTENT_BYTES at one path, and of object stores, what the file system says of
 them instead (sizes, times, ETags). Of a function its module's source and all that this imports from the same folder.
 What this machine does not see counts by its name alone.
@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from cluster import digests, naming, places, usercode
-from cluster.location import PACKED, Location, stamp_of
-from cluster.spec import Spec
+from cluster.core.identity import digests, places, usercode
+from cluster.core.specs import naming
+from cluster.core.specs.spec import Spec
+from cluster.core.storage.location import PACKED, Location, stamp_of
 
 S = TypeVar("S", bound=Spec)
 Visit = Callable[[str, str, dict[str, Any], Any], str]  # where, text, mark, struct -> text

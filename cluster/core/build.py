@@ -11,17 +11,18 @@ from typing import Any
 
 import msgspec
 
-from cluster import identity, provenance
-from cluster import spec as specs
-from cluster.artifact import Artifact
-from cluster.context import Context, Report, silent, unheard
-from cluster.draft import Draft
-from cluster.errors import SpecError
-from cluster.holder import Holder
-from cluster.lease import Lease
+from cluster.core import provenance
+from cluster.core.context import Context, Report, silent, unheard
+from cluster.core.errors import SpecError
+from cluster.core.identity import named as identity
+from cluster.core.specs import spec as specs
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.draft import Draft
+from cluster.core.storage.holder import Holder
+from cluster.core.storage.lease import Lease
+from cluster.core.storage.stopping import stoppable
+from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec, Spec
-from cluster.stopping import stoppable
-from cluster.store import Store
 
 POLL_SECONDS = 1.0
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InputError, NotReadyError
+from cluster.core.errors import InputError, NotReadyError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 OURS = ("cluster", "pipelines", "serving")

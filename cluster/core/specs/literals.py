@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cluster.errors import InputError, SpecError
+from cluster.core.errors import InputError, SpecError
 
 EXACT = 1 << 53  # up to here a float holds every whole number
 

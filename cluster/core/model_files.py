@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cluster.artifact import Artifact
-from cluster.errors import InputError
+from cluster.core.errors import InputError
+from cluster.core.storage.artifact import Artifact
 
 CONFIG_FILE = "config.json"
 # What families of models call their longest sequence.

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.spec import Spec
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import Spec
 
 
 class ScalingSpec(Spec, frozen=True):

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import msgspec
 
-from cluster.errors import InputError
-from cluster.holder import TTL_SECONDS, Heartbeat, Holder, alive, let_go, new_owner, this_process
-from cluster.location import Location
+from cluster.core.errors import InputError
+from cluster.core.storage.holder import TTL_SECONDS, Heartbeat, Holder, alive, let_go, new_owner, this_process
+from cluster.core.storage.location import Location
 
 FOLDER = ".uses"  # in the store's root
 

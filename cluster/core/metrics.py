@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import lines
-from cluster.lines import LineFile
-from cluster.location import Location
-from cluster.trackers import Tracker
+from cluster.core.storage import lines
+from cluster.core.storage.lines import LineFile
+from cluster.core.storage.location import Location
+from cluster.core.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 STATISTICS_FILE = "statistics.jsonl"  # pipelines/training/statistics.py says what is in a line

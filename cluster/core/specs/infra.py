@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from cluster.errors import SpecError
-from cluster.spec import Spec
+from cluster.core.errors import SpecError
+from cluster.core.specs.spec import Spec
 
 # A DNS-1035 label. KubeRay appends to the names of its objects, and we append to this one: hence the short bound.
 Prefix = Annotated[str, Meta(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from cluster.location import Location
+from cluster.core.storage.location import Location
 
 TAG = "trunkline.fingerprint"
 FOLDER = "wandb"  # below the output, unless WANDB_DIR says otherwise
