@@ -28,6 +28,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.training import SEQUENCE_LENGTH, make_tokens, spec_of
+from cluster.control.runtime import connect
 from cluster.core.build import build
 from cluster.core.metrics import (
     CHECKPOINT_STALL_SECONDS,
@@ -39,7 +40,6 @@ from cluster.core.metrics import (
 )
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.runtime import connect
 from cluster.specs import ScalingSpec
 from pipelines.training.checkpoints import Part
 

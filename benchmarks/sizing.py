@@ -32,7 +32,8 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 
 import torch
 
-from cluster import hardware, sizing
+from cluster.control.planning import hardware
+from cluster.control.planning import prediction as sizing
 from cluster.core.build import build
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact

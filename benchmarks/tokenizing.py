@@ -130,10 +130,10 @@ def busy(item: dict[str, Any]) -> dict[str, Any]:
 
 def stage(corpus: str, tokenizer: str, out: str) -> None:
     """Ours, in a process of its own."""
+    from cluster.control.runtime import connect, disconnect
     from cluster.core.context import Context
     from cluster.core.storage.artifact import Artifact, Code, Record
     from cluster.core.storage.location import Location
-    from cluster.runtime import connect, disconnect
     from cluster.specs import ScalingSpec, TokensSpec
     from pipelines.ordered import ordered_map
     from pipelines.tokens.stage import build

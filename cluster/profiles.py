@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.control.jobs import id_of
 from cluster.core.errors import InputError, JobError, nearest
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.jobs import id_of
 
 STATE = ".train"  # below a stage's output while it trains
 RUN_FILE = f"{STATE}/run.json"

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from cluster.failures import Failure, explained
-from cluster.runtime import debugging
+from cluster.control.failures import Failure, explained
+from cluster.control.runtime import debugging
 
 MAX_CHUNK = 8
 MAX_DEATHS = 3  # of the workers of one task, before that is an error

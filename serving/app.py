@@ -22,7 +22,7 @@ import requests
 from ray import serve
 from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
 
-from cluster import local, runtime
+from cluster.control import local, runtime
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.specs.spec import convert

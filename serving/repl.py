@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from cluster.control.screen.terminal import console as make_console
 from cluster.core.errors import TrunklineError
 from cluster.core.signals import Terminated
-from cluster.terminal import console as make_console
 from serving.talk import Messages, Sampling, Talker, fitted
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ def store(tmp_path: Path):  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="session")
 def ray_cluster(_own_home: None) -> Iterator[None]:
     """A private local Ray cluster with four logical CPUs, shared by every test that runs stages in this process."""
-    from cluster import runtime
+    from cluster.control import runtime
     from cluster.specs import ScalingSpec
 
     runtime.connect(ScalingSpec(num_workers=3, data_workers=3))

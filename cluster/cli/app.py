@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from cluster import __version__
-from cluster.cli import (  # fmt: skip
+from cluster.cli import (
     artifacts,
     corpus,
     demo,
@@ -53,7 +53,7 @@ class Commands(LazyGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as raised:  # typer would end with 130 and not a word
-            from cluster.console import interrupted
+            from cluster.control.screen.console import interrupted
 
             raise interrupted(raised) from raised
 
@@ -84,7 +84,7 @@ def root(
 
 def run() -> None:
     """Entry point of the `ctl` command."""
-    from cluster.console import guarded
+    from cluster.control.screen.console import guarded
 
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]

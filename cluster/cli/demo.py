@@ -27,11 +27,11 @@ def demo(
     import time
 
     from cluster.cli.pipelines import load
+    from cluster.control.local import port_taken
+    from cluster.control.screen.view import make_view
     from cluster.core.errors import NotReadyError
     from cluster.core.pipeline import run
     from cluster.core.provenance import PROJECT_ROOT
-    from cluster.local import port_taken
-    from cluster.view import make_view
 
     clock = time.monotonic()
     if serve and port_taken(port):
@@ -53,7 +53,7 @@ def demo(
 
 
 def _say(heading: str, text: str) -> None:
-    from cluster.terminal import console
+    from cluster.control.screen.terminal import console
 
     console(highlight=False).print(f"\n[bold]{heading}[/bold]")
     print(text, flush=True)
@@ -100,7 +100,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
     import os
     from importlib import import_module
 
-    from cluster import local, runtime
+    from cluster.control import local, runtime
     from cluster.specs import EndpointSpec
 
     spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)

@@ -5,8 +5,8 @@ from cluster.cli.output import AsJson, print_json, print_table
 
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine: packages, devices, disk, memory, ports, token. Exit 4 where something fails."""
+    from cluster.control.doctor import diagnose
     from cluster.core.errors import NotReadyError
-    from cluster.doctor import diagnose
 
     checks = diagnose()
     if as_json:

@@ -18,7 +18,7 @@ JobId = Annotated[str, typer.Argument(help="The job's id, as `ctl submit` printe
 @jobs.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the jobs that the cluster remembers, oldest first."""
-    from cluster.jobs import list_jobs
+    from cluster.control.jobs import list_jobs
 
     found = list_jobs()
     if as_json:
@@ -31,7 +31,7 @@ def list_(as_json: AsJson = False) -> None:
 @jobs.command()
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show one job: its state, its command, its exit code, and the reason of a failure."""
-    from cluster.jobs import get
+    from cluster.control.jobs import get
 
     job = get(job_id).as_dict()
     if as_json:
@@ -49,7 +49,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print a job's output. Ctrl-C ends the following, not the job."""
-    from cluster.jobs import logs as read_logs
+    from cluster.control.jobs import logs as read_logs
 
     if follow:
         follow_to_end(job_id)
@@ -61,7 +61,7 @@ def logs(
 @jobs.command()
 def stop(job_id: JobId) -> None:
     """Stop a job and wait until it has; it gets time to save its work."""
-    from cluster.jobs import stop as stop_job
+    from cluster.control.jobs import stop as stop_job
 
     print(f"{job_id}: {stop_job(job_id).status}")
 
@@ -72,7 +72,7 @@ def retry(job_id: JobId) -> None:
 
     Finished steps are not repeated.
     """
-    from cluster.jobs import retry as retry_job
+    from cluster.control.jobs import retry as retry_job
 
     print(retry_job(job_id))
 
@@ -103,7 +103,7 @@ def profile(
 
 def follow_to_end(job_id: str) -> None:
     """Print a job's output until it ends; raise its failure, which carries its own exit code."""
-    from cluster import jobs as api
+    from cluster.control import jobs as api
 
     def write(text: str) -> None:
         sys.stdout.write(text)

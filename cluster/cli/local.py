@@ -20,9 +20,9 @@ def up(
 
     It needs the head's token (~/.ray/auth_token) to join. `ctl down` ends what was started here.
     """
-    from cluster import local
+    from cluster.control import local
+    from cluster.control.runtime import answers
     from cluster.core.errors import NotReadyError
-    from cluster.runtime import answers
 
     if join:
         local.join(join, num_cpus=num_cpus, metrics=metrics)
@@ -43,7 +43,7 @@ def up(
 
 def down() -> None:
     """End the Ray processes that `ctl up` started on this machine, and no others."""
-    from cluster import local
+    from cluster.control import local
 
     nodes = local.nodes()
     count = sum(local.stop(node) for node in reversed(nodes))  # the head, which came first, goes last
@@ -52,7 +52,7 @@ def down() -> None:
 
 def status(as_json: AsJson = False) -> None:
     """Show the cluster's nodes, resources, jobs and endpoints."""
-    from cluster.status import status as read_status
+    from cluster.control.status import status as read_status
 
     found = read_status()
     if as_json:

@@ -21,7 +21,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], empty: s
         return
     from rich.table import Table
 
-    from cluster.terminal import console as make_console
+    from cluster.control.screen.terminal import console as make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:

@@ -7,10 +7,10 @@ from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreR
 from cluster.cli.output import AsJson, duration, print_json, print_table, size
 
 if TYPE_CHECKING:
+    from cluster.control.planning.plan import Planned
+    from cluster.control.planning.prediction import Layout, Memory, Prediction
     from cluster.core.graph import Graph
     from cluster.core.storage.store import Store
-    from cluster.plan import Planned
-    from cluster.sizing import Layout, Memory, Prediction
 
 
 def load(script: Script, config: Config, sets: Sets, name: str, store_root: str | None) -> "tuple[Graph, Store]":
@@ -37,8 +37,8 @@ def plan(
     For a step that would train: memory of each worker, tokens per second, duration, and the ZeRO stage and micro-batch
     that suit it, on this machine or on GPUs named by --hardware. One that cannot fit is refused.
     """
-    from cluster.plan import make_plan
-    from cluster.sizing import find_hardware
+    from cluster.control.planning.plan import make_plan
+    from cluster.control.planning.prediction import find_hardware
 
     graph, opened = load(script, config, set_, name, store)
     planned = make_plan(graph, opened, find_hardware(hardware, graph.scaling))
@@ -122,8 +122,8 @@ def run(
     store: StoreRoot = None,
 ) -> None:
     """Run a pipeline on this machine; finished steps are taken from the store, a killed one goes on."""
+    from cluster.control.screen.view import make_view
     from cluster.core.pipeline import run as run_graph
-    from cluster.view import make_view
 
     graph, opened = load(script, config, set_, name, store)
     run_graph(graph, opened, make_view())

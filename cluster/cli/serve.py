@@ -76,7 +76,7 @@ def up(
     except KeyboardInterrupt:
         print("stopped", flush=True)
     finally:
-        importlib.import_module("cluster.runtime").disconnect()
+        importlib.import_module("cluster.control.runtime").disconnect()
 
 
 def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
@@ -95,7 +95,7 @@ def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "Endpoint
 
 def _join_cluster() -> bool:
     """Whether there is a running cluster (RAY_ADDRESS, or what `ctl up` started); what follows then joins it."""
-    from cluster import local
+    from cluster.control import local
 
     if os.environ.get("RAY_ADDRESS"):
         return True
@@ -148,9 +148,9 @@ def down(
     all_: Annotated[bool, typer.Option("--all", help="Take all of them down, and Ray Serve with its port.")] = False,
 ) -> None:
     """Take an endpoint down; the requests it has begun are finished first. With the last one its port is free."""
+    from cluster.control.dashboard import dashboard_url, request
+    from cluster.control.runtime import connect
     from cluster.core.errors import InputError, UsageError, nearest
-    from cluster.dashboard import dashboard_url, request
-    from cluster.runtime import connect
     from cluster.specs import ScalingSpec
 
     if (name is None) != all_:
@@ -169,7 +169,7 @@ def down(
 
 
 def _running() -> list[Any]:
-    from cluster.dashboard import dashboard_url, request
+    from cluster.control.dashboard import dashboard_url, request
 
     details = request("GET", dashboard_url(), SERVE_PATH)
     found: list[Any] = importlib.import_module("serving.endpoints").from_details(details)

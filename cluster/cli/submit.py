@@ -21,8 +21,8 @@ def submit(
     Ctrl-C, SIGTERM or a dropped SSH session stops the job: what it finished is kept. With --detach it runs on without
     you. The cluster is the one of RAY_ADDRESS, else the one that `ctl up` started here.
     """
-    from cluster import jobs
     from cluster.cli.jobs import follow_to_end
+    from cluster.control import jobs
     from cluster.core.errors import InterruptedRun
     from cluster.core.graph import read_changes
     from cluster.core.signals import held

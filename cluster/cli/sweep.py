@@ -11,7 +11,7 @@ from cluster.cli.options import Config, Name, Script, Sets, StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from cluster.sweep import Trial
+    from cluster.control.sweeps.sweep import Trial
 
 
 class Mode(StrEnum):
@@ -67,11 +67,11 @@ def sweep(
     """
     from msgspec import to_builtins
 
+    from cluster.control.screen.view import View
+    from cluster.control.sweeps.space import parse_axis
+    from cluster.control.sweeps.sweep import Plan, run_sweep
     from cluster.core.graph import read_changes
     from cluster.core.storage.store import Store
-    from cluster.space import parse_axis
-    from cluster.sweep import Plan, run_sweep
-    from cluster.view import View
 
     plan = Plan(
         script,

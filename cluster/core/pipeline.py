@@ -21,7 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from cluster import runtime, sizing
+from cluster.control import runtime
+from cluster.control.planning import prediction as sizing
+from cluster.control.screen.view import View, make_view
 from cluster.core import provenance
 from cluster.core.ahead import Ahead
 from cluster.core.build import build
@@ -33,7 +35,6 @@ from cluster.core.provenance import PROJECT_ROOT
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
 from cluster.core.storage.store import Store
-from cluster.view import View, make_view
 
 __all__ = ["Pipeline", "build", "load_script", "main", "pipeline", "run"]
 
@@ -189,7 +190,7 @@ def main(chosen: Pipeline) -> None:
     """Run a pipeline from its own script: `python pipelines/x.py [--config FILE] [--set a.b=c] [--name N]`."""
     import argparse
 
-    from cluster.console import guarded
+    from cluster.control.screen.console import guarded
 
     parser = argparse.ArgumentParser(description=chosen.__doc__)
     parser.add_argument("--config", type=Path, help="YAML file: step to fields")

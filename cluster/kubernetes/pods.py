@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.runtime import ENVIRONMENT
+from cluster.control.runtime import ENVIRONMENT
 from cluster.specs import InfraSpec
 
 STORE_FOLDER = "/mnt/trunkline"

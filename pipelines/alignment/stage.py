@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.control.runtime import require_gpus
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from cluster.profiles import STATE
-from cluster.runtime import require_gpus
 from cluster.specs import RlhfSpec, ScalingSpec
 from cluster.specs.alignment import REWARD_MODEL
 from pipelines.alignment import curve, ledger

@@ -18,12 +18,12 @@ import ray
 from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
+from cluster.control.failures import explained
+from cluster.control.runtime import connect, require_gpus
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from cluster.failures import explained
-from cluster.runtime import connect, require_gpus
 from cluster.specs import QuantizeSpec, ScalingSpec
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
 from pipelines.tuning.conversations import read_conversations

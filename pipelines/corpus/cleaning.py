@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import licenses
+from cluster.control.failures import describe
 from cluster.core.errors import InputError, TrunklineError
 from cluster.core.storage.location import Location
-from cluster.failures import describe
 from cluster.specs import CorpusSpec
 from cluster.specs.sources import Source
 from pipelines.corpus.chunks import Chunk

@@ -11,10 +11,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.runtime import connect
 from cluster.specs import CorpusSpec
 from pipelines.corpus import report
 from pipelines.corpus.chunks import Chunk, plan_chunks

@@ -17,12 +17,12 @@ import numpy as np
 import ray
 from transformers import AutoTokenizer
 
+from cluster.control.failures import explained
+from cluster.control.runtime import connect, require_gpus
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from cluster.failures import explained
-from cluster.runtime import connect, require_gpus
 from cluster.specs import ComparisonSpec
 from pipelines.alignment.reward import RewardModel
 from pipelines.alignment.rewards import Sample, python_parses

@@ -11,12 +11,12 @@ from typing import Any
 
 import ray
 
+from cluster.control.failures import explained
+from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from cluster.failures import explained
-from cluster.runtime import connect
 from pipelines.corpus.documents import keyed_hash
 from pipelines.generation import fleet
 from pipelines.generation.engine import INITIAL, Completion, EngineOptions

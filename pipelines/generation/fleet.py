@@ -16,10 +16,10 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
 from torch import Tensor
 
+from cluster.control.failures import explained
+from cluster.control.runtime import require_gpus
 from cluster.core.errors import JobError
 from cluster.core.storage.artifact import Artifact
-from cluster.failures import explained
-from cluster.runtime import require_gpus
 from cluster.specs import ScalingSpec
 from pipelines.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
 from pipelines.generation.last_words import Place, cause_of, last_words

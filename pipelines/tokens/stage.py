@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from cluster.runtime import connect
 from cluster.specs import TokensSpec
 from pipelines.ordered import ordered_map
 from pipelines.tokens.encoder import Encoder, Mismatch, load, sample

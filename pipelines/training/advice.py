@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from cluster.hardware import Hardware
-from cluster.sizing import Layout, Placed
+from cluster.control.planning.hardware import Hardware
+from cluster.control.planning.prediction import Layout, Placed
 from pipelines.training.footprint import Footprint
 from pipelines.training.memory import place
 

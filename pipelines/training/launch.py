@@ -23,9 +23,9 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.config import LoggingConfig
 
+from cluster.control.failures import describe, original
 from cluster.core.errors import JobError, TrunklineError
 from cluster.core.signals import held
-from cluster.failures import describe, original
 from cluster.specs import ScalingSpec
 from pipelines.generation.fleet import PATIENCE
 from pipelines.training.interruption import HoldOnTerminate, Interruption, ask_to_stop

@@ -7,7 +7,7 @@ offloaded (Ren et al. 2021, arXiv:2101.06840) is in main memory; on a CPU that i
 
 from __future__ import annotations
 
-from cluster.sizing import Layout, Memory, Placed
+from cluster.control.planning.prediction import Layout, Memory, Placed
 from pipelines.training.footprint import FP32, Footprint
 
 BUCKET_ELEMENTS = 500_000_000  # at most, of DeepSpeed's reductions

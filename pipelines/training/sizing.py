@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.control.planning.hardware import Hardware
+from cluster.control.planning.prediction import Layout, Prediction, Unsized
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
-from cluster.hardware import Hardware
-from cluster.sizing import Layout, Prediction, Unsized
 from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
 from pipelines.training.advice import instead, recommend
 from pipelines.training.batch_sizes import BatchSizes

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cluster.control.runtime import connect, require_gpus
 from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.lines import Follower
 from cluster.core.storage.location import Location
 from cluster.profiles import STATE, Run, announce
-from cluster.runtime import connect, require_gpus
 from cluster.specs import PretrainSpec
 from pipelines.tokens.reader import TokenStore
 from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from cluster.control.planning.hardware import peak_of
 from cluster.core import metrics
-from cluster.hardware import peak_of
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cluster import licenses
+from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.runtime import connect
 from cluster.specs import ConversationsSpec
 from pipelines.corpus.chunks import keyed_hash
 from pipelines.ordered import ordered_map

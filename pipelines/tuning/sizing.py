@@ -6,9 +6,9 @@ import logging
 import warnings
 from typing import Any
 
+from cluster.control.planning.hardware import Hardware
+from cluster.control.planning.prediction import Prediction
 from cluster.core.graph import Step
-from cluster.hardware import Hardware
-from cluster.sizing import Prediction
 from cluster.specs import ScalingSpec, SftSpec
 from pipelines.training.sizing import model_of, predict_model
 from pipelines.tuning.adapters import add_adapter, pack

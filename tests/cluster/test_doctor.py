@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import doctor
+from cluster.control import doctor
 from tests.cluster.local_cluster import LocalCluster
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.console import as_sentence
+from cluster.control.failures import Failure, explained, original
+from cluster.control.screen.console import as_sentence
 from cluster.core.build import build
 from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError
 from cluster.core.storage.store import Store
-from cluster.failures import Failure, explained, original
 from cluster.specs import CorpusSpec
 from cluster.specs.cleaners import BadWords
 from cluster.specs.rules import Python

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from cluster.control.joblog import JobLog
 from cluster.core.errors import NotReadyError
-from cluster.joblog import JobLog
 
 WORD = "Straße 文字\n".encode()
 PARTS = (

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from cluster import package
+from cluster.control import package
+from cluster.control.jobs import Submission, submit
 from cluster.core.errors import InputError
 from cluster.core.provenance import PROJECT_ROOT
 from cluster.core.storage.store import Store
-from cluster.jobs import Submission, submit
 from tests.cluster.local_cluster import CTL, LocalCluster, free_port
 from tests.core.toys import WordsSpec
 from tests.made import make
@@ -64,10 +64,10 @@ import threading
 import time
 from pathlib import Path
 
-from cluster import runtime
+from cluster.control import runtime
 from cluster.core.errors import InputError
 from deep import reading
-from cluster.jobs import Submission, submit
+from cluster.control.jobs import Submission, submit
 
 
 def fail(number):
@@ -252,7 +252,7 @@ def test_a_log_of_more_than_a_hundred_megabytes(local_cluster: LocalCluster, scr
 
 FOLLOW = """
 import sys
-from cluster import dashboard; from cluster import jobs
+from cluster.control import dashboard; from cluster.control import jobs
 
 received, requests, get = 0, 0, dashboard.get
 
@@ -351,7 +351,7 @@ def test_what_travels(script: Path, tmp_path: Path) -> None:
     place = package.pack(script, tmp_path / "job.zip")
     names = zipfile.ZipFile(tmp_path / "job.zip").namelist()
     assert place == Path("tiny.py")
-    assert {"tiny.py", "tiny_stage.py", "shipped.txt", "deep/b.txt", "cluster/jobs.py"} <= set(names)
+    assert {"tiny.py", "tiny_stage.py", "shipped.txt", "deep/b.txt", "cluster/control/jobs.py"} <= set(names)
     assert not {"secret.txt", "deep/a.txt", "out/a.txt", ".gitignore"} & set(names)
     assert not any("__pycache__" in name for name in names)
     package.pack(script, tmp_path / "again.zip")

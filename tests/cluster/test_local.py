@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from cluster import local
+from cluster.control import local
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 

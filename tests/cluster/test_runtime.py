@@ -15,19 +15,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import runtime
+from cluster.control import runtime
 from cluster.core.provenance import PROJECT_ROOT
 
 CONNECT = """
 import sys
-from cluster import runtime
-from cluster.console import guarded
+from cluster.control import runtime
+from cluster.control.screen.console import guarded
 from cluster.specs import ScalingSpec
 sys.exit(guarded(lambda: runtime.connect(ScalingSpec(num_workers=5))))
 """
 ASK = """
 import os, ray, threading
-from cluster import runtime
+from cluster.control import runtime
 from cluster.specs import ScalingSpec
 runtime.connect(ScalingSpec(num_workers=5))
 runtime.connect(ScalingSpec())
@@ -39,7 +39,7 @@ threading.Event().wait()
 """
 LINGER = """
 import ray
-from cluster import runtime
+from cluster.control import runtime
 from cluster.specs import ScalingSpec
 runtime.connect(ScalingSpec())
 @ray.remote
@@ -160,7 +160,7 @@ def test_the_token_is_private_and_never_replaced(tmp_path: Path, monkeypatch: py
 
 GONE = """
 import ray
-from cluster import runtime
+from cluster.control import runtime
 from cluster.specs import ScalingSpec
 runtime.connect(ScalingSpec())
 runtime.disconnect()

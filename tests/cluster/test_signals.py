@@ -39,8 +39,8 @@ if __name__ == "__main__":
 """
 MOMENTS = """
 import sys, threading, psutil, os, signal
-from cluster import runtime
-from cluster.console import guarded
+from cluster.control import runtime
+from cluster.control.screen.console import guarded
 from cluster.specs import ScalingSpec
 
 moment = sys.argv[1]

@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.control.screen.view import View
+from cluster.control.sweeps.space import Axis, draw, nested, parse_axis
+from cluster.control.sweeps.sweep import Plan, Trial, run_sweep
 from cluster.core.errors import SpecError, UsageError
 from cluster.core.storage.store import Store
-from cluster.space import Axis, draw, nested, parse_axis
-from cluster.sweep import Plan, Trial, run_sweep
-from cluster.view import View
 from tests.cli.command import ctl
 
 SCRIPT = Path(__file__).with_name("sweep_script.py")

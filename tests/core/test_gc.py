@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster.console import guarded
+from cluster.control.screen.console import guarded
+from cluster.control.screen.view import View
 from cluster.core.build import build
 from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.artifact import RECORD_FILE, Artifact
@@ -25,7 +26,6 @@ from cluster.core.storage.gc import collect, resumable
 from cluster.core.storage.holder import Holder
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store, problems
-from cluster.view import View
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 

@@ -13,6 +13,7 @@ import fsspec
 import msgspec
 import pytest
 
+from cluster.control.planning.plan import make_plan
 from cluster.core.graph import pinned, read_changes
 from cluster.core.identity import digests, places
 from cluster.core.identity import named as identity
@@ -21,7 +22,6 @@ from cluster.core.pipeline import Pipeline, load_script
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import RECORD_FILE
 from cluster.core.storage.store import Store
-from cluster.plan import make_plan
 from cluster.specs import (
     BenchmarkSpec,
     ConversationsSpec,

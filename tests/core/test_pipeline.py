@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.control.planning.plan import make_plan
+from cluster.control.screen.view import View
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
 from cluster.core.pipeline import Pipeline, load_script, pipeline, run
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
-from cluster.plan import make_plan
 from cluster.specs import (
     ConversationsSpec,
     CorpusSpec,
@@ -27,7 +28,6 @@ from cluster.specs import (
     Spec,
 )
 from cluster.specs.rules import Python
-from cluster.view import View
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 from tests.made import make

@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cluster.control.screen.view import View
 from cluster.core import provenance
 from cluster.core.identity import usercode
 from cluster.core.lineage import lineage, render
 from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Code
 from cluster.core.storage.store import Store
-from cluster.view import View
 from tests.conftest import ROOT
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.control.screen.view import LiveView, View, figures
 from cluster.core.graph import record
 from cluster.core.storage.store import Store
-from cluster.view import LiveView, View, figures
 from tests.core.toys import WordsSpec
 
 STATS = {"loss": 2.3456789, "eta_seconds": 3725.4, "tokens_per_second": 12345.6, "grad_norm": 0.5, "mfu": None}
@@ -21,7 +21,7 @@ def test_figures_are_written_as_people_write_them() -> None:
 def test_a_person_sees_step_loss_rate_and_what_is_left(
     view: View, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.view.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.control.screen.view.LINE_SECONDS", 0.0)
     monkeypatch.setenv("COLUMNS", "140")
     graph = record("mine", lambda step: step(WordsSpec(words=("a",))), {}, store)
     with view.running(graph):

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from cluster.control.screen.view import make_view
 from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
-from cluster.view import make_view
 from pipelines.tokens import fertility, pieces, published, sentencepiece_model, vocabulary
 from pipelines.tokens.embeddings import extend_embeddings
 from pipelines.tokens.encoder import Encoder

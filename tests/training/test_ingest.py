@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from cluster.control.screen.view import View
 from cluster.core.errors import InputError
 from cluster.core.graph import record
 from cluster.core.metrics import read
 from cluster.core.pipeline import run
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.view import View
 from tests.corpus.files import source
 from tests.tokens.corpora import GivenSpec
 from tests.training.tiny import SMALL

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.control.planning.hardware import Hardware, named
+from cluster.control.planning.plan import make_plan
+from cluster.control.planning.prediction import Layout, Memory, Prediction, find_hardware, predict
+from cluster.control.screen.view import View
 from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.store import Store
-from cluster.hardware import Hardware, named
-from cluster.plan import make_plan
-from cluster.sizing import Layout, Memory, Prediction, find_hardware, predict
 from cluster.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
-from cluster.view import View
 from pipelines.training.advice import recommend
 from pipelines.training.footprint import FP32, Footprint, Peak, trace
 from pipelines.training.memory import place
@@ -220,7 +220,7 @@ def test_what_cannot_fit_is_refused_before_anything_runs(store: Store, monkeypat
     with pytest.raises(SpecError, match=r"68,9\d\d,\d\d\d,\d\d\d parameters take 689\.\d GB .* ZeRO 1 on 2 workers"):
         found.require_fit("pretrain")
     assert found.recommended is None
-    monkeypatch.setattr("cluster.hardware.memory_bytes", lambda: 48 * GIB)
+    monkeypatch.setattr("cluster.control.planning.hardware.memory_bytes", lambda: 48 * GIB)
     with pytest.raises(SpecError, match="Take more workers"):
         run(graph, store, View())
     assert not store.list()

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cluster.control.planning.hardware import Hardware, named
+from cluster.control.planning.prediction import Layout, Memory, Placed, Prediction, predict
 from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.hardware import Hardware, named
-from cluster.sizing import Layout, Memory, Placed, Prediction, predict
 from cluster.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
 from pipelines.training.footprint import Footprint, Peak, trace
 from pipelines.training.memory import place

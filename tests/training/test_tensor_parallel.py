@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from cluster.control.planning.hardware import named
+from cluster.control.planning.prediction import predict
 from cluster.core.build import build
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
@@ -21,8 +23,6 @@ from cluster.core.metrics import LOSS, TOKENS, read
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.hardware import named
-from cluster.sizing import predict
 from cluster.specs import RewardSpec, ScalingSpec, SftSpec
 from pipelines.training.batches import plan_batches
 from pipelines.training.cuts import Block

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cluster.control.planning.hardware import named
+from cluster.control.planning.prediction import predict
 from cluster.core.build import build
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
@@ -19,8 +21,6 @@ from cluster.core.metrics import LOSS, TOKENS, read
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.hardware import named
-from cluster.sizing import predict
 from cluster.specs import PretrainedSpec, PretrainSpec, RewardSpec, ScalingSpec
 from pipelines.training.batches import BatchPlan, plan_batches
 from pipelines.training.footprint import trace

@@ -35,7 +35,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     measured_inputs: ClassVar[tuple[str, ...]] = ()
     """Inputs that are only measured on or compared with: the artifact does not come from them."""
     sizing: ClassVar[str] = ""
-    """Import string of the function that predicts memory and time of a stage that trains (cluster/sizing.py)."""
+    """Import string of the function that predicts memory and time of a stage that trains (cluster/control/planning/prediction.py)."""
     readable_early: ClassVar[bool] = False
     """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from cluster.failures import describe
+from cluster.control.failures import describe
 from cluster.specs.sources import WarcSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.encodings import Decoded, decode

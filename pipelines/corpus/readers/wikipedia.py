@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from lxml import etree
 
-from cluster.failures import describe
+from cluster.control.failures import describe
 from cluster.specs.sources import WikipediaSource
 from pipelines.corpus.documents import Broken, Document, SourceFile
 from pipelines.corpus.files import MAX_DOCUMENT_BYTES, open_stream

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.control.failures import describe
 from cluster.core.errors import JobError, TrunklineError
-from cluster.failures import describe
 from cluster.specs.cleaners import (
     BadWords,
     ChineseLines,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster import local, runtime
+from cluster.control import local, runtime
 from cluster.core.storage.store import default_root
 
 PROBE_SECONDS = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster import dashboard
+from cluster.control import dashboard
 
 SHOWN = ("CPU", "GPU")
 
@@ -14,7 +14,7 @@ def status() -> dict[str, Any]:
 
     Raises NotReadyError where no cluster answers.
     """
-    from cluster import jobs
+    from cluster.control import jobs
 
     url = dashboard.dashboard_url()
     version = dashboard.request("GET", url, "/api/version")

@@ -22,19 +22,19 @@ from typing import Any, Literal
 
 import msgspec
 
-from cluster import runtime
-from cluster.console import as_sentence
+from cluster.control import runtime
+from cluster.control.planning.prediction import find_hardware, require_fit
+from cluster.control.screen.console import as_sentence
+from cluster.control.screen.view import View
+from cluster.control.sweeps.space import Axis, draw, nested
+from cluster.control.sweeps.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
 from cluster.core.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
 from cluster.core.graph import SCALING, Graph, Step, pinned
 from cluster.core.pipeline import load_script, run
 from cluster.core.specs import overlay
 from cluster.core.specs import spec as specs
 from cluster.core.storage.store import Store
-from cluster.sizing import find_hardware, require_fit
-from cluster.space import Axis, draw, nested
 from cluster.specs import ScalingSpec, TrainingSpec
-from cluster.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
-from cluster.view import View
 
 FOLDER = ".sweeps"  # in the store's root
 SWEEP_FILE = "sweep.json"
@@ -269,7 +269,7 @@ def trainable() -> Any:
             request.write_text(config["requests"][config["number"]])
             self.errors = (Path(self.logdir) / "stderr").open("w+")
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.trial", str(request)],
+                [sys.executable, "-m", "cluster.control.sweeps.trial", str(request)],
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
                 text=True,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from cluster import runtime
+from cluster.control import runtime
 from cluster.core.errors import InputError, NotReadyError
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cluster import hardware as machines
+from cluster.control.planning import hardware as machines
+from cluster.control.planning.hardware import Hardware
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.hardware import Hardware
 from cluster.specs import ScalingSpec
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import dashboard
+from cluster.control import dashboard
 from cluster.core.errors import NotReadyError
 
 CHUNK_BYTES = 1 << 16

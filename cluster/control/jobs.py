@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cluster import dashboard, package
+from cluster.control import dashboard, package
+from cluster.control.joblog import JobLog
 from cluster.core import provenance
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.graph import Graph, pinned
 from cluster.core.identity import places
 from cluster.core.storage.store import Store
-from cluster.joblog import JobLog
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 JOBS_PATH = "/api/jobs/"
@@ -86,8 +86,8 @@ class Submission:
         Raises SpecError where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or
         of this machine where the cluster is on it.
         """
+        from cluster.control.planning.prediction import find_hardware, require_fit
         from cluster.core.pipeline import load_script
-        from cluster.sizing import find_hardware, require_fit
 
         store = Store(self.store)
         if not os.path.isdir(self.cwd):
@@ -101,7 +101,7 @@ class Submission:
 def submit(submission: Submission, hardware: str = "") -> str:
     """Check, pack and submit; return the job's id, made of the run's name and a few random letters.
 
-    `hardware`: the workers' GPU (cluster/hardware.py), to check what needs to fit there.
+    `hardware`: the workers' GPU (cluster/control/planning/hardware.py), to check what needs to fit there.
     Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
     """
     graph = submission.check(hardware)

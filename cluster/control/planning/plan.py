@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.control.planning.hardware import Hardware
+from cluster.control.planning.prediction import Prediction, Unsized, predict
 from cluster.core.graph import Graph, Step
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.hardware import Hardware
-from cluster.sizing import Prediction, Unsized, predict
 from cluster.specs import ScalingSpec
 
 

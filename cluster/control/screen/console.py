@@ -31,7 +31,7 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
             if cause:
                 code = _tell(cause, debug)
             if _joined() and not joined:  # here, where a signal does not kill us half-way and leave processes behind
-                from cluster import runtime
+                from cluster.control import runtime
 
                 runtime.disconnect()
     return code
@@ -56,7 +56,7 @@ def _logs() -> str:
     """Where to read more of work that failed on a cluster."""
     if "ray" not in sys.modules:
         return ""
-    from cluster import runtime
+    from cluster.control import runtime
 
     folder = runtime.logs_folder()
     return f" The workers' logs are in {folder}." if folder else ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster import local, runtime
+from cluster.control import local, runtime
 from cluster.core.errors import JobError, NotReadyError, gist
 
 if TYPE_CHECKING:

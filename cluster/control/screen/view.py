@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.control.screen.terminal import console
 from cluster.core.graph import Graph
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.holder import Holder
-from cluster.terminal import console
 
 LINE_SECONDS = 10.0
 

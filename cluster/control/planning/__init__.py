@@ -1,0 +1,1 @@
+"""What a run would build, and the memory and time that it would need."""

@@ -1,0 +1,1 @@
+"""Many runs of a pipeline over a space of settings."""
