@@ -88,8 +88,8 @@ def ours(source: Path, out: Path) -> set[str]:
     from cluster.core.build import build
     from cluster.core.storage.store import Store
     from cluster.specs import CorpusSpec, ScalingSpec
-    from cluster.specs.filters import C4, FineWeb, GopherQuality, GopherRepetition
-    from cluster.specs.sources import JsonLinesSource
+    from pipelines.stages.corpus.readers.sources import JsonLinesSource
+    from pipelines.stages.corpus.rules.filters import C4, FineWeb, GopherQuality, GopherRepetition
 
     spec = CorpusSpec(
         sources=(JsonLinesSource(path=str(source), id_field="id"),),
@@ -110,7 +110,7 @@ def trace(source: Path, alone: set[str], others: set[str]) -> str:
     """
     import numpy as np
 
-    from pipelines.corpus.minhash import shingles
+    from pipelines.stages.corpus.dedup.minhash import shingles
 
     records = (json.loads(line) for path in sorted(source.glob("*.jsonl")) for line in path.open())
     found = {r["id"]: np.unique(shingles(r["text"], 5)) for r in records if r["id"] in alone | others}

@@ -16,10 +16,10 @@ import time
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from cluster.specs.sources import JatsSource
-from pipelines.corpus.documents import Document
-from pipelines.corpus.files import list_files
-from pipelines.corpus.readers.jats import read
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.readers.jats.reader import read
+from pipelines.stages.corpus.readers.sources import JatsSource
+from pipelines.stages.corpus.reading.files import list_files
 
 
 def similarity(a: str, b: str) -> float:

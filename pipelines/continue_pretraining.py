@@ -18,9 +18,9 @@ from cluster.specs import (
     PretrainSpec,
     TokensSpec,
 )
-from cluster.specs.cleaners import NormalizeWhitespace, RepairUnicode
-from cluster.specs.filters import NotEmpty
-from cluster.specs.sources import TextSource
+from pipelines.stages.corpus.readers.sources import TextSource
+from pipelines.stages.corpus.rules.cleaners import NormalizeWhitespace, RepairUnicode
+from pipelines.stages.corpus.rules.filters import NotEmpty
 
 PROSE = {"rules": (RepairUnicode(), NormalizeWhitespace(), NotEmpty()), "near_duplicates": "drop"}
 

@@ -20,7 +20,7 @@ from cluster.specs import (
     TokenizerSpec,
     TokensSpec,
 )
-from cluster.specs.filters import CodeParrot
+from pipelines.stages.corpus.rules.filters import CodeParrot
 
 # Damage that a model of a million parameters can learn to see; names swapped for others it cannot.
 DAMAGE = ("drop_closing", "shuffle_lines", "break_indentation", "repeat_words", "truncate")

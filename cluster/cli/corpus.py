@@ -17,14 +17,14 @@ Part = Annotated[str, typer.Option("--part", help="train, heldout or rejected.")
 
 def _open(ref: str, store: str | None) -> Any:
     from cluster.core.storage.store import Store
-    from cluster.corpora import require_corpus
+    from pipelines.stages.corpus.summary import require_corpus
 
     return require_corpus(Store(store).resolve(ref, "corpus"))
 
 
 def _checked(part: str) -> str:
     from cluster.core.errors import UsageError, nearest
-    from cluster.corpora import PARTS
+    from pipelines.stages.corpus.summary import PARTS
 
     if part not in PARTS:
         raise UsageError(f"--part {part}: a corpus has {', '.join(PARTS)}", nearest(part, list(PARTS)))
@@ -39,7 +39,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show the flow of documents through every step, their licences, and where the page with everything else is."""
-    from cluster import corpora
+    from pipelines.stages.corpus import summary as corpora
 
     artifact = _open(ref, store)
     found = corpora.report(artifact)
@@ -64,7 +64,7 @@ def report(
 @corpus.command()
 def stats(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
     """Show how much a corpus holds, of which languages, licences and sources, and what its tokens are like."""
-    from cluster import corpora
+    from pipelines.stages.corpus import summary as corpora
 
     artifact = _open(ref, store)
     found, tokens = corpora.report(artifact), corpora.token_statistics(artifact)
@@ -98,7 +98,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Print documents drawn at random (the same ones for the same seed)."""
-    from cluster import corpora
+    from pipelines.stages.corpus import summary as corpora
 
     found = corpora.sample(_open(ref, store), _checked(part), count, seed)
     if as_json:
@@ -122,7 +122,7 @@ def search(
     """Find documents by a regular expression."""
     from itertools import islice
 
-    from cluster import corpora
+    from pipelines.stages.corpus import summary as corpora
 
     found = list(islice(corpora.search(_open(ref, store), _checked(part), pattern, ignore_case=ignore_case), limit))
     if as_json:

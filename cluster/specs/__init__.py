@@ -6,7 +6,6 @@ from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
-from cluster.specs.corpus import CorpusSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.generation import GenerationSpec, HumanEvalSpec
 from cluster.specs.mixture import MixturePhase, MixtureSpec
@@ -14,6 +13,7 @@ from cluster.specs.tokens import TokenizerSpec, TokensSpec
 from cluster.specs.training import PretrainSpec, TrainingSpec
 from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
 from cluster.specs.vocabulary import ExtendedModelSpec, VocabularySpec
+from pipelines.stages.corpus.spec import CorpusSpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls

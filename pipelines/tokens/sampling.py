@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.core.storage.location import Location
-from pipelines.corpus.documents import keyed_hash
+from pipelines.stages.corpus.documents import keyed_hash
 
 BATCH_DOCUMENTS = 256
 OFFSET_BYTES = 4  # of a string in a Parquet page

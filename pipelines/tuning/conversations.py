@@ -21,8 +21,8 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.specs import ConversationsSpec
-from pipelines.corpus.chunks import keyed_hash
 from pipelines.ordered import ordered_map
+from pipelines.stages.corpus.chunks import keyed_hash
 from pipelines.tuning import docstrings
 from pipelines.tuning.declared import of_file, of_record
 from pipelines.tuning.formats import FORMATS, checked, is_unicode

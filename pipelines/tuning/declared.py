@@ -16,8 +16,8 @@ import yaml
 
 from cluster import licenses
 from cluster.licenses import UNKNOWN
-from pipelines.corpus.readers.huggingface import FRONT_MATTER
-from pipelines.corpus.readers.installed import license_of
+from pipelines.stages.corpus.readers.huggingface import FRONT_MATTER
+from pipelines.stages.corpus.readers.installed import license_of
 from pipelines.tuning.formats import is_unicode
 from pipelines.tuning.records import PACKAGE, located
 

@@ -24,7 +24,7 @@ from cluster import licenses
 from cluster.core.context import Context
 from cluster.core.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
-from pipelines.corpus.readers.installed import license_of
+from pipelines.stages.corpus.readers.installed import license_of
 from pipelines.tuning import llama2c
 from pipelines.tuning.declared import CARD, of_model
 

@@ -15,8 +15,8 @@ import pytest
 from cluster.core.build import build
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, TokenizerSpec, TokensSpec
-from cluster.specs.filters import Length, NotEmpty
-from cluster.specs.sources import JsonLinesSource
+from pipelines.stages.corpus.readers.sources import JsonLinesSource
+from pipelines.stages.corpus.rules.filters import Length, NotEmpty
 from tests.cli.command import ctl
 from tests.corpus.files import source
 

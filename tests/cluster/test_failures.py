@@ -19,10 +19,10 @@ from cluster.core.build import build
 from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec
-from cluster.specs.cleaners import BadWords
-from cluster.specs.rules import Python
-from cluster.specs.sources import TextSource
 from pipelines.ordered import ordered_map
+from pipelines.stages.corpus.readers.sources import TextSource
+from pipelines.stages.corpus.rules.cleaners import BadWords
+from pipelines.stages.corpus.rules.rule import Python
 
 
 class TwoPart(Exception):

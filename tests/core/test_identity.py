@@ -35,9 +35,9 @@ from cluster.specs import (
     TokenizerSpec,
     VocabularySpec,
 )
-from cluster.specs import sources as readers
-from cluster.specs.cleaners import BadWords, Decontaminate, UrlBlockList
-from cluster.specs.rules import Python
+from pipelines.stages.corpus.readers import sources as readers
+from pipelines.stages.corpus.rules.cleaners import BadWords, Decontaminate, UrlBlockList
+from pipelines.stages.corpus.rules.rule import Python
 from tests.core.toys import CountSpec, WordsSpec
 from tests.made import make
 
@@ -205,7 +205,7 @@ from typing import ClassVar
 
 from cluster.core.pipeline import pipeline
 from cluster.specs import CorpusSpec, RlhfSpec, Spec
-from cluster.specs.rules import Python
+from pipelines.stages.corpus.rules.rule import Python
 
 
 class OwnSpec(Spec, frozen=True):
@@ -321,4 +321,4 @@ def test_an_alias_that_moves_changes_nothing_of_what_was_resolved(tmp_path: Path
 def test_python_names_a_function() -> None:
     assert identity.named(CorpusSpec(rules=(Python(function="tests.core.toys:build_words"),)))
     assert not identity.named(CorpusSpec(rules=(Python(function="no_such_module:f"),)))
-    assert not identity.named(CorpusSpec(rules=(Python(function="pipelines.corpus.rules.bounds:length"),)))
+    assert not identity.named(CorpusSpec(rules=(Python(function="pipelines.stages.corpus.rules.bounds:length"),)))

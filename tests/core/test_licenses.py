@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import corpora
 from cluster.core.storage.artifact import Artifact, Code, Record
 from cluster.core.storage.location import Location
 from cluster.licenses import normalize
+from pipelines.stages.corpus import summary as corpora
 
 SAME = {
     "Apache-2.0": (

@@ -13,9 +13,9 @@ from cluster.core.pipeline import Pipeline
 from cluster.core.specs.spec import override
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
-from cluster.specs.corpus import LineDedup, MinHash
-from cluster.specs.filters import Length
-from cluster.specs.sources import JsonLinesSource, TextSource
+from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource
+from pipelines.stages.corpus.rules.filters import Length
+from pipelines.stages.corpus.spec import LineDedup, MinHash
 from tests.core.toys import WordsSpec
 
 

@@ -27,7 +27,7 @@ from cluster.specs import (
     SftSpec,
     Spec,
 )
-from cluster.specs.rules import Python
+from pipelines.stages.corpus.rules.rule import Python
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 from tests.made import make

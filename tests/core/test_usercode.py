@@ -26,8 +26,8 @@ from typing import ClassVar
 import my_helper
 from cluster.core.pipeline import main, pipeline
 from cluster.specs import CorpusSpec, Spec
-from cluster.specs.rules import Python
-from cluster.specs.sources import TextSource
+from pipelines.stages.corpus.rules.rule import Python
+from pipelines.stages.corpus.readers.sources import TextSource
 from my_parts import names
 
 

@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 from cluster.specs import CorpusSpec
-from cluster.specs.filters import CodeParrot
-from cluster.specs.sources import Source, TextSource
-from pipelines.corpus import readers
-from pipelines.corpus.documents import Broken, Document
+from pipelines.stages.corpus import readers
+from pipelines.stages.corpus.documents import Broken, Document
+from pipelines.stages.corpus.readers.sources import Source, TextSource
+from pipelines.stages.corpus.rules.filters import CodeParrot
 
 WORDS = ["value", "index", "result", "self", "path", "count", "name", "key", "item", "data", "size", "node", "left"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.specs.rules import Rule
-from pipelines.corpus.documents import Document
-from pipelines.corpus.rules import apply
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules import apply
+from pipelines.stages.corpus.rules.rule import Rule
 
 
 def run(rule: Rule, text: str, url: str = "") -> tuple[str, str]:

@@ -15,12 +15,19 @@ from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec
-from cluster.specs.sources import JatsSource, JsonLinesSource, ParquetSource, Source, TextSource, WarcSource
-from cluster.specs.sources import WikipediaSource as Wiki
-from pipelines.corpus.chunks import plan_chunks
-from pipelines.corpus.cleaning import Corpus, Summary, clean
-from pipelines.corpus.stage import _check_readable
-from pipelines.corpus.tally import BrokenFile, Tally, add_up
+from pipelines.stages.corpus.chunks import plan_chunks
+from pipelines.stages.corpus.cleaning import Corpus, Summary, clean
+from pipelines.stages.corpus.readers.sources import (
+    JatsSource,
+    JsonLinesSource,
+    ParquetSource,
+    Source,
+    TextSource,
+    WarcSource,
+)
+from pipelines.stages.corpus.readers.sources import WikipediaSource as Wiki
+from pipelines.stages.corpus.stage import _check_readable
+from pipelines.stages.corpus.tally import BrokenFile, Tally, add_up
 from tests.corpus.files import source
 from tests.corpus.test_files import PACK, tar_of
 from tests.corpus.test_warc import HTML, http, record
@@ -141,7 +148,7 @@ def test_sizes_that_nobody_knows() -> None:
 
 
 def test_what_nobody_foresaw_costs_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.corpus.readers import text
+    from pipelines.stages.corpus.readers import text
 
     def decode(data: bytes, declared: str) -> None:
         raise RecursionError("of ours")

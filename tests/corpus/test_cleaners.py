@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.specs import CorpusSpec
-from cluster.specs.cleaners import (
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules import RULES, apply
+from pipelines.stages.corpus.rules.cleaners import (
     BadWords,
     ChineseLines,
     ChineseQuality,
@@ -34,9 +36,7 @@ from cluster.specs.cleaners import (
     RepairUnicode,
     UrlBlockList,
 )
-from cluster.specs.rules import Python, Rule
-from pipelines.corpus.documents import Document
-from pipelines.corpus.rules import RULES, apply
+from pipelines.stages.corpus.rules.rule import Python, Rule
 from tests.conftest import ROOT, SHARED_DATA
 from tests.corpus.rule import cleaned, run
 

@@ -19,9 +19,9 @@ from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, ScalingSpec
-from cluster.specs.dedup import LineDedup, MinHash
-from cluster.specs.filters import NotEmpty
-from cluster.specs.sources import JsonLinesSource, TextSource, WikipediaSource
+from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
+from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource, WikipediaSource
+from pipelines.stages.corpus.rules.filters import NotEmpty
 from tests.conftest import ROOT
 from tests.corpus.files import source, spec, write_corpus
 
@@ -320,8 +320,8 @@ def test_files_that_changed_since_a_kill_are_read_again(tmp_path: Path, ray_clus
     """What a killed attempt left behind speaks of the files as they were then."""
     from cluster.core.context import Context
     from cluster.core.storage.location import Location
-    from pipelines.corpus import report
-    from pipelines.corpus.stage import build as stage
+    from pipelines.stages.corpus import report
+    from pipelines.stages.corpus.stage import build as stage
 
     folder = tmp_path / "files"
     write_corpus(folder, documents=60)

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
-from cluster.specs.cleaners import Decontaminate
-from pipelines.corpus.documents import Document
-from pipelines.corpus.rules import apply
-from pipelines.corpus.rules.decontamination import word_spans, words
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules import apply
+from pipelines.stages.corpus.rules.cleaners import Decontaminate
+from pipelines.stages.corpus.rules.decontamination import word_spans, words
 from tests.conftest import SHARED_DATA
 
 ALPHABET = [f"{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]

@@ -9,11 +9,11 @@ import pytest
 
 from cluster.core.specs.spec import convert
 from cluster.specs import CorpusSpec
-from cluster.specs.corpus import AnyRule
-from cluster.specs.sources import AnySource
-from pipelines.corpus.documents import Document
-from pipelines.corpus.readers import READERS, load
-from pipelines.corpus.rules import RULES, apply
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.readers import READERS, load
+from pipelines.stages.corpus.readers.sources import AnySource
+from pipelines.stages.corpus.rules import RULES, apply
+from pipelines.stages.corpus.spec import AnyRule
 from tests.conftest import ROOT
 
 GUIDE = (ROOT / "docs" / "data.md").read_text()

@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
-from cluster.specs.dedup import MinHash
-from pipelines.corpus import duplicates
-from pipelines.corpus.cleaning import Corpus, ids_file
-from pipelines.corpus.decisions import Cluster, decide
-from pipelines.corpus.duplicates import (
+from pipelines.stages.corpus.cleaning import Corpus, ids_file
+from pipelines.stages.corpus.dedup import duplicates
+from pipelines.stages.corpus.dedup.decisions import Cluster, decide
+from pipelines.stages.corpus.dedup.duplicates import (
     Clusters,
     Edges,
     Index,
@@ -37,8 +36,9 @@ from pipelines.corpus.duplicates import (
     row_of,
     write_index,
 )
-from pipelines.corpus.hash_index import PARTITIONS
-from pipelines.corpus.minhash import content_key, jaccard, shingles, signature
+from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
+from pipelines.stages.corpus.dedup.minhash import content_key, jaccard, shingles, signature
+from pipelines.stages.corpus.dedup.spec import MinHash
 
 
 class Doc(NamedTuple):

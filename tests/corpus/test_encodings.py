@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.corpus.encodings import Decoded, decode
+from pipelines.stages.corpus.reading.encodings import Decoded, decode
 from tests.conftest import SHARED_DATA
 
 CHINESE = "数据引擎读取原始文本，清洗之后交给下一个阶段。人们不知道它在哪里运行。"

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
-from cluster.specs.sources import JsonLinesSource, Source, TextSource
-from pipelines.corpus import readers
-from pipelines.corpus.documents import Document, SourceFile
-from pipelines.corpus.files import is_compressed, lines, list_files, open_stream
+from pipelines.stages.corpus import readers
+from pipelines.stages.corpus.documents import Document, SourceFile
+from pipelines.stages.corpus.readers.sources import JsonLinesSource, Source, TextSource
+from pipelines.stages.corpus.reading.files import is_compressed, lines, list_files, open_stream
 
 RANDOM = random.Random(0)
 PACK: dict[str, Callable[[bytes], bytes]] = {

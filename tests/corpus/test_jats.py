@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from cluster.specs.sources import JatsSource
-from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.files import list_files
-from pipelines.corpus.readers.jats import read
-from pipelines.corpus.readers.mathml import text_of
+from pipelines.stages.corpus.documents import Broken, Document, SourceFile
+from pipelines.stages.corpus.readers.jats.mathml import text_of
+from pipelines.stages.corpus.readers.jats.reader import read
+from pipelines.stages.corpus.readers.sources import JatsSource
+from pipelines.stages.corpus.reading.files import list_files
 from tests.conftest import SHARED_DATA
 
 DTD = '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS v1.2//EN" "http://dtd.invalid/JATS.dtd">\n'

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.specs.sources import JatsSource
-from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.readers import jats_xml
-from pipelines.corpus.readers.jats import read
+from pipelines.stages.corpus.documents import Broken, Document, SourceFile
+from pipelines.stages.corpus.readers.jats import xml as jats_xml
+from pipelines.stages.corpus.readers.jats.reader import read
+from pipelines.stages.corpus.readers.sources import JatsSource
 from tests.corpus.test_jats import DTD, article, blocks, broken, found, only
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cluster.specs.sources import JatsSource
-from pipelines.corpus.documents import Document
-from pipelines.corpus.files import list_files
-from pipelines.corpus.readers.jats import read
-from pipelines.corpus.readers.jats_prolog import Prolog
-from pipelines.corpus.readers.jats_xml import cut
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.readers.jats.prolog import Prolog
+from pipelines.stages.corpus.readers.jats.reader import read
+from pipelines.stages.corpus.readers.jats.xml import cut
+from pipelines.stages.corpus.readers.sources import JatsSource
+from pipelines.stages.corpus.reading.files import list_files
 from tests.conftest import SHARED_DATA
 from tests.corpus.test_jats import article, blocks, only
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.corpus.rules.language import identify, model
-from pipelines.corpus.rules.scripts import LANGUAGES, weights
+from pipelines.stages.corpus.rules.language import identify, model
+from pipelines.stages.corpus.rules.scripts import LANGUAGES, weights
 
 SHORT_CHINESE = """
 米饭太硬了 汤有点咸 外卖送得很快 老板人很好 面条煮烂了 味道一般般 下次还会再来 豆浆不够热 包子皮太厚 送餐员态度差

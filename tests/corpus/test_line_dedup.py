@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs.dedup import LineDedup
-from pipelines.corpus.duplicates import Index
-from pipelines.corpus.hash_index import PARTITIONS
-from pipelines.corpus.line_dedup import _bucket, drop_lines, line_hashes, lines_to_drop, write_drops, write_line_index
+from pipelines.stages.corpus.dedup.duplicates import Index
+from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
+from pipelines.stages.corpus.dedup.line_dedup import (
+    _bucket,
+    drop_lines,
+    line_hashes,
+    lines_to_drop,
+    write_drops,
+    write_line_index,
+)
+from pipelines.stages.corpus.dedup.spec import LineDedup
 
 ANY = LineDedup(min_characters=1)
 PARAGRAPHS = LineDedup(unit="paragraph", min_characters=1)

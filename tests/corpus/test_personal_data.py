@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.specs.cleaners import RemovePersonalData
-from pipelines.corpus.documents import Document
-from pipelines.corpus.rules import apply
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules import apply
+from pipelines.stages.corpus.rules.cleaners import RemovePersonalData
 from tests.corpus.rule import cleaned
 
 PERSONAL = {

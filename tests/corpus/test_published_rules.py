@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import SpecError
-from cluster.specs.filters import (
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules import apply
+from pipelines.stages.corpus.rules.english import LONG_CHARACTERS, split_run
+from pipelines.stages.corpus.rules.filters import (
     C4,
     CodeParrot,
     CodeParrotHeuristics,
@@ -21,11 +24,8 @@ from cluster.specs.filters import (
     NotEmpty,
     Signal,
 )
-from cluster.specs.rules import Rule
-from pipelines.corpus.documents import Document
-from pipelines.corpus.rules import apply
-from pipelines.corpus.rules.english import LONG_CHARACTERS, split_run
-from pipelines.corpus.rules.words import REMEMBERED, Remembered, sentence_count, words
+from pipelines.stages.corpus.rules.rule import Rule
+from pipelines.stages.corpus.rules.words import REMEMBERED, Remembered, sentence_count, words
 from tests.conftest import SHARED_DATA
 
 

@@ -25,7 +25,11 @@ from hypothesis import strategies as st
 from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.location import Location
 from cluster.specs import CorpusSpec
-from cluster.specs.sources import (
+from pipelines.stages.corpus import readers
+from pipelines.stages.corpus.documents import Broken, Document, SourceFile
+from pipelines.stages.corpus.readers import json_objects, records
+from pipelines.stages.corpus.readers.installed import license_of
+from pipelines.stages.corpus.readers.sources import (
     CodeSource,
     HuggingFaceSource,
     InstalledPythonSource,
@@ -35,10 +39,7 @@ from cluster.specs.sources import (
     Source,
     TextSource,
 )
-from pipelines.corpus import files, readers
-from pipelines.corpus.documents import Broken, Document, SourceFile
-from pipelines.corpus.readers import json_objects, records
-from pipelines.corpus.readers.installed import license_of
+from pipelines.stages.corpus.reading import files
 from tests.conftest import ROOT, SHARED_DATA
 
 
@@ -158,8 +159,8 @@ def test_imports_and_the_working_folder_do_not_show(tmp_path: Path) -> None:
     code = """
 import sys
 {}
-from cluster.specs.sources import InstalledPythonSource
-from pipelines.corpus.readers import list_files
+from pipelines.stages.corpus.readers.sources import InstalledPythonSource
+from pipelines.stages.corpus.readers import list_files
 print(hash(tuple((f.name, f.stamp, *sorted(f.origin.items())) for f in list_files(InstalledPythonSource()))))
 """
     seen = {
@@ -867,8 +868,8 @@ def test_without_the_hub_there_is_one_clear_error() -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     code = """
 from cluster.core.errors import InputError
-from cluster.specs.sources import HuggingFaceSource
-from pipelines.corpus.readers import list_files
+from pipelines.stages.corpus.readers.sources import HuggingFaceSource
+from pipelines.stages.corpus.readers import list_files
 try:
     list_files(HuggingFaceSource(path="allenai/c4", subset="en"))
 except InputError as error:

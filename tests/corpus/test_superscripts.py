@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipelines.corpus.readers.html_pages import extract
-from pipelines.corpus.readers.superscripts import power
+from pipelines.stages.corpus.readers.html_pages import extract
+from pipelines.stages.corpus.readers.superscripts import power
 
 
 def test_a_power_is_told_from_its_line_alone() -> None:

@@ -13,11 +13,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.specs.sources import WarcSource
-from pipelines.corpus import readers
-from pipelines.corpus.documents import Broken, Document
-from pipelines.corpus.readers import warc
-from pipelines.corpus.readers.html_pages import MAX_DEPTH, decode_page, extract
+from pipelines.stages.corpus import readers
+from pipelines.stages.corpus.documents import Broken, Document
+from pipelines.stages.corpus.readers.html_pages import MAX_DEPTH, decode_page, extract
+from pipelines.stages.corpus.readers.sources import WarcSource
+from pipelines.stages.corpus.readers.warc import reader as warc
 from tests.conftest import SHARED_DATA
 from tests.corpus.files import read_file
 

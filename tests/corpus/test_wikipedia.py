@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.specs.sources import WikipediaSource
-from pipelines.corpus import files, readers
-from pipelines.corpus.documents import Broken, Document
-from pipelines.corpus.readers.wikitext import MAX_CHARACTERS, to_text
-from pipelines.corpus.readers.wikitext_templates import TEXTS
+from pipelines.stages.corpus import readers
+from pipelines.stages.corpus.documents import Broken, Document
+from pipelines.stages.corpus.readers.sources import WikipediaSource
+from pipelines.stages.corpus.readers.wikipedia.templates import TEXTS
+from pipelines.stages.corpus.readers.wikipedia.wikitext import MAX_CHARACTERS, to_text
+from pipelines.stages.corpus.reading import files
 from tests.conftest import SHARED_DATA
 from tests.corpus.files import read_file
 
@@ -140,7 +141,7 @@ def test_what_is_no_dump_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no element <mediawiki>" in read(tmp_path, b"<feed><doc>x</doc></feed>")[1]
     assert read(tmp_path, b"", "empty.xml")[1]
     assert "line 1" in read(tmp_path, b"plain text", "text.xml")[1]
-    monkeypatch.setattr("pipelines.corpus.readers.wikipedia.MAX_DOCUMENT_BYTES", 100_000)
+    monkeypatch.setattr("pipelines.stages.corpus.readers.wikipedia.reader.MAX_DOCUMENT_BYTES", 100_000)
     endless = HEAD.encode() + b"<page><revision><text>" + b"x" * 300_000
     assert "no page ends in 100000 bytes" in read(tmp_path, endless, "endless.xml")[1]
 

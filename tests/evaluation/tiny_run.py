@@ -13,8 +13,8 @@ from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from cluster.specs.dedup import MinHash
-from cluster.specs.sources import TextSource
+from pipelines.stages.corpus.dedup.spec import MinHash
+from pipelines.stages.corpus.readers.sources import TextSource
 
 STEPS = 6
 LENGTH = 64

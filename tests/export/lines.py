@@ -24,7 +24,7 @@ from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from pipelines.corpus.documents import DOCUMENT_SCHEMA, Document
+from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
 from pipelines.training.glm import BlankGlmConfig
 from pipelines.tuning.templates import CHATML, prepare
 from tests.tuning.tokenizers import by_hand

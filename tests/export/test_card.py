@@ -28,11 +28,11 @@ from cluster.specs import (
     TokensSpec,
     VocabularySpec,
 )
-from cluster.specs.sources import JsonLinesSource
 from pipelines.compression.weights import quantize
 from pipelines.export.card import without_places
 from pipelines.export.claim import claim
 from pipelines.export.origins import lineage
+from pipelines.stages.corpus.readers.sources import JsonLinesSource
 from tests.export import lines
 
 TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "yes"}]

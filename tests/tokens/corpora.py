@@ -14,7 +14,7 @@ from cluster.core.context import Context
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.corpus.documents import DOCUMENT_SCHEMA, Document
+from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
 
 
 class GivenSpec(Spec, frozen=True):

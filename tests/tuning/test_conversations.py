@@ -19,8 +19,8 @@ from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, CorpusSpec
-from cluster.specs.dedup import MinHash
-from cluster.specs.sources import TextSource
+from pipelines.stages.corpus.dedup.spec import MinHash
+from pipelines.stages.corpus.readers.sources import TextSource
 from pipelines.tuning.conversations import read_conversations, read_lines
 from pipelines.tuning.formats import FORMATS, checked
 from pipelines.tuning.records import BadRecord

@@ -1,6 +1,6 @@
 """The base of all specs: what is wanted, as frozen literals that YAML, the command line and a hash agree on.
 
-A spec names its stage by an import string (`"pipelines.corpus.stage:build"`), so that reading, planning and
+A spec names its stage by an import string (`"pipelines.stages.corpus.stage:build"`), so that reading, planning and
 validating one needs neither Ray nor torch. Its identity is the canonical JSON of its fields, its kind and `revision`.
 """
 

@@ -1,0 +1,1 @@
+"""The stages of the line, a package each: the spec, and the function that builds it."""

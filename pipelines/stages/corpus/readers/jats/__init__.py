@@ -1,0 +1,1 @@
+"""Articles of PMC and Europe PMC."""

@@ -1,0 +1,1 @@
+"""Files as streams of bytes and text: listed, decompressed, decoded."""
