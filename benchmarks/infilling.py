@@ -67,7 +67,7 @@ def train(store: Store, arguments: argparse.Namespace) -> dict[str, Artifact]:
 
 def heldout_blanks(tokens: Artifact, count: int) -> Iterator[tuple[np.ndarray, int, int]]:
     """A document, or its first `LONGEST` tokens behind its end-of-text token, and a blank [start, stop) inside it."""
-    from pipelines.tokens.reader import TokenStore
+    from pipelines.stages.tokens.reader import TokenStore
 
     store, rng = TokenStore.open(tokens, "heldout"), np.random.default_rng(0)
     sequences = [store.sequence(number)[:-1] for number in range(store.num_sequences)]

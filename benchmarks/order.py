@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.tokens.mixture import Curriculum, MixedOrder
-from pipelines.tokens.order import Order
+from pipelines.stages.tokens.mixing.mixture import Curriculum, MixedOrder
+from pipelines.stages.tokens.order import Order
 
 ROUNDS = 7
 SAMPLES = 10_000_000

@@ -32,7 +32,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.tokens.tokenizer import END_OF_TEXT, train
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 32_768
@@ -136,7 +136,7 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
     from cluster.core.storage.location import Location
     from cluster.specs import ScalingSpec, TokensSpec
     from pipelines.ordered import ordered_map
-    from pipelines.tokens.stage import build
+    from pipelines.stages.tokens.stage import build
 
     def artifact(kind: str, folder: str) -> Artifact:
         record = Record(

@@ -85,10 +85,10 @@ def rival(what: str, tokens_folder: str, model: str, steps: int, batch: int) -> 
     import torch
 
     torch.set_num_threads(THREADS)
-    from pipelines.tokens.mixture import Curriculum, MixedOrder
-    from pipelines.tokens.order import Order
-    from pipelines.tokens.reader import TokenStore
-    from pipelines.tokens.stream import SINGLE, TokenStream
+    from pipelines.stages.tokens.mixing.mixture import Curriculum, MixedOrder
+    from pipelines.stages.tokens.order import Order
+    from pipelines.stages.tokens.reader import TokenStore
+    from pipelines.stages.tokens.stream import SINGLE, TokenStream
     from pipelines.training.models import build_model, configuration
 
     store = TokenStore(tokens_folder, "train")

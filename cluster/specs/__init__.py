@@ -8,12 +8,12 @@ from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.generation import GenerationSpec, HumanEvalSpec
-from cluster.specs.mixture import MixturePhase, MixtureSpec
-from cluster.specs.tokens import TokenizerSpec, TokensSpec
 from cluster.specs.training import PretrainSpec, TrainingSpec
 from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
-from cluster.specs.vocabulary import ExtendedModelSpec, VocabularySpec
 from pipelines.stages.corpus.spec import CorpusSpec
+from pipelines.stages.tokens.mixing.spec import MixturePhase, MixtureSpec
+from pipelines.stages.tokens.spec import TokenizerSpec, TokensSpec
+from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec, VocabularySpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls

@@ -28,7 +28,7 @@ from cluster.profiles import STATE
 from cluster.results import wilson
 from cluster.specs import RewardSpec
 from pipelines.alignment.preferences import read_preferences
-from pipelines.tokens.order import Order
+from pipelines.stages.tokens.order import Order
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
 from pipelines.training.engine import Engine

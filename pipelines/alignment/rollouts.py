@@ -24,7 +24,7 @@ from pipelines.alignment.ledger import Ledger
 from pipelines.alignment.scoring import Scorer
 from pipelines.alignment.sync import WeightSync
 from pipelines.generation.engine import Completion
-from pipelines.tokens.order import Order
+from pipelines.stages.tokens.order import Order
 from pipelines.training.batches import BatchPlan, Share, Source
 from pipelines.training.engine import Engine
 from pipelines.training.loop import mix

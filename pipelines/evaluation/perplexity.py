@@ -37,7 +37,7 @@ from cluster.results import (
 )
 from cluster.specs import PerplexitySpec
 from pipelines.evaluation.loss import document_nll
-from pipelines.tokens.reader import TokenStore
+from pipelines.stages.tokens.reader import TokenStore
 from pipelines.training.models import require_tokenizer
 
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from cluster.core.errors import InputError
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stream import TokenStream
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stream import TokenStream
 
 
 class TokenBytes:

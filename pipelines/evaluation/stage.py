@@ -31,8 +31,8 @@ from pipelines.evaluation.loss import document_nll
 from pipelines.evaluation.ngram import ngram_bits_per_byte
 from pipelines.evaluation.perplexity import corpus_texts, write_results
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stream import open_stream, token_sources
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stream import open_stream, token_sources
 from pipelines.training.batch_sizes import BatchSizes
 
 

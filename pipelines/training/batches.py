@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cluster.core import metrics
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stream import TokenStream
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stream import TokenStream
 from pipelines.training.batch_sizes import BatchSizes
 from pipelines.training.samples import Sampler, count_labels
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.core.errors import InputError, SpecError, nearest
 from cluster.core.model_files import context_tokens, embedding_rows, non_writer, read_config
 from cluster.core.storage.artifact import Artifact
-from pipelines.tokens.reader import TokenStore
+from pipelines.stages.tokens.reader import TokenStore
 from pipelines.training.sizes import SIZES, Size
 
 if TYPE_CHECKING:

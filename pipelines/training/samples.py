@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cluster.core.storage.artifact import Artifact
 from cluster.specs import PretrainSpec
-from pipelines.tokens.stream import TokenStream, token_sources
+from pipelines.stages.tokens.stream import TokenStream, token_sources
 from pipelines.training.infilling import DrawSpans, document_span, infill_sequence, sentence_spans, short_spans
 from pipelines.training.markers import Markers, find_markers
 from pipelines.training.masking import Tokens, mask_tokens

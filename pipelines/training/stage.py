@@ -14,8 +14,8 @@ from cluster.core.storage.lines import Follower
 from cluster.core.storage.location import Location
 from cluster.profiles import STATE, Run, announce
 from cluster.specs import PretrainSpec
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stream import open_stores, open_stream, token_sources, validation_stores
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stream import open_stores, open_stream, token_sources, validation_stores
 from pipelines.training.batches import BatchPlan, plan_batches, pretrain_steps
 from pipelines.training.deepspeed_config import check_overrides
 from pipelines.training.models import configuration, read_configuration, require_fit, require_objective

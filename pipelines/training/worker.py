@@ -24,7 +24,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.trackers import trackers
 from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
-from pipelines.tokens.stream import open_stores, open_stream, validation_stores
+from pipelines.stages.tokens.stream import open_stores, open_stream, validation_stores
 from pipelines.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.divergence import Divergence

@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.core.errors import InputError
-from pipelines.tokens import sentencepiece_model as sp
+from pipelines.stages.tokens.tokenizers import sentencepiece_model as sp
 
 UNKNOWN_ID, BOS_ID, EOS_ID, FIRST_BYTE_ID, FIRST_PIECE_ID = 0, 1, 2, 3, 259
 BEGIN = "<s>"

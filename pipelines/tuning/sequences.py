@@ -18,7 +18,7 @@ from torch import Tensor
 from cluster.core import metrics
 from cluster.core.storage.location import Location
 from cluster.specs import TrainingSpec
-from pipelines.tokens.order import Order
+from pipelines.stages.tokens.order import Order
 from pipelines.training.batches import BatchPlan, Share, Source
 from pipelines.training.engine import Engine
 from pipelines.tuning.encoding import Encoded

@@ -22,7 +22,7 @@ from cluster.core.metrics import read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.alignment import curve, ledger
-from pipelines.tokens.order import Order
+from pipelines.stages.tokens.order import Order
 from pipelines.tuning.conversations import read_conversations
 from tests.alignment.tiny_chat import SCALING, make_sft, rlhf
 from tests.conftest import ROOT

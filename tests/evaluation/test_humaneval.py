@@ -19,7 +19,7 @@ from cluster.results import Results
 from cluster.specs import HumanEvalSpec, ScalingSpec
 from pipelines.evaluation.humaneval import continuation, judge, pass_at_k, program, read_problems, score, until_stop
 from pipelines.evaluation.sandbox import Limits
-from pipelines.tokens import sentencepiece_model
+from pipelines.stages.tokens.tokenizers import sentencepiece_model
 from tests.conftest import SHARED_DATA
 from tests.evaluation.tiny_model import tiny_model
 

@@ -20,8 +20,8 @@ from cluster.core.storage.store import Store, problems
 from cluster.specs import EvaluationSpec
 from pipelines.evaluation.seen import TokenBytes, seen_text
 from pipelines.evaluation.stage import heldout_documents, heldout_texts, xz_bits_per_byte
-from pipelines.tokens.order import Order
-from pipelines.tokens.reader import TokenStore
+from pipelines.stages.tokens.order import Order
+from pipelines.stages.tokens.reader import TokenStore
 from tests.evaluation.tiny_run import LENGTH, PRETRAIN, STEPS, make_data, make_model, write_sources
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -17,9 +17,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.specs import TokensSpec
-from pipelines.tokens.encoder import ALWAYS_VERIFIED, Encoder, Mismatch, accelerate, disputed, sample
-from pipelines.tokens.stage import encode_part
-from pipelines.tokens.tokenizer import END_OF_TEXT, train
+from pipelines.stages.tokens.stage import encode_part
+from pipelines.stages.tokens.tokenizers.encoder import ALWAYS_VERIFIED, Encoder, Mismatch, accelerate, disputed, sample
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train
 from tests.corpus.files import source
 
 TEXTS = [source(i, 10) + "自然语言 naïve \U0001f600 <|endoftext|>" for i in range(40)]

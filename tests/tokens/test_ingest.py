@@ -19,12 +19,12 @@ from cluster.core.storage.draft import Draft
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, MixtureSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from pipelines.tokens.encoder import Encoder
-from pipelines.tokens.ingest import GrowingStore
-from pipelines.tokens.reader import HEADER_FILE, TokenStore
-from pipelines.tokens.stage import assemble, describe, encode_part
-from pipelines.tokens.stream import TokenStream, open_stores, open_stream
-from pipelines.tokens.tokenizer import train
+from pipelines.stages.tokens.ingest import GrowingStore
+from pipelines.stages.tokens.reader import HEADER_FILE, TokenStore
+from pipelines.stages.tokens.stage import assemble, describe, encode_part
+from pipelines.stages.tokens.stream import TokenStream, open_stores, open_stream
+from pipelines.stages.tokens.tokenizers.encoder import Encoder
+from pipelines.stages.tokens.tokenizers.tokenizer import train
 from tests.corpus.files import source
 
 LENGTH = 24

@@ -21,9 +21,16 @@ from cluster.core.specs import spec as specs
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
 from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec
-from pipelines.tokens.mixture import MAX_DEVIATION, MAX_PARTS, Curriculum, MixedOrder, Mixture, whole_weights
-from pipelines.tokens.order import Order
-from pipelines.tokens.stream import open_stores, open_stream
+from pipelines.stages.tokens.mixing.mixture import (
+    MAX_DEVIATION,
+    MAX_PARTS,
+    Curriculum,
+    MixedOrder,
+    Mixture,
+    whole_weights,
+)
+from pipelines.stages.tokens.order import Order
+from pipelines.stages.tokens.stream import open_stores, open_stream
 from tests.training.tiny import LENGTH, make_tokens
 
 weights_of = st.lists(st.integers(0, MAX_PARTS // 12), min_size=1, max_size=12).filter(any)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tokens.order import Order, WindowedOrder
+from pipelines.stages.tokens.order import Order, WindowedOrder
 
 sizes, seeds = st.integers(1, 3000), st.integers(0, 2**63)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tokens.packing import Packed, best_fit
+from pipelines.stages.tokens.packing import Packed, best_fit
 
 
 def pack(lengths: list[int], capacity: int) -> Packed:

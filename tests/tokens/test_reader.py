@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.specs import TokensSpec
-from pipelines.tokens.encoder import Encoder
-from pipelines.tokens.reader import PADDING, TokenStore
-from pipelines.tokens.shards import ArrayFolder, BlockCache, RemoteArray
-from pipelines.tokens.stage import SPLITS, assemble, describe, encode_part
-from pipelines.tokens.tokenizer import train
+from pipelines.stages.tokens.reader import PADDING, TokenStore
+from pipelines.stages.tokens.shards import ArrayFolder, BlockCache, RemoteArray
+from pipelines.stages.tokens.stage import SPLITS, assemble, describe, encode_part
+from pipelines.stages.tokens.tokenizers.encoder import Encoder
+from pipelines.stages.tokens.tokenizers.tokenizer import train
 from tests.corpus.files import source
 
 LENGTH = 32

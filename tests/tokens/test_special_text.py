@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from cluster.core.errors import SpecError
 from cluster.specs import TokenizerSpec
-from pipelines.tokens import sentencepiece_model
-from pipelines.tokens import tokenizer as kinds
-from pipelines.tokens.encoder import Encoder
-from pipelines.tokens.special import unspoken
+from pipelines.stages.tokens.tokenizers import sentencepiece_model
+from pipelines.stages.tokens.tokenizers import tokenizer as kinds
+from pipelines.stages.tokens.tokenizers.encoder import Encoder
+from pipelines.stages.tokens.tokenizers.special import unspoken
 
 # Signs, a word, the end of a word, a continuing piece of WordPiece's spelling, words with a blank between.
 SPECIAL = ("===", "mask", "ing", "##ed", "</turn>", "say so")

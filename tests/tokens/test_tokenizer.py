@@ -23,10 +23,10 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import TokenizerSpec
-from pipelines.tokens import published, sentencepiece_model
-from pipelines.tokens.encoder import Encoder, battery
-from pipelines.tokens.sampling import sample, texts
-from pipelines.tokens.tokenizer import END_OF_TEXT, covering, train, train_wordpiece
+from pipelines.stages.tokens.tokenizers import published, sentencepiece_model
+from pipelines.stages.tokens.tokenizers.encoder import Encoder, battery
+from pipelines.stages.tokens.tokenizers.sampling import sample, texts
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, covering, train, train_wordpiece
 from tests.conftest import ROOT, SHARED_DATA
 from tests.corpus.files import source
 from tests.tokens.corpora import corpus, write

@@ -25,10 +25,10 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
-from pipelines.tokens.encoder import load
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stage import build as tokens_stage
-from pipelines.tokens.stage import encode_part
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stage import build as tokens_stage
+from pipelines.stages.tokens.stage import encode_part
+from pipelines.stages.tokens.tokenizers.encoder import load
 from tests.conftest import ROOT
 from tests.corpus.files import spec, write_corpus
 

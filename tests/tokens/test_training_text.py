@@ -9,10 +9,10 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.tokens import sentencepiece_model
-from pipelines.tokens.pieces import learn
-from pipelines.tokens.tokenizer import END_OF_TEXT, train, train_wordpiece
-from pipelines.tokens.training_text import BETWEEN_BLANKS, BYTE_LEVEL, LONGEST, cut
+from pipelines.stages.tokens.tokenizers import sentencepiece_model
+from pipelines.stages.tokens.tokenizers.pieces import learn
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train, train_wordpiece
+from pipelines.stages.tokens.tokenizers.training_text import BETWEEN_BLANKS, BYTE_LEVEL, LONGEST, cut
 
 RNG = Random(0)
 RUNS = {

@@ -22,10 +22,10 @@ from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
-from pipelines.tokens import fertility, pieces, published, sentencepiece_model, vocabulary
-from pipelines.tokens.embeddings import extend_embeddings
-from pipelines.tokens.encoder import Encoder
-from pipelines.tokens.tokenizer import END_OF_TEXT, train, train_wordpiece
+from pipelines.stages.tokens.tokenizers import fertility, pieces, published, sentencepiece_model, vocabulary
+from pipelines.stages.tokens.tokenizers.embeddings import extend_embeddings
+from pipelines.stages.tokens.tokenizers.encoder import Encoder
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train, train_wordpiece
 from tests.conftest import ROOT, SHARED_DATA
 from tests.tokens.corpora import chinese, corpus, english
 

@@ -12,9 +12,9 @@ from cluster.core.errors import SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
-from pipelines.tokens.order import Order
-from pipelines.tokens.reader import TokenStore
-from pipelines.tokens.stream import open_stores, open_stream
+from pipelines.stages.tokens.order import Order
+from pipelines.stages.tokens.reader import TokenStore
+from pipelines.stages.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps, stack
 from tests.training.tiny import make_tokens
 

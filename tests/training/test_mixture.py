@@ -24,7 +24,7 @@ def mixed(store: Store, **fields: float) -> Artifact:
 
 
 def test_a_model_of_a_mixture(store: Store, ray_cluster: None) -> None:
-    from pipelines.tokens.stream import open_stores
+    from pipelines.stages.tokens.stream import open_stores
     from pipelines.training.batches import stack
     from pipelines.training.objectives import CausalLM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.tokens.reader import PADDING
+from pipelines.stages.tokens.reader import PADDING
 from pipelines.training.models import build_model, configuration
 from pipelines.training.objectives import CausalLM, documents
 

@@ -19,7 +19,7 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, ScalingSpec
-from pipelines.tokens.stream import open_stores, open_stream
+from pipelines.stages.tokens.stream import open_stores, open_stream
 from pipelines.training.batches import TokenBatches, plan_batches
 from pipelines.training.infilling import infill
 from pipelines.training.models import build_model, configuration

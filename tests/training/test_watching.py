@@ -20,7 +20,7 @@ from cluster.core.metrics import STATISTICS_FILE, read
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.profiles import REQUEST_FILE, Profile, Request
-from pipelines.tokens.reader import TokenStore
+from pipelines.stages.tokens.reader import TokenStore
 from pipelines.training.batches import stack
 from pipelines.training.objectives import CausalLM
 from pipelines.training.stragglers import judge

@@ -23,7 +23,7 @@ class VocabularySpec(Spec, frozen=True):
     """
 
     kind: ClassVar[str] = "vocabulary"
-    stage: ClassVar[str] = "pipelines.tokens.vocabulary:build"
+    stage: ClassVar[str] = "pipelines.stages.tokens.tokenizers.vocabulary:build"
     revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {
         "tokenizer": "tokenizer|vocabulary",
@@ -69,7 +69,7 @@ class ExtendedModelSpec(Spec, frozen=True):
     """
 
     kind: ClassVar[str] = "extended"
-    stage: ClassVar[str] = "pipelines.tokens.embeddings:build"
+    stage: ClassVar[str] = "pipelines.stages.tokens.tokenizers.embeddings:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "tokenizer": "vocabulary"}
 
     pad_to_multiple_of: Annotated[int, Meta(ge=1)] = 1

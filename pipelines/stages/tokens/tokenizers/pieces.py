@@ -17,8 +17,8 @@ import regex
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from cluster.core.errors import InputError
-from pipelines.tokens.tokenizer import covering
-from pipelines.tokens.training_text import LONGEST
+from pipelines.stages.tokens.tokenizers.tokenizer import covering
+from pipelines.stages.tokens.tokenizers.training_text import LONGEST
 
 Read = Callable[[], Iterator[str]]
 ALPHABET = 0x10000  # token i is the character ALPHABET + i: neither blank nor surrogate from there on

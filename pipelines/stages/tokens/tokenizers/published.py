@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cluster.core.errors import InputError
-from pipelines.tokens import sentencepiece_model
-from pipelines.tokens.tokenizer import END_OF_TEXT
+from pipelines.stages.tokens.tokenizers import sentencepiece_model
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 GPT2_FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from cluster.core.storage.location import Location
 from pipelines.stages.corpus.rules.language import identify
-from pipelines.tokens.sampling import sample
+from pipelines.stages.tokens.tokenizers.sampling import sample
 
 UNSEGMENTED = {"zh", "wuu", "yue", "ja", "th", "lo", "km", "my", "bo"}  # blanks do not part words
 WHITE_BYTES = b"\t\n\r"

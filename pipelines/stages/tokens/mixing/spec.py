@@ -33,7 +33,7 @@ class MixtureSpec(Spec, frozen=True):
     """
 
     kind: ClassVar[str] = "mixture"
-    stage: ClassVar[str] = "pipelines.tokens.mixture_stage:build"
+    stage: ClassVar[str] = "pipelines.stages.tokens.mixing.mixture_stage:build"
     inputs: ClassVar[dict[str, str]] = {ANY: "tokens"}
 
     weights: Weights = {}

@@ -14,9 +14,9 @@ import numpy as np
 
 from cluster.core.storage.draft import Draft
 from cluster.core.storage.location import Location
-from pipelines.tokens.order import Order, Positions, WindowedOrder
-from pipelines.tokens.reader import HEADER_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE, Tokens, TokenStore
-from pipelines.tokens.shards import CACHE_BYTES
+from pipelines.stages.tokens.order import Order, Positions, WindowedOrder
+from pipelines.stages.tokens.reader import HEADER_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE, Tokens, TokenStore
+from pipelines.stages.tokens.shards import CACHE_BYTES
 
 
 class GrowingStore(TokenStore):

@@ -21,7 +21,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipelines.tokens.order import Order, Positions
+from pipelines.stages.tokens.order import Order, Positions
 
 MAX_PARTS = 2**31  # the sum of the weights of a mixture: (m % q) * p + q // 2 then fits 63 bits
 MAX_DEVIATION = 1.68

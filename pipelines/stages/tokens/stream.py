@@ -19,10 +19,10 @@ from cluster.core.errors import SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
 from cluster.specs.training import VALIDATION
-from pipelines.tokens.ingest import GrowingStore, IngestOrder
-from pipelines.tokens.mixture import MAX_DEVIATION, Curriculum, MixedOrder
-from pipelines.tokens.order import Order
-from pipelines.tokens.reader import INDEX_FILE, TokenStore
+from pipelines.stages.tokens.ingest import GrowingStore, IngestOrder
+from pipelines.stages.tokens.mixing.mixture import MAX_DEVIATION, Curriculum, MixedOrder
+from pipelines.stages.tokens.order import Order
+from pipelines.stages.tokens.reader import INDEX_FILE, TokenStore
 
 SINGLE = "tokens"  # what the source of a plain store is called
 

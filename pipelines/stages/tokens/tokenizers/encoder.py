@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from cluster.core.errors import InputError
-from pipelines.tokens.special import unspoken
+from pipelines.stages.tokens.tokenizers.special import unspoken
 
 ALWAYS_VERIFIED = 1  # documents at the front of every shard, whatever the fraction
 ACCELERATOR, REFERENCE = "snaptokens", "tokenizers"

@@ -21,7 +21,7 @@ from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import cache_root
-from pipelines.tokens.shards import CACHE_BYTES, Array, ArrayFolder, BlockCache
+from pipelines.stages.tokens.shards import CACHE_BYTES, Array, ArrayFolder, BlockCache
 
 Tokens = npt.NDArray[np.int64]
 

@@ -11,8 +11,8 @@ from typing import Any
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.specs import MixtureSpec
-from pipelines.tokens.mixture import whole_weights
-from pipelines.tokens.reader import INDEX_FILE, TokenStore
+from pipelines.stages.tokens.mixing.mixture import whole_weights
+from pipelines.stages.tokens.reader import INDEX_FILE, TokenStore
 
 ALIKE = ("tokenizer_fingerprint", "vocab_size", "sequence_length", "packing")
 

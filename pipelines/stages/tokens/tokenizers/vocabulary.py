@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.specs import VocabularySpec
-from pipelines.tokens import fertility, pieces, published, sentencepiece_model
-from pipelines.tokens.published import Published
-from pipelines.tokens.sampling import texts
-from pipelines.tokens.tokenizer import END_OF_TEXT, save
+from pipelines.stages.tokens.tokenizers import fertility, pieces, published, sentencepiece_model
+from pipelines.stages.tokens.tokenizers.published import Published
+from pipelines.stages.tokens.tokenizers.sampling import texts
+from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, save
 
 REPORT_FILE = "report.json"
 META_PIECES = 300  # more than there are bytes, control pieces and letters of their names

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.specs import TokenizerSpec
-from pipelines.tokens import sentencepiece_model
-from pipelines.tokens.sampling import texts
-from pipelines.tokens.training_text import BETWEEN_BLANKS, cut
+from pipelines.stages.tokens.tokenizers import sentencepiece_model
+from pipelines.stages.tokens.tokenizers.sampling import texts
+from pipelines.stages.tokens.tokenizers.training_text import BETWEEN_BLANKS, cut
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "[UNK]"  # of WordPiece and of characters

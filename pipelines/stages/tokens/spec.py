@@ -15,7 +15,7 @@ class TokenizerSpec(Spec, frozen=True):
     """A tokenizer trained on a sample of the train split of a corpus."""
 
     kind: ClassVar[str] = "tokenizer"
-    stage: ClassVar[str] = "pipelines.tokens.tokenizer:build"
+    stage: ClassVar[str] = "pipelines.stages.tokens.tokenizers.tokenizer:build"
     revision: ClassVar[int] = 3
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
 
@@ -48,7 +48,7 @@ class TokensSpec(Spec, frozen=True):
     """A corpus, encoded and packed into fixed-length sequences: a sharded store, memory-mapped in training."""
 
     kind: ClassVar[str] = "tokens"
-    stage: ClassVar[str] = "pipelines.tokens.stage:build"
+    stage: ClassVar[str] = "pipelines.stages.tokens.stage:build"
     revision: ClassVar[int] = 4
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus", "tokenizer": f"tokenizer|vocabulary|{MODELS}"}
     readable_early: ClassVar[bool] = True

@@ -28,10 +28,17 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.specs import TokensSpec
 from pipelines.ordered import ordered_map
-from pipelines.tokens.encoder import Encoder, Mismatch, load, sample
-from pipelines.tokens.packing import best_fit
-from pipelines.tokens.reader import DOCUMENTS_FILE, HEADER_FILE, INDEX_FILE, OFFSET, SEGMENTS_FILE, SEQUENCES_FILE
-from pipelines.tokens.statistics import Statistics
+from pipelines.stages.tokens.lengths import Statistics
+from pipelines.stages.tokens.packing import best_fit
+from pipelines.stages.tokens.reader import (
+    DOCUMENTS_FILE,
+    HEADER_FILE,
+    INDEX_FILE,
+    OFFSET,
+    SEGMENTS_FILE,
+    SEQUENCES_FILE,
+)
+from pipelines.stages.tokens.tokenizers.encoder import Encoder, Mismatch, load, sample
 
 SPLITS = ("heldout", "train")  # the small one first: a training run that begins early waits for all of it
 BATCH_DOCUMENTS = 1024

@@ -15,7 +15,7 @@ from sentencepiece import SentencePieceTrainer, sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
 from cluster.core.errors import InputError
-from pipelines.tokens import training_text
+from pipelines.stages.tokens.tokenizers import training_text
 
 SPACE = "▁"
 UNIGRAM, BPE = 1, 2  # TrainerSpec.ModelType

@@ -1,0 +1,1 @@
+"""Shares of several token stores in one order."""
