@@ -41,7 +41,7 @@ from cluster.core.metrics import (
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from pipelines.training.checkpoints import Part
+from pipelines.stages.training.checkpoints.checkpoints import Part
 
 BATCH = 8
 

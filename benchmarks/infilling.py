@@ -33,10 +33,10 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.results import wilson
 from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
-from pipelines.training.filling import Filler
-from pipelines.training.infilling import MEAN_SPAN_TOKENS, infill
-from pipelines.training.models import load_model
-from pipelines.training.objectives import visible
+from pipelines.stages.training.models.models import load_model
+from pipelines.stages.training.objectives.filling import Filler
+from pipelines.stages.training.objectives.infilling import MEAN_SPAN_TOKENS, infill
+from pipelines.stages.training.objectives.objectives import visible
 
 SEQUENCE_LENGTH, LONGEST = 128, 120
 SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")

@@ -140,7 +140,7 @@ def make_inputs(case: Case, store: Store, folder: str) -> dict[str, Artifact]:
         inputs = {"corpus": corpus, "tokenizer": tokenizer}
         spec = TokensSpec(sequence_length=case.sequence_length)
         return {"tokens": build(spec, inputs, store=store, name="bench")}
-    from pipelines.training.models import build_model, configuration
+    from pipelines.stages.training.models.models import build_model, configuration
 
     source = Path(folder) / case.model
     if not source.exists():
@@ -171,9 +171,9 @@ def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], fo
     """One rank of a run; leaves growth of memory, CPU seconds and tokens of the steps behind the first quarter."""
     import torch.distributed as dist
 
-    from pipelines.training import loop as loops
-    from pipelines.training.batches import plan_batches
-    from pipelines.training.worker import Work, train
+    from pipelines.stages.training import loop as loops
+    from pipelines.stages.training.batches import plan_batches
+    from pipelines.stages.training.worker import Work, train
 
     ranks = case.num_workers
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
@@ -189,13 +189,13 @@ def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], fo
             peaks.append((peak, time.process_time(), time.monotonic()))
             return super().lap(step, steps, tokens)
 
-    import pipelines.training.worker as worker
+    import pipelines.stages.training.worker as worker
 
     worker.Clock = Clock  # type: ignore[misc]
     output = Location(f"{folder}/output")
     spec, scaling = case.spec(steps), case.scaling()
     plan = plan_batches(spec, scaling, steps)
-    recipe = "pipelines.tuning.recipe:sft" if case.adapter else "pipelines.training.worker:pretrain"
+    recipe = "pipelines.tuning.recipe:sft" if case.adapter else "pipelines.stages.training.worker:pretrain"
     extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.adapter else {}
     train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", "bench", extra))
     skip = steps // 4
@@ -254,7 +254,7 @@ def main() -> None:
         preparing.join()
         inputs = [make_inputs(case, store, folder) for case in cases]  # found
         predictions = json.loads(Path(folder, "predictions").read_text())
-        import pipelines.training.worker
+        import pipelines.stages.training.worker
         import pipelines.tuning.recipe  # noqa: F401  # before the forks
 
         torch.set_num_threads(1)

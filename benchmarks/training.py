@@ -33,7 +33,7 @@ from cluster.core.metrics import DATA_WAIT_FRACTION, TOKENS_PER_SECOND, read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
-from pipelines.training.launch import CPU_MEMORY
+from pipelines.stages.training.launch import CPU_MEMORY
 
 SEQUENCE_LENGTH, MICRO_BATCH, THREADS = 256, 8, 1
 
@@ -89,7 +89,7 @@ def rival(what: str, tokens_folder: str, model: str, steps: int, batch: int) -> 
     from pipelines.stages.tokens.order import Order
     from pipelines.stages.tokens.reader import TokenStore
     from pipelines.stages.tokens.stream import SINGLE, TokenStream
-    from pipelines.training.models import build_model, configuration
+    from pipelines.stages.training.models.models import build_model, configuration
 
     store = TokenStore(tokens_folder, "train")
     stream = TokenStream({SINGLE: store}, MixedOrder([Order(store.num_sequences, 1)], Curriculum([], [[1]])))
@@ -107,7 +107,7 @@ def rival(what: str, tokens_folder: str, model: str, steps: int, batch: int) -> 
 def plain(model: Any, stream: Any, eos_token_id: int, steps: int, size: int) -> list[float]:
     import torch
 
-    from pipelines.training.objectives import CausalLM
+    from pipelines.stages.training.objectives.objectives import CausalLM
 
     objective = CausalLM(model, eos_token_id, "fp32")
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

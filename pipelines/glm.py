@@ -2,7 +2,7 @@
 
 Half of the samples have short blanks (to understand), half have the end of a document to be written (to generate).
 `--set 'pretrain.objective={infilling_sentence: 1, infilling_document: 0}'` takes whole sentences instead of the latter.
-What it has learned fills blanks: pipelines/training/filling.py.
+What it has learned fills blanks: pipelines/stages/training/objectives/filling.py.
 """
 
 from cluster.core.pipeline import main, pipeline

@@ -90,8 +90,8 @@ def profile(
 
     It is looked for in the store that it writes to. The traces of all workers stay in the artifact, in `profiles/`.
     """
-    from cluster import profiles
     from cluster.core.storage.store import Store
+    from pipelines.stages.training.telemetry import profiles
 
     opened = Store(store)
     one = profiles.find(opened, job)

@@ -15,7 +15,7 @@ from cluster.core.storage.location import Location
 from cluster.core.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
-STATISTICS_FILE = "statistics.jsonl"  # pipelines/training/statistics.py says what is in a line
+STATISTICS_FILE = "statistics.jsonl"  # pipelines/stages/training/telemetry/block_statistics.py says what is in a line
 TENSORBOARD_FOLDER = "tensorboard"
 
 # Fields of a line of metrics.jsonl. A figure that cannot be had (MFU on a CPU) is null, never left out.

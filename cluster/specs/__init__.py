@@ -8,12 +8,12 @@ from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.generation import GenerationSpec, HumanEvalSpec
-from cluster.specs.training import PretrainSpec, TrainingSpec
 from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
 from pipelines.stages.corpus.spec import CorpusSpec
 from pipelines.stages.tokens.mixing.spec import MixturePhase, MixtureSpec
 from pipelines.stages.tokens.spec import TokenizerSpec, TokensSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec, VocabularySpec
+from pipelines.stages.training.spec import PretrainSpec, TrainingSpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls

@@ -10,7 +10,7 @@ from msgspec import Meta, field
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS, TrainingSpec
+from pipelines.stages.training.spec import MODELS, TrainingSpec
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"

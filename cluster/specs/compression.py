@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS
+from pipelines.stages.training.spec import MODELS
 
 
 class QuantizeSpec(Spec, frozen=True):

@@ -9,7 +9,7 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS
+from pipelines.stages.training.spec import MODELS
 
 
 class EvaluationSpec(Spec, frozen=True):

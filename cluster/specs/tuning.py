@@ -11,7 +11,7 @@ from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS, TrainingSpec
+from pipelines.stages.training.spec import MODELS, TrainingSpec
 
 
 class PretrainedSpec(Spec, frozen=True):

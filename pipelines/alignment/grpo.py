@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.training.objectives import Objective
+from pipelines.stages.training.objectives.objectives import Objective
 
 EPSILON = 1e-4
 

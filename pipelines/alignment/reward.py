@@ -24,18 +24,18 @@ from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
-from cluster.profiles import STATE
 from cluster.results import wilson
 from cluster.specs import RewardSpec
 from pipelines.alignment.preferences import read_preferences
 from pipelines.stages.tokens.order import Order
-from pipelines.training.batch_sizes import BatchSizes
-from pipelines.training.batches import BatchPlan, Share, Source, plan_batches
-from pipelines.training.engine import Engine
-from pipelines.training.models import require_classifier, require_rows, require_trainable
-from pipelines.training.objectives import Objective
-from pipelines.training.stage import run_training
-from pipelines.training.worker import Parts, Work
+from pipelines.stages.training.batch_sizes import BatchSizes
+from pipelines.stages.training.batches import BatchPlan, Share, Source, plan_batches
+from pipelines.stages.training.engine.engine import Engine
+from pipelines.stages.training.models.models import require_classifier, require_rows, require_trainable
+from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.stage import run_training
+from pipelines.stages.training.telemetry.profiles import STATE
+from pipelines.stages.training.worker import Parts, Work
 from pipelines.tuning.conversations import Row
 from pipelines.tuning.encoding import Encoded, encode
 from pipelines.tuning.sequences import Sequences

@@ -25,9 +25,9 @@ from pipelines.alignment.scoring import Scorer
 from pipelines.alignment.sync import WeightSync
 from pipelines.generation.engine import Completion
 from pipelines.stages.tokens.order import Order
-from pipelines.training.batches import BatchPlan, Share, Source
-from pipelines.training.engine import Engine
-from pipelines.training.loop import mix
+from pipelines.stages.training.batches import BatchPlan, Share, Source
+from pipelines.stages.training.engine.engine import Engine
+from pipelines.stages.training.loop import mix
 
 
 @dataclass(frozen=True)

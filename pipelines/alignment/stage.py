@@ -15,7 +15,6 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from cluster.profiles import STATE
 from cluster.specs import RlhfSpec, ScalingSpec
 from cluster.specs.alignment import REWARD_MODEL
 from pipelines.alignment import curve, ledger
@@ -25,10 +24,11 @@ from pipelines.alignment.rewards import reward_function
 from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
 from pipelines.alignment.scoring import Scorer
 from pipelines.alignment.sync import GREEDY_TOKENS, WeightSync
-from pipelines.training.batches import BatchPlan, plan_batches
-from pipelines.training.models import require_rows, require_trainable
-from pipelines.training.stage import run_training
-from pipelines.training.worker import Parts, Work
+from pipelines.stages.training.batches import BatchPlan, plan_batches
+from pipelines.stages.training.models.models import require_rows, require_trainable
+from pipelines.stages.training.stage import run_training
+from pipelines.stages.training.telemetry.profiles import STATE
+from pipelines.stages.training.worker import Parts, Work
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode, prompt_tokens
 from pipelines.tuning.stage import tokenizer_files

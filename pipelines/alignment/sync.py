@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cluster.core.errors import JobError
 from pipelines.generation.fleet import Fleet
-from pipelines.training.engine import Engine
+from pipelines.stages.training.engine.engine import Engine
 
 GREEDY_TOKENS = 24
 

@@ -29,7 +29,7 @@ from pipelines.alignment.rewards import Sample, python_parses
 from pipelines.evaluation.loss import Window, windows
 from pipelines.evaluation.stage import beginning, heldout_texts
 from pipelines.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
-from pipelines.training.loop import mix
+from pipelines.stages.training.loop import mix
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import prompt_tokens
 from pipelines.tuning.templates import prepare

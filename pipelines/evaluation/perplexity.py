@@ -38,7 +38,7 @@ from cluster.results import (
 from cluster.specs import PerplexitySpec
 from pipelines.evaluation.loss import document_nll
 from pipelines.stages.tokens.reader import TokenStore
-from pipelines.training.models import require_tokenizer
+from pipelines.stages.training.models.models import require_tokenizer
 
 
 def build(ctx: Context[PerplexitySpec]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from pipelines.evaluation.perplexity import corpus_texts, write_results
 from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import open_stream, token_sources
-from pipelines.training.batch_sizes import BatchSizes
+from pipelines.stages.training.batch_sizes import BatchSizes
 
 
 def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:

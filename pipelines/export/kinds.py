@@ -10,7 +10,7 @@ from typing import Any
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.export.origins import MODEL, chain, origin, reference
-from pipelines.training.models import BLANK_GLM
+from pipelines.stages.training.models.models import BLANK_GLM
 
 # By the end of the class that config.json names: transformers' `Auto` class, the Hub's task, what it is called here.
 HEADS = {
@@ -40,7 +40,7 @@ class Kind:
         if config["model_type"] == BLANK_GLM:
             raise InputError(
                 f"{model.record.ref} is a GLM, whose family no library but Trunkline opens: it is not exported",
-                "Use the artifact itself (`pipelines.training.filling.Filler`), or export a causal model or a BERT.",
+                "Use the artifact itself (`pipelines.stages.training.objectives.filling.Filler`), or export a causal model or a BERT.",
             )
         named = next(iter(config.get("architectures") or ()), "")
         head = next(end for end in HEADS if named.endswith(end))

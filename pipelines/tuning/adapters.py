@@ -15,7 +15,7 @@ def nf4(spec: SftSpec) -> BitsAndBytesConfig:
     import torch
     from transformers import BitsAndBytesConfig
 
-    from pipelines.training.objectives import HALVES
+    from pipelines.stages.training.objectives.objectives import HALVES
 
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from cluster.specs import SftSpec
-from pipelines.training.cross_entropy import cross_entropy
-from pipelines.training.objectives import Objective
-from pipelines.training.worker import Parts, Work
+from pipelines.stages.training.objectives.cross_entropy import cross_entropy
+from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.worker import Parts, Work
 from pipelines.tuning.adapters import add_adapter, nf4
 from pipelines.tuning.sequences import ConversationBatches, Sequences
 

@@ -19,8 +19,8 @@ from cluster.core import metrics
 from cluster.core.storage.location import Location
 from cluster.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
-from pipelines.training.batches import BatchPlan, Share, Source
-from pipelines.training.engine import Engine
+from pipelines.stages.training.batches import BatchPlan, Share, Source
+from pipelines.stages.training.engine.engine import Engine
 from pipelines.tuning.encoding import Encoded
 
 

@@ -10,12 +10,12 @@ from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.prediction import Prediction
 from cluster.core.graph import Step
 from cluster.specs import ScalingSpec, SftSpec
-from pipelines.training.sizing import model_of, predict_model
+from pipelines.stages.training.sizing.training_step import model_of, predict_model
 from pipelines.tuning.adapters import add_adapter, pack
 
 
 def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
-    """What SFT needs (`sizing` of its spec). Raises as `pipelines.training.sizing.predict`."""
+    """What SFT needs (`sizing` of its spec). Raises as `pipelines.stages.training.sizing.training_step.predict`."""
     spec = step.spec
     assert isinstance(spec, SftSpec)
     spec.check_scaling(scaling)

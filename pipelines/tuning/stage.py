@@ -17,14 +17,14 @@ from transformers import AutoConfig, AutoTokenizer
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens
-from cluster.profiles import STATE
 from cluster.specs import SftSpec
-from pipelines.training.batch_sizes import BatchSizes
-from pipelines.training.batches import BatchPlan, plan_batches
-from pipelines.training.models import require_rows, require_trainable
-from pipelines.training.stage import run_training
-from pipelines.training.tensor_parallel import check_cut
-from pipelines.training.ulysses import check_shared
+from pipelines.stages.training.batch_sizes import BatchSizes
+from pipelines.stages.training.batches import BatchPlan, plan_batches
+from pipelines.stages.training.models.models import require_rows, require_trainable
+from pipelines.stages.training.parallel.tensor_parallel import check_cut
+from pipelines.stages.training.parallel.ulysses import check_shared
+from pipelines.stages.training.stage import run_training
+from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.tuning.conversations import read_conversations
 from pipelines.tuning.encoding import encode
 from pipelines.tuning.sequences import Sequences

@@ -50,7 +50,9 @@ def conversations(store: Store, tmp_path: Path) -> Artifact:
 
 @pytest.fixture(autouse=True)
 def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
 
 
 def model(store: Store, files: dict[str, bytes], spec: Spec | None = None, **changes: Any) -> Artifact:

@@ -25,7 +25,7 @@ from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
-from pipelines.training.glm import BlankGlmConfig
+from pipelines.stages.training.models.glm import BlankGlmConfig
 from pipelines.tuning.templates import CHATML, prepare
 from tests.tuning.tokenizers import by_hand
 

@@ -192,7 +192,7 @@ def test_an_engine_that_does_not_start_says_why(model: Artifact, ray_cluster: No
 
 
 def test_ranks_wait_for_one_another_longer_than_for_engines_and_rewards() -> None:
-    from pipelines.training.launch import collective_seconds
+    from pipelines.stages.training.launch import collective_seconds
 
     assert collective_seconds(ScalingSpec()) == 1800 > PATIENCE * ScalingSpec().rollout_timeout_seconds
     for scaling in (ScalingSpec(rollout_timeout_seconds=5000), ScalingSpec(reward_timeout_seconds=9000)):

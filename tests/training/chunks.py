@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pipelines.training.models import build_model, configuration
-from pipelines.training.objectives import CausalLM
-from pipelines.training.ulysses import share_sequences
+from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.parallel.ulysses import share_sequences
 from tests.training.tiny import EOS, LENGTH, VOCAB, saved_bytes
 
 OVERRIDES = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}

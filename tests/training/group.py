@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from pipelines.training.interruption import Request, Undisturbed
+from pipelines.stages.training.interruption import Request, Undisturbed
 from tests.training.tiny import LENGTH, pretrain
 
 
@@ -32,8 +32,8 @@ class StopAt(Undisturbed):
 
 def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
-    from pipelines.training.batches import plan_batches, pretrain_steps
-    from pipelines.training.worker import Work, train
+    from pipelines.stages.training.batches import plan_batches, pretrain_steps
+    from pipelines.stages.training.worker import Work, train
 
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
     store = Store(f"{root}/store")
@@ -43,7 +43,7 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         scaling = ScalingSpec(**{"num_workers": ranks, "log_every": 1} | case["scaling"])
         output = Location(f"{root}/{name}")
         plan = plan_batches(spec, scaling, pretrain_steps(spec, LENGTH))
-        recipe = case.get("recipe", "pipelines.training.worker:pretrain")
+        recipe = case.get("recipe", "pipelines.stages.training.worker:pretrain")
         inputs = {"tokens": tokens} | {n: store.get("tokens", print_) for n, print_ in case.get("inputs", {}).items()}
         work = Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name)
         if stop_at := case.get("stop_at"):

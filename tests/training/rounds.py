@@ -27,9 +27,9 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import ScalingSpec
-from pipelines.training import worker
-from pipelines.training.batches import TokenBatches, plan_batches, pretrain_steps
-from pipelines.training.interruption import Request, Undisturbed
+from pipelines.stages.training import worker
+from pipelines.stages.training.batches import TokenBatches, plan_batches, pretrain_steps
+from pipelines.stages.training.interruption import Request, Undisturbed
 from tests.training.tiny import LENGTH, pretrain
 
 
@@ -72,7 +72,7 @@ def rank_main(rank: int, root: str, name: str, case: dict[str, Any], number: int
 
     worker.TokenBatches = Recorded
     inputs = {"tokens": Store(f"{root}/store").list("tokens")[0]}
-    recipe = "pipelines.training.worker:pretrain"
+    recipe = "pipelines.stages.training.worker:pretrain"
     figures = worker.train(worker.Work(recipe, spec, scaling, plan, inputs, output, output / ".train", name), end)
     if rank == 0 and figures is not None:
         output.write_bytes("figures.json", json.dumps(figures).encode())

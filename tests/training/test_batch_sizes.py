@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import override
 from cluster.specs import PretrainSpec, RlhfSpec, ScalingSpec
-from pipelines.training.batch_sizes import BatchSizes
-from pipelines.training.batches import plan_batches, pretrain_steps
+from pipelines.stages.training.batch_sizes import BatchSizes
+from pipelines.stages.training.batches import plan_batches, pretrain_steps
 
 GROWING = PretrainSpec(global_batch_size=32, start_batch_size=8, batch_size_warmup_steps=6, total_tokens=300 * 16)
 

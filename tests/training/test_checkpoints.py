@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from pipelines.training.checkpoints import Checkpoints, Part
-from pipelines.training.snapshots import PartFile, Snapshot, State
+from pipelines.stages.training.checkpoints.checkpoints import Checkpoints, Part
+from pipelines.stages.training.checkpoints.snapshots import PartFile, Snapshot, State
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -55,7 +55,9 @@ def test_it_begins_where_the_other_ended(first: Artifact, ray_cluster: None) -> 
 def test_what_does_not_fit_is_told_before_a_cluster_is_asked_for(
     first: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
     store = first.store
     longer = make_tokens(store, corpus="longer", length=2 * LENGTH)
     with pytest.raises(InputError, match=f"{LENGTH} positions, and the sequences {2 * LENGTH} tokens"):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.training import cross_entropy as module
-from pipelines.training.cross_entropy import cross_entropy
+from pipelines.stages.training.objectives import cross_entropy as module
+from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 
 
 def by_formula(logits: Tensor, labels: Tensor, z_loss: float, smoothing: float) -> tuple[Tensor, Tensor]:

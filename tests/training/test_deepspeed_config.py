@@ -9,8 +9,8 @@ import pytest
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import override
 from cluster.specs import PretrainSpec, ScalingSpec
-from pipelines.training.batches import plan_batches
-from pipelines.training.deepspeed_config import check_overrides, deepspeed_config
+from pipelines.stages.training.batches import plan_batches
+from pipelines.stages.training.engine.deepspeed_config import check_overrides, deepspeed_config
 
 SPEC = PretrainSpec(global_batch_size=8)
 

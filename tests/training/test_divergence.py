@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import JobError
 from cluster.specs import PretrainSpec
-from pipelines.training.divergence import Divergence
+from pipelines.stages.training.telemetry.divergence import Divergence
 
 
 def policy(**fields: object) -> Divergence:

@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer
 
 from cluster.core.errors import InputError
-from pipelines.training.filling import Filler
-from pipelines.training.infilling import infill
-from pipelines.training.models import build_model, configuration, load_model
-from pipelines.training.objectives import BlankInfilling
+from pipelines.stages.training.models.models import build_model, configuration, load_model
+from pipelines.stages.training.objectives.filling import Filler
+from pipelines.stages.training.objectives.infilling import infill
+from pipelines.stages.training.objectives.objectives import BlankInfilling
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, tokenizer_json
 
 MASK, START, END = VOCAB, VOCAB + 3, VOCAB + 4

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.infilling import (
+from pipelines.stages.training.objectives.infilling import (
     document_span,
     infill,
     infill_sequence,
     sentence_spans,
     short_spans,
 )
-from pipelines.training.masking import NO_LABEL, Tokens
+from pipelines.stages.training.objectives.masking import NO_LABEL, Tokens
 
 EOS, M, S, E = 0, 5001, 5002, 5003
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipelines.training.models import build_model, configuration
+from pipelines.stages.training.models.models import build_model, configuration
 
 LAYERS, HIDDEN = 4, 128
 

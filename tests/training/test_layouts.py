@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM
 from cluster.core.metrics import LOSS, read
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.training.models import load_model
+from pipelines.stages.training.models.models import load_model
 from tests.training.tiny import LENGTH, SMALL, make_tokens
 
 STEPS = 8

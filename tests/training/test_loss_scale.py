@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, LossScale
+from pipelines.stages.training.engine.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, LossScale
 
 
 @given(st.lists(st.one_of(st.integers(1, 2500), st.none()), max_size=12))

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from cluster.core.errors import InputError
-from pipelines.training.markers import markers_of
+from pipelines.stages.training.objectives.markers import markers_of
 
 WORDS = ["<|endoftext|>", "one", "two.", "three", "four!", "这。", "\n", "(five.)", "six,"]
 

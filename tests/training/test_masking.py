@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.masking import NO_LABEL, mask_tokens
+from pipelines.stages.training.objectives.masking import NO_LABEL, mask_tokens
 
 ORDINARY, MASK = np.arange(4, 1000), 3
 

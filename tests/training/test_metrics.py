@@ -11,7 +11,12 @@ import torch
 from cluster.core.metrics import METRICS_FILE, MetricsLog, read
 from cluster.core.storage.lines import Follower
 from cluster.core.storage.location import Location
-from pipelines.training.throughput import flops_per_token, hardware_flops_per_token, peak_flops, peak_of
+from pipelines.stages.training.telemetry.throughput import (
+    flops_per_token,
+    hardware_flops_per_token,
+    peak_flops,
+    peak_of,
+)
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def mixed(store: Store, **fields: float) -> Artifact:
 
 def test_a_model_of_a_mixture(store: Store, ray_cluster: None) -> None:
     from pipelines.stages.tokens.stream import open_stores
-    from pipelines.training.batches import stack
-    from pipelines.training.objectives import CausalLM
+    from pipelines.stages.training.batches import stack
+    from pipelines.stages.training.objectives.objectives import CausalLM
 
     spec = pretrain(STEPS, evaluate_every_steps=10)
     artifact = build(spec, {"tokens": mixed(store)}, store=store, scaling=SCALING, name="tiny")
@@ -50,6 +50,8 @@ def test_a_model_of_a_mixture(store: Store, ray_cluster: None) -> None:
 def test_too_many_epochs_are_refused_before_a_cluster_is_asked_for(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
     with pytest.raises(SpecError, match=r"epochs of 'code' .*, above 0.1"):
         build(pretrain(STEPS), {"tokens": mixed(store, max_epochs=0.1)}, store=store, scaling=SCALING, name="tiny")

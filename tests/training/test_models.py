@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from cluster.core.errors import SpecError
-from pipelines.training.models import build_model, configuration, count_parameters
-from pipelines.training.objectives import CausalLM
-from pipelines.training.sizes import SIZES
+from pipelines.stages.training.models.models import build_model, configuration, count_parameters
+from pipelines.stages.training.models.sizes import SIZES
+from pipelines.stages.training.objectives.objectives import CausalLM
 
 
 def config(  # type: ignore[no-untyped-def]

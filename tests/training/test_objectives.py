@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipelines.stages.tokens.reader import PADDING
-from pipelines.training.models import build_model, configuration
-from pipelines.training.objectives import CausalLM, documents
+from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.objectives.objectives import CausalLM, documents
 
 EOS = 0
 

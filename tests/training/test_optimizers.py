@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cluster.specs import PretrainSpec
-from pipelines.training.models import build_model, configuration
-from pipelines.training.muon import orthogonalize
-from pipelines.training.optimizers import build_optimizer
+from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.optimizers.muon import orthogonalize
+from pipelines.stages.training.optimizers.optimizers import build_optimizer
 
 SPEC = PretrainSpec(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.1, precision="bf16")
 

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from cluster import profiles
 from cluster.cli.jobs import profile
 from cluster.core.build import build
 from cluster.core.errors import InputError, JobError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from pipelines.stages.training.telemetry import profiles
 from tests.training.run_once import SCALING
 from tests.training.tiny import make_tokens, pretrain
 

@@ -20,11 +20,11 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream
-from pipelines.training.batches import TokenBatches, plan_batches
-from pipelines.training.infilling import infill
-from pipelines.training.models import build_model, configuration
-from pipelines.training.objectives import BlankInfilling, MaskedLM, objective_for
-from pipelines.training.samples import count_labels, make_sampler
+from pipelines.stages.training.batches import TokenBatches, plan_batches
+from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.objectives.infilling import infill
+from pipelines.stages.training.objectives.objectives import BlankInfilling, MaskedLM, objective_for
+from pipelines.stages.training.samples import count_labels, make_sampler
 from tests.training.run_once import SCALING
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, make_tokens, pretrain
 
@@ -216,7 +216,9 @@ def test_documents_in_one_sequence_do_not_see_each_other(marked: Artifact, kind:
 def test_what_does_not_fit_is_told_before_a_cluster_is_asked_for(
     changes: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
     from tests.training import tiny
 
     whole = tiny.tokenizer_json

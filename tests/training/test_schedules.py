@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.specs import PretrainSpec
-from pipelines.training.schedules import learning_rate_factor
+from pipelines.stages.training.schedules import learning_rate_factor
 
 STEPS = 100
 

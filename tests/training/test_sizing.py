@@ -21,12 +21,12 @@ from cluster.core.graph import Step
 from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
-from pipelines.training.advice import recommend
-from pipelines.training.footprint import FP32, Footprint, Peak, trace
-from pipelines.training.memory import place
-from pipelines.training.models import build_model, configuration, count_parameters
-from pipelines.training.objectives import CausalLM
-from pipelines.training.sizes import SIZES
+from pipelines.stages.training.models.models import build_model, configuration, count_parameters
+from pipelines.stages.training.models.sizes import SIZES
+from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.sizing.advice import recommend
+from pipelines.stages.training.sizing.footprint import FP32, Footprint, Peak, trace
+from pipelines.stages.training.sizing.memory import place
 from tests.cli.command import ctl
 from tests.training.tiny import make_tokens, pretrain, saved_bytes
 

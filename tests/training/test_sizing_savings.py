@@ -18,10 +18,10 @@ from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
-from pipelines.training.footprint import Footprint, Peak, trace
-from pipelines.training.memory import place
-from pipelines.training.models import build_model, configuration
-from pipelines.training.objectives import CausalLM
+from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
+from pipelines.stages.training.sizing.memory import place
 from pipelines.tuning.adapters import add_adapter
 from pipelines.tuning.recipe import AnswerLM, load_model
 from tests.cli.command import ctl

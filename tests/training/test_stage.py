@@ -25,7 +25,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec
-from pipelines.training.checkpoints import Part
+from pipelines.stages.training.checkpoints.checkpoints import Part
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
@@ -141,8 +141,8 @@ def test_the_artifact_is_a_hugging_face_folder(undisturbed: tuple[Artifact, list
 
 def test_validation_loss_is_what_the_saved_model_has(undisturbed: tuple[Artifact, list[Any]]) -> None:
     from pipelines.stages.tokens.reader import TokenStore
-    from pipelines.training.batches import stack
-    from pipelines.training.objectives import CausalLM
+    from pipelines.stages.training.batches import stack
+    from pipelines.stages.training.objectives.objectives import CausalLM
 
     artifact, _ = undisturbed
     heldout = TokenStore(artifact.parent("tokens").local(), "heldout")
@@ -196,7 +196,9 @@ def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
     tokens: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("a cluster was started"))
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
     with pytest.raises(SpecError, match="Did you mean 'num_hidden_layers'"):
         run(tmp_path, pretrain(1, model_overrides={"num_hidden_layer": 2}))
     with pytest.raises(SpecError, match="3 workers"):

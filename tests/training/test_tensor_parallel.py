@@ -24,12 +24,12 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import RewardSpec, ScalingSpec, SftSpec
-from pipelines.training.batches import plan_batches
-from pipelines.training.cuts import Block
-from pipelines.training.footprint import trace
-from pipelines.training.models import configuration, load_model
-from pipelines.training.shards import Piece
-from pipelines.training.tensor_parallel import check_cut
+from pipelines.stages.training.batches import plan_batches
+from pipelines.stages.training.checkpoints.partition import Piece
+from pipelines.stages.training.models.models import configuration, load_model
+from pipelines.stages.training.parallel.cuts import Block
+from pipelines.stages.training.parallel.tensor_parallel import check_cut
+from pipelines.stages.training.sizing.footprint import trace
 from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, run_rounds
 
 STEPS = 5

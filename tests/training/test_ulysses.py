@@ -22,9 +22,9 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, PretrainSpec, RewardSpec, ScalingSpec
-from pipelines.training.batches import BatchPlan, plan_batches
-from pipelines.training.footprint import trace
-from pipelines.training.models import configuration
+from pipelines.stages.training.batches import BatchPlan, plan_batches
+from pipelines.stages.training.models.models import configuration
+from pipelines.stages.training.sizing.footprint import trace
 from tests.made import make
 from tests.training.chunks import OVERRIDES
 from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, run_rounds, tokenizer_json

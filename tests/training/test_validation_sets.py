@@ -11,7 +11,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainSpec, ScalingSpec
-from pipelines.training.stage import validate
+from pipelines.stages.training.stage import validate
 from tests.training.tiny import LENGTH, make_tokens, pretrain
 
 

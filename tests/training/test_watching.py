@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 from cluster.core.metrics import STATISTICS_FILE, read
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.profiles import REQUEST_FILE, Profile, Request
 from pipelines.stages.tokens.reader import TokenStore
-from pipelines.training.batches import stack
-from pipelines.training.objectives import CausalLM
-from pipelines.training.stragglers import judge
+from pipelines.stages.training.batches import stack
+from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.telemetry.profiles import REQUEST_FILE, Profile, Request
+from pipelines.stages.training.telemetry.stragglers import judge
 from tests.training.tiny import LENGTH, make_tokens
 from tests.training.trouble import BAD
 

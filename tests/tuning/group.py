@@ -24,8 +24,8 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
     from transformers import AutoTokenizer
 
-    from pipelines.training.batches import plan_batches
-    from pipelines.training.worker import Work, train
+    from pipelines.stages.training.batches import plan_batches
+    from pipelines.stages.training.worker import Work, train
     from pipelines.tuning.conversations import read_conversations
     from pipelines.tuning.encoding import encode
     from pipelines.tuning.sequences import Sequences

@@ -236,7 +236,9 @@ def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr(
+        "pipelines.stages.training.stage.connect", lambda scaling: pytest.fail("a cluster was asked for")
+    )
     with pytest.raises(SpecError, match=words):
         run(inputs, Path(store.root.url), spec, **scaling)
 

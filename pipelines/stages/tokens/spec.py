@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS
+from pipelines.stages.training.spec import MODELS
 
 
 class TokenizerSpec(Spec, frozen=True):

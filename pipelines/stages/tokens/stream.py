@@ -18,11 +18,11 @@ import numpy.typing as npt
 from cluster.core.errors import SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
-from cluster.specs.training import VALIDATION
 from pipelines.stages.tokens.ingest import GrowingStore, IngestOrder
 from pipelines.stages.tokens.mixing.mixture import MAX_DEVIATION, Curriculum, MixedOrder
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.reader import INDEX_FILE, TokenStore
+from pipelines.stages.training.spec import VALIDATION
 
 SINGLE = "tokens"  # what the source of a plain store is called
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import names_files
 from cluster.core.specs.spec import Spec
-from cluster.specs.training import MODELS
+from pipelines.stages.training.spec import MODELS
 
 Tokenizer = Annotated[str, names_files(beside=("tokenizer_config.json",))]
 

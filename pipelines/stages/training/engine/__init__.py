@@ -1,0 +1,1 @@
+"""DeepSpeed, with our optimizers and our checkpoints."""

@@ -1,0 +1,1 @@
+"""The families of models, and how one is made or loaded."""

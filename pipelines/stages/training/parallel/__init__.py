@@ -1,0 +1,1 @@
+"""How weights, heads and sequences are cut among workers."""

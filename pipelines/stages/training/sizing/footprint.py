@@ -1,0 +1,146 @@
+"""What a model keeps in memory while it trains, found by running it on tensors that have shapes and no storage.
+
+Activations are counted as Korthikanti et al. 2022 (arXiv:2205.05198) do, as what the backward pass will need, yet not
+by a formula of one architecture: torch's own hooks tell what the forward pass saves, whatever the family, the attention
+kernel and the precision. A sequence more costs the same as the one before it, so two passes tell all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cluster.specs import SftSpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from pipelines.stages.training.sizing.kept import Kept
+
+FP32 = 4
+# Of a weight, by the rule that moves it; Adafactor has rows and columns instead. 8 bits have a scale each 256 elements.
+STATE_BYTES = {"adamw": 2 * FP32, "adamw8bit": 2 + 2 * FP32 / 256, "muon": FP32, "adafactor": 0}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes besides weights and gradients at one moment of a step: `fixed`, and for each sequence; of the latter
+    `mask_bytes` (copies included) are not divided among workers that share it.
+
+    Under autocast the fixed ones are the 16-bit copies of the weights, which the backward pass needs: all of them, in
+    every ZeRO stage; with checkpointing those of the largest block and of what is in none.
+    """
+
+    fixed_bytes: int
+    sequence_bytes: int
+    mask_bytes: int = 0
+
+    def bytes(self, micro_batch_size: int) -> int:
+        return self.fixed_bytes + micro_batch_size * self.sequence_bytes
+
+    def shared(self, workers: int) -> Peak:
+        divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
+        return replace(self, sequence_bytes=divided + self.mask_bytes)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Weights, those of them that are trained, of these the ones that Muon updates and the largest matrix; and bytes:
+    of the optimizer's state, of what is not trained, as it is stored, and of activations at the moments that may be the
+    highest of a step, without and with activation checkpointing (none: the family has no blocks for it)."""
+
+    parameters: int
+    trained_parameters: int
+    muon_parameters: int
+    largest_parameter: int
+    state_bytes: int
+    frozen_bytes: int
+    peaks: tuple[Peak, ...]
+    checkpointed: tuple[Peak, ...]
+
+    def activations_bytes(self, micro_batch_size: int, checkpointing: bool = False) -> int:
+        peaks = self.checkpointed if checkpointing else self.peaks
+        return max(peak.bytes(micro_batch_size) for peak in peaks)
+
+    def shared(self, workers: int) -> Footprint:
+        """The footprint on each of so many workers that share every sequence.
+
+        Each layer keeps its attention's result a second time then, which is not counted.
+        """
+        peaks, checkpointed = (tuple(p.shared(workers) for p in of) for of in (self.peaks, self.checkpointed))
+        return replace(self, peaks=peaks, checkpointed=checkpointed)
+
+
+def trace(
+    config: PreTrainedConfig,
+    spec: TrainingSpec,
+    sequence_length: int,
+    adapt: Callable[[Any], Any] | None = None,
+    tensor_parallel_size: int = 1,
+) -> Footprint:
+    """The footprint of a language model under a spec: on packed documents, in fine-tuning on one conversation each.
+    Seconds at most, and no memory. `adapt` makes of the model the one that is trained. Where workers share layers, it
+    is that of one worker, but for `parameters`."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from pipelines.stages.training.models.models import build_model, count_parameters
+    from pipelines.stages.training.models.packed import stored_bytes, without_storage
+    from pipelines.stages.training.optimizers.optimizers import build_optimizer
+    from pipelines.stages.training.parallel.tensor_parallel import keep_part
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = build_model(config, spec.seed)
+        parameters = count_parameters(model)
+        if tensor_parallel_size > 1:
+            keep_part(model, tensor_parallel_size)
+        if adapt:
+            model = adapt(model).train()
+    with FakeTensorMode():
+        without_storage(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        added = sum(p.numel() for p in trained) if adapt else 0  # the adapter's
+        groups = build_optimizer(model, spec).param_groups
+        of_rules = {rule: [p for g in groups if g["rule"] == rule for p in g["params"]] for rule in STATE_BYTES}
+        state = sum(STATE_BYTES[rule] * p.numel() for rule, held in of_rules.items() for p in held)
+        state += sum(FP32 * (sum(p.shape) if p.ndim == 2 else p.numel()) for p in of_rules["adafactor"])
+        peaks, checkpointed = _peaks(model, spec, sequence_length)
+        return Footprint(
+            parameters=parameters + added,
+            trained_parameters=sum(p.numel() for p in trained),
+            muon_parameters=sum(p.numel() for p in of_rules["muon"]),
+            largest_parameter=max(p.numel() for p in trained),
+            state_bytes=int(state),
+            frozen_bytes=sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers())),
+            peaks=peaks,
+            checkpointed=checkpointed,
+        )
+
+
+def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[Peak, ...], tuple[Peak, ...]]:
+    """The moments of a step that may be the highest, without and with activation checkpointing.
+
+    Without, that is the beginning of the backward pass: all that was saved, and the logits, which became their own
+    gradient. With, blocks leave what they were given, and the end of the forward pass competes with the backward pass
+    of the largest block: what its forward pass, made again, saves, and gradients of as much.
+    """
+    from pipelines.stages.training.models.packed import unpacked_bytes
+    from pipelines.stages.training.sizing.kept import Kept
+
+    one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
+    unpacked = unpacked_bytes(model)
+    # Fine-tuning takes the logits of the learned tokens out of all, as a copy: as many at most.
+    logits = 2 if isinstance(spec, SftSpec) else 1
+
+    def peak(what: Callable[[Kept], tuple[int, int]], fixed: int) -> Peak:
+        (first, mask), (second, _) = what(one), what(two)
+        return Peak(2 * first - second + fixed, second - first, mask)
+
+    plain = peak(lambda kept: (kept.saved + logits * kept.logits, kept.masks), unpacked)
+    if not one.blocks:
+        return (plain,), ()
+    forward = peak(lambda kept: (kept.given + logits * kept.logits, kept.given_masks), unpacked)
+    backward = peak(lambda kept: (kept.given + 2 * kept.block, kept.given_masks + kept.block_masks), unpacked)
+    return (plain,), (forward, backward)
