@@ -152,8 +152,8 @@ def make_inputs(case: Case, store: Store, folder: str) -> dict[str, Artifact]:
 
 def make_conversations(case: Case, steps: int, state: Location) -> None:
     """Of random tokens, as many as the steps see."""
-    from pipelines.tuning.encoding import Encoded
-    from pipelines.tuning.sequences import Sequences
+    from pipelines.stages.tuning.encoding import Encoded
+    from pipelines.stages.tuning.sequences import Sequences
 
     draw, length = random.Random(0), case.sequence_length + 1
     for split, count in (("train", steps * case.global_batch_size), ("heldout", case.num_workers)):
@@ -195,7 +195,7 @@ def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], fo
     output = Location(f"{folder}/output")
     spec, scaling = case.spec(steps), case.scaling()
     plan = plan_batches(spec, scaling, steps)
-    recipe = "pipelines.tuning.recipe:sft" if case.adapter else "pipelines.stages.training.worker:pretrain"
+    recipe = "pipelines.stages.tuning.recipe:sft" if case.adapter else "pipelines.stages.training.worker:pretrain"
     extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.adapter else {}
     train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", "bench", extra))
     skip = steps // 4
@@ -255,7 +255,7 @@ def main() -> None:
         inputs = [make_inputs(case, store, folder) for case in cases]  # found
         predictions = json.loads(Path(folder, "predictions").read_text())
         import pipelines.stages.training.worker
-        import pipelines.tuning.recipe  # noqa: F401  # before the forks
+        import pipelines.stages.tuning.recipe  # noqa: F401  # before the forks
 
         torch.set_num_threads(1)
         print("memory beside the runtime's share; speed", flush=True)

@@ -4,16 +4,16 @@ from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.infra import InfraSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
-from cluster.specs.alignment import PreferencesSpec, RewardSpec, RlhfSpec
 from cluster.specs.compression import QuantizeSpec
 from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from cluster.specs.generation import GenerationSpec, HumanEvalSpec
-from cluster.specs.tuning import ConversationsSpec, PretrainedSpec, SftSpec
+from pipelines.stages.alignment.spec import PreferencesSpec, RewardSpec, RlhfSpec
 from pipelines.stages.corpus.spec import CorpusSpec
 from pipelines.stages.tokens.mixing.spec import MixturePhase, MixtureSpec
 from pipelines.stages.tokens.spec import TokenizerSpec, TokensSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec, VocabularySpec
 from pipelines.stages.training.spec import PretrainSpec, TrainingSpec
+from pipelines.stages.tuning.spec import ConversationsSpec, PretrainedSpec, SftSpec
 
 SPECS: dict[str, type[Spec]] = {
     cls.kind: cls

@@ -26,9 +26,9 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.specs import QuantizeSpec, ScalingSpec
 from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
-from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import Encoded, encode, prompt_tokens
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import Encoded, encode, prompt_tokens
+from pipelines.stages.tuning.templates import prepare
 
 KV_CACHE_GIB = 1.0  # of both engines, and within their resident memory
 PLAIN = "completion"  # the template of a model that has none: request and answer as one text

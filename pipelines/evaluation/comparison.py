@@ -24,15 +24,15 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from cluster.specs import ComparisonSpec
-from pipelines.alignment.reward import RewardModel
-from pipelines.alignment.rewards import Sample, python_parses
 from pipelines.evaluation.loss import Window, windows
 from pipelines.evaluation.stage import beginning, heldout_texts
 from pipelines.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
+from pipelines.stages.alignment.reward import RewardModel
+from pipelines.stages.alignment.rewards import Sample, python_parses
 from pipelines.stages.training.loop import mix
-from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import prompt_tokens
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import prompt_tokens
+from pipelines.stages.tuning.templates import prepare
 
 MODELS = ("base", "sft", "rlhf", "int8")
 PLAIN = "completion"  # the template of a model that has none

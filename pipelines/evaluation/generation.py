@@ -19,9 +19,9 @@ from cluster.results import RESULTS_FILE, SAMPLES_FILE, Results, encode_outcomes
 from cluster.specs import GenerationSpec
 from pipelines.evaluation import overlap
 from pipelines.generation.answers import answer
-from pipelines.tuning.conversations import read_conversations, read_lines, write_lines
-from pipelines.tuning.encoding import prompt_tokens
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
+from pipelines.stages.tuning.encoding import prompt_tokens
+from pipelines.stages.tuning.templates import prepare
 
 TASK = "generation"
 ANSWERS_FILE = "answers.jsonl"

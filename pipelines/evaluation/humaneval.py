@@ -35,8 +35,8 @@ from pipelines.evaluation.generation import versions
 from pipelines.evaluation.overlap import bootstrapped
 from pipelines.evaluation.sandbox import Limits, Verdict
 from pipelines.generation.answers import answer
-from pipelines.tuning.conversations import read_lines, write_lines
-from pipelines.tuning.records import BadRecord, read_records
+from pipelines.stages.tuning.conversations import read_lines, write_lines
+from pipelines.stages.tuning.records import BadRecord, read_records
 
 TASK = "humaneval"
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")

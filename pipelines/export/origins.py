@@ -17,7 +17,7 @@ from cluster.core.lineage import ancestry
 from cluster.core.specs.spec import ANY, Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.specs import SPECS
-from pipelines.tuning.conversations import read_lines
+from pipelines.stages.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one
 CONVERSATIONS = "conversations"

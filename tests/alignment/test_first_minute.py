@@ -24,7 +24,7 @@ from cluster.specs import (
     SftSpec,
     Spec,
 )
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.made import make
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cluster.core.errors import SpecError
-from pipelines.alignment.grpo import Grpo, group_advantages, k3
-from pipelines.alignment.rewards import Sample, python_parses, reward_function
+from pipelines.stages.alignment.grpo import Grpo, group_advantages, k3
+from pipelines.stages.alignment.rewards import Sample, python_parses, reward_function
 
 
 class Unigram(nn.Module):

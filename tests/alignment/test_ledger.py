@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
-from pipelines.alignment.ledger import LEDGER_FILE, Account, Ledger, account, read
+from pipelines.stages.alignment.ledger import LEDGER_FILE, Account, Ledger, account, read
 
 PER_STEP = 3
 

@@ -17,9 +17,9 @@ from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, PreferencesSpec
-from pipelines.alignment.corruption import KINDS, corrupt
-from pipelines.alignment.preferences import read_preferences
-from pipelines.tuning.conversations import read_conversations, read_lines
+from pipelines.stages.alignment.corruption import KINDS, corrupt
+from pipelines.stages.alignment.preferences import read_preferences
+from pipelines.stages.tuning.conversations import read_conversations, read_lines
 from tests.conftest import SHARED_DATA
 
 CODE = """    total = {}

@@ -13,10 +13,10 @@ from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
-from pipelines.alignment.preferences import read_preferences
-from pipelines.alignment.reward import RewardModel, dialogue
-from pipelines.tuning.encoding import encode
-from pipelines.tuning.templates import prepare
+from pipelines.stages.alignment.preferences import read_preferences
+from pipelines.stages.alignment.reward import RewardModel, dialogue
+from pipelines.stages.tuning.encoding import encode
+from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 POSITIONS = 48

@@ -21,9 +21,9 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.metrics import read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.alignment import curve, ledger
+from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.tokens.order import Order
-from pipelines.tuning.conversations import read_conversations
+from pipelines.stages.tuning.conversations import read_conversations
 from tests.alignment.tiny_chat import SCALING, make_sft, rlhf
 from tests.conftest import ROOT
 

@@ -12,8 +12,8 @@ from cluster.core.metrics import read as read_metrics
 from cluster.core.storage.lines import SEGMENT_BYTES, Follower, LineFile, read
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.alignment.ledger import LEDGER_FILE, Ledger
-from pipelines.alignment.ledger import read as read_ledger
+from pipelines.stages.alignment.ledger import LEDGER_FILE, Ledger
+from pipelines.stages.alignment.ledger import read as read_ledger
 
 FILE = "x.jsonl"
 TEXT = "x" * 1000

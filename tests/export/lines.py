@@ -26,7 +26,7 @@ from cluster.core.storage.store import Store
 from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
 from pipelines.stages.training.models.glm import BlankGlmConfig
-from pipelines.tuning.templates import CHATML, prepare
+from pipelines.stages.tuning.templates import CHATML, prepare
 from tests.tuning.tokenizers import by_hand
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}

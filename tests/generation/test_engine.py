@@ -22,11 +22,11 @@ from cluster.core.errors import JobError, NotReadyError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, ScalingSpec
-from pipelines.alignment.grpo import token_logprobs
-from pipelines.alignment.sync import GREEDY_TOKENS, greedy
 from pipelines.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
 from pipelines.generation.fleet import PATIENCE, Fleet, start
 from pipelines.generation.last_words import READ_SECONDS, stack_when_late
+from pipelines.stages.alignment.grpo import token_logprobs
+from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 EOS = 0

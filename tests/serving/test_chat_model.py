@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from pipelines.tuning.records import located
+from pipelines.stages.tuning.records import located
 from tests.cluster.local_cluster import LocalCluster, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, CorpusSpec, SftSpec
-from pipelines.tuning.encoding import prompt_tokens
+from pipelines.stages.tuning.encoding import prompt_tokens
 from serving.in_process import InProcess
 from tests.export import lines
 

@@ -22,8 +22,8 @@ from pipelines.stages.training.models.models import build_model, configuration
 from pipelines.stages.training.objectives.objectives import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
-from pipelines.tuning.adapters import add_adapter
-from pipelines.tuning.recipe import AnswerLM, load_model
+from pipelines.stages.tuning.adapters import add_adapter
+from pipelines.stages.tuning.recipe import AnswerLM, load_model
 from tests.cli.command import ctl
 from tests.made import make
 from tests.training.tiny import saved_bytes, tokenizer_json

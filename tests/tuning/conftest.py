@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.core.errors import NotReadyError
 from cluster.specs import PretrainedSpec
-from pipelines.tuning.pretrained import find
+from pipelines.stages.tuning.pretrained import find
 
 
 @pytest.fixture(scope="session")

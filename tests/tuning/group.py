@@ -26,10 +26,10 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
 
     from pipelines.stages.training.batches import plan_batches
     from pipelines.stages.training.worker import Work, train
-    from pipelines.tuning.conversations import read_conversations
-    from pipelines.tuning.encoding import encode
-    from pipelines.tuning.sequences import Sequences
-    from pipelines.tuning.templates import prepare
+    from pipelines.stages.tuning.conversations import read_conversations
+    from pipelines.stages.tuning.encoding import encode
+    from pipelines.stages.tuning.sequences import Sequences
+    from pipelines.stages.tuning.templates import prepare
 
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
     inputs = make_inputs(Store(f"{root}/store"), Path(root))
@@ -46,7 +46,7 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         dist.barrier()
         extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": 0}
         plan = plan_batches(spec, scaling, STEPS)
-        work = Work("pipelines.tuning.recipe:sft", spec, scaling, plan, inputs, output, output, name, extra)
+        work = Work("pipelines.stages.tuning.recipe:sft", spec, scaling, plan, inputs, output, output, name, extra)
         figures = train(work)
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())

@@ -21,9 +21,9 @@ from cluster.core.storage.store import Store
 from cluster.specs import ConversationsSpec, CorpusSpec
 from pipelines.stages.corpus.dedup.spec import MinHash
 from pipelines.stages.corpus.readers.sources import TextSource
-from pipelines.tuning.conversations import read_conversations, read_lines
-from pipelines.tuning.formats import FORMATS, checked
-from pipelines.tuning.records import BadRecord
+from pipelines.stages.tuning.conversations import read_conversations, read_lines
+from pipelines.stages.tuning.formats import FORMATS, checked
+from pipelines.stages.tuning.records import BadRecord
 from tests.conftest import SHARED_DATA
 
 FUNCTION = '''def scale_{name}(value):

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from pipelines.tuning.docstrings import LINE_ENDS, Unfit, documented_functions, parse, request_and_answer
+from pipelines.stages.tuning.docstrings import LINE_ENDS, Unfit, documented_functions, parse, request_and_answer
 
 
 def cut(source: str) -> list[tuple[str, str]]:

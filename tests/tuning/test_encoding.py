@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cluster.core.errors import InputError, SpecError
-from pipelines.tuning.encoding import Message, encode, prompt_tokens
-from pipelines.tuning.templates import TEMPLATES, TURN_END, TURN_START, prepare
+from pipelines.stages.tuning.encoding import Message, encode, prompt_tokens
+from pipelines.stages.tuning.templates import TEMPLATES, TURN_END, TURN_START, prepare
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand
 
 TOKENIZERS = {name: by_hand() for name in TEMPLATES}

@@ -16,7 +16,7 @@ from cluster.core.errors import InputError
 from cluster.core.pipeline import build
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec
-from pipelines.tuning import llama2c
+from pipelines.stages.tuning import llama2c
 from tests.conftest import SHARED_DATA
 
 STORIES = SHARED_DATA / "weights" / "stories260K"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from pipelines.tuning.encoding import Message, encode
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.encoding import Message, encode
+from pipelines.stages.tuning.templates import prepare
 from tests.tuning.tokenizers import by_hand
 
 SYSTEM: Message = {"role": "system", "content": "Be brief"}

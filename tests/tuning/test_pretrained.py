@@ -17,7 +17,7 @@ from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec
-from pipelines.tuning.pretrained import Found, license_of_model
+from pipelines.stages.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT
 from tests.export import lines
 from tests.tuning.tokenizers import by_hand
@@ -116,7 +116,7 @@ def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     code = (
         "from cluster.specs import PretrainedSpec\n"
-        "from pipelines.tuning.pretrained import find\n"
+        "from pipelines.stages.tuning.pretrained import find\n"
         "from cluster.core.errors import NotReadyError\n"
         "try: find(PretrainedSpec(source='hub:some/model'))\n"
         "except NotReadyError as error: print(error)\n"

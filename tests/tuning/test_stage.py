@@ -29,9 +29,9 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.specs import PretrainedSpec, QuantizeSpec, SftSpec
-from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import encode
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import encode
+from pipelines.stages.tuning.templates import prepare
 from tests.conftest import ROOT
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 

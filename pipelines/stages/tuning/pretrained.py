@@ -25,8 +25,8 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError, NotReadyError
 from cluster.specs import PretrainedSpec
 from pipelines.stages.corpus.readers.installed import license_of
-from pipelines.tuning import llama2c
-from pipelines.tuning.declared import CARD, of_model
+from pipelines.stages.tuning import llama2c
+from pipelines.stages.tuning.declared import CARD, of_model
 
 # No pickled weights: reading them may run what their author wrote.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", CARD)

@@ -13,8 +13,8 @@ from cluster.specs import SftSpec
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objectives import Objective
 from pipelines.stages.training.worker import Parts, Work
-from pipelines.tuning.adapters import add_adapter, nf4
-from pipelines.tuning.sequences import ConversationBatches, Sequences
+from pipelines.stages.tuning.adapters import add_adapter, nf4
+from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
 
 
 class AnswerLM(Objective):

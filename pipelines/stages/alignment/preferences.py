@@ -19,9 +19,9 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.specs import PreferencesSpec
-from pipelines.alignment.corruption import corrupt
-from pipelines.alignment.pairs import pair
-from pipelines.tuning.conversations import (
+from pipelines.stages.alignment.corruption import corrupt
+from pipelines.stages.alignment.pairs import pair
+from pipelines.stages.tuning.conversations import (
     SPLITS,
     Row,
     held_out,
@@ -31,8 +31,8 @@ from pipelines.tuning.conversations import (
     without_duplicates,
     write_lines,
 )
-from pipelines.tuning.declared import of_file, of_record
-from pipelines.tuning.records import read_records
+from pipelines.stages.tuning.declared import of_file, of_record
+from pipelines.stages.tuning.records import read_records
 
 # The splits, what was rejected, what was there twice, and how many records there were.
 Found = tuple[dict[str, list[Row]], list[Row], list[Row], int]

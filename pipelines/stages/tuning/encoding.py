@@ -99,6 +99,6 @@ def _until_end_of_turn(tokenizer: Any, answer: list[int]) -> int:
         raise InputError(
             f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} ends an answer without the "
             f"tokenizer's eos, {tokenizer.eos_token!r}",
-            "Prepare the tokenizer with pipelines.tuning.templates.prepare.",
+            "Prepare the tokenizer with pipelines.stages.tuning.templates.prepare.",
         )
     return answer.index(tokenizer.eos_token_id) + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.tuning.records import BadRecord
+from pipelines.stages.tuning.records import BadRecord
 
 Message = dict[str, str]
 

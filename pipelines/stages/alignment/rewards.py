@@ -18,7 +18,7 @@ from typing import Any
 
 from cluster.core.errors import InputError, JobError, SpecError, nearest
 from cluster.core.identity import usercode
-from cluster.specs.alignment import REWARDS
+from pipelines.stages.alignment.spec import REWARDS
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cluster import licenses
 from cluster.licenses import UNKNOWN
 from pipelines.stages.corpus.readers.huggingface import FRONT_MATTER
 from pipelines.stages.corpus.readers.installed import license_of
-from pipelines.tuning.formats import is_unicode
-from pipelines.tuning.records import PACKAGE, located
+from pipelines.stages.tuning.formats import is_unicode
+from pipelines.stages.tuning.records import PACKAGE, located
 
 FIELDS = ("license", "licence", "license_name", "license_id", "spdx")
 NAMES = ("spdx_id", "spdx", "id", "key", "name", "license", "url")  # of a licence that is an object

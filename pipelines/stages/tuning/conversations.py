@@ -23,10 +23,10 @@ from cluster.core.storage.location import Location
 from cluster.specs import ConversationsSpec
 from pipelines.ordered import ordered_map
 from pipelines.stages.corpus.chunks import keyed_hash
-from pipelines.tuning import docstrings
-from pipelines.tuning.declared import of_file, of_record
-from pipelines.tuning.formats import FORMATS, checked, is_unicode
-from pipelines.tuning.records import read_records
+from pipelines.stages.tuning import docstrings
+from pipelines.stages.tuning.declared import of_file, of_record
+from pipelines.stages.tuning.formats import FORMATS, checked, is_unicode
+from pipelines.stages.tuning.records import read_records
 
 SPLITS = ("train", "heldout")
 

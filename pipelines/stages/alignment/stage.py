@@ -16,23 +16,23 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from cluster.specs import RlhfSpec, ScalingSpec
-from cluster.specs.alignment import REWARD_MODEL
-from pipelines.alignment import curve, ledger
-from pipelines.alignment.grpo import Grpo
-from pipelines.alignment.reward import RewardModel
-from pipelines.alignment.rewards import reward_function
-from pipelines.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
-from pipelines.alignment.scoring import Scorer
-from pipelines.alignment.sync import GREEDY_TOKENS, WeightSync
+from pipelines.stages.alignment import curve, ledger
+from pipelines.stages.alignment.grpo import Grpo
+from pipelines.stages.alignment.reward import RewardModel
+from pipelines.stages.alignment.rewards import reward_function
+from pipelines.stages.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
+from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.alignment.spec import REWARD_MODEL
+from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import require_rows, require_trainable
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
-from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import encode, prompt_tokens
-from pipelines.tuning.stage import tokenizer_files
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import encode, prompt_tokens
+from pipelines.stages.tuning.stage import tokenizer_files
+from pipelines.stages.tuning.templates import prepare
 
 
 def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
         return {"engines": engines, "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
     try:
-        figures = run_training(ctx, "pipelines.alignment.stage:recipe", plan, tokenizer_files(tokenizer), needs)
+        figures = run_training(ctx, "pipelines.stages.alignment.stage:recipe", plan, tokenizer_files(tokenizer), needs)
     finally:
         for engine in engines:
             stop(engine)

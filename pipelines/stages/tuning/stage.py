@@ -25,10 +25,10 @@ from pipelines.stages.training.parallel.tensor_parallel import check_cut
 from pipelines.stages.training.parallel.ulysses import check_shared
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
-from pipelines.tuning.conversations import read_conversations
-from pipelines.tuning.encoding import encode
-from pipelines.tuning.sequences import Sequences
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import encode
+from pipelines.stages.tuning.sequences import Sequences
+from pipelines.stages.tuning.templates import prepare
 
 
 def build(ctx: Context[SftSpec]) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     def needs() -> dict[str, Any]:
         return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
-    return run_training(ctx, "pipelines.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
+    return run_training(ctx, "pipelines.stages.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
 
 
 def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, int]:

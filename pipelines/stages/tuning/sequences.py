@@ -21,7 +21,7 @@ from cluster.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share, Source
 from pipelines.stages.training.engine.engine import Engine
-from pipelines.tuning.encoding import Encoded
+from pipelines.stages.tuning.encoding import Encoded
 
 
 class Sequences:

@@ -26,7 +26,7 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.results import wilson
 from cluster.specs import RewardSpec
-from pipelines.alignment.preferences import read_preferences
+from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, Share, Source, plan_batches
@@ -36,11 +36,11 @@ from pipelines.stages.training.objectives.objectives import Objective
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
-from pipelines.tuning.conversations import Row
-from pipelines.tuning.encoding import Encoded, encode
-from pipelines.tuning.sequences import Sequences
-from pipelines.tuning.stage import tokenizer_files
-from pipelines.tuning.templates import prepare
+from pipelines.stages.tuning.conversations import Row
+from pipelines.stages.tuning.encoding import Encoded, encode
+from pipelines.stages.tuning.sequences import Sequences
+from pipelines.stages.tuning.stage import tokenizer_files
+from pipelines.stages.tuning.templates import prepare
 
 ACCURACY = "accuracy"  # share of pairs whose chosen answer has the higher score
 
@@ -125,7 +125,7 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     def needs() -> dict[str, Any]:
         return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
-    figures = run_training(ctx, "pipelines.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
+    figures = run_training(ctx, "pipelines.stages.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
     heldout, _, _ = read_pairs(ctx, tokenizer, "heldout", longest)
     return figures | {"heldout_accuracy_by_kind": accuracy_by_kind(ctx, heldout[: spec.validation_pairs])}
 

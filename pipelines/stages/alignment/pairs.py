@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pipelines.tuning.formats import Message, checked, text, turn, turns
-from pipelines.tuning.records import BadRecord
+from pipelines.stages.tuning.formats import Message, checked, text, turn, turns
+from pipelines.stages.tuning.records import BadRecord
 
 SPEAKER = re.compile(r"(?:\A|\n)\n(Human|Assistant): ?")
 

@@ -24,7 +24,7 @@ class PreferencesSpec(Spec, frozen=True):
     """Pairs of answers to one request, the better (`chosen`) and the worse (`rejected`), split as JSON lines."""
 
     kind: ClassVar[str] = "preferences"
-    stage: ClassVar[str] = "pipelines.alignment.preferences:build"
+    stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
     inputs: ClassVar[dict[str, str]] = {"conversations": "conversations"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 
@@ -71,7 +71,7 @@ class RewardSpec(TrainingSpec, frozen=True):
     """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry)."""
 
     kind: ClassVar[str] = "reward"
-    stage: ClassVar[str] = "pipelines.alignment.reward:build"
+    stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
 
     epochs: Annotated[float, Meta(gt=0)] = 1.0
@@ -93,7 +93,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     """A model tuned by GRPO with a KL penalty, on completions that vLLM samples from its current weights."""
 
     kind: ClassVar[str] = "rlhf"
-    stage: ClassVar[str] = "pipelines.alignment.stage:build"
+    stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations", "reward": "reward"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward",)
 
@@ -102,7 +102,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     group_size: Annotated[int, Meta(ge=2)] = 8
     """Completions of one prompt, compared with one another (GRPO's G)."""
     rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
-    """Weights of the reward functions: names in pipelines/alignment/rewards.py, `module:function`, or
+    """Weights of the reward functions: names in pipelines/stages/alignment/rewards.py, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.02
     """Weight of the KL penalty towards the model that training starts from."""

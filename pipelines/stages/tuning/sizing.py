@@ -11,7 +11,7 @@ from cluster.control.planning.prediction import Prediction
 from cluster.core.graph import Step
 from cluster.specs import ScalingSpec, SftSpec
 from pipelines.stages.training.sizing.training_step import model_of, predict_model
-from pipelines.tuning.adapters import add_adapter, pack
+from pipelines.stages.tuning.adapters import add_adapter, pack
 
 
 def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from cluster.specs import RlhfSpec
-from cluster.specs.alignment import REWARD_MODEL
-from pipelines.alignment.reward import RewardModel
-from pipelines.alignment.rewards import Sample, apply, reward_function
 from pipelines.generation.engine import Completion
+from pipelines.stages.alignment.reward import RewardModel
+from pipelines.stages.alignment.rewards import Sample, apply, reward_function
+from pipelines.stages.alignment.spec import REWARD_MODEL
 
 
 class Scorer:
