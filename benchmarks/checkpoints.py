@@ -40,7 +40,7 @@ from cluster.core.metrics import (
 )
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from pipelines.stages.training.checkpoints.checkpoints import Part
 
 BATCH = 8

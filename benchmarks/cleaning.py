@@ -87,7 +87,7 @@ def ours(source: Path, out: Path) -> set[str]:
 
     from cluster.core.build import build
     from cluster.core.storage.store import Store
-    from cluster.specs import CorpusSpec, ScalingSpec
+    from pipelines.specs import CorpusSpec, ScalingSpec
     from pipelines.stages.corpus.readers.sources import JsonLinesSource
     from pipelines.stages.corpus.rules.filters import C4, FineWeb, GopherQuality, GopherRepetition
 

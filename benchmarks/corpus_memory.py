@@ -25,7 +25,7 @@ DOCUMENT_WORDS = 500
 JOB = """
 import sys
 from cluster.core.build import build
-from cluster.specs import CorpusSpec, ScalingSpec
+from pipelines.specs import CorpusSpec, ScalingSpec
 from pipelines.stages.corpus.rules.filters import GopherQuality, NotEmpty
 from pipelines.stages.corpus.readers.sources import JsonLinesSource
 from cluster.core.storage.store import Store

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import BenchmarkSpec, PretrainedSpec
+from pipelines.specs import BenchmarkSpec, PretrainedSpec
 
 ARC = """
 task: arc_direct

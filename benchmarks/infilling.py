@@ -31,8 +31,8 @@ from torch.nn import functional as F
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.results import wilson
-from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
+from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.filling import Filler
 from pipelines.stages.training.objectives.infilling import MEAN_SPAN_TOKENS, infill

@@ -39,7 +39,7 @@ from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import (
+from pipelines.specs import (
     CorpusSpec,
     PretrainedSpec,
     PretrainSpec,

@@ -134,8 +134,8 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
     from cluster.core.context import Context
     from cluster.core.storage.artifact import Artifact, Code, Record
     from cluster.core.storage.location import Location
-    from cluster.specs import ScalingSpec, TokensSpec
-    from pipelines.ordered import ordered_map
+    from pipelines.specs import ScalingSpec, TokensSpec
+    from pipelines.stages.ordered import ordered_map
     from pipelines.stages.tokens.stage import build
 
     def artifact(kind: str, folder: str) -> Artifact:

@@ -32,7 +32,7 @@ from cluster.core.build import build
 from cluster.core.metrics import DATA_WAIT_FRACTION, TOKENS_PER_SECOND, read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.training.launch import CPU_MEMORY
 
 SEQUENCE_LENGTH, MICRO_BATCH, THREADS = 256, 8, 1

@@ -5,7 +5,7 @@ ctl run pipelines/benchmark.py --set benchmark.tasks='[mmlu]' --set benchmark.da
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import BenchmarkSpec
+from pipelines.specs import BenchmarkSpec
 
 
 @pipeline

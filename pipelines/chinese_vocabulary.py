@@ -10,7 +10,7 @@ Pieces are trained on your Chinese documents, or taken from another model (`--se
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, VocabularySpec
+from pipelines.specs import CorpusSpec, VocabularySpec
 
 
 @pipeline

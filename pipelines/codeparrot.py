@@ -6,7 +6,7 @@ machine's own Python sources; `--set 'corpus.sources=[{reader: text, path: ...}]
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, EvaluationSpec, ExportSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, EvaluationSpec, ExportSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 
 @pipeline

@@ -9,7 +9,7 @@ arXiv:2403.08763); `pretrain.total_tokens` how long it goes on.
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import (
+from pipelines.specs import (
     CorpusSpec,
     EvaluationSpec,
     ExportSpec,

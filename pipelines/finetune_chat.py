@@ -5,7 +5,7 @@ The model comes out of its Python package. `--set pretrained.source=hub:OWNER/NA
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
+from pipelines.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
 
 
 @pipeline

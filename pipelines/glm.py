@@ -6,7 +6,7 @@ What it has learned fills blanks: pipelines/stages/training/objectives/filling.p
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 
 @pipeline

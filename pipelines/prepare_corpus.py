@@ -7,7 +7,7 @@
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, TokenizerSpec, TokensSpec
 
 
 @pipeline

@@ -4,7 +4,7 @@ ctl run pipelines/quantize.py --set quantized.scheme=int4 --set quantized.inputs
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import QuantizeSpec
+from pipelines.specs import QuantizeSpec
 
 
 @pipeline

@@ -5,7 +5,7 @@ A Llama of 1.07 M parameters with 2,048 pieces. The sizes are chosen so that two
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import (
+from pipelines.specs import (
     ComparisonSpec,
     ConversationsSpec,
     CorpusSpec,

@@ -4,7 +4,7 @@ ctl run pipelines/reward.py --set reward.inputs.model=sft/mine --set preferences
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import PreferencesSpec, RewardSpec
+from pipelines.specs import PreferencesSpec, RewardSpec
 
 
 @pipeline

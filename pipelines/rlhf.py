@@ -4,7 +4,7 @@ ctl run pipelines/rlhf.py --set rlhf.inputs.model=sft/mine --set rlhf.inputs.pro
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import RlhfSpec
+from pipelines.specs import RlhfSpec
 
 
 @pipeline

@@ -5,7 +5,7 @@ ctl run pipelines/sft.py --set conversations.source=file --set conversations.pat
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import ConversationsSpec, SftSpec
+from pipelines.specs import ConversationsSpec, SftSpec
 
 
 @pipeline

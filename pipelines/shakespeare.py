@@ -8,7 +8,7 @@ biases, and embeddings are not decayed. benchmarks/nanogpt.py runs this on tinys
 """
 
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 
 @pipeline

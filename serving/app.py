@@ -27,7 +27,7 @@ from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from cluster.specs import EndpointSpec, ScalingSpec
+from pipelines.specs import EndpointSpec, ScalingSpec
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
 from serving.keeping import keep_model
 

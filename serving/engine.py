@@ -20,7 +20,7 @@ from cluster.core.model_files import context_tokens, non_writer, read_config
 from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import EndpointSpec
+from pipelines.specs import EndpointSpec
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.keeping import keep_model
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from cluster.specs import EndpointSpec
+from pipelines.specs import EndpointSpec
 from serving.engine import application
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def smollm2_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     from cluster.core.build import build
     from cluster.core.errors import NotReadyError
     from cluster.core.storage.store import Store
-    from cluster.specs import PretrainedSpec
+    from pipelines.specs import PretrainedSpec
 
     try:
         return build(PretrainedSpec(), {}, store=Store(tmp_path_factory.mktemp("store")), name="smollm2")
@@ -89,7 +89,7 @@ def store(tmp_path: Path):  # type: ignore[no-untyped-def]
 def ray_cluster(_own_home: None) -> Iterator[None]:
     """A private local Ray cluster with four logical CPUs, shared by every test that runs stages in this process."""
     from cluster.control import runtime
-    from cluster.specs import ScalingSpec
+    from pipelines.specs import ScalingSpec
 
     runtime.connect(ScalingSpec(num_workers=3, data_workers=3))
     yield

@@ -101,7 +101,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
     from importlib import import_module
 
     from cluster.control import local, runtime
-    from cluster.specs import EndpointSpec
+    from pipelines.specs import EndpointSpec
 
     spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)
     print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)

@@ -9,8 +9,8 @@ from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from cluster.comparison import Difference, Evaluation
-    from cluster.results import Result
+    from pipelines.stages.evaluation.paired import Difference, Evaluation
+    from pipelines.stages.evaluation.results import Result
 
 evaluation = group("Evaluations: compare.")
 
@@ -36,9 +36,9 @@ def compare(
     """Lay figures side by side with their 95 % intervals, and say which differences are more than noise."""
     import msgspec
 
-    from cluster import comparison
     from cluster.core.errors import UsageError
     from cluster.core.storage.store import Store
+    from pipelines.stages.evaluation import paired as comparison
 
     opened = Store(store)
     if len(set(refs)) < len(refs):

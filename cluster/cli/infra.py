@@ -42,7 +42,7 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
     from cluster.core.specs.spec import fields, override
     from cluster.core.storage.store import Store
     from cluster.kubernetes.objects import Order
-    from cluster.specs import EndpointSpec, InfraSpec
+    from pipelines.specs import EndpointSpec, InfraSpec
 
     spec = override(InfraSpec(), changes.pop("infra", None) or {}, "infra")
     endpoint = changes.pop("endpoint", None) or {}

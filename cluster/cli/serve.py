@@ -16,7 +16,7 @@ from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from cluster.specs import EndpointSpec
+    from pipelines.specs import EndpointSpec
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
 
@@ -83,7 +83,7 @@ def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "Endpoint
     from cluster.core.errors import SpecError
     from cluster.core.graph import read_changes
     from cluster.core.specs.spec import override
-    from cluster.specs import EndpointSpec
+    from pipelines.specs import EndpointSpec
 
     changes = read_changes(None, sets)
     if unknown := [step for step in changes if step != "endpoint"]:
@@ -151,7 +151,7 @@ def down(
     from cluster.control.dashboard import dashboard_url, request
     from cluster.control.runtime import connect
     from cluster.core.errors import InputError, UsageError, nearest
-    from cluster.specs import ScalingSpec
+    from pipelines.specs import ScalingSpec
 
     if (name is None) != all_:
         raise UsageError("which endpoint?", "Give its name, or --all.")

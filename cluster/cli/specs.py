@@ -14,7 +14,7 @@ spec = group("Specs: kinds, their JSON Schema, and validation of a file.")
 @spec.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the kinds of spec."""
-    from cluster.specs import SPECS
+    from pipelines.specs import SPECS
 
     rows = [(kind, ", ".join(cls.inputs.values()), (cls.__doc__ or "").split("\n")[0]) for kind, cls in SPECS.items()]
     if as_json:
@@ -28,7 +28,7 @@ def schema(kind: Annotated[str, typer.Argument(help="Kind of spec, see `ctl spec
     """Print the JSON Schema of a kind, so that editors complete the YAML."""
     from cluster.core.errors import InputError, nearest
     from cluster.core.specs.spec import schema as schema_of
-    from cluster.specs import SPECS
+    from pipelines.specs import SPECS
 
     if kind not in SPECS:
         raise InputError(f"no spec is called {kind!r}", nearest(kind, list(SPECS)))
@@ -44,7 +44,7 @@ def validate(
     from cluster.core.errors import SpecError, nearest
     from cluster.core.graph import read_yaml
     from cluster.core.specs.spec import convert, fields
-    from cluster.specs import SPECS
+    from pipelines.specs import SPECS
 
     resolved = {}
     for kind, given in read_yaml(file).items():

@@ -22,7 +22,7 @@ from cluster.core.storage.holder import Holder
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.stopping import stoppable
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec, Spec
+from pipelines.specs import ScalingSpec, Spec
 
 POLL_SECONDS = 1.0
 

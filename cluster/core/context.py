@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from cluster.specs import ScalingSpec, Spec
+from pipelines.specs import ScalingSpec, Spec
 
 S = TypeVar("S", bound=Spec)
 

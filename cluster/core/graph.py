@@ -18,7 +18,7 @@ from cluster.core.specs import spec as specs
 from cluster.core.specs.spec import ANY
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec, Spec
+from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec, Spec
 
 SCALING = "scaling"
 SECTIONS: dict[str, Spec] = {"endpoint": EndpointSpec(model="-"), "infra": InfraSpec()}  # in the same file, of others

@@ -25,7 +25,7 @@ from cluster.kubernetes.pods import (
     Size,
 )
 from cluster.kubernetes.text import block
-from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec
+from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 
 RAY_VERSION = "2.60.0"
 RUN_FILE = "run.yaml"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.control.runtime import ENVIRONMENT
-from cluster.specs import InfraSpec
+from pipelines.specs import InfraSpec
 
 STORE_FOLDER = "/mnt/trunkline"
 RUN_FOLDER = "/etc/trunkline"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from cluster.kubernetes.objects import RUN_FILE, Order
 from cluster.kubernetes.pods import COMPONENT, HEAD_PORTS, PART_OF, Manifest
 from cluster.kubernetes.text import block
-from cluster.specs import InfraSpec
+from pipelines.specs import InfraSpec
 
 COMPONENTS = ("cluster", "job", "endpoint")
 HEAD = {"ray.io/node-type": "head"}

@@ -14,7 +14,7 @@ from cluster.core.errors import TrunklineError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import (
+from pipelines.specs import (
     ConversationsSpec,
     PreferencesSpec,
     PretrainedSpec,

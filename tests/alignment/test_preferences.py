@@ -16,7 +16,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ConversationsSpec, PreferencesSpec
+from pipelines.specs import ConversationsSpec, PreferencesSpec
 from pipelines.stages.alignment.corruption import KINDS, corrupt
 from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.tuning.conversations import read_conversations, read_lines

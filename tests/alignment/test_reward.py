@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
+from pipelines.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
 from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.alignment.reward import RewardModel, dialogue
 from pipelines.stages.tuning.encoding import encode

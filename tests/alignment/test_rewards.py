@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from cluster.core.errors import InputError, JobError, SpecError
-from pipelines.generation.engine import Completion
 from pipelines.stages.alignment.rewards import Sample, apply, as_number, reward_function
 from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.generation.engine import Completion
 from tests.alignment.tiny_chat import rlhf
 
 SAMPLES = [Sample([{"role": "user", "content": f"Count to {n}."}], "one" * n, True) for n in range(4)]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
+from pipelines.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
 
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=1.0, max_failures=3)
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}

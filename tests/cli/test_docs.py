@@ -16,7 +16,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
 from cluster.core.pipeline import load_script
 from cluster.core.storage.store import Store
-from cluster.specs import SPECS
+from pipelines.specs import SPECS
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

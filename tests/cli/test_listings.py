@@ -10,7 +10,7 @@ import pytest
 from cluster.core.build import build
 from cluster.core.specs.spec import fields
 from cluster.core.storage.store import Store
-from cluster.specs import SPECS
+from pipelines.specs import SPECS
 from tests.cli.command import ctl
 from tests.core.toys import CountSpec, WordsSpec
 

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal
 
 from cluster.core.specs.naming import File
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import Spec
+from pipelines.specs import Spec
 from deep.names import KIND
 
 

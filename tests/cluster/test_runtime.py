@@ -22,13 +22,13 @@ CONNECT = """
 import sys
 from cluster.control import runtime
 from cluster.control.screen.console import guarded
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 sys.exit(guarded(lambda: runtime.connect(ScalingSpec(num_workers=5))))
 """
 ASK = """
 import os, ray, threading
 from cluster.control import runtime
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 runtime.connect(ScalingSpec(num_workers=5))
 runtime.connect(ScalingSpec())
 @ray.remote
@@ -40,7 +40,7 @@ threading.Event().wait()
 LINGER = """
 import ray
 from cluster.control import runtime
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 runtime.connect(ScalingSpec())
 @ray.remote
 class Lingering:
@@ -161,7 +161,7 @@ def test_the_token_is_private_and_never_replaced(tmp_path: Path, monkeypatch: py
 GONE = """
 import ray
 from cluster.control import runtime
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 runtime.connect(ScalingSpec())
 runtime.disconnect()
 try:

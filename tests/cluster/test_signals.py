@@ -41,7 +41,7 @@ MOMENTS = """
 import sys, threading, psutil, os, signal
 from cluster.control import runtime
 from cluster.control.screen.console import guarded
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 
 moment = sys.argv[1]
 

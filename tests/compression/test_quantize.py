@@ -23,10 +23,10 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import QuantizeSpec, ScalingSpec
-from pipelines.compression.quality import Answers, Questions, ask, read_questions
-from pipelines.compression.weights import arguments, best_scale, check
-from pipelines.generation.engine import folder_of
+from pipelines.specs import QuantizeSpec, ScalingSpec
+from pipelines.stages.compression.quality import Answers, Questions, ask, read_questions
+from pipelines.stages.compression.weights import arguments, best_scale, check
+from pipelines.stages.generation.engine import folder_of
 from tests.alignment.tiny_chat import make_sft, write_conversations, write_model
 from tests.conftest import ROOT
 
@@ -230,7 +230,7 @@ def test_a_model_on_a_local_disk_is_not_copied(int4: Artifact) -> None:
 ENGINE = """
 import os, signal, sys
 from cluster.core.storage.location import Location
-from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
+from pipelines.stages.generation.engine import INITIAL, EngineOptions, GenerationEngine
 
 engine = GenerationEngine(Location(sys.argv[1]), EngineOptions(max_model_len=64, dtype="bfloat16"))
 found = engine.generate(INITIAL, [[5, 6, 7]], max_tokens=3, eos_token_id=None)

@@ -22,7 +22,7 @@ from cluster.core.pipeline import Pipeline, load_script
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import RECORD_FILE
 from cluster.core.storage.store import Store
-from cluster.specs import (
+from pipelines.specs import (
     BenchmarkSpec,
     ConversationsSpec,
     CorpusSpec,
@@ -204,7 +204,7 @@ SCRIPT = """
 from typing import ClassVar
 
 from cluster.core.pipeline import pipeline
-from cluster.specs import CorpusSpec, RlhfSpec, Spec
+from pipelines.specs import CorpusSpec, RlhfSpec, Spec
 from pipelines.stages.corpus.rules.rule import Python
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.core.storage.artifact import Artifact, Code, Record
 from cluster.core.storage.location import Location
-from cluster.licenses import normalize
 from pipelines.stages.corpus import summary as corpora
+from pipelines.stages.licenses import normalize
 
 SAME = {
     "Apache-2.0": (

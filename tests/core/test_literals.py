@@ -110,7 +110,7 @@ def test_what_a_field_cannot_take_is_refused_with_the_field(
 
 def test_a_number_that_is_none_is_refused_in_a_script_too(store: Store) -> None:
     from cluster.core.specs.spec import override
-    from cluster.specs import PretrainSpec, ScalingSpec, TokensSpec
+    from pipelines.specs import PretrainSpec, ScalingSpec, TokensSpec
 
     for spec in (PretrainSpec(learning_rate=float("inf")), PretrainSpec(model_overrides={"a": [float("nan")]})):
         with pytest.raises(SpecError, match=r"pretrain\.\S+: (inf|nan) is not a finite number"):

@@ -12,7 +12,7 @@ from cluster.core.graph import read_changes
 from cluster.core.pipeline import Pipeline
 from cluster.core.specs.spec import override
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
+from pipelines.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource
 from pipelines.stages.corpus.rules.filters import Length
 from pipelines.stages.corpus.spec import LineDedup, MinHash

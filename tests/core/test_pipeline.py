@@ -17,7 +17,7 @@ from cluster.core.graph import read_changes
 from cluster.core.pipeline import Pipeline, load_script, pipeline, run
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
-from cluster.specs import (
+from pipelines.specs import (
     ConversationsSpec,
     CorpusSpec,
     PreferencesSpec,

@@ -105,7 +105,7 @@ SCRIPT = """
 from typing import ClassVar
 
 from cluster.core.pipeline import pipeline
-from cluster.specs import Spec
+from pipelines.specs import Spec
 
 
 class NoteSpec(Spec, frozen=True):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cluster.core.errors import SpecError
 from cluster.core.specs import literals
 from cluster.core.specs import spec as specs
-from cluster.specs import SPECS, CorpusSpec, PretrainSpec, ScalingSpec
+from pipelines.specs import SPECS, CorpusSpec, PretrainSpec, ScalingSpec
 
 
 @pytest.mark.parametrize("kind", SPECS)

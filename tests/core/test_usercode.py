@@ -25,7 +25,7 @@ from typing import ClassVar
 
 import my_helper
 from cluster.core.pipeline import main, pipeline
-from cluster.specs import CorpusSpec, Spec
+from pipelines.specs import CorpusSpec, Spec
 from pipelines.stages.corpus.rules.rule import Python
 from pipelines.stages.corpus.readers.sources import TextSource
 from my_parts import names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus import readers
 from pipelines.stages.corpus.documents import Broken, Document
 from pipelines.stages.corpus.readers.sources import Source, TextSource

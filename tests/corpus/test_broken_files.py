@@ -14,7 +14,7 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.chunks import plan_chunks
 from pipelines.stages.corpus.cleaning import Corpus, Summary, clean
 from pipelines.stages.corpus.readers.sources import (

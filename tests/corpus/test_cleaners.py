@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.documents import Document
 from pipelines.stages.corpus.rules import RULES, apply
 from pipelines.stages.corpus.rules.cleaners import (

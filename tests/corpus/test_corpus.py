@@ -18,7 +18,7 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, ScalingSpec
+from pipelines.specs import CorpusSpec, ScalingSpec
 from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
 from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource, WikipediaSource
 from pipelines.stages.corpus.rules.filters import NotEmpty
@@ -277,7 +277,7 @@ def test_redirects_are_no_damage(tmp_path: Path, ray_cluster: None) -> None:
 RUN = """
 import sys
 from cluster.core.build import build
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from cluster.core.storage.store import Store
 from tests.corpus.files import spec
 scaling = ScalingSpec(data_workers=2)

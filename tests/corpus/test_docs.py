@@ -8,7 +8,7 @@ import typing
 import pytest
 
 from cluster.core.specs.spec import convert
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.documents import Document
 from pipelines.stages.corpus.readers import READERS, load
 from pipelines.stages.corpus.readers.sources import AnySource

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.cleaning import Corpus, ids_file
 from pipelines.stages.corpus.dedup import duplicates
 from pipelines.stages.corpus.dedup.decisions import Cluster, decide

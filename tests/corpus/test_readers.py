@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus import readers
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
 from pipelines.stages.corpus.readers import json_objects, records

@@ -11,8 +11,8 @@ from benchmarks.evaluation import ARC_FILE, WIKITEXT_FILE, compare, directly, sp
 from cluster.core.errors import InputError, NotReadyError
 from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
-from cluster.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
-from cluster.specs import BenchmarkSpec
+from pipelines.specs import BenchmarkSpec
+from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
 from tests.conftest import SHARED_DATA
 
 QUESTIONS = 8

@@ -11,12 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.comparison import compare, differences, read
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.results import Outcome, Result, Results, aggregate, encode_outcomes, encode_results, wilson, with_interval
-from cluster.specs import BenchmarkSpec
+from pipelines.specs import BenchmarkSpec
+from pipelines.stages.evaluation.paired import compare, differences, read
+from pipelines.stages.evaluation.results import (
+    Outcome,
+    Result,
+    Results,
+    aggregate,
+    encode_outcomes,
+    encode_results,
+    wilson,
+    with_interval,
+)
 from tests.cli.command import ctl
 from tests.made import make
 

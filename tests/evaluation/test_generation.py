@@ -9,8 +9,8 @@ import pytest
 
 from cluster.core.build import build
 from cluster.core.storage.store import Store
-from cluster.results import Outcome, Results
-from cluster.specs import GenerationSpec, ScalingSpec
+from pipelines.specs import GenerationSpec, ScalingSpec
+from pipelines.stages.evaluation.results import Outcome, Results
 from tests.evaluation.tiny_model import tiny_conversations, tiny_model
 
 pytest.importorskip("rouge_score")

@@ -15,10 +15,18 @@ from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from cluster.results import Results
-from cluster.specs import HumanEvalSpec, ScalingSpec
-from pipelines.evaluation.humaneval import continuation, judge, pass_at_k, program, read_problems, score, until_stop
-from pipelines.evaluation.sandbox import Limits
+from pipelines.specs import HumanEvalSpec, ScalingSpec
+from pipelines.stages.evaluation.humaneval import (
+    continuation,
+    judge,
+    pass_at_k,
+    program,
+    read_problems,
+    score,
+    until_stop,
+)
+from pipelines.stages.evaluation.results import Results
+from pipelines.stages.evaluation.sandbox import Limits
 from pipelines.stages.tokens.tokenizers import sentencepiece_model
 from tests.conftest import SHARED_DATA
 from tests.evaluation.tiny_model import tiny_model

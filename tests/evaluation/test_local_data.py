@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.core.errors import InputError
-from pipelines.evaluation.local_data import load
+from pipelines.stages.evaluation.local_data import load
 from tests.conftest import SHARED_DATA
 
 

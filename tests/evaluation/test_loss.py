@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pipelines.evaluation import loss
-from pipelines.evaluation.loss import total_nll, windows
+from pipelines.stages.evaluation import loss
+from pipelines.stages.evaluation.loss import total_nll, windows
 
 EOS, VOCAB, CONTEXT = 0, 50, 16
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.ngram import ngram_bits_per_byte
+from pipelines.stages.evaluation.ngram import ngram_bits_per_byte
 
 
 def naive_bits_per_byte(train: list[bytes], heldout: list[bytes], order: int) -> float:

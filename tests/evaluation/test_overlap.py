@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from cluster.results import Result, aggregate
+from pipelines.stages.evaluation.results import Result, aggregate
 
 pytest.importorskip("rouge_score")
 pytest.importorskip("sacrebleu")
@@ -14,7 +14,7 @@ pytest.importorskip("jieba")
 
 from sacrebleu.metrics.bleu import BLEU
 
-from pipelines.evaluation.overlap import score
+from pipelines.stages.evaluation.overlap import score
 
 ANSWERS = ["the cat sat on the mat", "a dog", "it rains in Spain today"]
 REFERENCES = ["the cat lay on the mat", "a dog barked at the dog", "it rains in Spain today"]

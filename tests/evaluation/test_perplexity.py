@@ -15,12 +15,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.comparison import read
 from cluster.core.errors import InputError
 from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, TokenizerSpec, TokensSpec
+from pipelines.stages.evaluation.paired import read
 from tests.made import make
 
 TEXTS = ["aé" * 20, "b", "cde" * 9]

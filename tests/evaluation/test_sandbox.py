@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.core.errors import NotReadyError
-from pipelines.evaluation.sandbox import Limits, Verdict, require, run
+from pipelines.stages.evaluation.sandbox import Limits, Verdict, require, run
 
 SHORT = Limits(cpu_seconds=1)
 

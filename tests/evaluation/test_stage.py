@@ -13,13 +13,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.comparison import read
 from cluster.core.errors import InputError
 from cluster.core.pipeline import build
 from cluster.core.storage.store import Store, problems
-from cluster.specs import EvaluationSpec
-from pipelines.evaluation.seen import TokenBytes, seen_text
-from pipelines.evaluation.stage import heldout_documents, heldout_texts, xz_bits_per_byte
+from pipelines.specs import EvaluationSpec
+from pipelines.stages.evaluation.paired import read
+from pipelines.stages.evaluation.seen import TokenBytes, seen_text
+from pipelines.stages.evaluation.stage import heldout_documents, heldout_texts, xz_bits_per_byte
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.reader import TokenStore
 from tests.evaluation.tiny_run import LENGTH, PRETRAIN, STEPS, make_data, make_model, write_sources

@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ConversationsSpec, PretrainedSpec
+from pipelines.specs import ConversationsSpec, PretrainedSpec
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 

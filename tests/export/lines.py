@@ -23,7 +23,7 @@ from cluster.core.specs import spec as specs
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
 from pipelines.stages.training.models.glm import BlankGlmConfig
 from pipelines.stages.tuning.templates import CHATML, prepare

@@ -13,7 +13,7 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import (
+from pipelines.specs import (
     ConversationsSpec,
     CorpusSpec,
     ExportSpec,
@@ -28,11 +28,11 @@ from cluster.specs import (
     TokensSpec,
     VocabularySpec,
 )
-from pipelines.compression.weights import quantize
-from pipelines.export.card import without_places
-from pipelines.export.claim import claim
-from pipelines.export.origins import lineage
+from pipelines.stages.compression.weights import quantize
 from pipelines.stages.corpus.readers.sources import JsonLinesSource
+from pipelines.stages.export.card import without_places
+from pipelines.stages.export.claim import claim
+from pipelines.stages.export.origins import lineage
 from tests.export import lines
 
 TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "yes"}]

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.core.pipeline import build
 from cluster.core.storage.store import Store
-from cluster.specs import EvaluationSpec, ExportSpec
-from pipelines.export.card import license_counts
+from pipelines.specs import EvaluationSpec, ExportSpec
+from pipelines.stages.export.card import license_counts
 from tests.evaluation.tiny_run import make_data, make_model, write_sources
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -21,12 +21,12 @@ from cluster.core.build import build
 from cluster.core.errors import JobError, NotReadyError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec, ScalingSpec
-from pipelines.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
-from pipelines.generation.fleet import PATIENCE, Fleet, start
-from pipelines.generation.last_words import READ_SECONDS, stack_when_late
+from pipelines.specs import PretrainedSpec, ScalingSpec
 from pipelines.stages.alignment.grpo import token_logprobs
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
+from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
+from pipelines.stages.generation.fleet import PATIENCE, Fleet, start
+from pipelines.stages.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 EOS = 0

@@ -11,7 +11,7 @@ from cluster.kubernetes.objects import Order
 from cluster.kubernetes.schema import Schema
 from cluster.kubernetes.tree import manifests
 from cluster.kubernetes.validate import validate
-from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec
+from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 
 Body = dict[str, Any]
 DELETED = object()

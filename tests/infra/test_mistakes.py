@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.kubernetes.schema import Schema
-from cluster.specs import InfraSpec
+from pipelines.specs import InfraSpec
 from tests.infra.orders import DELETED, Body, changed, find, order, problems, rendered
 
 CLUSTER, JOB, SERVICE = "RayCluster", "RayJob", "RayService"

@@ -22,7 +22,7 @@ from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
 from cluster.kubernetes.tree import difference, manifests, tree, with_gpus, write
-from cluster.specs import EndpointSpec, InfraSpec, ScalingSpec
+from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 from tests.cli.command import ctl
 from tests.conftest import ROOT
 from tests.infra.orders import Body, find, order, problems, rendered

@@ -14,7 +14,7 @@ from ray.serve.schema import ServeDeploySchema
 from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.store import Store
 from cluster.kubernetes.objects import serve_config
-from cluster.specs import EndpointSpec, PretrainSpec
+from pipelines.specs import EndpointSpec, PretrainSpec
 from tests.evaluation.tiny_run import commit_model
 from tests.infra.orders import find, order, rendered
 from tests.serving.conftest import write_model

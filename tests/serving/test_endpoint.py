@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.core.errors import InputError
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from serving.remote import Remote
 from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL

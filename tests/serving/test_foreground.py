@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
 

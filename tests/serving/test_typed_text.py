@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.core.storage.store import Store
-from cluster.specs import ConversationsSpec, CorpusSpec, SftSpec
+from pipelines.specs import ConversationsSpec, CorpusSpec, SftSpec
 from pipelines.stages.tuning.encoding import prompt_tokens
 from serving.in_process import InProcess
 from tests.export import lines

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import TokensSpec
+from pipelines.specs import TokensSpec
 from pipelines.stages.tokens.stage import encode_part
 from pipelines.stages.tokens.tokenizers.encoder import ALWAYS_VERIFIED, Encoder, Mismatch, accelerate, disputed, sample
 from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train

@@ -18,7 +18,7 @@ from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.draft import Draft
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, MixtureSpec, PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, MixtureSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.tokens.ingest import GrowingStore
 from pipelines.stages.tokens.reader import HEADER_FILE, TokenStore
 from pipelines.stages.tokens.stage import assemble, describe, encode_part

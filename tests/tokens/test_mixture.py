@@ -20,7 +20,7 @@ from cluster.core.pipeline import Pipeline
 from cluster.core.specs import spec as specs
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
-from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec
+from pipelines.specs import MixturePhase, MixtureSpec, PretrainSpec
 from pipelines.stages.tokens.mixing.mixture import (
     MAX_DEVIATION,
     MAX_PARTS,

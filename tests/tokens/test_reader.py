@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import TokensSpec
+from pipelines.specs import TokensSpec
 from pipelines.stages.tokens.reader import PADDING, TokenStore
 from pipelines.stages.tokens.shards import ArrayFolder, BlockCache, RemoteArray
 from pipelines.stages.tokens.stage import SPLITS, assemble, describe, encode_part

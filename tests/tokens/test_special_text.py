@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from cluster.core.errors import SpecError
-from cluster.specs import TokenizerSpec
+from pipelines.specs import TokenizerSpec
 from pipelines.stages.tokens.tokenizers import sentencepiece_model
 from pipelines.stages.tokens.tokenizers import tokenizer as kinds
 from pipelines.stages.tokens.tokenizers.encoder import Encoder

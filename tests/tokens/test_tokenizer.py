@@ -22,7 +22,7 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import TokenizerSpec
+from pipelines.specs import TokenizerSpec
 from pipelines.stages.tokens.tokenizers import published, sentencepiece_model
 from pipelines.stages.tokens.tokenizers.encoder import Encoder, battery
 from pipelines.stages.tokens.tokenizers.sampling import sample, texts
@@ -182,7 +182,7 @@ def test_what_each_kind_is_known_for(trained: dict[str, Artifact]) -> None:
 DRIVER = """
 import hashlib, sys
 from cluster.core.build import build
-from cluster.specs import TokenizerSpec
+from pipelines.specs import TokenizerSpec
 from cluster.core.storage.store import Store
 from tests.tokens.corpora import corpus
 from tests.tokens.test_tokenizer import DOCUMENTS, KINDS

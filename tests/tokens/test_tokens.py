@@ -24,7 +24,7 @@ from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import ScalingSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stage import build as tokens_stage
 from pipelines.stages.tokens.stage import encode_part
@@ -175,7 +175,7 @@ def test_what_cannot_be(line: dict[str, Artifact], tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from cluster.core.build import build
-from cluster.specs import ScalingSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import ScalingSpec, TokenizerSpec, TokensSpec
 from cluster.core.storage.store import Store
 from tests.corpus.files import spec
 

@@ -21,7 +21,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
+from pipelines.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
 from pipelines.stages.tokens.tokenizers import fertility, pieces, published, sentencepiece_model, vocabulary
 from pipelines.stages.tokens.tokenizers.embeddings import extend_embeddings
 from pipelines.stages.tokens.tokenizers.encoder import Encoder

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from pipelines.stages.training.interruption import Request, Undisturbed
 from tests.training.tiny import LENGTH, pretrain
 

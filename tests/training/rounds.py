@@ -26,7 +26,7 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from pipelines.stages.training import worker
 from pipelines.stages.training.batches import TokenBatches, plan_batches, pretrain_steps
 from pipelines.stages.training.interruption import Request, Undisturbed

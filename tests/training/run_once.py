@@ -12,7 +12,7 @@ import msgspec
 
 from cluster.core.build import build
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from tests.training.tiny import make_tokens, pretrain
 
 # Often enough that a run of seconds has checkpoints to be killed after.

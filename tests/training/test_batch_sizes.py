@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import override
-from cluster.specs import PretrainSpec, RlhfSpec, ScalingSpec
+from pipelines.specs import PretrainSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import plan_batches, pretrain_steps
 

@@ -11,7 +11,7 @@ from cluster.core.build import build
 from cluster.core.errors import SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
+from pipelines.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import open_stores, open_stream

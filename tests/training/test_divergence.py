@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import JobError
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from pipelines.stages.training.telemetry.divergence import Divergence
 
 

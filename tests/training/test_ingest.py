@@ -13,7 +13,7 @@ from cluster.core.graph import record
 from cluster.core.metrics import read
 from cluster.core.pipeline import run
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import PretrainSpec, TokenizerSpec, TokensSpec
 from tests.corpus.files import source
 from tests.tokens.corpora import GivenSpec
 from tests.training.tiny import SMALL

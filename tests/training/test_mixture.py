@@ -11,7 +11,7 @@ from cluster.core.errors import SpecError
 from cluster.core.metrics import read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import MixtureSpec
+from pipelines.specs import MixtureSpec
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 

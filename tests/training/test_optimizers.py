@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import torch
 
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from pipelines.stages.training.models.models import build_model, configuration
 from pipelines.stages.training.optimizers.muon import orthogonalize
 from pipelines.stages.training.optimizers.optimizers import build_optimizer

@@ -18,7 +18,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec, ScalingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream
 from pipelines.stages.training.batches import TokenBatches, plan_batches
 from pipelines.stages.training.models.models import build_model, configuration

@@ -20,7 +20,7 @@ from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.store import Store
-from cluster.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters
 from pipelines.stages.training.models.sizes import SIZES
 from pipelines.stages.training.objectives.objectives import CausalLM

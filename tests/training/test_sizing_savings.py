@@ -17,7 +17,7 @@ from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
+from pipelines.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
 from pipelines.stages.training.models.models import build_model, configuration
 from pipelines.stages.training.objectives.objectives import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace

@@ -24,7 +24,7 @@ from cluster.core.metrics import METRICS_FILE, TIMED, read
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from pipelines.stages.training.checkpoints.checkpoints import Part
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain

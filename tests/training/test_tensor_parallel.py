@@ -23,7 +23,7 @@ from cluster.core.metrics import LOSS, TOKENS, read
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import RewardSpec, ScalingSpec, SftSpec
+from pipelines.specs import RewardSpec, ScalingSpec, SftSpec
 from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.checkpoints.partition import Piece
 from pipelines.stages.training.models.models import configuration, load_model

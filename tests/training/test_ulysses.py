@@ -21,7 +21,7 @@ from cluster.core.metrics import LOSS, TOKENS, read
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec, PretrainSpec, RewardSpec, ScalingSpec
+from pipelines.specs import PretrainedSpec, PretrainSpec, RewardSpec, ScalingSpec
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import configuration
 from pipelines.stages.training.sizing.footprint import trace

@@ -10,7 +10,7 @@ from cluster.core.graph import record
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec, ScalingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.training.stage import validate
 from tests.training.tiny import LENGTH, make_tokens, pretrain
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import PretrainSpec, TokenizerSpec, TokensSpec
 from tests.core.toys import WordsSpec
 from tests.made import make
 

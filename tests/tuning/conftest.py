@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.core.errors import NotReadyError
-from cluster.specs import PretrainedSpec
+from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning.pretrained import find
 
 

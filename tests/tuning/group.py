@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 from tests.tuning.tiny_sft import make_inputs, sft
 
 STEPS = 8

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from cluster.core.errors import InputError
 from cluster.core.pipeline import build
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec
+from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning import llama2c
 from tests.conftest import SHARED_DATA
 

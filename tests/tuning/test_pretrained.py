@@ -16,7 +16,7 @@ from cluster.core.errors import InputError, NotReadyError
 from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec
+from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT
 from tests.export import lines
@@ -115,7 +115,7 @@ def test_what_cannot_be_loaded_is_named(store: Store, tmp_path: Path) -> None:
 def test_a_hub_out_of_reach_is_one_sentence(tmp_path: Path) -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     code = (
-        "from cluster.specs import PretrainedSpec\n"
+        "from pipelines.specs import PretrainedSpec\n"
         "from pipelines.stages.tuning.pretrained import find\n"
         "from cluster.core.errors import NotReadyError\n"
         "try: find(PretrainedSpec(source='hub:some/model'))\n"

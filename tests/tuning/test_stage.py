@@ -28,7 +28,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import PretrainedSpec, QuantizeSpec, SftSpec
+from pipelines.specs import PretrainedSpec, QuantizeSpec, SftSpec
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
+from pipelines.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 # Often enough that a run of seconds has checkpoints to be killed after.

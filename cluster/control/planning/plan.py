@@ -11,7 +11,7 @@ from cluster.core.graph import Graph, Step
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 
 
 @dataclass(frozen=True)

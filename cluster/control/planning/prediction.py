@@ -18,7 +18,7 @@ from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec
+from pipelines.specs import ScalingSpec
 
 
 class Unsized(Exception):

@@ -34,7 +34,7 @@ from cluster.core.pipeline import load_script, run
 from cluster.core.specs import overlay
 from cluster.core.specs import spec as specs
 from cluster.core.storage.store import Store
-from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.specs import ScalingSpec, TrainingSpec
 
 FOLDER = ".sweeps"  # in the store's root
 SWEEP_FILE = "sweep.json"

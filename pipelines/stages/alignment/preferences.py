@@ -14,11 +14,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cluster import licenses
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import PreferencesSpec
+from pipelines.specs import PreferencesSpec
+from pipelines.stages import licenses
 from pipelines.stages.alignment.corruption import corrupt
 from pipelines.stages.alignment.pairs import pair
 from pipelines.stages.tuning.conversations import (

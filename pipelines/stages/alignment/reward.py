@@ -24,9 +24,9 @@ from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
-from cluster.results import wilson
-from cluster.specs import RewardSpec
+from pipelines.specs import RewardSpec
 from pipelines.stages.alignment.preferences import read_preferences
+from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, Share, Source, plan_batches

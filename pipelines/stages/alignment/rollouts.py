@@ -17,13 +17,13 @@ from torch import Tensor
 
 from cluster.core import metrics
 from cluster.core.storage.location import Location
-from cluster.specs import RlhfSpec
-from pipelines.generation.engine import Completion
+from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.curve import Curve
 from pipelines.stages.alignment.grpo import group_advantages, k3, token_logprobs
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync
+from pipelines.stages.generation.engine import Completion
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share, Source
 from pipelines.stages.training.engine.engine import Engine

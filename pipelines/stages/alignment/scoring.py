@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from cluster.specs import RlhfSpec
-from pipelines.generation.engine import Completion
+from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards import Sample, apply, reward_function
 from pipelines.stages.alignment.spec import REWARD_MODEL
+from pipelines.stages.generation.engine import Completion
 
 
 class Scorer:

@@ -15,7 +15,7 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import RlhfSpec, ScalingSpec
+from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.grpo import Grpo
 from pipelines.stages.alignment.reward import RewardModel
@@ -126,8 +126,8 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
 
 
 def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list[Any]:
-    from pipelines.generation import fleet
-    from pipelines.generation.engine import EngineOptions
+    from pipelines.stages.generation import fleet
+    from pipelines.stages.generation.engine import EngineOptions
 
     options = EngineOptions(
         max_model_len=spec.max_prompt_tokens + spec.max_completion_tokens,
@@ -153,7 +153,7 @@ def stop(engine: Any) -> None:
 
 def recipe(work: Work, rank: int) -> Parts:
     """A policy, its frozen beginning as the reference, and batches that the policy samples itself."""
-    from pipelines.generation.fleet import Fleet
+    from pipelines.stages.generation.fleet import Fleet
 
     spec, scaling = work.spec, work.scaling
     assert isinstance(spec, RlhfSpec)

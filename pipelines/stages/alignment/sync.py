@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.core.errors import JobError
-from pipelines.generation.fleet import Fleet
+from pipelines.stages.generation.fleet import Fleet
 from pipelines.stages.training.engine.engine import Engine
 
 GREEDY_TOKENS = 24

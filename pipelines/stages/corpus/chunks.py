@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.documents import SourceFile, keyed_hash
 from pipelines.stages.corpus.readers import list_files
 from pipelines.stages.corpus.readers.sources import Source

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import licenses
 from cluster.control.failures import describe
 from cluster.core.errors import InputError, TrunklineError
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
+from pipelines.stages import licenses
 from pipelines.stages.corpus.chunks import Chunk
 from pipelines.stages.corpus.dedup.duplicates import write_index
 from pipelines.stages.corpus.dedup.identity import write_ids

@@ -12,7 +12,7 @@ import msgspec
 from cluster.core.context import Context
 from cluster.core.specs import spec as specs
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.dedup.deduplication import Found
 from pipelines.stages.corpus.tally import LIKELY_ENCODING, REPAIRED, REPLACED, BrokenFile, Shown, Step, Tally, ranked
 

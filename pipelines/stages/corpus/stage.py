@@ -15,8 +15,7 @@ from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
-from pipelines.ordered import ordered_map
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus import report
 from pipelines.stages.corpus.chunks import Chunk, plan_chunks
 from pipelines.stages.corpus.cleaning import LINES, READ, Corpus, Summary, clean
@@ -24,6 +23,7 @@ from pipelines.stages.corpus.dedup.deduplication import deduplicate, known_index
 from pipelines.stages.corpus.documents import NO_DOCUMENTS
 from pipelines.stages.corpus.tally import DAMAGED, Tally, add_up
 from pipelines.stages.corpus.writing import SPLIT, SPLITS, write
+from pipelines.stages.ordered import ordered_map
 
 WORK = ".work"
 INDEX = "index"

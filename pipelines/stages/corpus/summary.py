@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cluster import licenses
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
+from pipelines.stages import licenses
 
 PARTS = ("train", "heldout", "rejected")
 BATCH_ROWS = 256

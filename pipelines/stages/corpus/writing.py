@@ -10,7 +10,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.cleaning import LINES, REJECTED_SCHEMA, Corpus, Summary, TableWriter, ids_file, rejection
 from pipelines.stages.corpus.dedup import decisions
 from pipelines.stages.corpus.dedup.decisions import EXACT, NEAR, held_out

@@ -26,8 +26,8 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from cluster.specs import TokensSpec
-from pipelines.ordered import ordered_map
+from pipelines.specs import TokensSpec
+from pipelines.stages.ordered import ordered_map
 from pipelines.stages.tokens.lengths import Statistics
 from pipelines.stages.tokens.packing import best_fit
 from pipelines.stages.tokens.reader import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass
 
-from cluster.specs import TrainingSpec
+from pipelines.specs import TrainingSpec
 
 
 @dataclass(frozen=True)

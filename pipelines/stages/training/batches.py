@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.core import metrics
-from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import TokenStream
 from pipelines.stages.training.batch_sizes import BatchSizes

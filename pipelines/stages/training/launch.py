@@ -26,8 +26,8 @@ from ray.train.v2.api.config import LoggingConfig
 from cluster.control.failures import describe, original
 from cluster.core.errors import JobError, TrunklineError
 from cluster.core.signals import held
-from cluster.specs import ScalingSpec
-from pipelines.generation.fleet import PATIENCE
+from pipelines.specs import ScalingSpec
+from pipelines.stages.generation.fleet import PATIENCE
 from pipelines.stages.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
 
 POLL_SECONDS = 0.5

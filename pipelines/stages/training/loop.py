@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.core import metrics
-from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.specs import ScalingSpec, TrainingSpec
 from pipelines.stages.training.batches import Share, Source
 from pipelines.stages.training.checkpoints.checkpoints import Checkpoints
 from pipelines.stages.training.engine.engine import Engine, Hooks

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from pipelines.stages.tokens.stream import TokenStream, token_sources
 from pipelines.stages.training.objectives.infilling import (
     DrawSpans,

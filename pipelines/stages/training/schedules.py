@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cluster.specs import TrainingSpec
+from pipelines.specs import TrainingSpec
 
 
 def learning_rate_factor(step: int, steps: int, spec: TrainingSpec) -> float:

@@ -12,7 +12,7 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.lines import Follower
 from cluster.core.storage.location import Location
-from cluster.specs import PretrainSpec
+from pipelines.specs import PretrainSpec
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import open_stores, open_stream, token_sources, validation_stores
 from pipelines.stages.training.batches import BatchPlan, plan_batches, pretrain_steps

@@ -23,7 +23,7 @@ from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.trackers import trackers
-from cluster.specs import PretrainSpec, ScalingSpec, TrainingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream, validation_stores
 from pipelines.stages.training.batches import BatchPlan, Source, TokenBatches
 from pipelines.stages.training.checkpoints.checkpoints import Checkpoints

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.specs import SftSpec
+from pipelines.specs import SftSpec
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig

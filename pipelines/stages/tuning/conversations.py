@@ -15,14 +15,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cluster import licenses
 from cluster.control.runtime import connect
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from cluster.specs import ConversationsSpec
-from pipelines.ordered import ordered_map
+from pipelines.specs import ConversationsSpec
+from pipelines.stages import licenses
 from pipelines.stages.corpus.chunks import keyed_hash
+from pipelines.stages.ordered import ordered_map
 from pipelines.stages.tuning import docstrings
 from pipelines.stages.tuning.declared import of_file, of_record
 from pipelines.stages.tuning.formats import FORMATS, checked, is_unicode

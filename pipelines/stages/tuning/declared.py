@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from cluster import licenses
-from cluster.licenses import UNKNOWN
+from pipelines.stages import licenses
 from pipelines.stages.corpus.readers.huggingface import FRONT_MATTER
 from pipelines.stages.corpus.readers.installed import license_of
+from pipelines.stages.licenses import UNKNOWN
 from pipelines.stages.tuning.formats import is_unicode
 from pipelines.stages.tuning.records import PACKAGE, located
 

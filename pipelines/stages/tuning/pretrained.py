@@ -20,10 +20,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
-from cluster import licenses
 from cluster.core.context import Context
 from cluster.core.errors import InputError, NotReadyError
-from cluster.specs import PretrainedSpec
+from pipelines.specs import PretrainedSpec
+from pipelines.stages import licenses
 from pipelines.stages.corpus.readers.installed import license_of
 from pipelines.stages.tuning import llama2c
 from pipelines.stages.tuning.declared import CARD, of_model

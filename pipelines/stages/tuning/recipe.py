@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from cluster.specs import SftSpec
+from pipelines.specs import SftSpec
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objectives import Objective
 from pipelines.stages.training.worker import Parts, Work

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cluster.core import metrics
 from cluster.core.storage.location import Location
-from cluster.specs import TrainingSpec
+from pipelines.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share, Source
 from pipelines.stages.training.engine.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any
 from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.prediction import Prediction
 from cluster.core.graph import Step
-from cluster.specs import ScalingSpec, SftSpec
+from pipelines.specs import ScalingSpec, SftSpec
 from pipelines.stages.training.sizing.training_step import model_of, predict_model
 from pipelines.stages.tuning.adapters import add_adapter, pack
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens
-from cluster.specs import SftSpec
+from pipelines.specs import SftSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import require_rows, require_trainable

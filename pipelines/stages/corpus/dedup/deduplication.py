@@ -12,8 +12,7 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.specs import spec as specs
 from cluster.core.storage.location import Location
-from cluster.specs import CorpusSpec
-from pipelines.ordered import ordered_map
+from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.cleaning import LINES, Corpus
 from pipelines.stages.corpus.dedup.decisions import Duplicates, decide, look_up
 from pipelines.stages.corpus.dedup.duplicates import (
@@ -29,6 +28,7 @@ from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
 from pipelines.stages.corpus.dedup.identity import EXAMPLES, SameIds, same_ids
 from pipelines.stages.corpus.dedup.line_dedup import write_drops
 from pipelines.stages.corpus.documents import Numbers
+from pipelines.stages.ordered import ordered_map
 
 
 def known_index(ctx: Context[CorpusSpec]) -> Index | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.specs import MixtureSpec
+from pipelines.specs import MixtureSpec
 from pipelines.stages.tokens.mixing.mixture import whole_weights
 from pipelines.stages.tokens.reader import INDEX_FILE, TokenStore
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.specs import ExtendedModelSpec
+from pipelines.specs import ExtendedModelSpec
 
 TOKENIZER_FILE = "tokenizer.json"
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.specs import TokenizerSpec
+from pipelines.specs import TokenizerSpec
 from pipelines.stages.tokens.tokenizers import sentencepiece_model
 from pipelines.stages.tokens.tokenizers.sampling import texts
 from pipelines.stages.tokens.tokenizers.training_text import BETWEEN_BLANKS, cut

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.specs import VocabularySpec
+from pipelines.specs import VocabularySpec
 from pipelines.stages.tokens.tokenizers import fertility, pieces, published, sentencepiece_model
 from pipelines.stages.tokens.tokenizers.published import Published
 from pipelines.stages.tokens.tokenizers.sampling import texts

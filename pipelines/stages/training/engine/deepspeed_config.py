@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.spec import merge
-from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.specs import ScalingSpec, TrainingSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan
 from pipelines.stages.training.parallel import tensor_parallel

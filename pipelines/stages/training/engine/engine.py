@@ -16,7 +16,7 @@ import torch
 from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor
 
-from cluster.specs import ScalingSpec, TrainingSpec
+from pipelines.specs import ScalingSpec, TrainingSpec
 from pipelines.stages.training.batches import Batch, BatchPlan, Share
 from pipelines.stages.training.checkpoints import partition as shards
 from pipelines.stages.training.checkpoints.snapshots import Snapshot, State

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cluster.specs import TrainingSpec
+from pipelines.specs import TrainingSpec
 from pipelines.stages.training.optimizers import adafactor, adamw, muon
 from pipelines.stages.training.parallel.layouts import Layout, Whole
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cluster.core.errors import SpecError
-from cluster.specs import ScalingSpec, SftSpec, TrainingSpec
+from pipelines.specs import ScalingSpec, SftSpec, TrainingSpec
 
 FIELD = "scaling.tensor_parallel_size"
 FAMILIES = ("llama", "gpt_neox")  # those that a test compares with undivided runs

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster.specs import SftSpec, TrainingSpec
+from pipelines.specs import SftSpec, TrainingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cluster.specs import SftSpec, TrainingSpec
+from pipelines.specs import SftSpec, TrainingSpec
 from pipelines.stages.training.models.models import BLANK_GLM
 from pipelines.stages.training.objectives.objectives import HALVES, additive
 

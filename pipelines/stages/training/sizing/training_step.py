@@ -11,7 +11,7 @@ from cluster.control.planning.prediction import Layout, Prediction, Unsized
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
+from pipelines.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import plan_batches, pretrain_steps
 from pipelines.stages.training.models.models import configuration

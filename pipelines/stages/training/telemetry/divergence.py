@@ -15,7 +15,7 @@ from typing import Any
 
 from cluster.core import metrics
 from cluster.core.errors import JobError
-from cluster.specs import TrainingSpec
+from pipelines.specs import TrainingSpec
 
 
 class Divergence:

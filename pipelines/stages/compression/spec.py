@@ -14,7 +14,7 @@ class QuantizeSpec(Spec, frozen=True):
     """A model with weights of few bits, in the compressed-tensors format that vLLM serves on CPUs and GPUs."""
 
     kind: ClassVar[str] = "quantized"
-    stage: ClassVar[str] = "pipelines.compression.stage:build"
+    stage: ClassVar[str] = "pipelines.stages.compression.stage:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("conversations",)

@@ -24,7 +24,9 @@ from transformers.utils import logging
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
-from cluster.results import (
+from pipelines.specs import PerplexitySpec
+from pipelines.stages.evaluation.loss import document_nll
+from pipelines.stages.evaluation.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     Outcome,
@@ -35,8 +37,6 @@ from cluster.results import (
     encode_results,
     with_interval,
 )
-from cluster.specs import PerplexitySpec
-from pipelines.evaluation.loss import document_nll
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.training.models.models import require_tokenizer
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
-from pipelines.generation.last_words import Place, here, stack_when_late
+from pipelines.stages.generation.last_words import Place, here, stack_when_late
 
 if TYPE_CHECKING:
     from cluster.core.storage.artifact import Artifact

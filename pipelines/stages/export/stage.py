@@ -17,9 +17,9 @@ from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import ExportSpec
-from pipelines.export.card import model_card
-from pipelines.export.kinds import Kind
+from pipelines.specs import ExportSpec
+from pipelines.stages.export.card import model_card
+from pipelines.stages.export.kinds import Kind
 
 COPIED = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 NOT_THE_MODELS = ("artifact.json", "report.json")

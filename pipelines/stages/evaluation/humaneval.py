@@ -19,7 +19,11 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from cluster.core.context import Context
-from cluster.results import (
+from pipelines.specs import HumanEvalSpec
+from pipelines.stages.evaluation import sandbox
+from pipelines.stages.evaluation.generation import versions
+from pipelines.stages.evaluation.overlap import bootstrapped
+from pipelines.stages.evaluation.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     Outcome,
@@ -29,12 +33,8 @@ from cluster.results import (
     encode_results,
     with_interval,
 )
-from cluster.specs import HumanEvalSpec
-from pipelines.evaluation import sandbox
-from pipelines.evaluation.generation import versions
-from pipelines.evaluation.overlap import bootstrapped
-from pipelines.evaluation.sandbox import Limits, Verdict
-from pipelines.generation.answers import answer
+from pipelines.stages.evaluation.sandbox import Limits, Verdict
+from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversations import read_lines, write_lines
 from pipelines.stages.tuning.records import BadRecord, read_records
 

@@ -17,9 +17,9 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from pipelines.generation import fleet
-from pipelines.generation.engine import INITIAL, Completion, EngineOptions
 from pipelines.stages.corpus.documents import keyed_hash
+from pipelines.stages.generation import fleet
+from pipelines.stages.generation.engine import INITIAL, Completion, EngineOptions
 
 BATCH_PROMPTS = 64  # an engine's at once: few enough for progress to be told, enough to fill a batch
 

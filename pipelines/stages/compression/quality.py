@@ -24,8 +24,8 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from cluster.specs import QuantizeSpec, ScalingSpec
-from pipelines.generation.engine import INITIAL, EngineOptions, GenerationEngine
+from pipelines.specs import QuantizeSpec, ScalingSpec
+from pipelines.stages.generation.engine import INITIAL, EngineOptions, GenerationEngine
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Encoded, encode, prompt_tokens
 from pipelines.stages.tuning.templates import prepare

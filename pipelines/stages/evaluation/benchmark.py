@@ -19,7 +19,10 @@ import torch
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
-from cluster.results import (
+from pipelines.specs import BenchmarkSpec
+from pipelines.stages.evaluation import local_data
+from pipelines.stages.evaluation.harness_results import data_digest, read
+from pipelines.stages.evaluation.results import (
     RESAMPLES,
     RESULTS_FILE,
     SAMPLES_FILE,
@@ -29,9 +32,6 @@ from cluster.results import (
     encode_outcomes,
     encode_results,
 )
-from cluster.specs import BenchmarkSpec
-from pipelines.evaluation import local_data
-from pipelines.evaluation.harness_results import data_digest, read
 
 PACKAGES = ("lm_eval", "torch", "transformers", "datasets")
 SEEDS = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from cluster.core.storage.artifact import Artifact
-from pipelines.export.claim import claim
-from pipelines.export.kinds import Kind, stages
-from pipelines.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources
+from pipelines.stages.export.claim import claim
+from pipelines.stages.export.kinds import Kind, stages
+from pipelines.stages.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources
 
 BENCHMARKS = (
     ("bits_per_byte", "bits per byte, this model"),

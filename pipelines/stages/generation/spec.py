@@ -16,7 +16,7 @@ class GenerationSpec(Spec, frozen=True):
     """Answers of a model to held-out requests, compared with the answers there: ROUGE-1, -2, -L and BLEU-4."""
 
     kind: ClassVar[str] = "generation"
-    stage: ClassVar[str] = "pipelines.evaluation.generation:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.generation:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations"}
 
     language: Literal["english", "chinese"] = "english"
@@ -37,7 +37,7 @@ class HumanEvalSpec(Spec, frozen=True):
     """Programs that a model completes, run against their tests in a sandbox: pass@k (Chen et al. 2021)."""
 
     kind: ClassVar[str] = "humaneval"
-    stage: ClassVar[str] = "pipelines.evaluation.humaneval:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.humaneval:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS}
 
     path: File = ""

@@ -20,9 +20,9 @@ from cluster.control.failures import explained
 from cluster.control.runtime import require_gpus
 from cluster.core.errors import JobError
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import ScalingSpec
-from pipelines.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
-from pipelines.generation.last_words import Place, cause_of, last_words
+from pipelines.specs import ScalingSpec
+from pipelines.stages.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
+from pipelines.stages.generation.last_words import Place, cause_of, last_words
 
 PATIENCE = 2.0  # a call takes at most so many times its deadline, with all its repetitions
 Call = Callable[[Any], Any]  # an engine's handle to the reference of its answer

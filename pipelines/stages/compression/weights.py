@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.core.errors import InputError, SpecError
-from cluster.specs import QuantizeSpec
+from pipelines.specs import QuantizeSpec
 
 STORED = torch.bfloat16  # scales and what is not quantized: vLLM's integer kernels for CPUs compute in it
 TILE = 32  # vLLM's 4-bit kernel for CPUs wants layers whose sides are multiples of this

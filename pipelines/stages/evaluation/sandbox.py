@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.core.errors import JobError, NotReadyError
-from pipelines.evaluation import jail
+from pipelines.stages.evaluation import jail
 
 GONE_SECONDS = 10.0
 

@@ -1,4 +1,4 @@
-"""lm-eval's figures and samples in Trunkline's format of results (cluster/results.py)."""
+"""lm-eval's figures and samples in Trunkline's format of results (pipelines/stages/evaluation/results.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from cluster.results import Outcome, Result, aggregate, with_interval
+from pipelines.stages.evaluation.results import Outcome, Result, aggregate, with_interval
 
 # Metrics of lm-eval that follow from single samples otherwise than by their mean (lm_eval/api/metrics.py).
 AGGREGATIONS: dict[str, Any] = {

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from cluster import licenses
 from cluster.core.lineage import ancestry
 from cluster.core.specs.spec import ANY, Spec
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import SPECS
+from pipelines.specs import SPECS
+from pipelines.stages import licenses
 from pipelines.stages.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one

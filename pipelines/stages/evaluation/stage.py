@@ -26,11 +26,11 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import EvaluationSpec, PretrainSpec
-from pipelines.evaluation.loss import document_nll
-from pipelines.evaluation.ngram import ngram_bits_per_byte
-from pipelines.evaluation.perplexity import corpus_texts, write_results
-from pipelines.evaluation.seen import TokenBytes, seen_sequences, seen_text
+from pipelines.specs import EvaluationSpec, PretrainSpec
+from pipelines.stages.evaluation.loss import document_nll
+from pipelines.stages.evaluation.ngram import ngram_bits_per_byte
+from pipelines.stages.evaluation.perplexity import corpus_texts, write_results
+from pipelines.stages.evaluation.seen import TokenBytes, seen_sequences, seen_text
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import open_stream, token_sources
 from pipelines.stages.training.batch_sizes import BatchSizes

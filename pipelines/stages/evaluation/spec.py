@@ -16,7 +16,7 @@ class EvaluationSpec(Spec, frozen=True):
     """Held-out loss of a model, beside compressors that saw the same bytes, and sample completions."""
 
     kind: ClassVar[str] = "evaluation"
-    stage: ClassVar[str] = "pipelines.evaluation.stage:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.stage:build"
     revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": "pretrain", "tokens": "tokens", "corpus": "corpus"}
 
@@ -36,7 +36,7 @@ class PerplexitySpec(Spec, frozen=True):
     """Perplexity and bits per byte of any model on the documents of any token store that its tokenizer made."""
 
     kind: ClassVar[str] = "perplexity"
-    stage: ClassVar[str] = "pipelines.evaluation.perplexity:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.perplexity:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "tokens": "tokens"}
 
     split: Literal["heldout", "train"] = "heldout"
@@ -55,7 +55,7 @@ class BenchmarkSpec(Spec, frozen=True):
     """Tasks of lm-eval (EleutherAI's evaluation harness) put to a model, by its own prompts and metrics."""
 
     kind: ClassVar[str] = "benchmark"
-    stage: ClassVar[str] = "pipelines.evaluation.benchmark:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.benchmark:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS}
 
     tasks: tuple[str, ...] = ("lambada_openai", "arc_easy")
@@ -87,7 +87,7 @@ class ExportSpec(Spec, frozen=True):
     """A model as a Hugging Face folder: safetensors, tokenizer, and a model card written from the lineage."""
 
     kind: ClassVar[str] = "model"
-    stage: ClassVar[str] = "pipelines.export.stage:build"
+    stage: ClassVar[str] = "pipelines.stages.export.stage:build"
     revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": f"{MODELS}|reward", "evaluation": "evaluation"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
@@ -101,7 +101,7 @@ class ComparisonSpec(Spec, frozen=True):
     """The models of one line side by side, each through the engine that serves it."""
 
     kind: ClassVar[str] = "comparison"
-    stage: ClassVar[str] = "pipelines.evaluation.comparison:build"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.comparison:build"
     inputs: ClassVar[dict[str, str]] = {
         "base": MODELS,
         "sft": MODELS,

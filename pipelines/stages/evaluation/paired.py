@@ -16,7 +16,7 @@ import msgspec
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
-from cluster.results import (
+from pipelines.stages.evaluation.results import (
     RESULTS_FILE,
     SAMPLES_FILE,
     Z_95,

@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.storage.location import Location
-from cluster.specs import QuantizeSpec
-from pipelines.compression.quality import compare
-from pipelines.compression.weights import check, quantize
+from pipelines.specs import QuantizeSpec
+from pipelines.stages.compression.quality import compare
+from pipelines.stages.compression.weights import check, quantize
 
 WEIGHTS = ".safetensors"
 

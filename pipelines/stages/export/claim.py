@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cluster import licenses
-from cluster.license_names import PUBLIC_DOMAIN
+from pipelines.stages import licenses
+from pipelines.stages.license_names import PUBLIC_DOMAIN
 
 FREE = frozenset(
     ("CC0-1.0", "CC-PDM-1.0", "PDDL-1.0", "Unlicense", "0BSD", "MIT-0", "WTFPL", PUBLIC_DOMAIN)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.core.errors import NotReadyError
-from cluster.results import Outcome, Result, percentiles, resample
+from pipelines.stages.evaluation.results import Outcome, Result, percentiles, resample
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 BLEU, SENTENCE_BLEU = "bleu4", "bleu4_sentence"

@@ -4,11 +4,11 @@ from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.infra import InfraSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
-from cluster.specs.compression import QuantizeSpec
-from cluster.specs.evaluation import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
-from cluster.specs.generation import GenerationSpec, HumanEvalSpec
 from pipelines.stages.alignment.spec import PreferencesSpec, RewardSpec, RlhfSpec
+from pipelines.stages.compression.spec import QuantizeSpec
 from pipelines.stages.corpus.spec import CorpusSpec
+from pipelines.stages.evaluation.spec import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
+from pipelines.stages.generation.spec import GenerationSpec, HumanEvalSpec
 from pipelines.stages.tokens.mixing.spec import MixturePhase, MixtureSpec
 from pipelines.stages.tokens.spec import TokenizerSpec, TokensSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec, VocabularySpec

@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from cluster.license_names import ADDRESSES, NAMES
+from pipelines.stages.license_names import ADDRESSES, NAMES
 
 UNKNOWN = "unknown"
 

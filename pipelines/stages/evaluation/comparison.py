@@ -23,12 +23,12 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from cluster.specs import ComparisonSpec
-from pipelines.evaluation.loss import Window, windows
-from pipelines.evaluation.stage import beginning, heldout_texts
-from pipelines.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
+from pipelines.specs import ComparisonSpec
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards import Sample, python_parses
+from pipelines.stages.evaluation.loss import Window, windows
+from pipelines.stages.evaluation.stage import beginning, heldout_texts
+from pipelines.stages.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
 from pipelines.stages.training.loop import mix
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import prompt_tokens
