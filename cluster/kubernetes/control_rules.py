@@ -109,7 +109,7 @@ def network(cluster: Cluster) -> Problems:
 
 def gates(cluster: Cluster) -> Problems:
     for name, gate in GATED.items():
-        if name in cluster.core.specs.spec:
+        if name in cluster.spec:
             yield cluster.spec[name].warning(
                 f"KubeRay refuses it unless started with the feature gate {gate}", "Turn the gate on, or leave it out."
             )
@@ -119,8 +119,8 @@ def ownership(cluster: Cluster) -> Problems:
     manager = cluster.spec["managedBy"]
     if manager.value is not None and manager.value not in MANAGERS:
         yield manager.error(f"{manager.value!r} is not allowed", f"Known: {', '.join(MANAGERS)}.")
-    if cluster.owner != "RayCluster" and cluster.core.specs.spec / "upgradeStrategy.type":
-        yield (cluster.core.specs.spec / "upgradeStrategy.type").error(
+    if cluster.owner != "RayCluster" and cluster.spec / "upgradeStrategy.type":
+        yield (cluster.spec / "upgradeStrategy.type").error(
             f"is not for the cluster of a {cluster.owner}", "Leave it out."
         )
 
