@@ -134,6 +134,7 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
     from cluster.core.context import Context
     from cluster.core.storage.artifact import Artifact, Code, Record
     from cluster.core.storage.location import Location
+    from cluster.core.storage.store import Store
     from pipelines.specs import ScalingSpec, TokensSpec
     from pipelines.stages.ordered import ordered_map
     from pipelines.stages.tokens.stage import build
@@ -143,7 +144,7 @@ def stage(corpus: str, tokenizer: str, out: str) -> None:
             kind=kind, name="bench", fingerprint="0" * 64, revision=1, spec={}, parents={}, scaling={},
             code=Code("", ""), versions={}, started_at="", duration_seconds=0.0, metrics={}, files={},
         )  # fmt: skip
-        return Artifact(record, Location(folder), folder)
+        return Artifact(record, Location(folder), Store(folder))
 
     scaling = ScalingSpec(data_workers=WORKERS)
     inputs = {"corpus": artifact("corpus", corpus), "tokenizer": artifact("tokenizer", tokenizer)}

@@ -4,7 +4,7 @@ ctl run pipelines/benchmark.py --set benchmark.inputs.model=pretrain/mine --set 
 ctl run pipelines/benchmark.py --set benchmark.tasks='[mmlu]' --set benchmark.data=/data/eval
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import BenchmarkSpec
 
 

@@ -9,7 +9,7 @@ Pieces are trained on your Chinese documents, or taken from another model (`--se
 `--set vocabulary.inputs.unchanged=corpus/NAME` for another corpus too, such as an English one.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, VocabularySpec
 
 

@@ -5,7 +5,7 @@ after 1,000 steps of warm-up, learning rate 5e-4, weight decay 0.1, mixed precis
 machine's own Python sources; `--set 'corpus.sources=[{reader: text, path: ...}]'` takes yours.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, EvaluationSpec, ExportSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 

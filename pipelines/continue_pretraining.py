@@ -8,7 +8,7 @@ The model comes out of its Python package; `--set pretrained.source=hub:OWNER/NA
 arXiv:2403.08763); `pretrain.total_tokens` how long it goes on.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import (
     CorpusSpec,
     EvaluationSpec,

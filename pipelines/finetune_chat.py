@@ -4,7 +4,7 @@ The model comes out of its Python package. `--set pretrained.source=hub:OWNER/NA
 `--set conversations.path=FILE` other conversations.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
 
 

@@ -5,7 +5,7 @@ Half of the samples have short blanks (to understand), half have the end of a do
 What it has learned fills blanks: pipelines/stages/training/objectives/filling.py.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 

@@ -6,7 +6,7 @@
         --set 'corpus.sources=[{reader: jats, path: /data/pmc}]'
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, TokenizerSpec, TokensSpec
 
 

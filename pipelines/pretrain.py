@@ -3,7 +3,7 @@
 ctl run pipelines/pretrain.py --config my.yaml --set pretrain.total_tokens=1e9
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, EvaluationSpec, ExportSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 

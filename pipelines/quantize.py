@@ -3,7 +3,7 @@
 ctl run pipelines/quantize.py --set quantized.scheme=int4 --set quantized.inputs.model=sft/mine
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import QuantizeSpec
 
 

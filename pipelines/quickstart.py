@@ -4,7 +4,7 @@ It was pretrained, taught to answer function heads with bodies, aligned by reinf
 A Llama of 1.07 M parameters with 2,048 pieces. The sizes are chosen so that two CPU cores need minutes.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import (
     ComparisonSpec,
     ConversationsSpec,

@@ -3,7 +3,7 @@
 ctl run pipelines/reward.py --set reward.inputs.model=sft/mine --set preferences.inputs.conversations=conversations/mine
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import PreferencesSpec, RewardSpec
 
 

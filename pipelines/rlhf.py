@@ -3,7 +3,7 @@
 ctl run pipelines/rlhf.py --set rlhf.inputs.model=sft/mine --set rlhf.inputs.prompts=conversations/mine
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import RlhfSpec
 
 

@@ -4,7 +4,7 @@ ctl run pipelines/sft.py --set sft.inputs.model=pretrain/mine --set conversation
 ctl run pipelines/sft.py --set conversations.source=file --set conversations.path=chats.jsonl --set sft.adapter=lora
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import ConversationsSpec, SftSpec
 
 

@@ -7,7 +7,7 @@ biases, and embeddings are not decayed. benchmarks/nanogpt.py runs this on tinys
 `--set pretrain.optimizer=muon` does better.
 """
 
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 
 

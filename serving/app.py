@@ -25,9 +25,10 @@ from ray.serve.context import _get_global_client  # `serve.status()` tells neith
 from cluster.control import local, runtime
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from pipelines.specs import EndpointSpec, ScalingSpec
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
 from serving.keeping import keep_model
 

@@ -17,10 +17,10 @@ from ray.serve.llm.ingress import OpenAiIngress
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, non_writer, read_config
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import EndpointSpec
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.keeping import keep_model
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from pipelines.specs import EndpointSpec
 from serving.engine import application
 
 if TYPE_CHECKING:

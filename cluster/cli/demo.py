@@ -28,9 +28,9 @@ def demo(
 
     from cluster.cli.pipelines import load
     from cluster.control.local import port_taken
+    from cluster.control.run import run
     from cluster.control.screen.view import make_view
     from cluster.core.errors import NotReadyError
-    from cluster.core.pipeline import run
     from cluster.core.provenance import PROJECT_ROOT
 
     clock = time.monotonic()
@@ -101,7 +101,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
     from importlib import import_module
 
     from cluster.control import local, runtime
-    from pipelines.specs import EndpointSpec
+    from cluster.core.specs.endpoint import EndpointSpec
 
     spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)
     print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)

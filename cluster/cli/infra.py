@@ -39,10 +39,11 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
     from cluster.core.graph import INPUTS
     from cluster.core.pipeline import load_script
     from cluster.core.provenance import PROJECT_ROOT
+    from cluster.core.specs.endpoint import EndpointSpec
+    from cluster.core.specs.infra import InfraSpec
     from cluster.core.specs.spec import fields, override
     from cluster.core.storage.store import Store
     from cluster.kubernetes.objects import Order
-    from pipelines.specs import EndpointSpec, InfraSpec
 
     spec = override(InfraSpec(), changes.pop("infra", None) or {}, "infra")
     endpoint = changes.pop("endpoint", None) or {}

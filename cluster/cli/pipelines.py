@@ -122,8 +122,8 @@ def run(
     store: StoreRoot = None,
 ) -> None:
     """Run a pipeline on this machine; finished steps are taken from the store, a killed one goes on."""
+    from cluster.control.run import run as run_graph
     from cluster.control.screen.view import make_view
-    from cluster.core.pipeline import run as run_graph
 
     graph, opened = load(script, config, set_, name, store)
     run_graph(graph, opened, make_view())

@@ -16,7 +16,7 @@ from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from pipelines.specs import EndpointSpec
+    from cluster.core.specs.endpoint import EndpointSpec
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
 
@@ -82,8 +82,8 @@ def up(
 def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
     from cluster.core.errors import SpecError
     from cluster.core.graph import read_changes
+    from cluster.core.specs.endpoint import EndpointSpec
     from cluster.core.specs.spec import override
-    from pipelines.specs import EndpointSpec
 
     changes = read_changes(None, sets)
     if unknown := [step for step in changes if step != "endpoint"]:
@@ -151,7 +151,7 @@ def down(
     from cluster.control.dashboard import dashboard_url, request
     from cluster.control.runtime import connect
     from cluster.core.errors import InputError, UsageError, nearest
-    from pipelines.specs import ScalingSpec
+    from cluster.core.specs.scaling import ScalingSpec
 
     if (name is None) != all_:
         raise UsageError("which endpoint?", "Give its name, or --all.")

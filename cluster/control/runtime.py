@@ -17,7 +17,7 @@ from typing import Any
 from cluster.core import signals
 from cluster.core.errors import NotReadyError
 from cluster.core.identity import usercode
-from pipelines.specs import ScalingSpec
+from cluster.core.specs.scaling import ScalingSpec
 
 PROBE_SECONDS = 10.0
 END_SECONDS = 10.0

@@ -16,13 +16,14 @@ from cluster.core.context import Context, Report, silent, unheard
 from cluster.core.errors import SpecError
 from cluster.core.identity import named as identity
 from cluster.core.specs import spec as specs
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
 from cluster.core.storage.holder import Holder
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.stopping import stoppable
 from cluster.core.storage.store import Store
-from pipelines.specs import ScalingSpec, Spec
 
 POLL_SECONDS = 1.0
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from pipelines.specs import ScalingSpec, Spec
 
 S = TypeVar("S", bound=Spec)
 

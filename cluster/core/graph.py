@@ -15,10 +15,12 @@ from cluster.core.errors import InputError, SpecError, TrunklineError, nearest
 from cluster.core.identity import named as identity
 from cluster.core.specs import literals, overlay
 from cluster.core.specs import spec as specs
-from cluster.core.specs.spec import ANY
+from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.infra import InfraSpec
+from cluster.core.specs.scaling import ScalingSpec
+from cluster.core.specs.spec import ANY, Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec, Spec
 
 SCALING = "scaling"
 SECTIONS: dict[str, Spec] = {"endpoint": EndpointSpec(model="-"), "infra": InfraSpec()}  # in the same file, of others

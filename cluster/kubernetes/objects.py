@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.core.errors import SpecError
+from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.infra import InfraSpec
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import fields
 from cluster.kubernetes.pods import (
     APP_FOLDER,
@@ -25,7 +28,6 @@ from cluster.kubernetes.pods import (
     Size,
 )
 from cluster.kubernetes.text import block
-from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 
 RAY_VERSION = "2.60.0"
 RUN_FILE = "run.yaml"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.control.runtime import ENVIRONMENT
-from pipelines.specs import InfraSpec
+from cluster.core.specs.infra import InfraSpec
 
 STORE_FOLDER = "/mnt/trunkline"
 RUN_FOLDER = "/etc/trunkline"

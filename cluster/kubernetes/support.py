@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from cluster.core.specs.infra import InfraSpec
 from cluster.kubernetes.objects import RUN_FILE, Order
 from cluster.kubernetes.pods import COMPONENT, HEAD_PORTS, PART_OF, Manifest
 from cluster.kubernetes.text import block
-from pipelines.specs import InfraSpec
 
 COMPONENTS = ("cluster", "job", "endpoint")
 HEAD = {"ray.io/node-type": "head"}

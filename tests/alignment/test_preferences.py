@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
-from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import ConversationsSpec, PreferencesSpec
 from pipelines.stages.alignment.corruption import KINDS, corrupt
 from pipelines.stages.alignment.preferences import read_preferences

@@ -40,7 +40,7 @@ def test_not_into_a_pipe() -> None:
 
 
 RUN = """
-from cluster.core.pipeline import pipeline
+from cluster.pipeline import pipeline
 from tests.core.toys import WordsSpec
 @pipeline
 def toy(step):

@@ -14,8 +14,8 @@ import typer
 from cluster.cli.app import app
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
-from cluster.core.pipeline import load_script
 from cluster.core.storage.store import Store
+from cluster.pipeline import load_script
 from pipelines.specs import SPECS
 from tests.conftest import ROOT
 

@@ -121,7 +121,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_full_disk(small_disk: Path) -> None:
     script = small_disk / "toy.py"
     script.write_text(
-        "from cluster.core.pipeline import pipeline\n"
+        "from cluster.pipeline import pipeline\n"
         "from tests.core.toys import WordsSpec\n"
         "@pipeline\n"
         "def toy(step):\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cluster.core.pipeline import pipeline
+from cluster.pipeline import pipeline
 from tests.cluster.slope import SlopeSpec
 from tests.core.toys import WordsSpec
 

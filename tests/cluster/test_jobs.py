@@ -28,7 +28,7 @@ SCRIPT = '''
 from typing import ClassVar, Literal
 
 from cluster.core.specs.naming import File
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import Spec
 from deep.names import KIND
 

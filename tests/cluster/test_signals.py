@@ -27,7 +27,7 @@ from tests.training.tiny import make_tokens
 TRAINING = f"""
 import sys
 sys.path.insert(0, {str(PROJECT_ROOT)!r})
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from tests.training.tiny import pretrain
 
 @pipeline

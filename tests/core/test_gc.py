@@ -19,13 +19,13 @@ import pytest
 from cluster.control.screen.console import guarded
 from cluster.control.screen.view import View
 from cluster.core.build import build
-from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.artifact import RECORD_FILE, Artifact
 from cluster.core.storage.draft import Draft
 from cluster.core.storage.gc import collect, resumable
 from cluster.core.storage.holder import Holder
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store, problems
+from cluster.pipeline import pipeline, run
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 

@@ -18,10 +18,10 @@ from cluster.core.graph import pinned, read_changes
 from cluster.core.identity import digests, places
 from cluster.core.identity import named as identity
 from cluster.core.lineage import lineage
-from cluster.core.pipeline import Pipeline, load_script
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import RECORD_FILE
 from cluster.core.storage.store import Store
+from cluster.pipeline import Pipeline, load_script
 from pipelines.specs import (
     BenchmarkSpec,
     ConversationsSpec,
@@ -203,7 +203,7 @@ def test_a_home_that_cannot_be_written_costs_time_only(tmp_path: Path, monkeypat
 SCRIPT = """
 from typing import ClassVar
 
-from cluster.core.pipeline import pipeline
+from cluster.pipeline import pipeline
 from pipelines.specs import CorpusSpec, RlhfSpec, Spec
 from pipelines.stages.corpus.rules.rule import Python
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.core.storage.artifact import Artifact, Code, Record
 from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from pipelines.stages.corpus import summary as corpora
 from pipelines.stages.licenses import normalize
 
@@ -93,5 +94,5 @@ def test_a_report_of_before_has_one_name_for_one_licence(tmp_path: Path) -> None
         kind="corpus", name="old", fingerprint="0" * 64, revision=1, spec={}, parents={}, scaling={},
         code=Code("", ""), versions={}, started_at="", duration_seconds=0.0, metrics={}, files={},
     )  # fmt: skip
-    found = corpora.report(Artifact(record, Location(tmp_path), str(tmp_path)))
+    found = corpora.report(Artifact(record, Location(tmp_path), Store(tmp_path)))
     assert found["licenses"] == {"Apache-2.0": 4, "MIT": 2, "house rules": 1}

@@ -38,7 +38,7 @@ def _add(store: Store, number: int, **parents: Artifact) -> Artifact:
     )
     place = store.root / record.ref
     place.write_bytes(RECORD_FILE, msgspec.json.encode(record))
-    return Artifact(record, place, store.root.url)
+    return Artifact(record, place, store)
 
 
 def _chain(store: Store) -> Artifact:
@@ -114,5 +114,5 @@ def test_lines_that_part_and_meet(store: Store, monkeypatch: pytest.MonkeyPatch)
 def test_an_ancestor_under_another_name_is_found(store: Store) -> None:
     """As `--name` leaves it: what was built as one thing is known as another to what is built from it."""
     first = _add(store, 0)
-    renamed = Artifact(msgspec.structs.replace(first.record, name="other"), first.location, first.store_url)
+    renamed = Artifact(msgspec.structs.replace(first.record, name="other"), first.location, first.store)
     assert _add(store, 1, only=renamed).parent("only").record == first.record

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
-from cluster.core.pipeline import Pipeline, pipeline
 from cluster.core.specs import literals
 from cluster.core.storage.store import Store
+from cluster.pipeline import Pipeline, pipeline
 from tests.core.toys import CountSpec, WordsSpec
 
 

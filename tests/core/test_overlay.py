@@ -9,9 +9,9 @@ import pytest
 
 from cluster.core.errors import SpecError, nearest
 from cluster.core.graph import read_changes
-from cluster.core.pipeline import Pipeline
 from cluster.core.specs.spec import override
 from cluster.core.storage.store import Store
+from cluster.pipeline import Pipeline
 from pipelines.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource
 from pipelines.stages.corpus.rules.filters import Length

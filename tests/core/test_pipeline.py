@@ -14,9 +14,9 @@ from cluster.control.planning.plan import make_plan
 from cluster.control.screen.view import View
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
-from cluster.core.pipeline import Pipeline, load_script, pipeline, run
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
+from cluster.pipeline import Pipeline, load_script, pipeline, run
 from pipelines.specs import (
     ConversationsSpec,
     CorpusSpec,
@@ -34,7 +34,7 @@ from tests.made import make
 
 SCRIPT = '''
 """A toy."""
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from tests.core.toys import CountSpec, WordsSpec
 
 @pipeline

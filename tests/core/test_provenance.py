@@ -14,9 +14,9 @@ from cluster.control.screen.view import View
 from cluster.core import provenance
 from cluster.core.identity import usercode
 from cluster.core.lineage import lineage, render
-from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Code
 from cluster.core.storage.store import Store
+from cluster.pipeline import load_script, run
 from tests.conftest import ROOT
 
 
@@ -104,7 +104,7 @@ def test_a_shared_checkout_of_another_owner_tells_its_commit(tmp_path: Path) -> 
 SCRIPT = """
 from typing import ClassVar
 
-from cluster.core.pipeline import pipeline
+from cluster.pipeline import pipeline
 from pipelines.specs import Spec
 
 

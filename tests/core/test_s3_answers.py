@@ -163,7 +163,7 @@ def test_of_many_at_once_on_a_real_s3_one_wins(ceph: str) -> None:
 
 SCRIPT = """
 import sys
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from tests.core.toys import CountSpec, WordsSpec
 
 @pipeline

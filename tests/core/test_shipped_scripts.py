@@ -9,8 +9,8 @@ import pytest
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import Graph, read_changes
-from cluster.core.pipeline import build, load_script
 from cluster.core.storage.store import Store
+from cluster.pipeline import build, load_script
 from pipelines.specs import ConversationsSpec, CorpusSpec, PreferencesSpec, SftSpec
 from tests.conftest import ROOT
 from tests.export import lines
@@ -52,7 +52,7 @@ def test_a_file_takes_no_other_data(own: Store, script: str, sets: list[str], st
 def test_the_same_in_a_script_of_ones_own_and_without_a_script(own: Store, tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(
-        "from cluster.core.pipeline import pipeline\nfrom pipelines.specs import ConversationsSpec\n\n\n@pipeline\n"
+        "from cluster.pipeline import pipeline\nfrom pipelines.specs import ConversationsSpec\n\n\n@pipeline\n"
         "def mine(step):\n    return step(ConversationsSpec(source='file', path='chats.jsonl'), corpus='corpus/line')\n"
     )
     assert load_script(script).graph(own).step("conversations").inputs == {}

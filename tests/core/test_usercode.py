@@ -12,8 +12,8 @@ import pytest
 
 from cluster.core.errors import InputError, NotReadyError
 from cluster.core.identity import usercode
-from cluster.core.pipeline import load_script
 from cluster.core.storage.store import Store
+from cluster.pipeline import load_script
 from tests.conftest import ROOT
 
 SCRIPT = '''
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import my_helper
-from cluster.core.pipeline import main, pipeline
+from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, Spec
 from pipelines.stages.corpus.rules.rule import Python
 from pipelines.stages.corpus.readers.sources import TextSource

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.evaluation import ARC_FILE, WIKITEXT_FILE, compare, directly, spec_of
 from cluster.core.errors import InputError, NotReadyError
-from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
+from cluster.pipeline import build
 from pipelines.specs import BenchmarkSpec
 from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
 from tests.conftest import SHARED_DATA

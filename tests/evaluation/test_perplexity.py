@@ -16,9 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.core.errors import InputError
-from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.evaluation.paired import read
 from tests.made import make

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.core.errors import InputError
-from cluster.core.pipeline import build
 from cluster.core.storage.store import Store, problems
+from cluster.pipeline import build
 from pipelines.specs import EvaluationSpec
 from pipelines.stages.evaluation.paired import read
 from pipelines.stages.evaluation.seen import TokenBytes, seen_text

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from cluster.core.pipeline import build
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.corpus.dedup.spec import MinHash
 from pipelines.stages.corpus.readers.sources import TextSource

@@ -9,8 +9,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.core.pipeline import build
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import EvaluationSpec, ExportSpec
 from pipelines.stages.export.card import license_counts
 from tests.evaluation.tiny_run import make_data, make_model, write_sources

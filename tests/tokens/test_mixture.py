@@ -16,10 +16,10 @@ from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import Graph, read_changes
 from cluster.core.lineage import lineage
-from cluster.core.pipeline import Pipeline
 from cluster.core.specs import spec as specs
 from cluster.core.storage.gc import collect
 from cluster.core.storage.store import Store
+from cluster.pipeline import Pipeline
 from pipelines.specs import MixturePhase, MixtureSpec, PretrainSpec
 from pipelines.stages.tokens.mixing.mixture import (
     MAX_DEVIATION,

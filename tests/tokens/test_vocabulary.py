@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from cluster.control.screen.view import make_view
 from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
-from cluster.core.pipeline import load_script, run
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from cluster.pipeline import load_script, run
 from pipelines.specs import ExtendedModelSpec, PretrainedSpec, TokenizerSpec, VocabularySpec
 from pipelines.stages.tokens.tokenizers import fertility, pieces, published, sentencepiece_model, vocabulary
 from pipelines.stages.tokens.tokenizers.embeddings import extend_embeddings

@@ -28,8 +28,9 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ScalingSpec
 from pipelines.stages.training import worker
-from pipelines.stages.training.batches import TokenBatches, plan_batches, pretrain_steps
+from pipelines.stages.training.batches import plan_batches, pretrain_steps
 from pipelines.stages.training.interruption import Request, Undisturbed
+from pipelines.stages.training.sources import TokenBatches
 from tests.training.tiny import LENGTH, pretrain
 
 

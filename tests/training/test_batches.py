@@ -15,7 +15,8 @@ from pipelines.specs import MixturePhase, MixtureSpec, PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import open_stores, open_stream
-from pipelines.stages.training.batches import TokenBatches, plan_batches, pretrain_steps, stack
+from pipelines.stages.training.batches import plan_batches, pretrain_steps
+from pipelines.stages.training.sources import TokenBatches, stack
 from tests.training.tiny import make_tokens
 
 

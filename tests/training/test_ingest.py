@@ -11,8 +11,8 @@ from cluster.control.screen.view import View
 from cluster.core.errors import InputError
 from cluster.core.graph import record
 from cluster.core.metrics import read
-from cluster.core.pipeline import run
 from cluster.core.storage.store import Store
+from cluster.pipeline import run
 from pipelines.specs import PretrainSpec, TokenizerSpec, TokensSpec
 from tests.corpus.files import source
 from tests.tokens.corpora import GivenSpec

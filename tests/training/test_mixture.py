@@ -25,8 +25,8 @@ def mixed(store: Store, **fields: float) -> Artifact:
 
 def test_a_model_of_a_mixture(store: Store, ray_cluster: None) -> None:
     from pipelines.stages.tokens.stream import open_stores
-    from pipelines.stages.training.batches import stack
     from pipelines.stages.training.objectives.objectives import CausalLM
+    from pipelines.stages.training.sources import stack
 
     spec = pretrain(STEPS, evaluate_every_steps=10)
     artifact = build(spec, {"tokens": mixed(store)}, store=store, scaling=SCALING, name="tiny")

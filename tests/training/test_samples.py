@@ -20,11 +20,12 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream
-from pipelines.stages.training.batches import TokenBatches, plan_batches
+from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.models.models import build_model, configuration
 from pipelines.stages.training.objectives.infilling import infill
 from pipelines.stages.training.objectives.objectives import BlankInfilling, MaskedLM, objective_for
 from pipelines.stages.training.samples import count_labels, make_sampler
+from pipelines.stages.training.sources import TokenBatches
 from tests.training.run_once import SCALING
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, make_tokens, pretrain
 

@@ -18,8 +18,8 @@ from cluster.control.planning.prediction import Layout, Memory, Prediction, find
 from cluster.control.screen.view import View
 from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
-from cluster.core.pipeline import pipeline, run
 from cluster.core.storage.store import Store
+from cluster.pipeline import pipeline, run
 from pipelines.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters
 from pipelines.stages.training.models.sizes import SIZES

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from cluster.core.storage.location import Location
-from pipelines.stages.training.batches import Share, TokenBatches
+from pipelines.stages.training.batches import Share
+from pipelines.stages.training.sources import TokenBatches
 from pipelines.stages.training.worker import Parts, Work, pretrain
 
 BAD = 5  # the step, counted from 0, of the bad batch

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
-from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import ConversationsSpec, CorpusSpec
 from pipelines.stages.corpus.dedup.spec import MinHash
 from pipelines.stages.corpus.readers.sources import TextSource

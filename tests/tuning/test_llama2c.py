@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from cluster.core.errors import InputError
-from cluster.core.pipeline import build
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning import llama2c
 from tests.conftest import SHARED_DATA

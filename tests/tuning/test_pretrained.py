@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from cluster.core.errors import InputError, NotReadyError
-from cluster.core.pipeline import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from cluster.pipeline import build
 from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning.pretrained import Found, license_of_model
 from tests.conftest import ROOT

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cluster.core.errors import NotReadyError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from pipelines.specs import ScalingSpec
+    from cluster.core.specs.scaling import ScalingSpec
 
 
 # Dense peak of tensor cores in bf16 (of the T4, which has none, in fp16), FLOP/s, from the vendors' data sheets, by

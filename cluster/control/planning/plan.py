@@ -9,9 +9,9 @@ from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.prediction import Prediction, Unsized, predict
 from cluster.core.graph import Graph, Step
 from cluster.core.specs import spec as specs
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import ScalingSpec
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from cluster.control.planning import hardware as machines
 from cluster.control.planning.hardware import Hardware
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import ScalingSpec
 
 
 class Unsized(Exception):

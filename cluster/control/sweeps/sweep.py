@@ -24,17 +24,18 @@ import msgspec
 
 from cluster.control import runtime
 from cluster.control.planning.prediction import find_hardware, require_fit
+from cluster.control.run import run
 from cluster.control.screen.console import as_sentence
 from cluster.control.screen.view import View
 from cluster.control.sweeps.space import Axis, draw, nested
 from cluster.control.sweeps.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
 from cluster.core.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
 from cluster.core.graph import SCALING, Graph, Step, pinned
-from cluster.core.pipeline import load_script, run
+from cluster.core.pipeline import load_script
 from cluster.core.specs import overlay
 from cluster.core.specs import spec as specs
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.storage.store import Store
-from pipelines.specs import ScalingSpec, TrainingSpec
 
 FOLDER = ".sweeps"  # in the store's root
 SWEEP_FILE = "sweep.json"
@@ -134,7 +135,7 @@ def _judged(graph: Graph, metric: str, axes: list[Axis]) -> tuple[Step, str]:
     key, dot, name = metric.partition(".")
     if dot:
         return graph.step(key), name
-    training = [step for step in graph.steps if isinstance(step.spec, TrainingSpec)]
+    training = [step for step in graph.steps if step.spec.trains]
     swept = [step for step in training if any(axis.path.startswith(f"{step.key}.") for axis in axes)]
     if not training:
         raise UsageError(f"--metric {metric}: no step of {graph.name} trains", "Name one: --metric STEP.METRIC.")

@@ -3,7 +3,9 @@
 A process, because a trial is what `ctl run` would be: its steps come from the same store with the same leases and
 checkpoints, it joins the sweep's cluster as a driver of its own, and SIGTERM ends it in order.
 
-    python -m cluster.control.sweeps.trial REQUEST.json     # prints a JSON object for every line of the step's metrics, and the result
+    python -m cluster.control.sweeps.trial REQUEST.json
+
+prints a JSON object for every line of the step's metrics, and the result.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from typing import Any
 
 import msgspec
 
+from cluster.control.run import run
 from cluster.control.screen.console import guarded
 from cluster.control.screen.view import View
 from cluster.core import metrics
 from cluster.core.errors import InputError, nearest
 from cluster.core.graph import Graph, Step
-from cluster.core.pipeline import load_script, run
+from cluster.core.pipeline import load_script
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.lines import Follower
 from cluster.core.storage.store import Store

@@ -1,9 +1,9 @@
 """What a spec names is part of its identity: the content of files, the source of functions of the user's own.
 
-A spec says which of its fields name something by their types (cluster/core/specs/naming.py). Of files the content counts, under
-their names below the path; of more than CONTENT_BYTES at one path, and of object stores, what the file system says of
-them instead (sizes, times, ETags). Of a function its module's source and all that this imports from the same folder.
-What this machine does not see counts by its name alone.
+A spec says by their types which of its fields name something (cluster/core/specs/naming.py). Of files the content
+counts, under their names below the path; of more than CONTENT_BYTES at one path, and of object stores, what the file
+system says of them instead (sizes, times, ETags). Of a function its module's source and all that this imports from the
+same folder. What this machine does not see counts by its name alone.
 """
 
 from __future__ import annotations

@@ -34,8 +34,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     optional_inputs: ClassVar[tuple[str, ...]] = ()
     measured_inputs: ClassVar[tuple[str, ...]] = ()
     """Inputs that are only measured on or compared with: the artifact does not come from them."""
+    trains: ClassVar[bool] = False
+    """Whether the stage trains a model, and its metrics are those of a run (cluster/core/metrics.py)."""
     sizing: ClassVar[str] = ""
-    """Import string of the function that predicts memory and time of a stage that trains (cluster/control/planning/prediction.py)."""
+    """Import string of what predicts the stage's memory and time (cluster/control/planning/prediction.py)."""
     readable_early: ClassVar[bool] = False
     """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 
@@ -100,8 +102,10 @@ def _remedy(message: str, cls: type[Spec]) -> str:
 
 
 def override(spec: S, changes: dict[str, Any], where: str) -> S:
-    """A copy of `spec` with `changes` (nested plain data) laid over it, validated. See cluster/core/specs/overlay.py for what is
-    merged and what is replaced."""
+    """A copy of `spec` with `changes` (nested plain data) laid over it, validated.
+
+    See cluster/core/specs/overlay.py for what is merged and what is replaced.
+    """
     overlay.check(type(spec), msgspec.to_builtins(spec), where)  # JSON would write an infinite number as null
     return convert(overlay.lay(type(spec), fields(spec), changes), type(spec), where)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -10,8 +10,6 @@ from cluster.core.storage.location import Location
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from cluster.core.storage.store import Store
 
 RECORD_FILE = "artifact.json"
 
@@ -99,13 +97,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.kind}/{self.fingerprint}"
 
 
-class Artifact:
-    """A finished artifact in a store. Picklable: carries its record and its location."""
+class Home(Protocol):
+    """What an artifact asks of the store that it is in."""
 
-    def __init__(self, record: Record, location: Location, store_url: str) -> None:
+    root: Location
+
+    def get(self, kind: str, fingerprint: str, name: str = "") -> Artifact: ...
+
+    def local_copy(self, artifact: Artifact) -> Path: ...
+
+
+class Artifact:
+    """A finished artifact in a store. Picklable: carries its record, its location and where its store is."""
+
+    def __init__(self, record: Record, location: Location, store: Home) -> None:
         self.record = record
         self.location = location
-        self.store_url = store_url
+        self.store = store
 
     def __repr__(self) -> str:
         return f"Artifact({self.record.ref})"
@@ -131,10 +139,8 @@ class Artifact:
         return self.record.metrics
 
     @property
-    def store(self) -> Store:
-        from cluster.core.storage.store import Store
-
-        return Store(self.store_url)
+    def store_url(self) -> str:
+        return self.store.root.url
 
     def parent(self, name: str) -> Artifact:
         """The artifact that this one took as its input `name`."""

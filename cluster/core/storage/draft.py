@@ -24,6 +24,8 @@ class Draft(Artifact):
     Picklable, so that workers on other nodes can follow it.
     """
 
+    store: Store
+
     @classmethod
     def of(
         cls, spec: Spec, inputs: dict[str, Artifact], store: Store, name: str, named: dict[str, str] | None = None
@@ -47,7 +49,7 @@ class Draft(Artifact):
             files={},
             named=named,
         )
-        return cls(record, store.staging(spec.kind, name, fingerprint), store.root.url)
+        return cls(record, store.staging(spec.kind, name, fingerprint), store)
 
     def finished(self) -> Artifact | None:
         """The artifact, once it is committed."""

@@ -77,7 +77,7 @@ class Store:
             record = msgspec.json.decode(data, type=Record)
         except msgspec.DecodeError as error:
             raise InputError(f"{place.url}/{RECORD_FILE}: {error}", "Remove the folder and build it again.") from None
-        return Artifact(record, place, self.root.url)
+        return Artifact(record, place, self)
 
     def places(self) -> list[str]:
         """The folders of artifacts, finished or not, as `kind/folder`."""
@@ -229,7 +229,7 @@ class Store:
                 trash.discard(self.root, f"{record.kind}/{record.folder}")
             place.path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging.path, place.path)
-        return Artifact(record, place, self.root.url)
+        return Artifact(record, place, self)
 
     # -- using --------------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Store:
         partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         artifact.location.get(partial)
-        if wrong := problems(Artifact(artifact.record, Location(partial), artifact.store_url)):
+        if wrong := problems(Artifact(artifact.record, Location(partial), self)):
             raise InputError(f"{artifact.location.url} arrived damaged: {wrong[0]}", "Run it again.")
         try:
             os.replace(partial, target)

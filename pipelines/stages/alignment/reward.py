@@ -29,10 +29,11 @@ from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batch_sizes import BatchSizes
-from pipelines.stages.training.batches import BatchPlan, Share, Source, plan_batches
+from pipelines.stages.training.batches import BatchPlan, Share, plan_batches
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.models.models import require_classifier, require_rows, require_trainable
 from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.sources import Source
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work

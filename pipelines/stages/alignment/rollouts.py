@@ -25,9 +25,10 @@ from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.tokens.order import Order
-from pipelines.stages.training.batches import BatchPlan, Share, Source
+from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.loop import mix
+from pipelines.stages.training.sources import Source
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
 from pipelines.stages import licenses
 
 PARTS = ("train", "heldout", "rejected")
@@ -27,7 +28,7 @@ def token_statistics(artifact: Artifact) -> dict[str, Any]:
     """`statistics.json` of every token store in the same store that was made from the corpus, by its reference."""
     return {
         tokens.record.ref: json.loads(tokens.location.read_bytes("statistics.json"))
-        for tokens in artifact.store.list("tokens")
+        for tokens in Store(artifact.store_url).list("tokens")
         if tokens.record.parents["corpus"].fingerprint == artifact.fingerprint
     }
 

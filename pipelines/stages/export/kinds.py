@@ -40,7 +40,8 @@ class Kind:
         if config["model_type"] == BLANK_GLM:
             raise InputError(
                 f"{model.record.ref} is a GLM, whose family no library but Trunkline opens: it is not exported",
-                "Use the artifact itself (`pipelines.stages.training.objectives.filling.Filler`), or export a causal model or a BERT.",
+                "Use the artifact itself (`pipelines.stages.training.objectives.filling.Filler`), or export a causal "
+                "model or a BERT.",
             )
         named = next(iter(config.get("architectures") or ()), "")
         head = next(end for end in HEADS if named.endswith(end))

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from cluster.core import metrics
 from pipelines.specs import ScalingSpec, TrainingSpec
-from pipelines.stages.training.batches import Share, Source
+from pipelines.stages.training.batches import Share
 from pipelines.stages.training.checkpoints.checkpoints import Checkpoints
 from pipelines.stages.training.engine.engine import Engine, Hooks
 from pipelines.stages.training.interruption import Undisturbed
 from pipelines.stages.training.schedules import learning_rate_factor
+from pipelines.stages.training.sources import Source
 from pipelines.stages.training.telemetry.block_statistics import Statistics
 from pipelines.stages.training.telemetry.divergence import Divergence
 from pipelines.stages.training.telemetry.profiling import Profiler

@@ -23,6 +23,7 @@ VALIDATION = "validation_"  # begins the names of inputs that are validated on o
 class TrainingSpec(Spec, frozen=True):
     """What every training run has: the batch, the optimizer, its schedule, and one seed."""
 
+    trains: ClassVar[bool] = True
     shared: ClassVar[bool] = False  # whether neighbouring workers can share sequences or layers
 
     global_batch_size: Annotated[int, Meta(ge=1)] = 32

@@ -25,7 +25,7 @@ from cluster.core.storage.location import Location
 from cluster.core.trackers import trackers
 from pipelines.specs import PretrainSpec, ScalingSpec, TrainingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream, validation_stores
-from pipelines.stages.training.batches import BatchPlan, Source, TokenBatches
+from pipelines.stages.training.batches import BatchPlan
 from pipelines.stages.training.checkpoints.checkpoints import Checkpoints
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.interruption import Undisturbed
@@ -35,6 +35,7 @@ from pipelines.stages.training.objectives.objectives import Objective, objective
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.training.parallel.ulysses import share_sequences
 from pipelines.stages.training.samples import make_sampler
+from pipelines.stages.training.sources import Source, TokenBatches
 from pipelines.stages.training.telemetry.block_statistics import Statistics
 from pipelines.stages.training.telemetry.divergence import Divergence
 from pipelines.stages.training.telemetry.profiling import Profiler

@@ -19,8 +19,9 @@ from cluster.core import metrics
 from cluster.core.storage.location import Location
 from pipelines.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
-from pipelines.stages.training.batches import BatchPlan, Share, Source
+from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
+from pipelines.stages.training.sources import Source
 from pipelines.stages.tuning.encoding import Encoded
 
 

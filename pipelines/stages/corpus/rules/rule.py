@@ -1,7 +1,7 @@
 """Rules that keep or reject a document: one struct a rule, told apart in YAML by its `rule`.
 
-A new rule is a struct here, its line in `AnyRule`, and a function in `pipelines/stages/corpus/rules`; or, without touching
-Trunkline, a function of one's own that `python` names. Rules that change the text are in `cleaners.py`.
+A new rule is a struct here, its line in `AnyRule`, and a function in `pipelines/stages/corpus/rules`; or, without
+touching Trunkline, a function of one's own that `python` names. Rules that change the text are in `cleaners.py`.
 """
 
 from __future__ import annotations

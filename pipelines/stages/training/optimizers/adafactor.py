@@ -9,15 +9,13 @@ every ZeRO stage. The factors are kept whole on every rank, being small.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipelines.stages.training.optimizers.sharded import Sharded
 from pipelines.stages.training.parallel.layouts import Layout, Piece, Whole
-
-if TYPE_CHECKING:
-    from pipelines.stages.training.optimizers.optimizers import Optimizer
 
 DECAY_EXPONENT = 0.8  # the second moment's decay is 1 - t^-0.8
 SMALLEST_SQUARE = 1e-30  # epsilon 1
@@ -26,7 +24,7 @@ CLIP = 1.0  # d
 FACTORS = "factors"  # of the state: each matrix's means by row, then by column, one matrix after another
 
 
-def update(optimizer: Optimizer, parameters: list[Tensor], group: dict[str, Any]) -> None:
+def update(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
     """One step of a group, either of matrices alone (`factored`) or of vectors alone."""
     for parameter in parameters:
         _update(parameter, optimizer.state[parameter], group, optimizer.layouts.get(parameter), optimizer.wholes)

@@ -7,21 +7,20 @@ each; which elements share a block depends on the shard, so runs on other layout
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-if TYPE_CHECKING:
-    from pipelines.stages.training.optimizers.optimizers import Optimizer
+from pipelines.stages.training.optimizers.sharded import Sharded
 
 BLOCK_ELEMENTS = 256  # bitsandbytes' kernels have no other
 CODES = ("exp_avg_codes", "exp_avg_sq_codes")  # uint8
 SCALES = ("exp_avg_codes_scales", "exp_avg_sq_codes_scales")  # one for each block
 
 
-def update(optimizer: Optimizer, parameters: list[Tensor], group: dict[str, Any]) -> None:
+def update(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
     """One step of AdamW, fused."""
     for parameter in parameters:
         if not optimizer.state[parameter]:
@@ -49,7 +48,7 @@ def update(optimizer: Optimizer, parameters: list[Tensor], group: dict[str, Any]
     )
 
 
-def update_8bit(optimizer: Optimizer, parameters: list[Tensor], group: dict[str, Any]) -> None:
+def update_8bit(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
     """One step of AdamW with bitsandbytes' block-wise 8-bit moments."""
     from bitsandbytes.functional import optimizer_update_8bit_blockwise
 

@@ -8,15 +8,13 @@ in every ZeRO stage.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipelines.stages.training.optimizers.sharded import Sharded
 from pipelines.stages.training.parallel.layouts import Layout
-
-if TYPE_CHECKING:
-    from pipelines.stages.training.optimizers.optimizers import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -53,7 +51,7 @@ def orthogonalized(layout: Layout, shard: Tensor, dtype: torch.dtype) -> Tensor:
     return grid.view(-1)[mine.start : mine.stop].to(shard.device)
 
 
-def update(optimizer: Optimizer, parameters: list[Tensor], group: dict[str, Any]) -> None:
+def update(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
     """One step of a group of matrices."""
     for parameter in parameters:
         state = optimizer.state[parameter]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipelines.specs import TrainingSpec
 from pipelines.stages.training.optimizers import adafactor, adamw, muon
-from pipelines.stages.training.parallel.layouts import Layout, Whole
+from pipelines.stages.training.optimizers.sharded import Sharded
+from pipelines.stages.training.parallel.layouts import Whole
 
 RULES = {
     "adamw": adamw.update,
@@ -39,7 +40,7 @@ class Told:
     numbers: dict[str, float]
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Sharded):
     """Groups with a `rule`, a learning rate (`peak`) that `set_factor` scales, and what else the rule asks for.
 
     `scales`, where a group has them, are the factors on the updates of its weights. Where `admit` returns False,
@@ -50,8 +51,8 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0})
         self.dtype = dtype
         self.admit: Callable[[], bool] = lambda: True
-        self.layouts: dict[Tensor, Layout] = {}
-        self.wholes: dict[Tensor, Whole] = {}
+        self.layouts = {}
+        self.wholes = {}
         for group in self.param_groups:
             scales = group.pop("scales", [1.0] * len(group["params"]))
             if group["rule"] in WHOLE:

@@ -1,4 +1,4 @@
-"""The training side of `ctl jobs profile` (pipelines/stages/training/telemetry/profiles.py): PyTorch's profiler around a window of steps.
+"""The training side of `ctl jobs profile` (profiles.py): PyTorch's profiler around a window of steps.
 
 Rank 0 looks for a request at log lines and tells the number of steps in the loop's own exchange, so that all ranks
 begin and end together. Each writes its trace into the stage's output; rank 0 then writes the index that is waited for.
