@@ -1,7 +1,7 @@
 """`ctl corpus`: look into a finished corpus."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,13 +9,16 @@ from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table, size
 
+if TYPE_CHECKING:
+    from cluster.core.storage.artifact import Artifact
+
 corpus = group("Corpora: report, statistics, samples, search.")
 
 Ref = Annotated[str, typer.Argument(help="A corpus: alias, kind/name, name, or the beginning of a fingerprint.")]
 Part = Annotated[str, typer.Option("--part", help="train, heldout or rejected.")]
 
 
-def _open(ref: str, store: str | None) -> Any:
+def _open(ref: str, store: str | None) -> "Artifact":
     from cluster.core.storage.store import Store
     from pipelines.stages.corpus.summary import require_corpus
 

@@ -98,10 +98,10 @@ def _table(comparison: "Artifact") -> str:
 def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> None:
     """Bring the endpoint up, ask it once with the `openai` package, and take it down unless it is to stay."""
     import os
-    from importlib import import_module
 
     from cluster.control import local, runtime
     from cluster.core.specs.endpoint import EndpointSpec
+    from serving.app import deploy
 
     spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)
     print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)
@@ -111,7 +111,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
             num_cpus=None, port=local.PORT, dashboard_port=local.DASHBOARD_PORT
         )
         os.environ["RAY_ADDRESS"] = head.address
-    endpoint = import_module("serving.app").deploy(spec, store)
+    endpoint = deploy(spec, store)
     answer = _ask(endpoint.base_url, endpoint.name)
     _say(f"an answer from {endpoint.base_url}, fetched with the openai package", _indent(f"{REQUEST}\n{answer}"))
     runtime.disconnect()

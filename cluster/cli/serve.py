@@ -1,13 +1,9 @@
-"""`ctl serve`, `ctl generate`, `ctl chat`: models that answer.
+"""`ctl serve`, `ctl generate`, `ctl chat`: models that answer."""
 
-`serving` stands beside `cluster` and is loaded by name, as stages are, so that the core does not depend on it.
-"""
-
-import importlib
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +13,8 @@ from cluster.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from cluster.core.specs.endpoint import EndpointSpec
+    from serving.endpoints import Endpoint
+    from serving.talk import Talker
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
 
@@ -54,6 +52,7 @@ def up(
     room there is a gap. Requests in the middle of an answer may be cut when it goes. Where the new one fails, what was
     served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come back).
     """
+    from cluster.control.runtime import disconnect
     from cluster.core.errors import UsageError
     from cluster.core.signals import Terminated
     from cluster.core.storage.store import Store
@@ -62,21 +61,22 @@ def up(
     stays = _join_cluster()
     if not (stays or wait):
         raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
-    app = importlib.import_module("serving.app")
+    from serving.app import deploy
+
     if stays:
-        _announce(app.deploy(spec, Store(store), wait=wait, notice=_tell), wait)
+        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait)
         return
     try:
-        endpoint = app.deploy(spec, Store(store))
+        endpoint = deploy(spec, Store(store))
         _announce(endpoint, wait)
         print("Ctrl-C ends it.", flush=True)
-        _watch(app, endpoint.name)
+        _watch(endpoint.name)
     except Terminated:
         raise
     except KeyboardInterrupt:
         print("stopped", flush=True)
     finally:
-        importlib.import_module("cluster.control.runtime").disconnect()
+        disconnect()
 
 
 def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
@@ -109,20 +109,21 @@ def _tell(text: str) -> None:
     print(text, flush=True)
 
 
-def _announce(endpoint: Any, ready: bool) -> None:
+def _announce(endpoint: "Endpoint", ready: bool) -> None:
     print(f"{endpoint.name} ({endpoint.model}) {'is ready' if ready else 'is starting'}: {endpoint.base_url}")
     body = f'{{"model": "{endpoint.name}", "prompt": "def main():", "max_tokens": 32}}'
     print(f"curl {endpoint.base_url}/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
 
 
-def _watch(app: Any, name: str) -> None:
+def _watch(name: str) -> None:
     """Wait for ever, or until the endpoint fails for good."""
     from cluster.core.errors import JobError
+    from serving.app import endpoints
 
     pause = threading.Event()
     while True:
         pause.wait(WATCH_SECONDS)
-        states = {endpoint.name: endpoint for endpoint in app.endpoints()}
+        states = {endpoint.name: endpoint for endpoint in endpoints()}
         if name not in states:
             raise JobError(f"endpoint {name!r} is gone", "Start it again.")
         if states[name].status == "DEPLOY_FAILED":
@@ -160,20 +161,21 @@ def down(
         raise InputError(f"no endpoint is called {name!r}", nearest(name, names) if names else "None is running.")
     if all_ or names == [name]:
         request("DELETE", dashboard_url(), SERVE_PATH, timeout_seconds=STOP_SECONDS)
-    else:
+    elif name is not None:
+        from serving.app import undeploy
+
         _join_cluster()
         connect(ScalingSpec())
-        importlib.import_module("serving.app").undeploy(name)
+        undeploy(name)
     for gone in names if all_ else [name]:
         print(f"{gone} is down")
 
 
-def _running() -> list[Any]:
+def _running() -> list["Endpoint"]:
     from cluster.control.dashboard import dashboard_url, request
+    from serving.endpoints import from_details
 
-    details = request("GET", dashboard_url(), SERVE_PATH)
-    found: list[Any] = importlib.import_module("serving.endpoints").from_details(details)
-    return found
+    return from_details(request("GET", dashboard_url(), SERVE_PATH))
 
 
 def generate(
@@ -187,9 +189,11 @@ def generate(
     store: StoreRoot = None,
 ) -> None:
     """Continue a text with a model, in this process (--model) or at an endpoint (--endpoint)."""
-    talker, talk = _talker(model, endpoint, store)
-    sampling = talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    pieces = talker.complete(*talk.fitted(talker, prompt, sampling))
+    from serving.talk import Sampling, fitted
+
+    talker = _talker(model, endpoint, store)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    pieces = talker.complete(*fitted(talker, prompt, sampling))
     for piece in pieces if stream else ["".join(pieces)]:
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -208,20 +212,23 @@ def chat(
 
     A conversation that outgrows the model's context goes on without its oldest messages.
     """
-    talker, talk = _talker(model, endpoint, store)
-    sampling = talk.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    importlib.import_module("serving.repl").chat(talker, sampling)
+    from serving import repl
+    from serving.talk import Sampling
+
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    repl.chat(_talker(model, endpoint, store), sampling)
 
 
-def _talker(model: str | None, endpoint: str | None, store: str | None) -> tuple[Any, Any]:
-    """Whoever answers, and the module that knows how to ask."""
+def _talker(model: str | None, endpoint: str | None, store: str | None) -> "Talker":
     from cluster.core.errors import UsageError
     from cluster.core.storage.store import Store
 
     if (model is None) == (endpoint is None):
         raise UsageError("which model?", "Give either --model ARTIFACT or --endpoint URL.")
-    talk = importlib.import_module("serving.talk")
     if endpoint is not None:
-        return importlib.import_module("serving.remote").Remote(endpoint), talk
-    artifact = Store(store).resolve(model or "")
-    return importlib.import_module("serving.in_process").InProcess(artifact), talk
+        from serving.remote import Remote
+
+        return Remote(endpoint)
+    from serving.in_process import InProcess
+
+    return InProcess(Store(store).resolve(model or ""))
