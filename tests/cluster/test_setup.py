@@ -30,7 +30,7 @@ PINS = {name: read_pins(name) for name in ("cpu.lock", "source.lock", "gpu.const
 
 @pytest.fixture
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, installing into a temporary folder, with pip replaced by a list of its calls."""
+    """The script as a module, installing into a temporary folder, with nothing installed."""
     loader = importlib.machinery.SourceFileLoader("setup_script", str(PROJECT_ROOT / "scripts" / "setup"))
     spec = importlib.util.spec_from_loader("setup_script", loader)
     assert spec is not None
@@ -46,15 +46,16 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def calls(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     made: list[tuple[str, ...]] = []
-    monkeypatch.setattr(setup, "pip", lambda *arguments, **_: made.append(arguments) or True)
+    monkeypatch.setattr(setup, "install", lambda *arguments, **_: made.append(arguments) or True)
     return made
 
 
 def test_a_second_run_installs_nothing(setup: ModuleType, calls: list[tuple[str, ...]]) -> None:
     assert setup.main() == 0
-    assert calls[0] == ("--no-deps", "torch==2.13.0+cpu")
+    assert calls[0][0].startswith("uv==")
+    assert calls[1] == ("--no-deps", "torch==2.13.0+cpu")
     assert calls[-1][-1] == "."
-    assert all("--no-deps" in call for call in calls)
+    assert all("--no-deps" in call for call in calls[1:])
     first = len(calls)
     assert setup.main() == 0
     assert len(calls) == first
@@ -69,11 +70,11 @@ def test_an_interrupted_run_begins_anew(
     def interrupt(*arguments: str, **_: Any) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(setup, "pip", interrupt)
+    monkeypatch.setattr(setup, "install", interrupt)
     assert setup.main() == 130
     assert "Run it again" in capsys.readouterr().err
     (setup.VENV / "half-installed").touch()
-    monkeypatch.setattr(setup, "pip", lambda *arguments, **_: calls.append(arguments) or True)
+    monkeypatch.setattr(setup, "install", lambda *arguments, **_: calls.append(arguments) or True)
     assert setup.main() == 0
     assert not (setup.VENV / "half-installed").exists()
 
@@ -123,6 +124,41 @@ def test_pip_failing_is_one_message(setup: ModuleType, capsys: pytest.CaptureFix
     assert setup.main() == 4
     assert "no such package" in capsys.readouterr().err
     assert setup.STAMP.read_text() == setup.UNFINISHED
+
+
+TOOL = """#!/bin/sh
+echo "$(basename "$0") $*" >> {log}
+case "$*" in *"config list"*) cat {config};; *refused*) exit 1;; esac
+env | grep -E "^(UV_|SSL_)" >> {log}
+"""
+
+
+def test_uv_installs_from_where_pip_would_and_pip_what_uv_cannot(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, config, uv = tmp_path / "log", tmp_path / "pip.conf", tmp_path / ".venv" / "bin" / "uv"
+    config.write_text(
+        "global.index-url='https://first.example/simple'\n"
+        "global.extra-index-url='https://one.example https://two.example'\n"
+        "install.index-url='https://lab.example/simple'\n:env:.cert='/lab/ca.pem'\n"
+    )
+    uv.parent.mkdir(parents=True)
+    for tool in (uv, setup.PYTHON):
+        tool.write_text(TOOL.format(log=log, config=config))
+        tool.chmod(0o755)
+    monkeypatch.setattr(setup, "UV", uv)
+    monkeypatch.setenv("UV_INDEX", "https://chosen.example")
+    assert setup.install("--no-deps", "x==1")
+    said = log.read_text().splitlines()
+    assert [line for line in said if line.startswith("uv ")][0].endswith("--no-deps x==1")
+    assert {"UV_DEFAULT_INDEX=https://lab.example/simple", "SSL_CERT_FILE=/lab/ca.pem"} < set(said)
+    assert "UV_INDEX=https://chosen.example" in said, "what is said to uv itself counts first"
+    assert not any("-m pip install" in line for line in said)
+    assert not setup.install("refused==1", may_fail=True)
+    with pytest.raises(setup.SetupError, match="could not install refused==1"):
+        setup.install("refused==1")
+    assert "trying pip" in capsys.readouterr().out
+    assert log.read_text().splitlines()[-1].endswith("-m pip install --quiet --disable-pip-version-check refused==1")
 
 
 def test_the_locks_are_exact_and_public() -> None:
