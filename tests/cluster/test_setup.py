@@ -150,7 +150,7 @@ def test_uv_installs_from_where_pip_would_and_pip_what_uv_cannot(
     monkeypatch.setenv("UV_INDEX", "https://chosen.example")
     assert setup.install("--no-deps", "x==1")
     said = log.read_text().splitlines()
-    assert [line for line in said if line.startswith("uv ")][0].endswith("--no-deps x==1")
+    assert next(line for line in said if line.startswith("uv ")).endswith("--no-deps x==1")
     assert {"UV_DEFAULT_INDEX=https://lab.example/simple", "SSL_CERT_FILE=/lab/ca.pem"} < set(said)
     assert "UV_INDEX=https://chosen.example" in said, "what is said to uv itself counts first"
     assert not any("-m pip install" in line for line in said)

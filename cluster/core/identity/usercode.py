@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster.core.errors import InputError, NotReadyError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
 OURS = ("cluster", "pipelines", "serving")
 SCRIPT = "_pipeline_"  # before the stem of a script that was loaded, in the names of modules
 
