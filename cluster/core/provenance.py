@@ -32,7 +32,7 @@ def code() -> Code:
     if passed := os.environ.get(CODE_VARIABLE):
         commit, _, dirty = passed.partition(":")
         return Code(commit, dirty) if commit != UNKNOWN else Code(UNKNOWN, "", dirty)
-    return _checkout(Path(__file__).resolve(), must_be_tracked=True)
+    return _checkout(PROJECT_ROOT / "cluster" / "__init__.py", must_be_tracked=True)
 
 
 def user_code() -> Code | None:

@@ -148,6 +148,7 @@ def test_uv_installs_from_where_pip_would_and_pip_what_uv_cannot(
         tool.chmod(0o755)
     monkeypatch.setattr(setup, "UV", uv)
     monkeypatch.setenv("UV_INDEX", "https://chosen.example")
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     assert setup.install("--no-deps", "x==1")
     said = log.read_text().splitlines()
     assert next(line for line in said if line.startswith("uv ")).endswith("--no-deps x==1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,11 @@ def git(folder: Path, *arguments: str) -> str:
 
 def checkout(folder: Path) -> Path:
     """A checkout that holds a copy of Trunkline's core; returns the copy's provenance.py."""
-    (folder / "cluster").mkdir(parents=True)
-    for path in (ROOT / "cluster").glob("*.py"):
-        (folder / "cluster" / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(ROOT / "cluster", folder / "cluster", ignore=shutil.ignore_patterns("__pycache__"))
     git(folder, "init", "-q")
     git(folder, "add", "cluster")
     git(folder, "commit", "-qm", "one")
-    return folder / "cluster" / "provenance.py"
+    return folder / "cluster" / "core" / "provenance.py"
 
 
 def code_of(folder: Path, **environment: str) -> Code:
@@ -50,7 +49,7 @@ def code_of(folder: Path, **environment: str) -> Code:
 
 def test_a_checkout_and_its_changes(tmp_path: Path) -> None:
     file = checkout(tmp_path / "ours")
-    root = file.parents[1]
+    root = file.parents[2]
     commit = git(root, "rev-parse", "HEAD")
     assert code_of(root) == Code(commit, "", "", "ours")
     file.with_name("new.py").write_text("")
@@ -67,7 +66,7 @@ def test_a_checkout_and_its_changes(tmp_path: Path) -> None:
 
 
 def test_a_tarball_inside_another_checkout_has_no_commit(tmp_path: Path) -> None:
-    inside = checkout(tmp_path / "other" / "tarball").parents[1]
+    inside = checkout(tmp_path / "other" / "tarball").parents[2]
     subprocess.run(["rm", "-rf", str(inside / ".git")], check=True)
     git(tmp_path / "other", "init", "-q")
     git(tmp_path / "other", "commit", "-qm", "theirs", "--allow-empty")
@@ -80,7 +79,7 @@ def test_a_tarball_inside_another_checkout_has_no_commit(tmp_path: Path) -> None
 
 
 def test_without_a_checkout_the_reason_is_told(tmp_path: Path) -> None:
-    root = checkout(tmp_path / "ours").parents[1]
+    root = checkout(tmp_path / "ours").parents[2]
     assert "git cannot be asked" in code_of(root, PATH="").reason
     subprocess.run(["rm", "-rf", str(root / ".git")], check=True)
     assert code_of(root) == Code("unknown", "", "cluster is in no git checkout")
@@ -91,7 +90,7 @@ def test_without_a_checkout_the_reason_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to another user")
 def test_a_shared_checkout_of_another_owner_tells_its_commit(tmp_path: Path) -> None:
-    root = checkout(tmp_path / "ours").parents[1]
+    root = checkout(tmp_path / "ours").parents[2]
     commit = git(root, "rev-parse", "HEAD")
     for path in (root, *root.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)
