@@ -20,6 +20,7 @@ from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.metrics import read
 from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.tokens.order import Order
@@ -112,6 +113,13 @@ def consumed_steps(root: Path) -> int:
     return path.read_text().count('"consumed"') if path and path.exists() else 0
 
 
+def resumed_steps(root: Path) -> int:
+    """The step that the last attempt went on from; 0 before there is one that did."""
+    place = staging(root)
+    events = ledger.read(Location(place)) if place and (place / ledger.LEDGER_FILE).exists() else []
+    return max((event["step"] for event in events if event["event"] == "resumed"), default=0)
+
+
 def has_checkpoint(root: Path) -> bool:
     place = staging(root)
     return bool(place and any(place.glob(".train/checkpoints/step-*/*.part")))
@@ -129,31 +137,7 @@ def family(pid: int, name: str = "") -> list[psutil.Process]:
     return found
 
 
-def test_killed_engine_and_killed_learner_change_no_bit(
-    undisturbed: Artifact, inputs: dict[str, Artifact], tmp_path: Path
-) -> None:
-    killed = []
-
-    def kill() -> None:
-        await_that(lambda: consumed_steps(tmp_path) >= 2, "no step was taken")
-        killed.extend(family(os.getpid(), "GenerationEngine"))
-        killed[0].kill()
-        await_that(lambda: has_checkpoint(tmp_path) and consumed_steps(tmp_path) >= 5, "no checkpoint")
-        workers = family(os.getpid(), "RayTrainWorker")
-        killed.append(workers[0])
-        workers[0].kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    artifact = run(inputs, tmp_path)
-    killer.join()
-    assert len(killed) == 2
-    events = ledger.read(artifact.location)
-    assert any(event["event"] == "resumed" and event["step"] > 0 for event in events), "it began anew"
-    same(artifact, undisturbed)
-
-
-def test_a_killed_driver_goes_on_to_the_same_bits(
+def test_kills_of_engine_learner_and_driver_change_no_bit(
     undisturbed: Artifact, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     root = tmp_path / "artifacts"
@@ -168,7 +152,12 @@ def test_a_killed_driver_goes_on_to_the_same_bits(
         start_new_session=True,
     )
     try:
+        await_that(lambda: consumed_steps(root) >= 2, "no step was taken")
+        family(driver.pid, "GenerationEngine")[0].kill()
         await_that(lambda: has_checkpoint(root) and consumed_steps(root) >= 4, "no checkpoint")
+        family(driver.pid, "RayTrainWorker")[0].kill()
+        await_that(lambda: resumed_steps(root) > 0, "the learner did not go on")
+        await_that(lambda: consumed_steps(root) >= 7, "no step was taken after the learner's death")
         everyone = family(driver.pid)
     finally:
         for process in [*family(driver.pid), psutil.Process(driver.pid)]:
@@ -188,17 +177,12 @@ def test_what_is_wrong_with_the_rewards_is_said_before_any_work(inputs: dict[str
 OWN = "tests.alignment.own_rewards"
 
 
-def test_rewards_of_ones_own_are_learned_from_whatever_numbers_they_are(
-    inputs: dict[str, Artifact], tmp_path: Path
-) -> None:
-    """Whole numbers, truth values and numpy's; then one that has no number for a sample, which is told with both."""
-    rewards = {f"{OWN}:letters": 0.01, f"{OWN}:ended": 1.0, f"{OWN}:share": 0.5}
-    spec = rlhf(1, rewards=rewards, evaluation_prompts=16)
-    learned = build(spec, inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
-    assert 0 <= learned.metrics[f"heldout_{OWN}:ended"] <= 1 < learned.metrics[f"heldout_{OWN}:letters"]
-    assert (learned.metrics["prompts_consumed"], learned.metrics["prompts_skipped"]) == (8, 0)
-    wrong = rlhf(1, rewards={f"{OWN}:none": 1.0}, evaluation_prompts=16)
+def test_a_reward_of_ones_own_without_a_number_is_told(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Beside others of whole numbers, truth values and numpy's; from the worker that asked it, with sample and value."""
+    rewards = {f"{OWN}:letters": 0.01, f"{OWN}:ended": 1.0, f"{OWN}:share": 0.5, f"{OWN}:none": 1.0}
     with pytest.raises(
         InputError, match=f"rlhf.rewards: {OWN}:none returned None of type NoneType for the answer .*def"
     ):
-        build(wrong, inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
+        build(
+            rlhf(1, rewards=rewards, evaluation_prompts=16), inputs, store=Store(tmp_path), scaling=SCALING, name="tiny"
+        )
