@@ -178,7 +178,7 @@ OWN = "tests.alignment.own_rewards"
 
 
 def test_a_reward_of_ones_own_without_a_number_is_told(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    """Beside others of whole numbers, truth values and numpy's; from the worker that asked it, with sample and value."""
+    """Beside others of whole numbers, truth values and numpy's; from the worker that asked, with sample and value."""
     rewards = {f"{OWN}:letters": 0.01, f"{OWN}:ended": 1.0, f"{OWN}:share": 0.5, f"{OWN}:none": 1.0}
     with pytest.raises(
         InputError, match=f"rlhf.rewards: {OWN}:none returned None of type NoneType for the answer .*def"
