@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 REQUEST = 'def get_name(self):\n    """Return the name of the object."""'
 ANSWER_TOKENS = 64
+WIDTH = 98  # of what is shown at the end
+LICENCES = 4  # the commonest, shown
 COLUMNS = ("bits/byte", "parses", "reward", "size", "tokens/s")
 
 
@@ -47,7 +49,7 @@ def demo(
     _say("the reward model on held-out pairs", _accuracy(built["reward"]))
     if serve:
         _serve_and_ask(model, opened, port, keep_serving)
-    _lineage(model)
+    _say("where the model comes from", _lineage(model))
     _say("the models of the line", _table(built["comparison"]))
     print(f"\nDone in {time.monotonic() - clock:.0f} s. Next: ctl chat --model {model.record.ref}", flush=True)
 
@@ -136,7 +138,19 @@ def _indent(text: str) -> str:
     return "\n".join(f"  | {line}" for line in text.splitlines())
 
 
-def _lineage(model: "Artifact") -> None:
-    from cluster.core.lineage import lineage, render
+def _lineage(model: "Artifact") -> str:
+    """The ancestors of a model, a line or two each, and the licences of the documents at their beginning."""
+    import textwrap
 
-    _say("where the model comes from", render(lineage(model)))
+    from cluster.core.lineage import ancestry
+    from pipelines.stages.corpus.summary import report
+
+    lines = []
+    for artifact in reversed(ancestry([model])):
+        parents = ", ".join(dict.fromkeys(parent.kind for parent in artifact.record.parents.values()))
+        found = report(artifact)["licenses"] if artifact.kind == "corpus" else {}
+        licences = ", ".join(f"{number:,} {name}" for name, number in list(found.items())[:LICENCES])
+        told = f"from {parents}" if parents else f"documents by licence: {licences}" if licences else ""
+        line = f"{artifact.record.ref:<42} {told}".rstrip()
+        lines += textwrap.wrap(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 45)
+    return "\n".join([*lines, f"  specs, code and digests of all: ctl artifacts lineage {model.record.ref}"])

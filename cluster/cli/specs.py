@@ -16,11 +16,21 @@ def list_(as_json: AsJson = False) -> None:
     """List the kinds of spec."""
     from pipelines.specs import SPECS
 
-    rows = [(kind, ", ".join(cls.inputs.values()), (cls.__doc__ or "").split("\n")[0]) for kind, cls in SPECS.items()]
+    described = {kind: (cls.__doc__ or "").split("\n")[0] for kind, cls in SPECS.items()}
     if as_json:
-        print_json([dict(zip(("kind", "inputs", "description"), row, strict=True)) for row in rows])
+        items = [(kind, ", ".join(SPECS[kind].inputs.values()), text) for kind, text in described.items()]
+        print_json([dict(zip(("kind", "inputs", "description"), item, strict=True)) for item in items])
         return
+    rows = [(kind, _inputs(SPECS[kind].inputs), text) for kind, text in described.items()]
     print_table(("kind", "built from", "what it is"), rows, "")
+
+
+def _inputs(inputs: dict[str, str]) -> str:
+    """What a stage is built from, each kind once; the kinds that hold a causal language model are `a model`."""
+    from pipelines.stages.training.spec import MODELS
+
+    named = (kinds.replace(MODELS, "a model").replace("|", " or ") for kinds in inputs.values())
+    return ", ".join(dict.fromkeys(named))
 
 
 @spec.command()

@@ -59,7 +59,7 @@ def _run(store: Store, changes: dict | None = None) -> dict:
 
 def test_nothing_is_built_twice_and_the_plan_says_why(store: Store) -> None:
     assert [item.reasons for item in make_plan(toy.graph(store), store)] == [
-        ("no words has been built yet",),
+        ("no words have been built yet",),
         ("no count has been built yet",),
     ]
     built = _run(store)

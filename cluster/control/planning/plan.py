@@ -75,7 +75,8 @@ def _size(
 def _why(step: Step, store: Store) -> list[str]:
     candidates = [_difference(step, artifact) for artifact in store.list(step.kind)]
     if not candidates:
-        return [f"no {step.kind} has been built yet"]
+        many = step.kind.endswith("s") and not step.kind.endswith("us")  # tokens have, a corpus has
+        return [f"no {step.kind} {'have' if many else 'has'} been built yet"]
     return min(reversed(candidates), key=len)  # of equally near ones, the newest
 
 
