@@ -1,3 +1,7 @@
-"""The core and the control plane of Trunkline. Imports neither `pipelines` nor `serving`."""
+"""The core, the control plane and the commands of Trunkline."""
+
+from cluster import moved
 
 __version__ = "0.1.0"
+
+moved.install()

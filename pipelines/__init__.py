@@ -1,1 +1,5 @@
-"""Pipelines (the scripts that users submit) and, in the folders below, the stages they string together."""
+"""Pipelines (the scripts that users submit) and, in `stages`, the stages that they string together."""
+
+from cluster import moved
+
+moved.install()
