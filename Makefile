@@ -2,7 +2,7 @@
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo check test lint clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint  ## Check style and types and run the tests that start nothing (under three minutes)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not heavy" $(ARGS)
 
 # Two files of tests at a time: most of their time they wait for clusters to start.
 test: lint  ## Check style and types and run all tests

@@ -31,6 +31,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+CLUSTERS = {"ray_cluster", "local_cluster", "served"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses a cluster is heavy, whether its file says so or not."""
+    for item in items:
+        if CLUSTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.heavy)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("home")

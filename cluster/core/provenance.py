@@ -67,7 +67,7 @@ def _checkout(file: Path, must_be_tracked: bool) -> Code:
         name = file.relative_to(top).as_posix()
         ignored = ("ls-files", "--others", "--ignored", "--exclude-standard", "--", name)
         if not git("ls-files", "--", name) and (must_be_tracked or git(*ignored)):
-            return Code(UNKNOWN, "", f"the checkout {top.name!r} around {file.name} does not hold it")
+            return Code(UNKNOWN, "", f"the checkout {top.name!r} around {file.parent.name}/{file.name} does not hold it")
         commit = git("rev-parse", "HEAD").decode().strip()
         changed = _changes(top, trusted)
         repository = _origin(git) or top.name
@@ -89,7 +89,7 @@ def _changes(top: Path, trusted: bool) -> str:
     if diff.returncode:
         raise subprocess.CalledProcessError(diff.returncode, "git diff", stderr=b"the changes cannot be listed")
     listed = _git(top, trusted, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
-    files = [top / os.fsdecode(name) for name in listed if name]
+    files = [top / os.fsdecode(name) for name in listed if name and b"__pycache__/" not in name]  # made by running it
     files = [path for path in files if path.is_file()]
     small = [path for path in files if path.stat().st_size <= LARGE_BYTES]
     for path, what in zip(small, digests.many(small), strict=True):

@@ -80,6 +80,7 @@ def held() -> Iterator[None]:
 def kept() -> Iterator[None]:
     """Keep our handlers where a library sets its own within, as `ray.init` does: that one exits with code 15.
 
+    Where there was none, as in a program that calls `build` itself, Ray's stays: it ends the run in order, too.
     Processes that are started within do not end by SIGHUP, which a terminal sends to all: the checkpoint needs them.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -94,5 +95,6 @@ def kept() -> Iterator[None]:
             raise Terminated(signal.SIGTERM.name) from None
         raise
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        if handler is not signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -288,7 +288,6 @@ build(spec(sys.argv[1], near_duplicates="drop"), {}, store=Store(sys.argv[2]), n
 KILLS = int(os.environ.get("TRUNKLINE_TEST_KILLS", "2"))  # ten take two minutes, most of them Ray's starts
 
 
-@pytest.mark.slow
 def test_kill_at_any_moment(planted: tuple[Path, dict[str, int], Artifact], tmp_path: Path) -> None:
     """`kill -9` of the whole run at some moments, each when it has written a few files more; then it ends alike."""
     files, store = planted[0] / "files", tmp_path / "artifacts"
