@@ -87,9 +87,7 @@ def ours(source: Path, out: Path) -> set[str]:
 
     from cluster.core.build import build
     from cluster.core.storage.store import Store
-    from pipelines.specs import CorpusSpec, ScalingSpec
-    from pipelines.stages.corpus.readers.sources import JsonLinesSource
-    from pipelines.stages.corpus.rules.filters import C4, FineWeb, GopherQuality, GopherRepetition
+    from pipelines.specs import C4, CorpusSpec, FineWeb, GopherQuality, GopherRepetition, JsonLinesSource, ScalingSpec
 
     spec = CorpusSpec(
         sources=(JsonLinesSource(path=str(source), id_field="id"),),

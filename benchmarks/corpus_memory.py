@@ -26,8 +26,8 @@ JOB = """
 import sys
 from cluster.core.build import build
 from pipelines.specs import CorpusSpec, ScalingSpec
-from pipelines.stages.corpus.rules.filters import GopherQuality, NotEmpty
-from pipelines.stages.corpus.readers.sources import JsonLinesSource
+from pipelines.specs import GopherQuality, NotEmpty
+from pipelines.specs import JsonLinesSource
 from cluster.core.storage.store import Store
 
 sources, rules = (JsonLinesSource(path=sys.argv[1]),), (NotEmpty(), GopherQuality())

@@ -16,10 +16,8 @@ import time
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from pipelines.specs import JatsSource
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.readers.jats.reader import read
-from pipelines.stages.corpus.readers.sources import JatsSource
-from pipelines.stages.corpus.reading.files import list_files
 
 
 def similarity(a: str, b: str) -> float:
@@ -37,9 +35,9 @@ def main(folder: Path) -> None:
     source = JatsSource(path=str(folder / "nxml"), acknowledgements=True)
     started, seconds, size_bytes = time.perf_counter(), 0.0, 0
     scores: list[tuple[float, str, int, int]] = []
-    for file in list_files(source):
+    for file in source.list_files():
         before = time.perf_counter()
-        found = list(read(source, file))
+        found = list(source.read(file))
         seconds += time.perf_counter() - before
         size_bytes += file.size_bytes
         for document in found:

@@ -52,9 +52,9 @@ def documents(data: Path) -> Iterator[tuple[str, str]]:
 def ours() -> Side:
     """Trunkline's rules, and how they decide."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from pipelines.specs import C4, FineWeb, GopherQuality, GopherRepetition
     from pipelines.stages.corpus.documents import Document
-    from pipelines.stages.corpus.rules import apply
-    from pipelines.stages.corpus.rules.filters import C4, FineWeb, GopherQuality, GopherRepetition
+    from pipelines.stages.corpus.rules.rule import apply
 
     def decide(rules: list[Any], text: str) -> Decision:
         document = Document("0", text)

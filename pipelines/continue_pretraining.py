@@ -14,13 +14,14 @@ from pipelines.specs import (
     EvaluationSpec,
     ExportSpec,
     MixtureSpec,
+    NormalizeWhitespace,
+    NotEmpty,
     PretrainedSpec,
     PretrainSpec,
+    RepairUnicode,
+    TextSource,
     TokensSpec,
 )
-from pipelines.stages.corpus.readers.sources import TextSource
-from pipelines.stages.corpus.rules.cleaners import NormalizeWhitespace, RepairUnicode
-from pipelines.stages.corpus.rules.filters import NotEmpty
 
 PROSE = {"rules": (RepairUnicode(), NormalizeWhitespace(), NotEmpty()), "near_duplicates": "drop"}
 

@@ -6,6 +6,7 @@ A Llama of 1.07 M parameters with 2,048 pieces. The sizes are chosen so that two
 
 from cluster.pipeline import main, pipeline
 from pipelines.specs import (
+    CodeParrot,
     ComparisonSpec,
     ConversationsSpec,
     CorpusSpec,
@@ -20,7 +21,6 @@ from pipelines.specs import (
     TokenizerSpec,
     TokensSpec,
 )
-from pipelines.stages.corpus.rules.filters import CodeParrot
 
 # Damage that a model of a million parameters can learn to see; names swapped for others it cannot.
 DAMAGE = ("drop_closing", "shuffle_lines", "break_indentation", "repeat_words", "truncate")

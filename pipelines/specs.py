@@ -1,4 +1,9 @@
-"""Every spec, one module a family. `SPECS` finds them by kind."""
+"""What pipelines are written with: every spec, and the structs that they are made of, such as rules of a corpus.
+
+`SPECS` finds specs by their kind. What is in a list of its own, such as the rules, is here as soon as it is there.
+"""
+
+# ruff: noqa: F401, F403
 
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.infra import InfraSpec
@@ -6,6 +11,9 @@ from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment.spec import PreferencesSpec, RewardSpec, RlhfSpec
 from pipelines.stages.compression.spec import QuantizeSpec
+from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
+from pipelines.stages.corpus.readers import *
+from pipelines.stages.corpus.rules import *
 from pipelines.stages.corpus.spec import CorpusSpec
 from pipelines.stages.evaluation.spec import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
 from pipelines.stages.generation.spec import GenerationSpec, HumanEvalSpec
@@ -44,34 +52,3 @@ SPECS: dict[str, type[Spec]] = {
         ScalingSpec,
     )
 }
-
-__all__ = [
-    "SPECS",
-    "BenchmarkSpec",
-    "ComparisonSpec",
-    "ConversationsSpec",
-    "CorpusSpec",
-    "EndpointSpec",
-    "EvaluationSpec",
-    "ExportSpec",
-    "ExtendedModelSpec",
-    "GenerationSpec",
-    "HumanEvalSpec",
-    "InfraSpec",
-    "MixturePhase",
-    "MixtureSpec",
-    "PerplexitySpec",
-    "PreferencesSpec",
-    "PretrainSpec",
-    "PretrainedSpec",
-    "QuantizeSpec",
-    "RewardSpec",
-    "RlhfSpec",
-    "ScalingSpec",
-    "SftSpec",
-    "Spec",
-    "TokenizerSpec",
-    "TokensSpec",
-    "TrainingSpec",
-    "VocabularySpec",
-]

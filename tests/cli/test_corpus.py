@@ -14,9 +14,7 @@ import pytest
 
 from cluster.core.build import build
 from cluster.core.storage.store import Store
-from pipelines.specs import CorpusSpec, TokenizerSpec, TokensSpec
-from pipelines.stages.corpus.readers.sources import JsonLinesSource
-from pipelines.stages.corpus.rules.filters import Length, NotEmpty
+from pipelines.specs import CorpusSpec, JsonLinesSource, Length, NotEmpty, TokenizerSpec, TokensSpec
 from tests.cli.command import ctl
 from tests.corpus.files import source
 

@@ -18,10 +18,7 @@ from cluster.control.screen.console import as_sentence
 from cluster.core.build import build
 from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError
 from cluster.core.storage.store import Store
-from pipelines.specs import CorpusSpec
-from pipelines.stages.corpus.readers.sources import TextSource
-from pipelines.stages.corpus.rules.cleaners import BadWords
-from pipelines.stages.corpus.rules.rule import Python
+from pipelines.specs import BadWords, CorpusSpec, Python, TextSource
 from pipelines.stages.ordered import ordered_map
 
 

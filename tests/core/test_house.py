@@ -75,6 +75,14 @@ def test_the_core_needs_neither_ray_nor_torch() -> None:
     assert not {"ray", "torch", "pandas"} & set(done.stdout.split())
 
 
+def test_specs_import_nothing_heavy() -> None:
+    """With all rules, readers and the like that they are made of: `ctl plan` imports them."""
+    code = "import sys\nfrom pipelines.specs import CorpusSpec\nprint(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy = {"ray", "torch", "transformers", "pandas", "lxml", "pyarrow", "numpy"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_modules_stay_small() -> None:
     lines = {module: len(path.read_text().splitlines()) for module, path in SOURCES.items()}
     assert not {module: count for module, count in lines.items() if count > 400}

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import fsspec
 import msgspec
@@ -23,38 +23,50 @@ from cluster.core.storage.artifact import RECORD_FILE
 from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline, load_script
 from pipelines.specs import (
+    BadWords,
     BenchmarkSpec,
+    CodeSource,
     ConversationsSpec,
     CorpusSpec,
+    Decontaminate,
+    HuggingFaceSource,
     HumanEvalSpec,
+    InstalledPythonSource,
+    JatsSource,
+    JsonLinesSource,
+    ParquetSource,
     PreferencesSpec,
     PretrainedSpec,
     PretrainSpec,
+    Python,
+    RedPajamaSource,
     RlhfSpec,
     Spec,
+    TextSource,
     TokenizerSpec,
+    UrlBlockList,
     VocabularySpec,
+    WarcSource,
+    WikipediaSource,
 )
-from pipelines.stages.corpus.readers import sources as readers
-from pipelines.stages.corpus.rules.cleaners import BadWords, Decontaminate, UrlBlockList
-from pipelines.stages.corpus.rules.rule import Python
+from pipelines.stages.corpus.readers import AnySource
 from tests.core.toys import CountSpec, WordsSpec
 from tests.made import make
 
-SOURCES = [cls for cls in readers.Source.__subclasses__() if cls is not readers.InstalledPythonSource]
+SOURCES = [cls for cls in get_args(AnySource) if cls is not InstalledPythonSource]
 NAMING: dict[str, tuple[Any, str]] = {  # a spec that names files, and a file that it then reads
     **{
         cls.__struct_config__.tag: (lambda path, cls=cls: CorpusSpec(sources=(cls(path=path),)), "data/a.jsonl")
-        for cls in (readers.JsonLinesSource, readers.CodeSource, readers.RedPajamaSource)
+        for cls in (JsonLinesSource, CodeSource, RedPajamaSource)
     },
-    "text": (lambda path: CorpusSpec(sources=(readers.TextSource(path=path),)), "data/deep/a.txt"),
-    "text.gz": (lambda path: CorpusSpec(sources=(readers.TextSource(path=path),)), "data/deep/a.txt.gz"),
-    "jats": (lambda path: CorpusSpec(sources=(readers.JatsSource(path=path),)), "data/a.nxml"),
-    "parquet": (lambda path: CorpusSpec(sources=(readers.ParquetSource(path=path),)), "data/a.parquet"),
-    "warc": (lambda path: CorpusSpec(sources=(readers.WarcSource(path=path),)), "data/a.warc.gz"),
-    "wikipedia": (lambda path: CorpusSpec(sources=(readers.WikipediaSource(path=path),)), "data/a.xml.bz2"),
-    "huggingface": (lambda path: CorpusSpec(sources=(readers.HuggingFaceSource(path=path),)), "data/train/a.parquet"),
-    "suffixes": (lambda path: CorpusSpec(sources=(readers.TextSource(path=path, suffixes=(".rst",)),)), "data/a.rst"),
+    "text": (lambda path: CorpusSpec(sources=(TextSource(path=path),)), "data/deep/a.txt"),
+    "text.gz": (lambda path: CorpusSpec(sources=(TextSource(path=path),)), "data/deep/a.txt.gz"),
+    "jats": (lambda path: CorpusSpec(sources=(JatsSource(path=path),)), "data/a.nxml"),
+    "parquet": (lambda path: CorpusSpec(sources=(ParquetSource(path=path),)), "data/a.parquet"),
+    "warc": (lambda path: CorpusSpec(sources=(WarcSource(path=path),)), "data/a.warc.gz"),
+    "wikipedia": (lambda path: CorpusSpec(sources=(WikipediaSource(path=path),)), "data/a.xml.bz2"),
+    "huggingface": (lambda path: CorpusSpec(sources=(HuggingFaceSource(path=path),)), "data/train/a.parquet"),
+    "suffixes": (lambda path: CorpusSpec(sources=(TextSource(path=path, suffixes=(".rst",)),)), "data/a.rst"),
     "block list": (lambda path: CorpusSpec(rules=(UrlBlockList(path=path),)), "data/domains"),
     "bad words": (lambda path: CorpusSpec(rules=(BadWords(path=path),)), "data"),
     "decontaminate": (lambda path: CorpusSpec(rules=(Decontaminate(paths=("none", path)),)), "data/test.csv"),
@@ -100,7 +112,7 @@ def test_the_content_of_files_counts(name: str, tmp_path: Path, monkeypatch: pyt
 
 
 def test_names_below_the_path_count_and_other_files_do_not(tmp_path: Path) -> None:
-    spec = CorpusSpec(sources=(readers.TextSource(path=str(tmp_path)),))
+    spec = CorpusSpec(sources=(TextSource(path=str(tmp_path)),))
     (tmp_path / "a.txt").write_text("text")
     first = print_of(spec)
     (tmp_path / "nohup.out").write_text("log")
@@ -112,9 +124,9 @@ def test_names_below_the_path_count_and_other_files_do_not(tmp_path: Path) -> No
     assert specs.fingerprint(spec, {}, identity.named(spec, store.local_root)) == first
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     assert print_of(spec) != first
-    globs = [print_of(CorpusSpec(sources=(readers.TextSource(path=f"{tmp_path}/*.txt"),)))]
+    globs = [print_of(CorpusSpec(sources=(TextSource(path=f"{tmp_path}/*.txt"),)))]
     (tmp_path / "b.txt").write_text("other")
-    globs.append(print_of(CorpusSpec(sources=(readers.TextSource(path=f"{tmp_path}/*.txt"),))))
+    globs.append(print_of(CorpusSpec(sources=(TextSource(path=f"{tmp_path}/*.txt"),))))
     assert len(set(globs)) == 2
 
 
@@ -122,7 +134,7 @@ def test_a_spec_that_names_nothing_keeps_its_fingerprint() -> None:
     for spec in (PretrainSpec(), TokenizerSpec(), CorpusSpec(), RlhfSpec(), PretrainedSpec(), ConversationsSpec()):
         old = {"kind": spec.kind, "revision": spec.revision, "spec": specs.fields(spec), "inputs": {}}
         assert print_of(spec) == hashlib.sha256(specs.canonical(old).encode()).hexdigest()
-    hub = CorpusSpec(sources=(readers.HuggingFaceSource(path="allenai/c4"),))
+    hub = CorpusSpec(sources=(HuggingFaceSource(path="allenai/c4"),))
     assert identity.named(hub) == {} and identity.located(hub) == hub
     assert identity.named(PretrainedSpec(source="hub:a/b")) == {}
 
@@ -133,7 +145,7 @@ def test_two_folders_with_one_store(tmp_path: Path, store: Store, monkeypatch: p
         (tmp_path / user / "data" / "code").mkdir(parents=True)
         (tmp_path / user / "data" / "code" / "a.py").write_text(text)
         monkeypatch.chdir(tmp_path / user)
-        graph = Pipeline(lambda step: step(CorpusSpec(sources=(readers.TextSource(path="data/code"),)))).graph(store)
+        graph = Pipeline(lambda step: step(CorpusSpec(sources=(TextSource(path="data/code"),)))).graph(store)
         prints.append(graph.steps[0].fingerprint)
         located = identity.located(graph.steps[0].spec).sources[0].path
         assert Path(located) == tmp_path / user / "data" / "code"
@@ -156,7 +168,7 @@ def test_a_job_reads_what_travelled_or_the_full_path(tmp_path: Path, monkeypatch
 
 def test_an_object_store_tells_what_its_files_are(tmp_path: Path) -> None:
     fs = fsspec.filesystem("memory")
-    spec = CorpusSpec(sources=(readers.JsonLinesSource(path="memory://lake/texts"),))
+    spec = CorpusSpec(sources=(JsonLinesSource(path="memory://lake/texts"),))
     nothing = print_of(spec)
     fs.pipe_file("/lake/texts/a.jsonl", b"{}")
     first = print_of(spec)
@@ -169,7 +181,7 @@ def test_an_object_store_tells_what_its_files_are(tmp_path: Path) -> None:
 def test_of_very_much_the_times_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "CONTENT_BYTES", 3)
     (tmp_path / "a.txt").write_text("large")
-    spec = CorpusSpec(sources=(readers.TextSource(path=str(tmp_path)),))
+    spec = CorpusSpec(sources=(TextSource(path=str(tmp_path)),))
     first = print_of(spec)
     os.utime(tmp_path / "a.txt", (1, 1))
     assert print_of(spec) != first
@@ -205,7 +217,7 @@ from typing import ClassVar
 
 from cluster.pipeline import pipeline
 from pipelines.specs import CorpusSpec, RlhfSpec, Spec
-from pipelines.stages.corpus.rules.rule import Python
+from pipelines.specs import Python
 
 
 class OwnSpec(Spec, frozen=True):
@@ -321,4 +333,4 @@ def test_an_alias_that_moves_changes_nothing_of_what_was_resolved(tmp_path: Path
 def test_python_names_a_function() -> None:
     assert identity.named(CorpusSpec(rules=(Python(function="tests.core.toys:build_words"),)))
     assert not identity.named(CorpusSpec(rules=(Python(function="no_such_module:f"),)))
-    assert not identity.named(CorpusSpec(rules=(Python(function="pipelines.stages.corpus.rules.bounds:length"),)))
+    assert not identity.named(CorpusSpec(rules=(Python(function="pipelines.stages.corpus.rules.rule:apply"),)))

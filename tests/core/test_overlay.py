@@ -12,10 +12,20 @@ from cluster.core.graph import read_changes
 from cluster.core.specs.spec import override
 from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline
-from pipelines.specs import CorpusSpec, InfraSpec, MixturePhase, MixtureSpec, PretrainSpec, RlhfSpec, ScalingSpec
-from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource
-from pipelines.stages.corpus.rules.filters import Length
-from pipelines.stages.corpus.spec import LineDedup, MinHash
+from pipelines.specs import (
+    CorpusSpec,
+    InfraSpec,
+    JsonLinesSource,
+    Length,
+    LineDedup,
+    MinHash,
+    MixturePhase,
+    MixtureSpec,
+    PretrainSpec,
+    RlhfSpec,
+    ScalingSpec,
+    TextSource,
+)
 from tests.core.toys import WordsSpec
 
 

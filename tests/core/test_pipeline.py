@@ -22,12 +22,12 @@ from pipelines.specs import (
     CorpusSpec,
     PreferencesSpec,
     PretrainedSpec,
+    Python,
     RewardSpec,
     RlhfSpec,
     SftSpec,
     Spec,
 )
-from pipelines.stages.corpus.rules.rule import Python
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 from tests.made import make

@@ -26,8 +26,8 @@ from typing import ClassVar
 import my_helper
 from cluster.pipeline import main, pipeline
 from pipelines.specs import CorpusSpec, Spec
-from pipelines.stages.corpus.rules.rule import Python
-from pipelines.stages.corpus.readers.sources import TextSource
+from pipelines.specs import Python
+from pipelines.specs import TextSource
 from my_parts import names
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from pipelines.specs import CorpusSpec
-from pipelines.stages.corpus import readers
+from pipelines.specs import CodeParrot, CorpusSpec, TextSource
 from pipelines.stages.corpus.documents import Broken, Document
-from pipelines.stages.corpus.readers.sources import Source, TextSource
-from pipelines.stages.corpus.rules.filters import CodeParrot
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.reading.files import UNREADABLE
 
 WORDS = ["value", "index", "result", "self", "path", "count", "name", "key", "item", "data", "size", "node", "left"]
 
@@ -52,11 +51,11 @@ def write_corpus(root: Path, documents: int = 120) -> dict[str, int]:
 
 def read_file(source: Source) -> tuple[list[Document | Broken], str]:
     """What the one file of a source holds, and what ended it early."""
-    (file,) = readers.list_files(source)
+    (file,) = source.list_files()
     found: list[Document | Broken] = []
     try:
-        found.extend(readers.read(source, file))
-    except readers.UNREADABLE as error:
+        found.extend(source.read(file))
+    except UNREADABLE as error:
         return found, str(error)
     return found, ""
 

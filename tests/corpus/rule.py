@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules import apply
-from pipelines.stages.corpus.rules.rule import Rule
+from pipelines.stages.corpus.rules.rule import Rule, apply
 
 
 def run(rule: Rule, text: str, url: str = "") -> tuple[str, str]:

@@ -14,18 +14,11 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import CorpusSpec
+from pipelines.specs import CorpusSpec, JatsSource, JsonLinesSource, ParquetSource, TextSource, WarcSource
+from pipelines.specs import WikipediaSource as Wiki
 from pipelines.stages.corpus.chunks import plan_chunks
 from pipelines.stages.corpus.cleaning import Corpus, Summary, clean
-from pipelines.stages.corpus.readers.sources import (
-    JatsSource,
-    JsonLinesSource,
-    ParquetSource,
-    Source,
-    TextSource,
-    WarcSource,
-)
-from pipelines.stages.corpus.readers.sources import WikipediaSource as Wiki
+from pipelines.stages.corpus.readers.source import Source
 from pipelines.stages.corpus.stage import _check_readable
 from pipelines.stages.corpus.tally import BrokenFile, Tally, add_up
 from tests.corpus.files import source

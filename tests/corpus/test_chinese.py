@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.stages.corpus.rules.cleaners import (
-    ChineseLines,
-    ChineseQuality,
-    ChineseRepetition,
-    ConvertChinese,
-    HalfWidth,
-)
+from pipelines.specs import ChineseLines, ChineseQuality, ChineseRepetition, ConvertChinese, HalfWidth
 from tests.corpus.rule import cleaned, run
 
 SENTENCE = "今天的天气很好，我们在公园里和朋友一起散步。"

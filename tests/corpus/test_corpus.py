@@ -18,10 +18,16 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import CorpusSpec, ScalingSpec
-from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
-from pipelines.stages.corpus.readers.sources import JsonLinesSource, TextSource, WikipediaSource
-from pipelines.stages.corpus.rules.filters import NotEmpty
+from pipelines.specs import (
+    CorpusSpec,
+    JsonLinesSource,
+    LineDedup,
+    MinHash,
+    NotEmpty,
+    ScalingSpec,
+    TextSource,
+    WikipediaSource,
+)
 from tests.conftest import ROOT
 from tests.corpus.files import source, spec, write_corpus
 

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
+from pipelines.specs import Decontaminate
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules import apply
-from pipelines.stages.corpus.rules.cleaners import Decontaminate
-from pipelines.stages.corpus.rules.decontamination import word_spans, words
+from pipelines.stages.corpus.rules.evaluation_ngrams import word_spans, words
+from pipelines.stages.corpus.rules.rule import apply
 from tests.conftest import SHARED_DATA
 
 ALPHABET = [f"{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]

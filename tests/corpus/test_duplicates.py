@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from pipelines.specs import CorpusSpec
+from pipelines.specs import CorpusSpec, MinHash
 from pipelines.stages.corpus.cleaning import Corpus, ids_file
 from pipelines.stages.corpus.dedup import duplicates
 from pipelines.stages.corpus.dedup.decisions import Cluster, decide
@@ -38,7 +38,6 @@ from pipelines.stages.corpus.dedup.duplicates import (
 )
 from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
 from pipelines.stages.corpus.dedup.minhash import content_key, jaccard, shingles, signature
-from pipelines.stages.corpus.dedup.spec import MinHash
 
 
 class Doc(NamedTuple):

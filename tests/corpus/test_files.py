@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
-from pipelines.stages.corpus import readers
+from pipelines.specs import JsonLinesSource, TextSource
 from pipelines.stages.corpus.documents import Document, SourceFile
-from pipelines.stages.corpus.readers.sources import JsonLinesSource, Source, TextSource
-from pipelines.stages.corpus.reading.files import is_compressed, lines, list_files, open_stream
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.reading.files import UNREADABLE, is_compressed, lines, open_stream
 
 RANDOM = random.Random(0)
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -35,11 +35,11 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
 
 
 def names(source: Source) -> list[str]:
-    return [file.name for file in list_files(source)]
+    return [file.name for file in source.list_files()]
 
 
 def file_of(path: Path) -> SourceFile:
-    return list_files(TextSource(path=str(path)))[0]
+    return TextSource(path=str(path)).list_files()[0]
 
 
 def fill(root: Path, *files: str) -> Path:
@@ -52,7 +52,7 @@ def fill(root: Path, *files: str) -> Path:
 def test_a_folder_is_searched(tmp_path: Path) -> None:
     fill(tmp_path, "b.txt", "a/z.TXT", "a/b/c.txt.gz", "a/d.txt.zst", "no.csv", "a/txt", "x.gz")
     fill(tmp_path, ".git/a.txt", "a/__pycache__/a.txt", "node_modules/a.txt")
-    files = list_files(TextSource(path=str(tmp_path)))
+    files = TextSource(path=str(tmp_path)).list_files()
     assert [file.name for file in files] == ["a/b/c.txt.gz", "a/d.txt.zst", "a/z.TXT", "b.txt"]
     assert [os.path.relpath(file.path, tmp_path) for file in files] == [file.name for file in files]
     assert {file.size_bytes for file in files} == {5}
@@ -91,10 +91,10 @@ def test_what_is_no_file_is_listed_and_refused(tmp_path: Path, reader: type[Sour
     (tmp_path / "itself.txt").symlink_to(tmp_path / "itself.txt")
     source = reader(path=str(tmp_path), suffixes=(".txt",))
     reasons = {}
-    for file in list_files(source):
+    for file in source.list_files():
         assert file.size_bytes == -1
         with pytest.raises(OSError) as caught:
-            list(readers.read(source, file))
+            list(source.read(file))
         reasons[file.name] = caught.value.strerror
     assert reasons == {
         "pipe.txt": "not a regular file",
@@ -105,7 +105,7 @@ def test_what_is_no_file_is_listed_and_refused(tmp_path: Path, reader: type[Sour
 
 def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
-    (file,) = list_files(TextSource(path=str(tmp_path)))
+    (file,) = TextSource(path=str(tmp_path)).list_files()
     assert file.name == "caf\\xe9.txt"
     assert open_stream(file).read() == b"x"
 
@@ -114,11 +114,11 @@ def test_errors_name_the_path_and_the_remedy(tmp_path: Path) -> None:
     fill(tmp_path, "a.csv")
     for missing in (f"{tmp_path}/none", f"{tmp_path}/none/*.txt", ""):
         with pytest.raises(InputError, match=r"corpus\.sources: path .* is not a folder or file.*Give a file"):
-            list_files(TextSource(path=missing))
+            TextSource(path=missing).list_files()
     with pytest.raises(InputError, match=r"corpus\.sources: no file of path .* ends in \.txt or \.md.*suffixes"):
-        list_files(TextSource(path=str(tmp_path)))
+        TextSource(path=str(tmp_path)).list_files()
     with pytest.raises(InputError, match=r"cannot be listed: .*Protocol not known: nothing"):
-        list_files(TextSource(path="nothing://bucket/x"))
+        TextSource(path="nothing://bucket/x").list_files()
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ for _ in range(20):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     fill(tmp_path, "a.txt")
     with pytest.raises(InputError, match="File name too long"):
-        list_files(TextSource(path=str(tmp_path)))
+        TextSource(path=str(tmp_path)).list_files()
     remove = "import shutil, sys; shutil.rmtree(sys.argv[1])"  # by file descriptors, from below
     subprocess.run([sys.executable, "-c", remove, str(tmp_path / ("d" * 250))], check=True)
 
@@ -162,7 +162,7 @@ def test_what_comes_before_damage_is_read(tmp_path: Path, ending: str, damage: s
     path = tmp_path / f"a.txt{ending}"
     path.write_bytes(packed)
     read: list[bytes] = []
-    with pytest.raises(readers.UNREADABLE, match="cut off" if damage == "cut" else "damaged"):
+    with pytest.raises(UNREADABLE, match="cut off" if damage == "cut" else "damaged"):
         for _, line in lines(open_stream(file_of(path))):
             read.append(line)
     assert rows[: len(read)] == read
@@ -188,7 +188,7 @@ def test_what_is_called_compressed_may_be_plain_or_damaged(tmp_path: Path) -> No
         (tmp_path / name).write_bytes(data)
         assert open_stream(file_of(tmp_path / name)).read() == data
     (tmp_path / "c.txt.gz").write_bytes(b"\x1e" + gzip.compress(b"text" * 99)[1:])
-    with pytest.raises(readers.UNREADABLE, match="damaged: it begins with 1e 8b 08 00"):
+    with pytest.raises(UNREADABLE, match="damaged: it begins with 1e 8b 08 00"):
         open_stream(file_of(tmp_path / "c.txt.gz"))
 
 
@@ -206,7 +206,7 @@ def test_frames_that_other_tools_write(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a") + bytes(1000) + gzip.compress(b"b") + bytes(20_000))
     skippable = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
     (tmp_path / "a.txt.zst").write_bytes(skippable + PACK[".zst"](b"a") + skippable + PACK[".zst"](b"b"))
-    for file in list_files(TextSource(path=str(tmp_path))):
+    for file in TextSource(path=str(tmp_path)).list_files():
         assert open_stream(file).read() == b"ab"
 
 
@@ -241,14 +241,14 @@ def bucket(s3_server: None) -> str:
 
 def test_an_object_store(bucket: str) -> None:
     source = JsonLinesSource(path=bucket)
-    files = list_files(source)
+    files = source.list_files()
     assert [file.name for file in files] == ["a.jsonl.gz", "deep/b.jsonl"]
     assert all(file.stamp for file in files) and files[1].size_bytes == 36
-    documents = [document for file in files for document in readers.read(source, file)]
+    documents = [document for file in files for document in source.read(file)]
     assert len(documents) == 102
     assert isinstance(documents[-1], Document) and documents[-1].id == "deep/b.jsonl#2"
     assert names(JsonLinesSource(path=f"{bucket}/*/b.jsonl")) == ["deep/b.jsonl"]
     assert names(JsonLinesSource(path=f"{bucket}/deep/b.jsonl")) == ["b.jsonl"]
     for missing in (f"{bucket}/none", "s3://none/x"):
         with pytest.raises(InputError, match="is not a folder or file"):
-            list_files(JsonLinesSource(path=missing))
+            JsonLinesSource(path=missing).list_files()

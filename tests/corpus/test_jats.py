@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
+from pipelines.specs import JatsSource
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
 from pipelines.stages.corpus.readers.jats.mathml import text_of
-from pipelines.stages.corpus.readers.jats.reader import read
-from pipelines.stages.corpus.readers.sources import JatsSource
-from pipelines.stages.corpus.reading.files import list_files
 from tests.conftest import SHARED_DATA
 
 DTD = '<!DOCTYPE article PUBLIC "-//NLM//DTD JATS v1.2//EN" "http://dtd.invalid/JATS.dtd">\n'
@@ -36,7 +34,7 @@ def article(body: str = "<p>Body.</p>", meta: str = "", abstract: str = "", back
 def found(path: Path, data: str | bytes, **options: Any) -> list[Document | Broken]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return list(read(JatsSource(path=str(path), **options), SourceFile(path.name, str(path), 0, "")))
+    return list(JatsSource(path=str(path), **options).read(SourceFile(path.name, str(path), 0, "")))
 
 
 def only(path: Path, data: str | bytes, **options: Any) -> Document:
@@ -443,7 +441,7 @@ def _shared(name: str, **options: Any) -> list[tuple[str, list[Document | Broken
     if not folder.is_dir():
         pytest.skip(f"no {folder}: the shared data is not here")
     source = JatsSource(path=str(folder), **options)
-    return [(file.name, list(read(source, file))) for file in list_files(source)]
+    return [(file.name, list(source.read(file))) for file in source.list_files()]
 
 
 def test_every_real_article_is_read_and_agrees_with_its_index() -> None:

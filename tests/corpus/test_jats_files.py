@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.specs import JatsSource
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
 from pipelines.stages.corpus.readers.jats import xml as jats_xml
-from pipelines.stages.corpus.readers.jats.reader import read
-from pipelines.stages.corpus.readers.sources import JatsSource
 from tests.corpus.test_jats import DTD, article, blocks, broken, found, only
 
 
@@ -282,7 +281,7 @@ def test_memory_is_one_articles(tmp_path: Path) -> None:
             file.write(article(f"<p>{i} {'word ' * 10_000}</p>"))
         file.write("</articles>")
     tracemalloc.start()
-    count = sum(1 for _ in read(JatsSource(path=str(path)), SourceFile(path.name, str(path), 0, "")))
+    count = sum(1 for _ in JatsSource(path=str(path)).read(SourceFile(path.name, str(path), 0, "")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 300

@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.specs import JatsSource
 from pipelines.stages.corpus.documents import Document
 from pipelines.stages.corpus.readers.jats.prolog import Prolog
-from pipelines.stages.corpus.readers.jats.reader import read
 from pipelines.stages.corpus.readers.jats.xml import cut
-from pipelines.stages.corpus.readers.sources import JatsSource
-from pipelines.stages.corpus.reading.files import list_files
 from tests.conftest import SHARED_DATA
 from tests.corpus.test_jats import article, blocks, only
 
@@ -96,8 +94,8 @@ def test_no_power_of_ten_of_a_real_article_is_flattened() -> None:
         pytest.skip(f"no {folder}: the shared data is not here")
     source = JatsSource(path=str(folder), tables=True, references=True, acknowledgements=True)
     stated = written = 0
-    for file in list_files(source):
-        text = "\n".join(record.text for record in read(source, file) if isinstance(record, Document))
+    for file in source.list_files():
+        text = "\n".join(record.text for record in source.read(file) if isinstance(record, Document))
         markup = _body_markup(Path(file.path))
         powers = re.findall(r"(?<![\d.])10<sup>\s*([-−–‐]?\s*\d+)\s*</sup>", markup)
         powers = ["10^" + "".join(exponent.split()) for exponent in powers]

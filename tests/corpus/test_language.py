@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.stages.corpus.rules.language import identify, model
+from pipelines.stages.corpus.rules.identification import identify, model
 from pipelines.stages.corpus.rules.scripts import LANGUAGES, weights
 
 SHORT_CHINESE = """

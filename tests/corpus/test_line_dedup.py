@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
+from pipelines.specs import LineDedup
 from pipelines.stages.corpus.dedup.duplicates import Index
 from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
 from pipelines.stages.corpus.dedup.line_dedup import (
@@ -24,7 +25,6 @@ from pipelines.stages.corpus.dedup.line_dedup import (
     write_drops,
     write_line_index,
 )
-from pipelines.stages.corpus.dedup.spec import LineDedup
 
 ANY = LineDedup(min_characters=1)
 PARAGRAPHS = LineDedup(unit="paragraph", min_characters=1)

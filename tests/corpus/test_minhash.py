@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.specs import MinHash
 from pipelines.stages.corpus.dedup.minhash import Hashes, content_key, jaccard, shingles, signature, split_words
-from pipelines.stages.corpus.dedup.spec import MinHash
 from tests.conftest import SHARED_DATA
 
 PAIRS = 400

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.specs import RemovePersonalData
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules import apply
-from pipelines.stages.corpus.rules.cleaners import RemovePersonalData
+from pipelines.stages.corpus.rules.rule import apply
 from tests.corpus.rule import cleaned
 
 PERSONAL = {

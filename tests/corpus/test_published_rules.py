@@ -10,10 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import SpecError
-from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules import apply
-from pipelines.stages.corpus.rules.english import LONG_CHARACTERS, split_run
-from pipelines.stages.corpus.rules.filters import (
+from pipelines.specs import (
     C4,
     CodeParrot,
     CodeParrotHeuristics,
@@ -24,7 +21,9 @@ from pipelines.stages.corpus.rules.filters import (
     NotEmpty,
     Signal,
 )
-from pipelines.stages.corpus.rules.rule import Rule
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules.english import LONG_CHARACTERS, split_run
+from pipelines.stages.corpus.rules.rule import Rule, apply
 from pipelines.stages.corpus.rules.words import REMEMBERED, Remembered, sentence_count, words
 from tests.conftest import SHARED_DATA
 

@@ -24,27 +24,27 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.location import Location
-from pipelines.specs import CorpusSpec
-from pipelines.stages.corpus import readers
-from pipelines.stages.corpus.documents import Broken, Document, SourceFile
-from pipelines.stages.corpus.readers import json_objects, records
-from pipelines.stages.corpus.readers.installed import license_of
-from pipelines.stages.corpus.readers.sources import (
+from pipelines.specs import (
     CodeSource,
+    CorpusSpec,
     HuggingFaceSource,
     InstalledPythonSource,
     JsonLinesSource,
     ParquetSource,
     RedPajamaSource,
-    Source,
     TextSource,
 )
+from pipelines.stages.corpus.documents import Broken, Document, SourceFile
+from pipelines.stages.corpus.readers import json_objects, records
+from pipelines.stages.corpus.readers.installed import license_of
+from pipelines.stages.corpus.readers.source import Source
 from pipelines.stages.corpus.reading import files
+from pipelines.stages.corpus.reading.files import UNREADABLE
 from tests.conftest import ROOT, SHARED_DATA
 
 
 def read_all(source: Source) -> tuple[list[Document], list[Broken]]:
-    found = [record for file in readers.list_files(source) for record in readers.read(source, file)]
+    found = [record for file in source.list_files() for record in source.read(file)]
     for record in found:
         assert not isinstance(record, Document) or json.loads(record.row()["metadata"]) == record.metadata
     return [r for r in found if isinstance(r, Document)], [r for r in found if isinstance(r, Broken)]
@@ -52,10 +52,10 @@ def read_all(source: Source) -> tuple[list[Document], list[Broken]]:
 
 def read_until_raised(source: Source) -> tuple[list[Document | Broken], str]:
     """What was read before the one file of the source could not be read any further, and why."""
-    (file,) = readers.list_files(source)
+    (file,) = source.list_files()
     found: list[Document | Broken] = []
-    with pytest.raises(readers.UNREADABLE) as caught:
-        found.extend(readers.read(source, file))
+    with pytest.raises(UNREADABLE) as caught:
+        found.extend(source.read(file))
     return found, str(caught.value)
 
 
@@ -134,7 +134,7 @@ def test_real_texts() -> None:
 
 
 def test_installed_python_knows_its_licences() -> None:
-    found = readers.list_files(InstalledPythonSource())
+    found = InstalledPythonSource().list_files()
     origins = {file.origin["source"].partition("==")[0]: file.origin for file in found}
     assert origins["python"]["license"] == "PSF-2.0"
     assert origins["msgspec"]["license"].startswith("BSD")
@@ -145,7 +145,7 @@ def test_installed_python_knows_its_licences() -> None:
     assert {name.split("/")[0] for name in names} == {"stdlib", "site-packages"}
     assert not any("__pycache__" in name for name in names)
     file = next(file for file in found if file.name == "stdlib/json/decoder.py")
-    (document,) = readers.read(InstalledPythonSource(), file)
+    (document,) = InstalledPythonSource().read(file)
     assert isinstance(document, Document) and "class JSONDecoder" in document.text
     assert (document.license, document.url) == ("PSF-2.0", "https://www.python.org")
 
@@ -159,9 +159,8 @@ def test_imports_and_the_working_folder_do_not_show(tmp_path: Path) -> None:
     code = """
 import sys
 {}
-from pipelines.stages.corpus.readers.sources import InstalledPythonSource
-from pipelines.stages.corpus.readers import list_files
-print(hash(tuple((f.name, f.stamp, *sorted(f.origin.items())) for f in list_files(InstalledPythonSource()))))
+from pipelines.specs import InstalledPythonSource
+print(hash(tuple((f.name, f.stamp, *sorted(f.origin.items())) for f in InstalledPythonSource().list_files())))
 """
     seen = {
         subprocess.run(
@@ -391,7 +390,7 @@ def test_a_large_file_of_lines_is_read_in_ranges(tmp_path: Path, monkeypatch: py
     folder.write_bytes("a.jsonl", "\n".join(rows).encode())
     folder.write_bytes("b.jsonl", json.dumps([json.loads(row) for row in rows if row != "{broken"]).encode())
     folder.write_bytes("c.jsonl.gz", gzip.compress("\n".join(rows).encode(), 0))
-    listed = readers.list_files(JsonLinesSource(path=folder.url))
+    listed = JsonLinesSource(path=folder.url).list_files()
     assert [(file.name, bool(file.stop)) for file in listed] == [
         *[("a.jsonl", True)] * len([file for file in listed if file.name == "a.jsonl"]),
         ("b.jsonl", False),
@@ -778,7 +777,7 @@ def test_real_redpajama(name: str, count: int) -> None:
 
 
 def hub_names(path: Path, **fields: str) -> list[str]:
-    return [file.name for file in readers.list_files(HuggingFaceSource(path=str(path), **fields))]
+    return [file.name for file in HuggingFaceSource(path=str(path), **fields).list_files()]
 
 
 def test_shards_of_splits(tmp_path: Path) -> None:
@@ -861,17 +860,16 @@ def test_the_card_declares_the_files(tmp_path: Path) -> None:
 
 def test_a_dataset_that_is_not_there() -> None:
     with pytest.raises(InputError, match="is not a folder or file, nor the id of a dataset"):
-        readers.list_files(HuggingFaceSource(path="/no/such/folder"))
+        HuggingFaceSource(path="/no/such/folder").list_files()
 
 
 def test_without_the_hub_there_is_one_clear_error() -> None:
     """In a process of its own: the hub's address is read when its client is imported."""
     code = """
 from cluster.core.errors import InputError
-from pipelines.stages.corpus.readers.sources import HuggingFaceSource
-from pipelines.stages.corpus.readers import list_files
+from pipelines.specs import HuggingFaceSource
 try:
-    list_files(HuggingFaceSource(path="allenai/c4", subset="en"))
+    HuggingFaceSource(path="allenai/c4", subset="en").list_files()
 except InputError as error:
     print(error)
 """

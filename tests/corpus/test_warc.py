@@ -13,10 +13,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages.corpus import readers
+from pipelines.specs import WarcSource
 from pipelines.stages.corpus.documents import Broken, Document
 from pipelines.stages.corpus.readers.html_pages import MAX_DEPTH, decode_page, extract
-from pipelines.stages.corpus.readers.sources import WarcSource
 from pipelines.stages.corpus.readers.warc import reader as warc
 from tests.conftest import SHARED_DATA
 from tests.corpus.files import read_file
@@ -362,7 +361,7 @@ def test_published_archives() -> None:
     if not folder.exists():
         pytest.skip("../shared/data/redpajama_like is missing")
     source = WarcSource(path=str(folder / "dolma" / "tests" / "data" / "warc"))
-    found = [record for file in readers.list_files(source) for record in readers.read(source, file)]
+    found = [record for file in source.list_files() for record in source.read(file)]
     # Of the 82 records, 37 describe requests, 4 the archives; 4 are what wget logged.
     assert Counter("" if isinstance(record, Document) else record.reason for record in found) == {
         "": 37,
@@ -374,13 +373,13 @@ def test_published_archives() -> None:
     for name in ("whirlwind.warc", "whirlwind.warc.wet", "whirlwind.warc.wat"):
         for ending in ("", ".gz"):
             source = WarcSource(path=str(whirlwind / (name + ending)))
-            (file,) = readers.list_files(source)
-            texts[name + ending] = "".join(outcomes(list(readers.read(source, file))))
+            (file,) = source.list_files()
+            texts[name + ending] = "".join(outcomes(list(source.read(file))))
     assert texts["whirlwind.warc"] == texts["whirlwind.warc.gz"]
     assert texts["whirlwind.warc.wet"] == texts["whirlwind.warc.wet.gz"]
     assert texts["whirlwind.warc.wat"] == texts["whirlwind.warc.wat.gz"] == ""  # metadata throughout
     assert "Escopete" in texts["whirlwind.warc"]
     assert "Menú principal" in texts["whirlwind.warc.wet"]
     assert "Menú principal" not in texts["whirlwind.warc"]
-    by_default = readers.list_files(WarcSource(path=str(whirlwind)))
+    by_default = WarcSource(path=str(whirlwind)).list_files()
     assert not any(".wat" in file.name for file in by_default)

@@ -14,12 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages.corpus import readers
+from pipelines.specs import WikipediaSource
 from pipelines.stages.corpus.documents import Broken, Document
-from pipelines.stages.corpus.readers.sources import WikipediaSource
 from pipelines.stages.corpus.readers.wikipedia.templates import TEXTS
 from pipelines.stages.corpus.readers.wikipedia.wikitext import MAX_CHARACTERS, to_text
-from pipelines.stages.corpus.reading import files
 from tests.conftest import SHARED_DATA
 from tests.corpus.files import read_file
 
@@ -141,7 +139,7 @@ def test_what_is_no_dump_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no element <mediawiki>" in read(tmp_path, b"<feed><doc>x</doc></feed>")[1]
     assert read(tmp_path, b"", "empty.xml")[1]
     assert "line 1" in read(tmp_path, b"plain text", "text.xml")[1]
-    monkeypatch.setattr("pipelines.stages.corpus.readers.wikipedia.reader.MAX_DOCUMENT_BYTES", 100_000)
+    monkeypatch.setattr("pipelines.stages.corpus.readers.wikipedia.dump.MAX_DOCUMENT_BYTES", 100_000)
     endless = HEAD.encode() + b"<page><revision><text>" + b"x" * 300_000
     assert "no page ends in 100000 bytes" in read(tmp_path, endless, "endless.xml")[1]
 
@@ -451,8 +449,8 @@ def test_published_dumps() -> None:
         pytest.skip("../shared/data/redpajama_like/wikidump is missing")
     source = WikipediaSource(path=str(folder))
     counts: dict[str, Counter[str]] = {}
-    for file in files.list_files(source):
-        found = list(readers.read(source, file))
+    for file in source.list_files():
+        found = list(source.read(file))
         counts[file.name[:12]] = Counter("" if isinstance(f, Document) else f.reason.split(":")[0] for f in found)
         for document in (f for f in found if isinstance(f, Document)):
             prose = re.sub(r"\$.*?\$", "", document.text, flags=re.DOTALL)  # TeX has braces of its own

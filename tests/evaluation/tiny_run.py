@@ -12,9 +12,7 @@ from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from cluster.pipeline import build
-from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from pipelines.stages.corpus.dedup.spec import MinHash
-from pipelines.stages.corpus.readers.sources import TextSource
+from pipelines.specs import CorpusSpec, MinHash, PretrainSpec, TextSource, TokenizerSpec, TokensSpec
 
 STEPS = 6
 LENGTH = 64

@@ -24,7 +24,8 @@ from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact, Code, Parent, Record
 from cluster.core.storage.store import Store
 from pipelines.specs import CorpusSpec, PretrainSpec, TokenizerSpec, TokensSpec
-from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.tables import DOCUMENT_SCHEMA
 from pipelines.stages.training.models.glm import BlankGlmConfig
 from pipelines.stages.tuning.templates import CHATML, prepare
 from tests.tuning.tokenizers import by_hand

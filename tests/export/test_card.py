@@ -18,6 +18,7 @@ from pipelines.specs import (
     CorpusSpec,
     ExportSpec,
     ExtendedModelSpec,
+    JsonLinesSource,
     PreferencesSpec,
     PretrainedSpec,
     PretrainSpec,
@@ -29,7 +30,6 @@ from pipelines.specs import (
     VocabularySpec,
 )
 from pipelines.stages.compression.weights import quantize
-from pipelines.stages.corpus.readers.sources import JsonLinesSource
 from pipelines.stages.export.card import without_places
 from pipelines.stages.export.claim import claim
 from pipelines.stages.export.origins import lineage

@@ -14,7 +14,8 @@ from cluster.core.context import Context
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.tables import DOCUMENT_SCHEMA
 
 
 class GivenSpec(Spec, frozen=True):

@@ -18,9 +18,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.pipeline import build
-from pipelines.specs import ConversationsSpec, CorpusSpec
-from pipelines.stages.corpus.dedup.spec import MinHash
-from pipelines.stages.corpus.readers.sources import TextSource
+from pipelines.specs import ConversationsSpec, CorpusSpec, MinHash, TextSource
 from pipelines.stages.tuning.conversations import read_conversations, read_lines
 from pipelines.stages.tuning.formats import FORMATS, checked
 from pipelines.stages.tuning.records import BadRecord

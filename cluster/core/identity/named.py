@@ -124,8 +124,8 @@ def _walk(kind: inspect.Type, value: Any, where: str, mark: dict[str, Any], stru
 
 
 def _suffixes(mark: dict[str, Any], struct: Any) -> tuple[str, ...]:
-    module, _, function = mark["suffixes"].partition(":")
-    return tuple(getattr(importlib.import_module(module), function)(struct)) if module else ()
+    method = mark["suffixes"]
+    return tuple(getattr(struct, method)()) if method else ()
 
 
 def of_files(text: str, suffixes: tuple[str, ...] = (), beside: tuple[str, ...] = (), skip: Path | None = None) -> str:

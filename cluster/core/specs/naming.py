@@ -14,8 +14,8 @@ NAMES = "names"  # key of the mark in a field's type
 def names_files(suffixes: str = "", beside: tuple[str, ...] = ()) -> Any:
     """The mark of a path: a file, a folder or a glob, here or at an fsspec URL.
 
-    `suffixes`: import string of a function that tells, of the struct, which files below a folder count; `beside`: files
-    of the same folder that are read with it.
+    `suffixes`: name of a method of the struct that tells the endings of the files that count below a folder (empty:
+    all count); `beside`: files of the same folder that are read with it.
     """
     return Meta(extra={NAMES: FILES, "suffixes": suffixes, "beside": beside})
 

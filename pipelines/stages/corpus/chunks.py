@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.specs import CorpusSpec
 from pipelines.stages.corpus.documents import SourceFile, keyed_hash
-from pipelines.stages.corpus.readers import list_files
-from pipelines.stages.corpus.readers.sources import Source
+from pipelines.stages.corpus.readers.source import Source
 
 MAX_FILES = 1024
 
@@ -47,7 +46,7 @@ def _name(file: SourceFile) -> str:
 
 
 def _listed(number: int, source: Source) -> list[SourceFile]:
-    return [replace(file, source=number) for file in list_files(source)]
+    return [replace(file, source=number) for file in source.list_files()]
 
 
 def _cut(files: Sequence[SourceFile], part_bytes: int) -> list[list[SourceFile]]:

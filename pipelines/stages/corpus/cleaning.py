@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster.control.failures import describe
 from cluster.core.errors import InputError, TrunklineError
@@ -27,19 +24,15 @@ from pipelines.stages.corpus.dedup.duplicates import write_index
 from pipelines.stages.corpus.dedup.identity import write_ids
 from pipelines.stages.corpus.dedup.line_dedup import line_hashes, write_line_index
 from pipelines.stages.corpus.dedup.minhash import content_key, shingles, signature
-from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Broken, Document, SourceFile, keyed_hash
-from pipelines.stages.corpus.readers import UNREADABLE, read
-from pipelines.stages.corpus.readers.sources import Source
-from pipelines.stages.corpus.rules import apply
+from pipelines.stages.corpus.documents import Broken, Document, SourceFile, keyed_hash
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.reading.files import UNREADABLE
+from pipelines.stages.corpus.rules.rule import apply
+from pipelines.stages.corpus.tables import DOCUMENT_SCHEMA, IDS_SCHEMA, REJECTED_SCHEMA, TableWriter
 from pipelines.stages.corpus.tally import BrokenFile, Tally
 
 PIECES = 4096  # of a chunk, at most
-GROUP_BYTES = 1 << 20
 READ = "read"
-REJECTED_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("id", "source", "step", "reason", "duplicate_of", "position", "excerpt")]
-)
-IDS_SCHEMA = pa.schema([("id", pa.string()), ("split", pa.uint64())])
 EXCERPT_CHARACTERS = 200
 LINES = "lines"  # the folder of what line de-duplication needs
 
@@ -173,7 +166,7 @@ class _Cleaning:
             self.tally.file_bytes += max(0, file.size_bytes)
             count, end = 0, ""
             try:
-                for found in read(source, file):
+                for found in source.read(file):
                     count += 1
                     end = found.reason if isinstance(found, Broken) and found.ends_file else end
                     yield file.source, _complete(found, source, file)
@@ -220,37 +213,6 @@ def rejection(found: Document | Broken, step: str, reason: str) -> dict[str, str
         "position": position,
         "excerpt": text[:EXCERPT_CHARACTERS],
     }
-
-
-class TableWriter:
-    """A Parquet file written a few rows at a time, so that memory stays flat."""
-
-    def __init__(self, place: Location, name: str, schema: pa.Schema) -> None:
-        self._place, self._name, self._schema = place, name, schema
-        self._rows: list[dict[str, Any]] = []
-        self._waiting_bytes = 0
-
-    def __enter__(self) -> TableWriter:
-        self._sink = self._place.open(self._name, "wb")
-        self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd")
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._flush()
-        self._writer.close()
-        self._sink.close()
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self._waiting_bytes += sum(len(value) for value in row.values() if isinstance(value, str)) + 64
-        if self._waiting_bytes >= GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
-            self._waiting_bytes = 0
 
 
 def split_key(seed: int, id: str, assign: str) -> int:

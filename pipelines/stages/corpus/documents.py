@@ -10,16 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-
 from cluster.core.errors import TrunklineError
 
 T = TypeVar("T")
 
 COLUMNS = ("id", "text", "source", "license", "url", "metadata")
-DOCUMENT_SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 UNKNOWN = "unknown"
 MAX_DEPTH = 100  # of metadata that is not JSON already
 # Reasons of records that are whole and no documents: set aside and counted as what is broken is, but no sign of damage.
@@ -29,8 +24,6 @@ NO_DOCUMENTS = frozenset(
 
 _HALF = re.compile("[\ud800-\udfff]")  # half of a pair: no text, and nothing that UTF-8 could hold
 REPLACEMENT = "\ufffd"
-
-Numbers = npt.NDArray[np.uint64]  # of documents: piece << 32 | row
 
 
 class Document:
@@ -78,12 +71,12 @@ class Document:
 
     @classmethod
     def of_row(cls, row: dict[str, str]) -> Document:
-        """A document back from a row of `DOCUMENT_SCHEMA`."""
+        """A document back from a row of `COLUMNS`."""
         text, metadata = row["text"], json.loads(row["metadata"])
         return cls(row["id"], text, source=row["source"], license=row["license"], url=row["url"], metadata=metadata)
 
     def row(self) -> dict[str, str]:
-        """The document as a row of `DOCUMENT_SCHEMA`."""
+        """The document as a row of `COLUMNS`."""
         return {
             "id": self.id,
             "text": self._text,

@@ -9,38 +9,11 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import Spec
 from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
-from pipelines.stages.corpus.readers.sources import AnySource, InstalledPythonSource, TextSource
-from pipelines.stages.corpus.rules import cleaners as c
-from pipelines.stages.corpus.rules import filters as f
-from pipelines.stages.corpus.rules.rule import Python
-
-AnyRule = (
-    Python
-    | f.NotEmpty
-    | f.Length
-    | f.Signal
-    | f.C4
-    | f.GopherQuality
-    | f.GopherRepetition
-    | f.FineWeb
-    | f.CodeParrot
-    | f.CodeParrotHeuristics
-    | c.RepairUnicode
-    | c.NormalizeWhitespace
-    | c.RemoveGutenbergBoilerplate
-    | c.RemoveLicenseHeader
-    | c.RemoveWebBoilerplate
-    | c.Language
-    | c.RemovePersonalData
-    | c.ConvertChinese
-    | c.HalfWidth
-    | c.ChineseLines
-    | c.ChineseQuality
-    | c.ChineseRepetition
-    | c.UrlBlockList
-    | c.BadWords
-    | c.Decontaminate
-)
+from pipelines.stages.corpus.readers import AnySource
+from pipelines.stages.corpus.readers.installed import InstalledPythonSource
+from pipelines.stages.corpus.readers.text import TextSource
+from pipelines.stages.corpus.rules import AnyRule
+from pipelines.stages.corpus.rules.code import CodeParrot
 
 
 class CorpusSpec(Spec, frozen=True):
@@ -55,7 +28,7 @@ class CorpusSpec(Spec, frozen=True):
 
     sources: tuple[AnySource, ...] = (InstalledPythonSource(),)
     """Where documents come from; of duplicates the one of the first source is kept."""
-    rules: tuple[AnyRule, ...] = (f.CodeParrot(),)
+    rules: tuple[AnyRule, ...] = (CodeParrot(),)
     """What is done to each document, in this order: cleaners change its text, filters reject it."""
     max_bytes: Annotated[int, Meta(ge=0)] = 0
     """Text that the rules keep, read in a seeded order of the files (before de-duplication); 0 reads everything."""

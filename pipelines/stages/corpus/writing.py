@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from cluster.core.storage.location import Location
 from pipelines.specs import CorpusSpec
-from pipelines.stages.corpus.cleaning import LINES, REJECTED_SCHEMA, Corpus, Summary, TableWriter, ids_file, rejection
+from pipelines.stages.corpus.cleaning import LINES, Corpus, Summary, ids_file, rejection
 from pipelines.stages.corpus.dedup import decisions
 from pipelines.stages.corpus.dedup.decisions import EXACT, NEAR, held_out
 from pipelines.stages.corpus.dedup.line_dedup import drop_lines, lines_to_drop
-from pipelines.stages.corpus.documents import DOCUMENT_SCHEMA, Document
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.tables import DOCUMENT_SCHEMA, REJECTED_SCHEMA, TableWriter
 from pipelines.stages.corpus.tally import Tally
 
 SPLITS = ("train", "heldout")

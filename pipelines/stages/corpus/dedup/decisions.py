@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cluster.core.storage.location import Location
 from pipelines.stages.corpus.cleaning import Corpus, ids_file
 from pipelines.stages.corpus.dedup.duplicates import Clusters, Flags, is_known, piece_of, row_of
-from pipelines.stages.corpus.documents import Numbers
+from pipelines.stages.corpus.dedup.hash_index import Numbers
 
 EXACT, NEAR = "exact_dedup", "near_dedup"
 LARGEST_CLUSTERS = 20

@@ -24,10 +24,9 @@ from pipelines.stages.corpus.dedup.duplicates import (
     linked,
     partition_edges,
 )
-from pipelines.stages.corpus.dedup.hash_index import PARTITIONS
+from pipelines.stages.corpus.dedup.hash_index import PARTITIONS, Numbers
 from pipelines.stages.corpus.dedup.identity import EXAMPLES, SameIds, same_ids
 from pipelines.stages.corpus.dedup.line_dedup import write_drops
-from pipelines.stages.corpus.documents import Numbers
 from pipelines.stages.ordered import ordered_map
 
 

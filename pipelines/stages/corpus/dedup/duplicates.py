@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
-from pipelines.stages.corpus.dedup.hash_index import PARTITIONS, partition_of, read_bucket, write_buckets
-from pipelines.stages.corpus.documents import Numbers
+from pipelines.stages.corpus.dedup.hash_index import PARTITIONS, Numbers, partition_of, read_bucket, write_buckets
 
 Flags = npt.NDArray[np.bool_]
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 
+Numbers = npt.NDArray[np.uint64]  # of documents: piece << 32 | row
+
 PARTITIONS = 64  # tasks that share a corpus's hashes
 _OFFSET_BYTES = 8
 

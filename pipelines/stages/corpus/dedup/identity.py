@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from cluster.core.storage.location import Location
 from pipelines.stages.corpus.dedup.duplicates import Index, number_of, read_ranked, repeated, write_records
-from pipelines.stages.corpus.documents import Numbers, keyed_hash
+from pipelines.stages.corpus.dedup.hash_index import Numbers
+from pipelines.stages.corpus.documents import keyed_hash
 
 FOLDER = "same_ids"
 EXAMPLES = 5

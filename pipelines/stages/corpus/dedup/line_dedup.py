@@ -26,9 +26,8 @@ from pipelines.stages.corpus.dedup.duplicates import (
     repeated,
     write_records,
 )
-from pipelines.stages.corpus.dedup.hash_index import PARTITIONS, read_bucket, write_buckets
+from pipelines.stages.corpus.dedup.hash_index import PARTITIONS, Numbers, read_bucket, write_buckets
 from pipelines.stages.corpus.dedup.spec import LineDedup
-from pipelines.stages.corpus.documents import Numbers
 
 _LINE = np.dtype([("hash", "<u8"), ("row", "<u4"), ("line", "<u4"), ("source", "u1")])
 _DROP = np.dtype([("piece", "<u4"), ("row", "<u4"), ("line", "<u4")])

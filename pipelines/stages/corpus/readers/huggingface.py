@@ -12,18 +12,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import yaml
-from fsspec.utils import glob_translate
-
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
-from pipelines.stages.corpus.readers import READERS, records
+from pipelines.stages.corpus.readers.json_lines import JsonLinesSource
+from pipelines.stages.corpus.readers.parquet import ParquetSource
 from pipelines.stages.corpus.readers.places import of_license
-from pipelines.stages.corpus.readers.sources import HuggingFaceSource, JsonLinesSource, ParquetSource
+from pipelines.stages.corpus.readers.source import Source
 from pipelines.stages.corpus.reading.files import find
 
-PARQUET, JSON = READERS[ParquetSource].suffixes, READERS[JsonLinesSource].suffixes
+PARQUET, JSON = ParquetSource.endings, JsonLinesSource.endings
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SPLITS = {  # words in a path, and the split that they stand for
     **dict.fromkeys(("train", "training"), "train"),
@@ -34,32 +32,44 @@ SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\b")
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
 
-def list_files(source: HuggingFaceSource) -> list[SourceFile]:
-    """The files of the subset's split, sorted; `origin` holds the card's licence. Raises InputError without any."""
-    is_local = "://" in source.path or os.path.isdir(source.path)
-    root = source.path.rstrip("/") if is_local else _on_hub(source)
-    try:
-        files = find(root, source.suffixes or PARQUET + JSON)
-        card = _card(root)
-    except InputError as error:
-        if is_local:
-            raise
-        raise InputError(
-            f"corpus.sources: path {source.path!r} is no folder here, and the hub gave no dataset: {error.message}",
-            "Check the id, `revision`, the network, and HF_TOKEN for a gated one; or download it and give its folder.",
-        ) from error
-    declared = "" if source.license else of_license(card.get("license") or card.get("licenses"))
-    if declared == "other":
-        declared = of_license(card.get("license_name")) or declared
-    origin = {"license": declared} if declared else {}
-    return [replace(file, origin=origin) for file in _chosen(source, card, files)]
+class HuggingFaceSource(Source, frozen=True, tag="huggingface"):
+    """A dataset of the Hugging Face hub (`path` is its id, such as `allenai/c4`) or of a local folder in its layout."""
 
+    subset: str = ""
+    """Configuration of the dataset, such as `en`."""
+    split: str = "train"
+    """Split to read, as the dataset's card or the names of its files and folders say."""
+    revision: str = "main"
+    """Branch, tag or commit of the dataset's repository."""
+    text_field: str = "text"
+    """Column or field that holds the text."""
 
-def read(source: HuggingFaceSource, file: SourceFile) -> Iterator[Document | Broken]:
-    """A document a row or line, as from the readers of Parquet and JSON."""
-    if file.name.lower().endswith(PARQUET):
-        return records.read_parquet(ParquetSource(text_field=source.text_field), file)
-    return records.read_json(JsonLinesSource(text_field=source.text_field), file)
+    def list_files(self) -> list[SourceFile]:
+        """The files of the subset's split, sorted; `origin` holds the card's licence. Raises InputError without any."""
+        is_local = "://" in self.path or os.path.isdir(self.path)
+        root = self.path.rstrip("/") if is_local else _on_hub(self)
+        try:
+            files = find(root, self.suffixes or PARQUET + JSON)
+            card = _card(root)
+        except InputError as error:
+            if is_local:
+                raise
+            raise InputError(
+                f"corpus.sources: path {self.path!r} is no folder here, and the hub gave no dataset: {error.message}",
+                "Check the id, `revision`, the network, and HF_TOKEN for a gated one; "
+                "or download it and give its folder.",
+            ) from error
+        declared = "" if self.license else of_license(card.get("license") or card.get("licenses"))
+        if declared == "other":
+            declared = of_license(card.get("license_name")) or declared
+        origin = {"license": declared} if declared else {}
+        return [replace(file, origin=origin) for file in _chosen(self, card, files)]
+
+    def read(self, file: SourceFile) -> Iterator[Document | Broken]:
+        """A document a row or line, as from the readers of Parquet and JSON."""
+        if file.name.lower().endswith(PARQUET):
+            return ParquetSource(text_field=self.text_field).read(file)
+        return JsonLinesSource(text_field=self.text_field).read(file)
 
 
 def _on_hub(source: HuggingFaceSource) -> str:
@@ -74,6 +84,8 @@ def _on_hub(source: HuggingFaceSource) -> str:
 
 def _card(root: str) -> dict[str, Any]:
     """What the dataset's card declares in its front matter."""
+    import yaml
+
     place = Location(root)
     if not place.exists("README.md"):
         return {}
@@ -111,6 +123,8 @@ def _chosen(source: HuggingFaceSource, card: dict[str, Any], files: list[SourceF
 
 def _declared(source: HuggingFaceSource, configs: dict[str, Any], files: list[SourceFile]) -> list[SourceFile]:
     """The files of the `configs` of a card: globs, alone or a list of them by split."""
+    from fsspec.utils import glob_translate
+
     default = next((name for name in sorted(configs) if configs[name].get("default")), sorted(configs)[0])
     subset = source.subset or ("default" if "default" in configs else default)
     if subset not in configs:

@@ -10,27 +10,37 @@ import platform
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 from cluster.core.errors import InputError
-from pipelines.stages.corpus.documents import UNKNOWN, SourceFile
-from pipelines.stages.corpus.readers import READERS
-from pipelines.stages.corpus.readers.sources import InstalledPythonSource
+from pipelines.stages.corpus.documents import UNKNOWN, Broken, Document, SourceFile
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.readers.text import read_text
 from pipelines.stages.corpus.reading.files import local_file, walk
 
 PYTHON_LICENSE = "PSF-2.0"
 OWN_DISTRIBUTION = "trunkline"
 
 
-def list_files(source: InstalledPythonSource) -> list[SourceFile]:
-    """Files named `stdlib/...` and `site-packages/...`, sorted; `origin` says package and version, licence and URL."""
-    suffixes = source.suffixes or READERS[type(source)].suffixes
-    files = [*_standard_library(suffixes), *_installed(suffixes)]
-    if not files:
-        raise InputError(
-            f"corpus.sources: installed-python has no file ending in {' or '.join(suffixes)}",
-            "Correct the source's `suffixes`.",
-        )
-    return sorted(files, key=lambda file: file.name)
+class InstalledPythonSource(Source, frozen=True, tag="installed-python"):
+    """The standard library and site-packages of this Python, with licences from the packages' metadata."""
+
+    endings: ClassVar[tuple[str, ...]] = (".py",)
+
+    def read(self, file: SourceFile) -> Iterator[Document | Broken]:
+        """One document, as of a file of `text`."""
+        return read_text(file)
+
+    def list_files(self) -> list[SourceFile]:
+        """Files named `stdlib/...` and `site-packages/...`, sorted; `origin` says package, version, licence, URL."""
+        suffixes = self.file_endings()
+        files = [*_standard_library(suffixes), *_installed(suffixes)]
+        if not files:
+            raise InputError(
+                f"corpus.sources: installed-python has no file ending in {' or '.join(suffixes)}",
+                "Correct the source's `suffixes`.",
+            )
+        return sorted(files, key=lambda file: file.name)
 
 
 def _standard_library(suffixes: tuple[str, ...]) -> Iterator[SourceFile]:

@@ -12,43 +12,46 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile, converted, plain
-from pipelines.stages.corpus.readers import UNREADABLE, json_objects
+from pipelines.stages.corpus.readers import json_objects
 from pipelines.stages.corpus.readers.json_objects import Object, objects
 from pipelines.stages.corpus.readers.records import document
-from pipelines.stages.corpus.readers.sources import RedPajamaSource
-from pipelines.stages.corpus.reading import files
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.reading.files import UNREADABLE
 
 DOCUMENTS, SIGNALS, SIGNALS_ENDING = "/documents/", "/quality_signals/", ".signals.json"
 OF_LINES = "rps_lines_"
 OWN_IDS = ("arxiv_id", "id")  # fields that identify a document in its slice
 
 
-def list_files(source: RedPajamaSource) -> list[SourceFile]:
-    """As every source's, without the quality signals, which are read beside their documents."""
-    return [file for file in files.list_files(source) if SIGNALS_ENDING not in file.name]
+class RedPajamaSource(Source, frozen=True, tag="redpajama"):
+    """RedPajama v1 (all seven slices) and v2 (documents beside their quality signals) in their published layouts."""
 
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".json")
 
-def ranges(file: SourceFile) -> list[SourceFile]:
-    """As of other files of lines; v2's are read beside their signals, line by line, and stay whole."""
-    return [file] if DOCUMENTS in file.path else json_objects.ranges(file)
+    def list_files(self) -> list[SourceFile]:
+        """As every source's, without the quality signals, which are read beside their documents."""
+        return [file for file in super().list_files() if SIGNALS_ENDING not in file.name]
 
+    def ranges(self, file: SourceFile) -> list[SourceFile]:
+        """As of other files of lines; v2's are read beside their signals, line by line, and stay whole."""
+        return [file] if DOCUMENTS in file.path else json_objects.ranges(file)
 
-def read(source: RedPajamaSource, file: SourceFile) -> Iterator[Document | Broken]:
-    """A document a line. Metadata holds `meta`, or v2's fields and `quality_signals` (why, where they are missing)."""
-    signals: _Signals | None = None
-    for number, record in objects(file):
-        if isinstance(record, Broken):
-            yield record
-        elif "raw_content" in record:
-            signals = signals or _Signals(file)
-            yield _converted(file, number, partial(_second_version, file, number, record, signals))
-        else:
-            yield _converted(file, number, partial(_first_version, file, number, record))
+    def read(self, file: SourceFile) -> Iterator[Document | Broken]:
+        """A document a line. Metadata holds `meta`, or v2's fields and `quality_signals` (or why they are missing)."""
+        signals: _Signals | None = None
+        for number, record in objects(file):
+            if isinstance(record, Broken):
+                yield record
+            elif "raw_content" in record:
+                signals = signals or _Signals(file)
+                yield _converted(file, number, partial(_second_version, file, number, record, signals))
+            else:
+                yield _converted(file, number, partial(_first_version, file, number, record))
 
 
 def _converted(file: SourceFile, number: int, convert: Callable[[], Document | Broken]) -> Document | Broken:

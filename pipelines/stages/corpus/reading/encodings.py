@@ -14,8 +14,6 @@ import re
 import unicodedata
 from typing import IO, Any, NamedTuple
 
-import chardet
-
 BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -78,6 +76,8 @@ def hint(data: bytes, found: Decoded) -> str:
 
 def likely(data: bytes) -> str:
     """What chardet takes bytes for that are no UTF-8: good enough for a hint, and for no more. Empty if it is lost."""
+    import chardet
+
     return (chardet.detect(_telling(data))["encoding"] or "").lower()
 
 
@@ -113,6 +113,8 @@ def _is_the_same_in_all(data: bytes) -> bool:
 
 def _agrees(data: bytes, encoding: str) -> bool:
     """Whether chardet comes to the same text, whatever it calls its encoding."""
+    import chardet
+
     sample = _telling(data)
     found = chardet.detect(sample)["encoding"]
     try:
@@ -222,3 +224,9 @@ def _beyond_ascii(text: str) -> int:
 
 def _newlines(text: str) -> str:
     return text.replace("\r\n", "\n")
+
+
+def noted(encoding: str, replaced: int) -> dict[str, Any]:
+    """What a document's metadata say of its encoding, where that is worth a word."""
+    notes: dict[str, Any] = {} if encoding == "utf-8" else {"encoding": encoding}
+    return notes | ({"replacement_characters": replaced} if replaced else {})

@@ -11,34 +11,28 @@ import io
 import os
 import re
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
-
-from fsspec.utils import glob_translate
 
 from cluster.core.errors import InputError
 from cluster.core.storage.location import PACKED, Location, stamp_of
 from pipelines.stages.corpus.documents import SourceFile
-from pipelines.stages.corpus.readers import READERS
-from pipelines.stages.corpus.readers.sources import Source
 from pipelines.stages.corpus.reading.compression import HEAD_BYTES, decompressed, kind_of
 
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modules"}  # and hidden ones
 BUFFER_BYTES = 1 << 20
 MAX_DOCUMENT_BYTES = 64 << 20  # a larger file, line or field is no document
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error, ValueError)  # what reading a file may raise
 GLOB = re.compile(r"[*?\[]")
 
 
-def list_files(source: Source) -> list[SourceFile]:
-    """The files of a source, sorted by name. Raises InputError where there are none or they cannot be listed."""
-    return find(source.path, source.suffixes or READERS[type(source)].suffixes)
-
-
 def find(path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
-    """The files at `path` (a file, a folder or a glob) that end in one of the suffixes, compressed or not.
+    """The files at `path` (a file, a folder or a glob) that end in one of the suffixes, compressed or not, by name.
 
     A single file is taken whatever it ends in. Below a folder or a glob, hidden folders, `SKIPPED_FOLDERS` and links
-    back to a folder above are left out. Capitals do not matter in endings.
+    back to a folder above are left out. Capitals do not matter in endings. Raises InputError where there are no files,
+    or they cannot be listed.
     """
     path = path.removeprefix("file://")
     listed = (_find_remote if "://" in path else _find_local)(path) if path else None
@@ -170,6 +164,8 @@ def _is_skipped(folder: str) -> bool:
 
 def _split_glob(path: str) -> tuple[str, Callable[[str], object]]:
     """The folder that a glob starts in, and whether a name below it matches."""
+    from fsspec.utils import glob_translate
+
     root = path[: GLOB.search(path).start()].rpartition("/")[0]  # type: ignore[union-attr]
     pattern = path[len(root) :].lstrip("/")
     return root or ("/" if path.startswith("/") else "."), re.compile(glob_translate(pattern)).match

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules.cleaners import RemoveGutenbergBoilerplate, RemoveLicenseHeader, RemoveWebBoilerplate
+from pipelines.stages.corpus.rules.rule import Positive, Rule
 
 # Books before about 2000 have the notice called "small print" before the text instead of a START line.
 _BOOK_START = re.compile(
@@ -66,35 +66,41 @@ _FURNITURE = re.compile(
 _FURNITURE_EDGES = " \t\r.!…»›>|·•:*-[]()"
 
 
-def gutenberg(document: Document, config: RemoveGutenbergBoilerplate) -> str:
-    """Keep what lies between the marks; where one is missing, the text reaches to its own end on that side."""
-    text = document.text
-    end = _BOOK_END.search(text)
-    stop = end.start() if end else len(text)
-    starts = [match.end() for match in _BOOK_START.finditer(text, 0, stop)]
-    if not starts and not end:
+class RemoveGutenbergBoilerplate(Rule, frozen=True):
+    """Cut what Project Gutenberg puts before and after a book; a text without its marks stays whole."""
+
+    def apply(self, document: Document) -> str:
+        """Keep what lies between the marks; where one is missing, the text reaches to its own end on that side."""
+        text = document.text
+        end = _BOOK_END.search(text)
+        stop = end.start() if end else len(text)
+        starts = [match.end() for match in _BOOK_START.finditer(text, 0, stop)]
+        if not starts and not end:
+            return ""
+        book = text[starts[-1] if starts else 0 : stop].strip()
+        if starts and (credit := _PRODUCED_BY.match(book)):
+            book = book[credit.end() :].strip()
+        document.text = book
         return ""
-    book = text[starts[-1] if starts else 0 : stop].strip()
-    if starts and (credit := _PRODUCED_BY.match(book)):
-        book = book[credit.end() :].strip()
-    document.text = book
-    return ""
 
 
-def license_header(document: Document, config: RemoveLicenseHeader) -> str:
-    """Cut licence paragraphs from the comments that come before everything else."""
-    text = document.text
-    position = start = _skip_preamble(text, 0)
-    head: list[str] = []
-    while comment := _COMMENT.match(text, position):
-        kept = _without_license(comment[0])
-        position = _skip_preamble(text, comment.end())
-        gap = text[comment.end() : position]
-        head += [kept, gap if kept or gap.strip() else ""]
-    cleaned = "".join(head)
-    if cleaned != text[start:position]:
-        document.text = text[:start] + cleaned + text[position:]
-    return ""
+class RemoveLicenseHeader(Rule, frozen=True):
+    """Cut the licence and copyright notice from the comments at the head of a source file."""
+
+    def apply(self, document: Document) -> str:
+        """Cut licence paragraphs from the comments that come before everything else."""
+        text = document.text
+        position = start = _skip_preamble(text, 0)
+        head: list[str] = []
+        while comment := _COMMENT.match(text, position):
+            kept = _without_license(comment[0])
+            position = _skip_preamble(text, comment.end())
+            gap = text[comment.end() : position]
+            head += [kept, gap if kept or gap.strip() else ""]
+        cleaned = "".join(head)
+        if cleaned != text[start:position]:
+            document.text = text[:start] + cleaned + text[position:]
+        return ""
 
 
 def _skip_preamble(text: str, position: int) -> int:
@@ -126,13 +132,19 @@ def _without_license(comment: str) -> str:
     return "\n".join([*before, *after]) + comment[len(comment.removesuffix("\n")) :]
 
 
-def web(document: Document, config: RemoveWebBoilerplate) -> str:
-    """Drop furniture lines."""
-    lines = document.text.split("\n")
-    kept = [line for line in lines if len(line) > config.max_line_characters or not _is_furniture(line)]
-    if len(kept) < len(lines):
-        document.text = "\n".join(kept)
-    return ""
+class RemoveWebBoilerplate(Rule, frozen=True):
+    """Drop lines of cookie notices, sharing buttons and newsletter forms, by a short fixed list."""
+
+    max_line_characters: Positive = 300
+    """Longer lines are text and stay (ours)."""
+
+    def apply(self, document: Document) -> str:
+        """Drop furniture lines."""
+        lines = document.text.split("\n")
+        kept = [line for line in lines if len(line) > self.max_line_characters or not _is_furniture(line)]
+        if len(kept) < len(lines):
+            document.text = "\n".join(kept)
+        return ""
 
 
 def _is_furniture(line: str) -> bool:

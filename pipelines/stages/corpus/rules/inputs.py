@@ -13,7 +13,6 @@ import lzma
 import zlib
 from collections.abc import Callable
 
-import fsspec
 import zstandard
 
 from cluster.core.errors import InputError
@@ -33,6 +32,8 @@ _COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 def find(path: str, field: str) -> list[str]:
     """The files of a file, folder (all below it) or glob, sorted. Raises InputError where there is none."""
+    import fsspec
+
     files, root = fsspec.core.url_to_fs(path)
     if files.isfile(root):
         found = [root]
@@ -47,6 +48,8 @@ def find(path: str, field: str) -> list[str]:
 
 def read(url: str, field: str) -> bytes:
     """What lies in the file, as it is. Raises InputError."""
+    import fsspec
+
     try:
         with fsspec.open(url, "rb") as file:
             return bytes(file.read())

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from pipelines.stages.corpus.documents import Document
 from pipelines.stages.corpus.rules import mail
-from pipelines.stages.corpus.rules.cleaners import RemovePersonalData
+from pipelines.stages.corpus.rules.rule import Rule
 
 Accept = Callable[[re.Match[str]], bool]
 
@@ -74,26 +74,45 @@ _SECRETS = tuple(
 _MIN_ENTROPY_BITS = 3.0
 
 
-def remove(document: Document, config: RemovePersonalData) -> str:
-    """Replace what is found, and add to the counts in the metadata. Never rejects."""
-    text = document.text
-    found: Counter[str] = Counter()
-    for literal, pattern in _SECRETS if config.secret else ():
-        if literal in text:
-            text = _replace(text, "secret", config.secret, pattern, _is_secret, found)
-    if config.email:
-        text = _replace_mail(text, config.email, found)
-    for kind, guard, pattern, accept in _NUMBERS:
-        placeholder: str = getattr(config, kind)
-        if placeholder and guard.search(text):
-            text = _replace(text, kind, placeholder, pattern, accept, found)
-    if found:
-        document.text = text
-        before: dict[str, int] = document.metadata.get("personal_data", {})
-        document.metadata["personal_data"] = {
-            kind: before.get(kind, 0) + found[kind] for kind in sorted(before.keys() | found.keys())
-        }
-    return ""
+class RemovePersonalData(Rule, frozen=True):
+    """Replace mail addresses, telephone, card and identity numbers, public IP addresses and secrets by placeholders.
+
+    Counts go to the metadata as `personal_data`. An empty placeholder leaves that kind as it is.
+    """
+
+    email: str = "email@example.com"
+    """Stands for a mail address (FineWeb)."""
+    ip_address: str = "192.0.2.1"
+    """Stands for a public IPv4 or IPv6 address; private ones stay (FineWeb, which writes real addresses instead)."""
+    phone: str = "<PHONE>"
+    """Stands for a telephone number in international, North American or Chinese notation (ours)."""
+    credit_card: str = "<CARD>"
+    """Stands for a card number of a known issuer with a right Luhn digit (ours)."""
+    identity_number: str = "<ID>"
+    """Stands for a Chinese identity number with a right check digit (MNBVC removes them)."""
+    secret: str = "<KEY>"
+    """Stands for an API key, token or private key (patterns of gitleaks; the placeholder of StarCoder)."""
+
+    def apply(self, document: Document) -> str:
+        """Replace what is found, and add to the counts in the metadata. Never rejects."""
+        text = document.text
+        found: Counter[str] = Counter()
+        for literal, pattern in _SECRETS if self.secret else ():
+            if literal in text:
+                text = _replace(text, "secret", self.secret, pattern, _is_secret, found)
+        if self.email:
+            text = _replace_mail(text, self.email, found)
+        for kind, guard, pattern, accept in _NUMBERS:
+            placeholder: str = getattr(self, kind)
+            if placeholder and guard.search(text):
+                text = _replace(text, kind, placeholder, pattern, accept, found)
+        if found:
+            document.text = text
+            before: dict[str, int] = document.metadata.get("personal_data", {})
+            document.metadata["personal_data"] = {
+                kind: before.get(kind, 0) + found[kind] for kind in sorted(before.keys() | found.keys())
+            }
+        return ""
 
 
 def _replace(

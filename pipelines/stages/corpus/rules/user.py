@@ -8,8 +8,9 @@ from typing import Any
 
 from cluster.core.errors import InputError, TrunklineError
 from cluster.core.identity import usercode
+from cluster.core.specs.naming import Function
 from pipelines.stages.corpus.documents import Document
-from pipelines.stages.corpus.rules.rule import Python
+from pipelines.stages.corpus.rules.rule import Rule
 
 
 @functools.cache
@@ -21,21 +22,29 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def apply(document: Document, config: Python) -> str:
-    """The function's reason, which must be a string. Raises InputError with the document where the function fails."""
-    function = _function(config.function)
-    try:
-        reason = function(document, **config.options)
-    except TrunklineError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{config.function} failed on {document.id}: {usercode.told(error)}",
-            "Mend the function, or let it return a reason for such documents.",
-        ) from error
-    if not isinstance(reason, str):
-        raise InputError(
-            f"{config.function} returned {reason!r} for {document.id}, which is no reason",
-            "A rule returns a string: why it rejects the document, or '' to keep it.",
-        )
-    return reason
+class Python(Rule, frozen=True):
+    """A function of the user's: `rule(document) -> reason`, empty to keep; it may change the document."""
+
+    function: Function
+    """Import string, such as `my_rules:no_poems`; the module travels with the submitted folder."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the function."""
+
+    def apply(self, document: Document) -> str:
+        """The function's reason. Raises InputError, naming the document, where it fails or returns no string."""
+        function = _function(self.function)
+        try:
+            reason = function(document, **self.options)
+        except TrunklineError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{self.function} failed on {document.id}: {usercode.told(error)}",
+                "Mend the function, or let it return a reason for such documents.",
+            ) from error
+        if not isinstance(reason, str):
+            raise InputError(
+                f"{self.function} returned {reason!r} for {document.id}, which is no reason",
+                "A rule returns a string: why it rejects the document, or '' to keep it.",
+            )
+        return reason

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from cluster.core.storage.location import Location
-from pipelines.stages.corpus.rules.language import identify
+from pipelines.stages.corpus.rules.identification import identify
 from pipelines.stages.tokens.tokenizers.sampling import sample
 
 UNSEGMENTED = {"zh", "wuu", "yue", "ja", "th", "lo", "km", "my", "bo"}  # blanks do not part words

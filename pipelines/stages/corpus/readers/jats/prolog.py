@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from lxml import etree
 
 from pipelines.stages.corpus.readers.jats.xml import Piece, move
-from pipelines.stages.corpus.reading.encodings import decode
+from pipelines.stages.corpus.reading.encodings import decode, noted
 
 _ENCODING = re.compile(rb"<\?xml[^>]*?\sencoding\s*=\s*[\"']([\w.:-]+)")
 _PREFIX = re.compile(rb"xmlns:([\w.-]+)\s*=\s*(\"[^\"<]*\"|'[^'<]*')")
@@ -157,12 +157,6 @@ class Prolog:
             return "".join(f"&#{ord(character)};" for character in text).encode()
 
         return _NAMED.sub(replace, data), sorted(unknown)
-
-
-def noted(encoding: str, replaced: int) -> dict[str, Any]:
-    """What a document's metadata say of its encoding, as those of a plain text."""
-    notes: dict[str, Any] = {} if encoding == "utf-8" else {"encoding": encoding}
-    return notes | ({"replacement_characters": replaced} if replaced else {})
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.stages.corpus.readers.jats.authors import is_about_authors, is_section_about_authors
 from pipelines.stages.corpus.readers.jats.mathml import text_of as formula_text
 from pipelines.stages.corpus.readers.jats.meta import XML_LANG, find, local, plain
 from pipelines.stages.corpus.readers.jats.references import person_text, reference_text
 from pipelines.stages.corpus.readers.jats.tables import TableRows
-from pipelines.stages.corpus.readers.sources import JatsSource
 
 BREAK = "\u2028"  # a line break within a paragraph, while blanks are collapsed
 
@@ -29,9 +28,18 @@ _BOILERPLATE = re.compile(
 )
 
 
-def text_of(article: Any, source: JatsSource) -> str:
+class Parts(NamedTuple):
+    """Which parts of an article count; `JatsSource` describes them."""
+
+    tables: bool
+    formulas: bool
+    references: bool
+    acknowledgements: bool
+
+
+def text_of(article: Any, parts: Parts) -> str:
     """The text of an `article`, `sub-article` or `response`, without those within it."""
-    writer = _Writer(source)
+    writer = _Writer(parts)
     meta = find(article, "front", "article-meta")
     if meta is None:
         meta = find(article, "front-stub")
@@ -41,7 +49,7 @@ def text_of(article: Any, source: JatsSource) -> str:
         element = find(article, part)
         if element is not None:
             writer.block(element)
-    if meta is not None and source.acknowledgements:
+    if meta is not None and parts.acknowledgements:
         writer.about_authors(meta)
     return "\n\n".join(writer.blocks)
 
@@ -59,8 +67,8 @@ class _Heading(str):
 
 
 class _Writer:
-    def __init__(self, source: JatsSource) -> None:
-        self.source = source
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
         self.blocks: list[str] = []
         self.line: list[str] = []  # of the paragraph under way
         self.later: list[Any] = []  # what floats in it
@@ -143,7 +151,7 @@ class _Writer:
 
 def _section(writer: _Writer, element: Any) -> None:
     """A part with a heading, which is left out where nothing follows it."""
-    if not writer.source.acknowledgements and is_section_about_authors(element):
+    if not writer.parts.acknowledgements and is_section_about_authors(element):
         return
     writer.flush()
     start = len(writer.blocks)
@@ -153,7 +161,7 @@ def _section(writer: _Writer, element: Any) -> None:
 
 
 def _about_authors(writer: _Writer, element: Any) -> None:
-    if writer.source.acknowledgements:
+    if writer.parts.acknowledgements:
         _section(writer, element)
 
 
@@ -180,7 +188,7 @@ def _float(writer: _Writer, element: Any) -> None:
 
 def _footnote(writer: _Writer, element: Any) -> None:
     heading = re.split(r"[:.]", plain(element)[:100], maxsplit=1)[0]
-    if writer.source.acknowledgements or not is_about_authors(element, heading):
+    if writer.parts.acknowledgements or not is_about_authors(element, heading):
         _float(writer, element)
 
 
@@ -220,7 +228,7 @@ def _definitions(writer: _Writer, element: Any) -> None:
 
 def _table(writer: _Writer, element: Any) -> None:
     writer.flush()
-    if not writer.source.tables:
+    if not writer.parts.tables:
         return
     writer.push("\n".join(map(" | ".join, writer.tables.rows(element, writer.one_line))))
 
@@ -250,29 +258,29 @@ def _alternatives(writer: _Writer, element: Any) -> None:
 
 def _display_formula(writer: _Writer, element: Any) -> None:
     writer.flush()
-    if writer.source.formulas:
+    if writer.parts.formulas:
         writer.push(" ".join(filter(None, (writer.one_line(element), plain(find(element, "label"))))))
 
 
 def _inline_formula(writer: _Writer, element: Any) -> None:
-    if writer.source.formulas:
+    if writer.parts.formulas:
         writer.walk(element)
 
 
 def _tex(writer: _Writer, element: Any) -> None:
-    if writer.source.formulas:
+    if writer.parts.formulas:
         text = "".join(element.itertext())
         document = _TEX.search(text)
         writer.line.append((document[1] if document else text).strip())
 
 
 def _math(writer: _Writer, element: Any) -> None:
-    if writer.source.formulas:
+    if writer.parts.formulas:
         writer.line.append(formula_text(element))
 
 
 def _references(writer: _Writer, element: Any) -> None:
-    if writer.source.references:
+    if writer.parts.references:
         _section(writer, element)
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipelines.stages.corpus.readers import UNREADABLE
+from pipelines.stages.corpus.reading.files import UNREADABLE
 from pipelines.stages.corpus.tally import WRONG_LENGTH
 
 HEADER_BYTES = 1 << 16

@@ -1,170 +1,80 @@
 """Dumps of MediaWiki, such as Wikipedia's `pages-articles.xml.bz2`: a document an article, without markup.
 
-The XML is parsed as it streams, a page in memory at a time. What is no article (redirects, pages of other namespaces,
-pages that are not wikitext) comes out as `Broken` with that reason, so that every page of a dump is counted.
+What is no article (redirects, pages of other namespaces, pages that are not wikitext) comes out as `Broken` with that
+reason, so that every page of a dump is counted.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
-
-from lxml import etree
 
 from cluster.control.failures import describe
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
-from pipelines.stages.corpus.readers.sources import WikipediaSource
-from pipelines.stages.corpus.readers.wikipedia.wikitext import FILES_AND_CATEGORIES, to_text
-from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES, open_stream
+from pipelines.stages.corpus.readers.source import Source
+from pipelines.stages.corpus.reading.files import open_stream
 
-CHUNK_BYTES = 1 << 16
+if TYPE_CHECKING:
+    from pipelines.stages.corpus.readers.wikipedia.dump import Page, Site
+
 LICENSE = "CC-BY-SA-4.0"  # of Wikimedia's wikis since June 2023
-REMOVED_NAMESPACES = ("-2", "6", "14")  # media, files, categories: what links to them is not text
 URL_SAFE = ";@$!*(),/~:"  # what MediaWiki leaves as it is
-_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _REDIRECT = re.compile(r"\s*#\w+\s*:?\s*\[\[([^\]|]+)")
 
 
-class Site(NamedTuple):
-    """What a dump says of its wiki: language, the address that titles are put behind, namespaces that hold no text."""
+class WikipediaSource(Source, frozen=True, tag="wikipedia"):
+    """Dumps of MediaWiki (`pages-articles.xml.bz2`): articles without markup; redirects are no documents."""
 
-    language: str
-    prefix: str
-    removed: frozenset[str]
+    endings: ClassVar[tuple[str, ...]] = (".xml", ".bz2")
 
+    templates: bool = False
+    """Keep what the arguments of every template hold; else only templates that stand for words of the text are kept."""
 
-class Revision(NamedTuple):
-    """A state of a page; what the dump does not say is empty."""
+    def read(self, file: SourceFile) -> Iterator[Document | Broken]:
+        """A document an article, `<file>#<page id>`; metadata holds `title`, `revision`, `timestamp` and `language`.
 
-    id: str = ""
-    timestamp: str = ""
-    model: str = ""
-    markup: str = ""
+        Reasons of `Broken` are `redirect`, `namespace`, `model`, `no_text`, and `markup` for what is too long or nested
+        too deep. Raises ValueError where the XML is malformed or cut off.
+        """
+        from pipelines.stages.corpus.readers.wikipedia.dump import pages
 
+        with open_stream(file) as stream:
+            for site, page in pages(stream):
+                id_ = f"{file.name}#{page.id or page.title}"
+                try:
+                    text = self._text(site, page)
+                except ValueError as error:
+                    yield Broken(id_, f"page {page.title!r}", str(error))
+                    continue
+                except Exception as error:  # whatever the markup does to a parser costs one page
+                    yield Broken(id_, f"page {page.title!r}", f"failed: {describe(error)}")
+                    continue
+                metadata = {
+                    "title": page.title,
+                    "revision": page.revision.id,
+                    "timestamp": page.revision.timestamp,
+                    "language": site.language,
+                }
+                places = {**file.origin, "license": self.license or LICENSE}
+                if site.prefix:
+                    places["url"] = site.prefix + quote(page.title.replace(" ", "_"), safe=URL_SAFE)
+                yield Document(id_, text, metadata={name: value for name, value in metadata.items() if value}, **places)
 
-class Page(NamedTuple):
-    """A page in the last revision that the dump has of it."""
+    def _text(self, site: Site, page: Page) -> str:
+        """The article's text. Raises ValueError, its message the reason, where the page is none."""
+        from pipelines.stages.corpus.readers.wikipedia.wikitext import to_text
 
-    id: str
-    title: str
-    namespace: str
-    redirect: str
-    revision: Revision
-
-
-def read(source: WikipediaSource, file: SourceFile) -> Iterator[Document | Broken]:
-    """A document an article, `<file>#<page id>`; metadata holds `title`, `revision`, `timestamp` and `language`.
-
-    Reasons of `Broken` are `redirect`, `namespace`, `model`, `no_text`, and `markup` for what is too long or nested
-    too deep. Raises ValueError where the XML is malformed or cut off.
-    """
-    with open_stream(file) as stream:
-        for site, page in _pages(stream):
-            id_ = f"{file.name}#{page.id or page.title}"
-            try:
-                text = _text(source, site, page)
-            except ValueError as error:
-                yield Broken(id_, f"page {page.title!r}", str(error))
-                continue
-            except Exception as error:  # whatever the markup does to a parser costs one page
-                yield Broken(id_, f"page {page.title!r}", f"failed: {describe(error)}")
-                continue
-            metadata = {
-                "title": page.title,
-                "revision": page.revision.id,
-                "timestamp": page.revision.timestamp,
-                "language": site.language,
-            }
-            places = {**file.origin, "license": source.license or LICENSE}
-            if site.prefix:
-                places["url"] = site.prefix + quote(page.title.replace(" ", "_"), safe=URL_SAFE)
-            yield Document(id_, text, metadata={name: value for name, value in metadata.items() if value}, **places)
-
-
-def _text(source: WikipediaSource, site: Site, page: Page) -> str:
-    """The article's text. Raises ValueError, its message the reason, where the page is none."""
-    if page.redirect:
-        raise ValueError(f"redirect: {page.redirect}")
-    if page.namespace not in ("", "0"):
-        raise ValueError(f"namespace: {page.namespace}")
-    if page.revision.model not in ("", "wikitext"):
-        raise ValueError(f"model: {page.revision.model}")
-    if found := _REDIRECT.match(page.revision.markup):  # dumps before 2012 say it nowhere else
-        raise ValueError(f"redirect: {found[1]}")
-    text = to_text(page.revision.markup, removed=site.removed, templates=source.templates, language=site.language)
-    if not text:
-        raise ValueError("no_text")
-    return text
-
-
-def _pages(stream: io.BufferedReader) -> Iterator[tuple[Site, Page]]:
-    """The pages of a dump in its order. Raises ValueError with the line where the XML breaks off."""
-    parser = etree.XMLPullParser(
-        ("start", "end"),
-        tag=("{*}mediawiki", "{*}siteinfo", "{*}revision", "{*}page"),
-        huge_tree=True,  # no limit to the file; the bytes between two pages or revisions are bounded here
-        resolve_entities=False,
-        no_network=True,
-        remove_comments=True,
-        remove_pis=True,
-    )
-    site, revision = Site("", "", FILES_AND_CATEGORIES), Revision()
-    problem: etree.XMLSyntaxError | None = None
-    is_dump = False
-    pending_bytes = 0
-    chunk = b" "
-    while chunk and problem is None:
-        chunk = stream.read1(CHUNK_BYTES)
-        pending_bytes += len(chunk)
-        try:
-            if chunk:
-                parser.feed(chunk)
-            else:
-                parser.close()
-        except etree.XMLSyntaxError as error:  # raised when what came before it has been handed on
-            problem = error
-        for event, element in parser.read_events():
-            kind = etree.QName(element).localname
-            if event == "start":
-                if kind == "mediawiki":
-                    is_dump = True
-                    site = site._replace(language=element.get(_LANGUAGE, ""))
-                continue
-            pending_bytes = 0
-            if kind == "siteinfo":
-                site = _site(element, site.language)
-            elif kind == "revision":
-                revision = Revision(*(_child(element, name) for name in ("id", "timestamp", "model", "text")))
-                element.clear()
-            elif kind == "page":
-                yield site, _page(element, revision)
-                revision = Revision()
-                element.clear()
-                while element.getprevious() is not None:
-                    del element.getparent()[0]
-        if pending_bytes > MAX_DOCUMENT_BYTES:
-            raise ValueError(f"no page ends in {MAX_DOCUMENT_BYTES} bytes: this is no dump of MediaWiki's pages")
-    if problem is not None:
-        raise ValueError(f"line {problem.lineno}: {problem.msg}")
-    if not is_dump:
-        raise ValueError("no element <mediawiki>: this is no dump of MediaWiki's pages")
-
-
-def _site(siteinfo: etree._Element, language: str) -> Site:
-    base = _child(siteinfo, "base")
-    names = siteinfo.iterfind("{*}namespaces/{*}namespace")
-    removed = {(name.text or "").lower() for name in names if name.get("key") in REMOVED_NAMESPACES}
-    return Site(language, base[: base.rfind("/") + 1], FILES_AND_CATEGORIES | removed)
-
-
-def _page(page: etree._Element, revision: Revision) -> Page:
-    redirect = page.find("{*}redirect")
-    target = "" if redirect is None else redirect.get("title", "")
-    return Page(_child(page, "id"), _child(page, "title"), _child(page, "ns"), target, revision)
-
-
-def _child(element: etree._Element, name: str) -> str:
-    return element.findtext(f"{{*}}{name}") or ""
+        if page.redirect:
+            raise ValueError(f"redirect: {page.redirect}")
+        if page.namespace not in ("", "0"):
+            raise ValueError(f"namespace: {page.namespace}")
+        if page.revision.model not in ("", "wikitext"):
+            raise ValueError(f"model: {page.revision.model}")
+        if found := _REDIRECT.match(page.revision.markup):  # dumps before 2012 say it nowhere else
+            raise ValueError(f"redirect: {found[1]}")
+        text = to_text(page.revision.markup, removed=site.removed, templates=self.templates, language=site.language)
+        if not text:
+            raise ValueError("no_text")
+        return text
