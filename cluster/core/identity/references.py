@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import importlib.util
 import re
 import sys
@@ -22,6 +21,7 @@ import msgspec
 from msgspec import inspect
 
 from cluster.core.identity import digests, places, usercode
+from cluster.core.import_strings import import_string
 from cluster.core.specs import naming
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.location import PACKED, Location, stamp_of
@@ -124,8 +124,7 @@ def _walk(kind: inspect.Type, value: Any, where: str, mark: dict[str, Any], stru
 
 
 def _suffixes(mark: dict[str, Any], struct: Any) -> tuple[str, ...]:
-    module, _, function = mark["suffixes"].partition(":")
-    return tuple(getattr(importlib.import_module(module), function)(struct)) if module else ()
+    return tuple(import_string(mark["suffixes"])(struct)) if mark["suffixes"] else ()
 
 
 def of_files(text: str, suffixes: tuple[str, ...] = (), beside: tuple[str, ...] = (), skip: Path | None = None) -> str:
