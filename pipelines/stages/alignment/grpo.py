@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.objectives.objective import Objective
 
 EPSILON = 1e-4
 
@@ -65,5 +65,5 @@ class Grpo(Objective):
         ratio = (logprobs - behaviour).exp()
         clipped = ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio)
         surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-        self.tell((logprobs - behaviour).abs().sum(), (ratio != clipped).sum(), -logprobs.sum())
+        self.add_sums((logprobs - behaviour).abs().sum(), (ratio != clipped).sum(), -logprobs.sum())
         return (self.kl_coef * k3(logprobs, reference) - surrogate).sum()

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.stages.export.origins import MODEL, chain, origin, reference
-from pipelines.stages.training.models.models import BLANK_GLM
+from pipelines.stages.training.models.sizes import BLANK_GLM
 
 # By the end of the class that config.json names: transformers' `Auto` class, the Hub's task, what it is called here.
 HEADS = {

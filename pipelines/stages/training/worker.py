@@ -31,7 +31,8 @@ from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.interruption import Undisturbed
 from pipelines.stages.training.loop import Loop
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters, load_model
-from pipelines.stages.training.objectives.objectives import Objective, objective_for
+from pipelines.stages.training.objectives.objective import Objective
+from pipelines.stages.training.objectives.objectives import objective_for
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.training.parallel.ulysses import share_sequences
 from pipelines.stages.training.samples import make_sampler
