@@ -18,7 +18,7 @@ from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.grpo import Grpo
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards import reward_function
+from pipelines.stages.alignment.rewards.rewards import reward_function
 from pipelines.stages.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.spec import REWARD_MODEL

@@ -24,7 +24,8 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ComparisonSpec
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards import Sample, python_parses
+from pipelines.stages.alignment.rewards.python_parses import python_parses
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.evaluation.loss import Window, windows
 from pipelines.stages.evaluation.stage import beginning, heldout_texts
 from pipelines.stages.generation.engine import (
