@@ -35,8 +35,8 @@ from pipelines.specs import CorpusSpec, PretrainSpec, ScalingSpec, TokenizerSpec
 from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.filling import Filler
-from pipelines.stages.training.objectives.infilling import MEAN_SPAN_TOKENS, infill
-from pipelines.stages.training.objectives.objectives import visible
+from pipelines.stages.training.objectives.infilling import infill, visible
+from pipelines.stages.training.objectives.infilling_short import MEAN_SPAN_TOKENS
 
 SEQUENCE_LENGTH, LONGEST = 128, 120
 SPECIAL = ("[MASK]", "[sMASK]", "[gMASK]", "<sop>", "<eop>")

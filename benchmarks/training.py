@@ -107,7 +107,7 @@ def rival(what: str, tokens_folder: str, model: str, steps: int, batch: int) -> 
 def plain(model: Any, stream: Any, eos_token_id: int, steps: int, size: int) -> list[float]:
     import torch
 
-    from pipelines.stages.training.objectives.objectives import CausalLM
+    from pipelines.stages.training.objectives.causal import CausalLM
 
     objective = CausalLM(model, eos_token_id, "fp32")
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

@@ -1,54 +1,45 @@
-"""What pipelines are written with: every spec, and the structs that they are made of, such as rules of a corpus.
-
-`SPECS` finds specs by their kind. What is in a list of its own, such as the rules, is here as soon as it is there.
+"""What pipelines are written with: every spec, a line each, in the order of `ctl spec list`, and the structs that they
+are made of, such as the rules of a corpus. `SPECS` finds specs by their kind.
 """
 
-# ruff: noqa: F401, F403
+# ruff: isort: skip_file
+# ruff: noqa: F403
+from cluster.core.specs.spec import Spec as Spec
+from pipelines.stages.corpus.spec import CorpusSpec as CorpusSpec
+from pipelines.stages.tokens.spec import TokenizerSpec as TokenizerSpec
+from pipelines.stages.tokens.tokenizers.vocabulary_spec import VocabularySpec as VocabularySpec
+from pipelines.stages.tokens.spec import TokensSpec as TokensSpec
+from pipelines.stages.tokens.mixing.spec import MixtureSpec as MixtureSpec
+from pipelines.stages.training.spec import PretrainSpec as PretrainSpec
+from pipelines.stages.tuning.spec import PretrainedSpec as PretrainedSpec
+from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec as ExtendedModelSpec
+from pipelines.stages.tuning.spec import ConversationsSpec as ConversationsSpec
+from pipelines.stages.tuning.spec import SftSpec as SftSpec
+from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
+from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
+from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec
+from pipelines.stages.compression.spec import QuantizeSpec as QuantizeSpec
+from pipelines.stages.evaluation.spec import EvaluationSpec as EvaluationSpec
+from pipelines.stages.evaluation.spec import PerplexitySpec as PerplexitySpec
+from pipelines.stages.evaluation.spec import BenchmarkSpec as BenchmarkSpec
+from pipelines.stages.evaluation.spec import ComparisonSpec as ComparisonSpec
+from pipelines.stages.evaluation.spec import GenerationSpec as GenerationSpec
+from pipelines.stages.evaluation.spec import HumanEvalSpec as HumanEvalSpec
+from pipelines.stages.export.spec import ExportSpec as ExportSpec
+from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
+from cluster.core.specs.infra import InfraSpec as InfraSpec
+from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 
-from cluster.core.specs.endpoint import EndpointSpec
-from cluster.core.specs.infra import InfraSpec
-from cluster.core.specs.scaling import ScalingSpec
-from cluster.core.specs.spec import Spec
-from pipelines.stages.alignment.spec import PreferencesSpec, RewardSpec, RlhfSpec
-from pipelines.stages.compression.spec import QuantizeSpec
-from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
+# Parts of specs and their bases, which have no kind. Of readers and rules all that their lists have.
+from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
+from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
-from pipelines.stages.corpus.spec import CorpusSpec
-from pipelines.stages.evaluation.spec import BenchmarkSpec, ComparisonSpec, EvaluationSpec, ExportSpec, PerplexitySpec
-from pipelines.stages.generation.spec import GenerationSpec, HumanEvalSpec
-from pipelines.stages.tokens.mixing.spec import MixturePhase, MixtureSpec
-from pipelines.stages.tokens.spec import TokenizerSpec, TokensSpec
-from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec, VocabularySpec
-from pipelines.stages.training.spec import PretrainSpec, TrainingSpec
-from pipelines.stages.tuning.spec import ConversationsSpec, PretrainedSpec, SftSpec
+from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase
+from pipelines.stages.training.spec import TrainingSpec as TrainingSpec
 
 SPECS: dict[str, type[Spec]] = {
-    cls.kind: cls
-    for cls in (
-        CorpusSpec,
-        TokenizerSpec,
-        VocabularySpec,
-        TokensSpec,
-        MixtureSpec,
-        PretrainSpec,
-        PretrainedSpec,
-        ExtendedModelSpec,
-        ConversationsSpec,
-        SftSpec,
-        PreferencesSpec,
-        RewardSpec,
-        RlhfSpec,
-        QuantizeSpec,
-        EvaluationSpec,
-        PerplexitySpec,
-        BenchmarkSpec,
-        ComparisonSpec,
-        GenerationSpec,
-        HumanEvalSpec,
-        ExportSpec,
-        EndpointSpec,
-        InfraSpec,
-        ScalingSpec,
-    )
+    value.kind: value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, Spec) and hasattr(value, "kind")
 }

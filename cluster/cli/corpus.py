@@ -42,12 +42,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show the flow of documents through every step, their licences, and where the page with everything else is."""
-    from pipelines.stages.corpus import summary as corpora
+    from pipelines.stages.corpus import summary
 
     artifact = _open(ref, store)
-    found = corpora.report(artifact)
+    found = summary.report(artifact)
     if page:
-        page.write_bytes(corpora.page(artifact))
+        page.write_bytes(summary.page(artifact))
     if as_json:
         print_json(found)
         return
@@ -67,10 +67,10 @@ def report(
 @corpus.command()
 def stats(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
     """Show how much a corpus holds, of which languages, licences and sources, and what its tokens are like."""
-    from pipelines.stages.corpus import summary as corpora
+    from pipelines.stages.corpus import summary
 
     artifact = _open(ref, store)
-    found, tokens = corpora.report(artifact), corpora.token_statistics(artifact)
+    found, tokens = summary.report(artifact), summary.token_statistics(artifact)
     kept = {name: found[name] for name in ("documents", "bytes", "characters", "replacement_characters")}
     shares = {name: found[name] for name in ("languages", "licenses", "sources", "encodings")}
     if as_json:
@@ -101,9 +101,9 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Print documents drawn at random (the same ones for the same seed)."""
-    from pipelines.stages.corpus import summary as corpora
+    from pipelines.stages.corpus import summary
 
-    found = corpora.sample(_open(ref, store), _checked(part), count, seed)
+    found = summary.sample(_open(ref, store), _checked(part), count, seed)
     if as_json:
         print_json(found)
         return
@@ -125,9 +125,9 @@ def search(
     """Find documents by a regular expression."""
     from itertools import islice
 
-    from pipelines.stages.corpus import summary as corpora
+    from pipelines.stages.corpus import summary
 
-    found = list(islice(corpora.search(_open(ref, store), _checked(part), pattern, ignore_case=ignore_case), limit))
+    found = list(islice(summary.search(_open(ref, store), _checked(part), pattern, ignore_case=ignore_case), limit))
     if as_json:
         print_json([{name: value for name, value in row.items() if name != "text"} for row in found])
     else:

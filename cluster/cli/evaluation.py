@@ -38,20 +38,20 @@ def compare(
 
     from cluster.core.errors import UsageError
     from cluster.core.storage.store import Store
-    from pipelines.stages.evaluation import paired as comparison
+    from pipelines.stages.evaluation import paired
 
     opened = Store(store)
     if len(set(refs)) < len(refs):
         raise UsageError("an artifact is named twice", "Name each once.")
-    found = [comparison.read(opened.resolve(ref)) for ref in refs]
-    differences = comparison.differences(found, seed)
+    found = [paired.read(opened.resolve(ref)) for ref in refs]
+    differences = paired.differences(found, seed)
     if as_json:
         results = {one.ref: list(one.results.values()) for one in found}
         print_json(msgspec.to_builtins({"results": results, "differences": differences}))
         return
     rows = [
         (*metric, _better(found, metric), *(_figure(one.results.get(metric)) for one in found))
-        for metric in comparison.metrics(found)
+        for metric in paired.metrics(found)
     ]
     numbers = {one.ref: f"[{number}]" for number, one in enumerate(found, 1)}
     for one in found:

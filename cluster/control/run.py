@@ -16,7 +16,7 @@ from cluster.core.ahead import Ahead
 from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import Graph, Step, read_changes
-from cluster.core.identity import named, usercode
+from cluster.core.identity import references, usercode
 from cluster.core.pipeline import Pipeline, prepare
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
@@ -60,7 +60,7 @@ def _require_functions(graph: Graph, store: Store) -> None:
     for step in graph.steps:
         if store.find(step.kind, step.fingerprint):
             continue
-        for where, name in named.functions(step.spec).items():
+        for where, name in references.functions(step.spec).items():
             try:
                 usercode.load(name)
             except InputError as error:

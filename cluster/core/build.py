@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,8 @@ import msgspec
 from cluster.core import provenance
 from cluster.core.context import Context, Report, silent, unheard
 from cluster.core.errors import SpecError
-from cluster.core.identity import named as identity
+from cluster.core.identity import references
+from cluster.core.import_strings import import_string
 from cluster.core.specs import spec as specs
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
@@ -32,8 +32,7 @@ Stage = Callable[[Context[Any]], dict[str, Any]]
 
 def load_stage(spec: Spec) -> Stage:
     """The function named by the spec's import string, `package.module:function`."""
-    module, _, function = spec.stage.partition(":")
-    stage: Stage = getattr(importlib.import_module(module), function)
+    stage: Stage = import_string(spec.stage)
     return stage
 
 
@@ -58,7 +57,7 @@ def build(
     """
     if not hasattr(spec, "stage"):
         raise SpecError(f"{spec.kind} is not a stage: it has nothing to build")
-    named = identity.named(spec, store.local_root) if named is None else named
+    named = references.named(spec, store.local_root) if named is None else named
     fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()}, named)
     if artifact := store.find(spec.kind, fingerprint):
         return artifact
@@ -113,12 +112,14 @@ def _run_stage(
     clock = time.monotonic()
     code, user_code = provenance.code(), provenance.user_code()  # before the stage: edits meanwhile are not its code
     place, print_ = draft.location, draft.fingerprint
-    context = Context(identity.located(spec), inputs, place, scaling, draft.name, print_, report, notice, written=spec)
+    context = Context(
+        references.located(spec), inputs, place, scaling, draft.name, print_, report, notice, written=spec
+    )
     metrics = load_stage(spec)(context)
     for given in inputs.values():
         if isinstance(given, Draft):  # read to its end or not: what it was part of must exist
             given.wait()
-    now = identity.named(spec, store.local_root)
+    now = references.named(spec, store.local_root)
     if changed := sorted(where for where, digest in draft.record.named.items() if now.get(where, digest) != digest):
         notice(f"what {' and '.join(changed)} names changed while it was read: remove {draft.record.ref} and run again")
     record = msgspec.structs.replace(

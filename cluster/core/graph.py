@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from cluster.core.errors import InputError, SpecError, TrunklineError, nearest
-from cluster.core.identity import named as identity
+from cluster.core.identity import references
 from cluster.core.specs import literals, overlay
 from cluster.core.specs import spec as specs
 from cluster.core.specs.endpoint import EndpointSpec
@@ -114,8 +114,8 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
 
 def _named(spec: Spec, inputs: dict[str, str], store: Store) -> dict[str, str]:
     """What a spec names, as it is here; where files are gone, what was made of them last is what they were."""
-    found = identity.named(spec, store.local_root)
-    if gone := identity.missing(spec):
+    found = references.named(spec, store.local_root)
+    if gone := references.missing(spec):
         written = specs.fields(spec)
         for made in reversed(store.list(spec.kind)):
             record = made.record

@@ -28,6 +28,11 @@ def context_tokens(config: dict[str, Any]) -> int | None:
     return next((int(text[name]) for name in POSITIONS if text.get(name)), None)
 
 
+def fitting_tokens(config: dict[str, Any], wanted: int) -> int:
+    """The longest sequence up to `wanted` tokens that a model of this configuration takes."""
+    return min(wanted, context_tokens(config) or wanted)
+
+
 def embedding_rows(config: dict[str, Any]) -> int:
     """How many token ids the model has a row for."""
     return int((config.get("text_config") or config)["vocab_size"])

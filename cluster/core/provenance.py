@@ -67,7 +67,9 @@ def _checkout(file: Path, must_be_tracked: bool) -> Code:
         name = file.relative_to(top).as_posix()
         ignored = ("ls-files", "--others", "--ignored", "--exclude-standard", "--", name)
         if not git("ls-files", "--", name) and (must_be_tracked or git(*ignored)):
-            return Code(UNKNOWN, "", f"the checkout {top.name!r} around {file.parent.name}/{file.name} does not hold it")
+            return Code(
+                UNKNOWN, "", f"the checkout {top.name!r} around {file.parent.name}/{file.name} does not hold it"
+            )
         commit = git("rev-parse", "HEAD").decode().strip()
         changed = _changes(top, trusted)
         repository = _origin(git) or top.name

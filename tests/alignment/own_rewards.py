@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from pipelines.stages.alignment.rewards import Sample
+from pipelines.stages.alignment.rewards.sample import Sample
 
 
 def letters(sample: Sample) -> int:

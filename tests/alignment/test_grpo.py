@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cluster.core.errors import SpecError
-from pipelines.stages.alignment.grpo import Grpo, group_advantages, k3
-from pipelines.stages.alignment.rewards import Sample, python_parses, reward_function
+from pipelines.stages.alignment.advantages import group_advantages
+from pipelines.stages.alignment.grpo import Grpo, k3
+from pipelines.stages.alignment.rewards.python_parses import python_parses
+from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.sample import Sample
 
 
 class Unigram(nn.Module):

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from cluster.core.errors import InputError, JobError, SpecError
-from pipelines.stages.alignment.rewards import Sample, apply, as_number, reward_function
+from pipelines.stages.alignment.rewards.calls import apply, as_number
+from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.generation.engine import Completion
 from tests.alignment.tiny_chat import rlhf

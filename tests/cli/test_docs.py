@@ -1,5 +1,5 @@
 """What the documents tell to type: every `ctl` command is parsed by the real command line, every override by its
-specs; and the table of stages knows all of them."""
+specs; and the table of stages names real ones."""
 
 from __future__ import annotations
 
@@ -99,10 +99,11 @@ def test_commands_in_sentences_are_real(document: str, command: str) -> None:
     assert {word.partition("=")[0] for word in rest if word.startswith("-")} <= known | {"--help"}, command
 
 
-def test_the_table_of_stages_knows_all() -> None:
+def test_the_table_of_stages_names_no_other() -> None:
+    """`ctl spec list` knows all: a stage of somebody's own needs no row."""
     table = (ROOT / "docs" / "concepts.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
-    assert rows == {kind for kind, cls in SPECS.items() if hasattr(cls, "stage")}
+    assert rows and rows <= {kind for kind, cls in SPECS.items() if hasattr(cls, "stage")}
 
 
 def test_the_documented_corpus_has_the_documented_name(tmp_path: Path) -> None:

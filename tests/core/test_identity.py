@@ -15,8 +15,7 @@ import pytest
 
 from cluster.control.planning.plan import make_plan
 from cluster.core.graph import pinned, read_changes
-from cluster.core.identity import digests, places
-from cluster.core.identity import named as identity
+from cluster.core.identity import digests, places, references
 from cluster.core.lineage import lineage
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import RECORD_FILE
@@ -82,7 +81,7 @@ NAMING: dict[str, tuple[Any, str]] = {  # a spec that names files, and a file th
 
 
 def print_of(spec: Spec) -> str:
-    return specs.fingerprint(spec, {}, identity.named(spec))
+    return specs.fingerprint(spec, {}, references.named(spec))
 
 
 def test_every_reader_is_tried() -> None:
@@ -107,7 +106,7 @@ def test_the_content_of_files_counts(name: str, tmp_path: Path, monkeypatch: pyt
     os.utime(file, (1, 1))  # a copy of the same content is the same
     assert print_of(spec) == first
     prefix = "llama2c:" if name == "llama2c" else ""
-    found = re.findall(r'"((?:llama2c:)?/[^"]*)"', msgspec.json.encode(identity.located(spec)).decode())
+    found = re.findall(r'"((?:llama2c:)?/[^"]*)"', msgspec.json.encode(references.located(spec)).decode())
     assert found == [f"{prefix}{tmp_path / 'data'}"]
 
 
@@ -121,7 +120,7 @@ def test_names_below_the_path_count_and_other_files_do_not(tmp_path: Path) -> No
     assert print_of(spec) == first
     store = Store(tmp_path / "artifacts")
     make(store, WordsSpec(), {}, {"words.txt": b"an artifact is no data"}, "made")
-    assert specs.fingerprint(spec, {}, identity.named(spec, store.local_root)) == first
+    assert specs.fingerprint(spec, {}, references.named(spec, store.local_root)) == first
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     assert print_of(spec) != first
     globs = [print_of(CorpusSpec(sources=(TextSource(path=f"{tmp_path}/*.txt"),)))]
@@ -135,8 +134,8 @@ def test_a_spec_that_names_nothing_keeps_its_fingerprint() -> None:
         old = {"kind": spec.kind, "revision": spec.revision, "spec": specs.fields(spec), "inputs": {}}
         assert print_of(spec) == hashlib.sha256(specs.canonical(old).encode()).hexdigest()
     hub = CorpusSpec(sources=(HuggingFaceSource(path="allenai/c4"),))
-    assert identity.named(hub) == {} and identity.located(hub) == hub
-    assert identity.named(PretrainedSpec(source="hub:a/b")) == {}
+    assert references.named(hub) == {} and references.located(hub) == hub
+    assert references.named(PretrainedSpec(source="hub:a/b")) == {}
 
 
 def test_two_folders_with_one_store(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +146,7 @@ def test_two_folders_with_one_store(tmp_path: Path, store: Store, monkeypatch: p
         monkeypatch.chdir(tmp_path / user)
         graph = Pipeline(lambda step: step(CorpusSpec(sources=(TextSource(path="data/code"),)))).graph(store)
         prints.append(graph.steps[0].fingerprint)
-        located = identity.located(graph.steps[0].spec).sources[0].path
+        located = references.located(graph.steps[0].spec).sources[0].path
         assert Path(located) == tmp_path / user / "data" / "code"
     assert prints[0] == prints[2] != prints[1]
 
@@ -179,7 +178,7 @@ def test_an_object_store_tells_what_its_files_are(tmp_path: Path) -> None:
 
 
 def test_of_very_much_the_times_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "CONTENT_BYTES", 3)
+    monkeypatch.setattr(references, "CONTENT_BYTES", 3)
     (tmp_path / "a.txt").write_text("large")
     spec = CorpusSpec(sources=(TextSource(path=str(tmp_path)),))
     first = print_of(spec)
@@ -331,6 +330,6 @@ def test_an_alias_that_moves_changes_nothing_of_what_was_resolved(tmp_path: Path
 
 
 def test_python_names_a_function() -> None:
-    assert identity.named(CorpusSpec(rules=(Python(function="tests.core.toys:build_words"),)))
-    assert not identity.named(CorpusSpec(rules=(Python(function="no_such_module:f"),)))
-    assert not identity.named(CorpusSpec(rules=(Python(function="pipelines.stages.corpus.rules.rule:apply"),)))
+    assert references.named(CorpusSpec(rules=(Python(function="tests.core.toys:build_words"),)))
+    assert not references.named(CorpusSpec(rules=(Python(function="no_such_module:f"),)))
+    assert not references.named(CorpusSpec(rules=(Python(function="pipelines.stages.corpus.rules.bounds:length"),)))

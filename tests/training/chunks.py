@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pipelines.stages.training.models.models import build_model, configuration
-from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.parallel.ulysses import share_sequences
 from tests.training.tiny import EOS, LENGTH, VOCAB, saved_bytes
 

@@ -42,11 +42,11 @@ class Model:
         self.weights = torch.full((50, 20), value)
         self.steps = value
 
-    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
-        snapshot.take([("weight/layer/0/0", self.weights)])
+    def save_state(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+        snapshot.copy([("weight/layer/0/0", self.weights)])
         return {"0": {"step": self.steps}}
 
-    def read(self, state: State, notes: dict[str, Any]) -> None:
+    def load_state(self, state: State, notes: dict[str, Any]) -> None:
         state.read("weight", "layer", 0, 0, self.weights)
         self.steps = state.numbers["0"]["step"]
 
@@ -57,9 +57,9 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
     place = Location(tmp_path / "run" if request.param == "local" else f"memory://{tmp_path.name}")
     place.remove()
     found = Checkpoints(place, keep=2)
-    found.load(Model().read)
+    found.load(Model().load_state)
     for step in (1, 2, 3):
-        found.save(10 * step, 70 * step, Model(step).take, {"note": step})
+        found.save(10 * step, 70 * step, Model(step).save_state, {"note": step})
         found.finish()
     return found
 
@@ -67,7 +67,7 @@ def checkpoints(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 def newest(checkpoints: Checkpoints) -> tuple[int, float] | None:
     """The step of what a process that comes now would go on from, and the value it would find."""
     model = Model()
-    part = Checkpoints(checkpoints.place, keep=2).load(model.read)
+    part = Checkpoints(checkpoints.place, keep=2).load(model.load_state)
     assert part is None or model.weights.unique().item() == model.steps == part.notes["note"]
     return (part.step, model.steps) if part else None
 
@@ -86,7 +86,7 @@ def test_the_newest_is_loaded_and_the_oldest_dropped(checkpoints: Checkpoints) -
 
 
 def test_without_any_the_run_begins_at_its_beginning(tmp_path: Path) -> None:
-    assert Checkpoints(Location(tmp_path / "none"), 2).load(Model().read) is None
+    assert Checkpoints(Location(tmp_path / "none"), 2).load(Model().load_state) is None
 
 
 @pytest.mark.parametrize("damage", ["flip 0", "flip 9", "flip 200", "truncate", "remove"])
@@ -118,8 +118,8 @@ def test_a_half_uploaded_checkpoint_is_passed_over(checkpoints: Checkpoints) -> 
 def test_two_attempts_do_not_write_into_one_folder(checkpoints: Checkpoints) -> None:
     checkpoints.place.remove(f"{folder(checkpoints, 30)}/{PART}")
     other = Checkpoints(checkpoints.place, keep=2)
-    assert other.load(Model().read) is not None
-    other.save(30, 210, Model(4).take, {"note": 4})
+    assert other.load(Model().load_state) is not None
+    other.save(30, 210, Model(4).save_state, {"note": 4})
     other.finish()
     assert newest(checkpoints) == (30, 4)
     assert folder(checkpoints, 30) > folder(checkpoints, 20)
@@ -138,8 +138,8 @@ def test_the_loop_waits_for_the_copy_and_not_for_the_writing(tmp_path: Path) -> 
 
     found = Checkpoints(Location(tmp_path), keep=1)
     found._snapshot = Slow()
-    found.load(model.read)
-    found.save(1, 7, model.take, {"note": 1})
+    found.load(model.load_state)
+    found.save(1, 7, model.save_state, {"note": 1})
     found.before_update()
     model.weights += 1  # the next step
     assert copied.wait(60) and found.writing and not found.whole()
@@ -152,9 +152,9 @@ def test_the_loop_waits_for_the_copy_and_not_for_the_writing(tmp_path: Path) -> 
 def test_what_goes_wrong_in_the_background_is_raised(tmp_path: Path) -> None:
     place = Location(tmp_path / "run")
     found = Checkpoints(place, keep=1)
-    found.load(Model().read)
+    found.load(Model().load_state)
     (tmp_path / "run").write_text("a file where a folder should be")
-    found.save(1, 7, Model(1).take, {})
+    found.save(1, 7, Model(1).save_state, {})
     found.before_update()
     with pytest.raises(OSError):
         found.finish()
@@ -180,7 +180,7 @@ def test_whatever_the_cut_a_state_is_read_as_it_was_written(
     files = []
     for number, part in enumerate(grid(cuts)):
         snapshot, name = Snapshot(), f"w/{part[0].start}/{part[1].start}"
-        snapshot.take([(f"weight/{name}", values[part]), (f"levels/{name}", values[part].byte())])
+        snapshot.copy([(f"weight/{name}", values[part]), (f"levels/{name}", values[part].byte())])
         files.append(root / f"{number}.safetensors")
         with files[-1].open("wb") as file:
             entry = snapshot.write(file)
@@ -197,7 +197,7 @@ def test_whatever_the_cut_a_state_is_read_as_it_was_written(
 
 def test_elements_that_no_part_has_are_an_error(tmp_path: Path) -> None:
     snapshot = Snapshot()
-    snapshot.take([("weight/w/10/0", torch.zeros(10, 1))])
+    snapshot.copy([("weight/w/10/0", torch.zeros(10, 1))])
     with (tmp_path / "a.safetensors").open("wb") as file:
         snapshot.write(file)
     with (
@@ -217,11 +217,11 @@ class Divided:
         self.rank, self.wanted = rank, wanted
         self.folder = tempfile.gettempdir()
 
-    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
-        snapshot.take([(f"weight/layer/{100 * self.rank}/0", torch.full((100, 50), float(self.rank)))])
+    def save_state(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+        snapshot.copy([(f"weight/layer/{100 * self.rank}/0", torch.full((100, 50), float(self.rank)))])
         return {"0": {"step": 1.0}}
 
-    def read(self, state: State, notes: dict[str, Any]) -> None:
+    def load_state(self, state: State, notes: dict[str, Any]) -> None:
         for rank in self.wanted:
             rows = torch.empty(100, 50)
             state.read("weight", "layer", 100 * rank, 0, rows)
@@ -236,8 +236,8 @@ def _rank_main(rank: int, root: str, url: str, wanted: list[list[int]]) -> None:
     fsspec.config.conf["file"] = {"auto_mkdir": True}  # an object store has no folders to make
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=RANKS)
     divided, checkpoints = Divided(rank, wanted[rank]), Checkpoints(Location(url), keep=1)
-    assert checkpoints.load(divided.read) is None
-    checkpoints.save(1, 7, divided.take, {})
+    assert checkpoints.load(divided.load_state) is None
+    checkpoints.save(1, 7, divided.save_state, {})
     checkpoints.finish()
     dist.barrier()
     ranges: list[int] = []
@@ -249,7 +249,7 @@ def _rank_main(rank: int, root: str, url: str, wanted: list[list[int]]) -> None:
         return found
 
     Location.read_range = counted  # type: ignore[method-assign]
-    assert Checkpoints(Location(url), keep=1).load(divided.read) is not None
+    assert Checkpoints(Location(url), keep=1).load(divided.load_state) is not None
     Path(root, f"{rank}.json").write_text(json.dumps({"fetched": divided.fetched, "ranges": sum(ranges)}))
     assert not list(Path(tempfile.tempdir).iterdir()), "nothing is left"
     dist.destroy_process_group()

@@ -70,7 +70,7 @@ def test_a_resumed_run_decides_as_if_it_had_never_stopped(losses: list[float], d
     stop = data.draw(st.integers(0, len(losses)))
     first, second = policy(**fields), policy(**fields)
     found = [first.admit(step, loss, 1.0) for step, loss in enumerate(losses[:stop])]
-    second.restore(json.loads(json.dumps(first.state())))
+    second.load_state(json.loads(json.dumps(first.save_state())))
     found += [second.admit(step, loss, 1.0) for step, loss in enumerate(losses[stop:], start=stop)]
     assert found == expected
-    assert second.state() == whole.state()
+    assert second.save_state() == whole.save_state()

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer
 from cluster.core.errors import InputError
 from pipelines.stages.training.models.models import build_model, configuration, load_model
 from pipelines.stages.training.objectives.filling import Filler
-from pipelines.stages.training.objectives.infilling import infill
-from pipelines.stages.training.objectives.objectives import BlankInfilling
+from pipelines.stages.training.objectives.infilling import BlankInfilling, infill
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, tokenizer_json
 
 MASK, START, END = VOCAB, VOCAB + 3, VOCAB + 4

@@ -10,8 +10,7 @@ import torch
 
 from pipelines.stages.training.models.glm import rotated, rotation
 from pipelines.stages.training.models.models import build_model, configuration
-from pipelines.stages.training.objectives.infilling import infill
-from pipelines.stages.training.objectives.objectives import visible
+from pipelines.stages.training.objectives.infilling import infill, visible
 
 VOCAB, LENGTH, HEAD = 50, 32, 16
 MASK, START, END = 47, 48, 49

@@ -9,14 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.stages.training.objectives.infilling import (
-    document_span,
-    infill,
-    infill_sequence,
-    sentence_spans,
-    short_spans,
-)
-from pipelines.stages.training.objectives.masking import NO_LABEL, Tokens
+from pipelines.stages.training.objectives.infilling import infill, infill_sequence
+from pipelines.stages.training.objectives.infilling_document import document_span
+from pipelines.stages.training.objectives.infilling_sentence import sentence_spans
+from pipelines.stages.training.objectives.infilling_short import short_spans
+from pipelines.stages.training.objectives.markers import Tokens
+from pipelines.stages.training.objectives.objective import NO_LABEL
 
 EOS, M, S, E = 0, 5001, 5002, 5003
 

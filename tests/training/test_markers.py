@@ -42,6 +42,6 @@ def test_what_is_missing_or_beyond_the_tokens_is_told() -> None:
 
 
 def test_sentences_end_with_a_mark_or_a_line() -> None:
-    ends = markers_of(tokenizer("[MASK]"), ["mask"], 12, "it").sentence_ends()
+    ends = markers_of(tokenizer("[MASK]"), ["mask"], 12, "it").sentence_ends
     assert [word for word, end in zip(WORDS, ends, strict=False) if end] == ["two.", "four!", "这。", "\n", "(five.)"]
     assert ends.shape == (12,)

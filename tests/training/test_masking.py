@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.stages.training.objectives.masking import NO_LABEL, mask_tokens
+from pipelines.stages.training.objectives.masked import mask_tokens
+from pipelines.stages.training.objectives.objective import NO_LABEL
 
 ORDINARY, MASK = np.arange(4, 1000), 3
 

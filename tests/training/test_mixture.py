@@ -25,7 +25,7 @@ def mixed(store: Store, **fields: float) -> Artifact:
 
 def test_a_model_of_a_mixture(store: Store, ray_cluster: None) -> None:
     from pipelines.stages.tokens.stream import open_stores
-    from pipelines.stages.training.objectives.objectives import CausalLM
+    from pipelines.stages.training.objectives.causal import CausalLM
     from pipelines.stages.training.sources import stack
 
     spec = pretrain(STEPS, evaluate_every_steps=10)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from cluster.core.errors import SpecError
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters
 from pipelines.stages.training.models.sizes import SIZES
-from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.objectives.causal import CausalLM
 
 
 def config(  # type: ignore[no-untyped-def]

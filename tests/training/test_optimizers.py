@@ -11,7 +11,7 @@ import torch
 from pipelines.specs import PretrainSpec
 from pipelines.stages.training.models.models import build_model, configuration
 from pipelines.stages.training.optimizers.muon import orthogonalize
-from pipelines.stages.training.optimizers.optimizers import build_optimizer
+from pipelines.stages.training.optimizers.optimizers import RULES, build_optimizer
 
 SPEC = PretrainSpec(optimizer="muon", learning_rate=0.01, muon_learning_rate=0.02, weight_decay=0.1, precision="bf16")
 
@@ -109,3 +109,25 @@ def test_gpt2_scales_its_transposed_matrices_by_outputs_over_inputs() -> None:
     assert scales["transformer.h.0.mlp.c_fc.weight"] == 2.0  # 32 inputs, 128 outputs
     assert scales["transformer.h.0.mlp.c_proj.weight"] == 1.0
     assert len(scales) == 4
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_optimizer_goes_on_from_the_state_it_saved(name: str) -> None:
+    models = [llama(), llama()]
+    first, second = (build_optimizer(model, PretrainSpec(optimizer=name)) for model in models)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        for parameter in models[0].parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        first.set_factor(1.0)
+        first.step()
+        if number == 1:
+            models[1].load_state_dict(models[0].state_dict())
+            for group, (saved, into) in enumerate(zip(first.param_groups, second.param_groups, strict=True)):
+                for old, new in zip(saved["params"], into["params"], strict=True):
+                    second.load_state(new, group, copy.deepcopy(first.save_state(old, group)))
+    for mine, other in zip(*(model.parameters() for model in models), strict=True):
+        other.grad = mine.grad
+    second.set_factor(1.0)
+    second.step()
+    assert all(map(torch.equal, *(model.parameters() for model in models)))

@@ -22,9 +22,10 @@ from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.tokens.stream import open_stores, open_stream
 from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.models.models import build_model, configuration
-from pipelines.stages.training.objectives.infilling import infill
-from pipelines.stages.training.objectives.objectives import BlankInfilling, MaskedLM, objective_for
-from pipelines.stages.training.samples import count_labels, make_sampler
+from pipelines.stages.training.objectives.infilling import BlankInfilling, infill
+from pipelines.stages.training.objectives.masked import MaskedLM
+from pipelines.stages.training.objectives.objectives import objective_for
+from pipelines.stages.training.samples import make_sampler
 from pipelines.stages.training.sources import TokenBatches
 from tests.training.run_once import SCALING
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, make_tokens, pretrain
@@ -135,6 +136,7 @@ def test_more_is_asked_for_where_the_spec_says_so(marked: Artifact, objective: s
 
 def test_labels_of_a_global_batch_are_what_its_losses_add_up_over(marked: Artifact) -> None:
     spec = PretrainSpec(global_batch_size=8, objective=MIXED)
+    count_labels = objective_for(spec.shares).count_labels
     whole = count_labels(step_of(marked, spec, 5, num_workers=1))
     parts = [source(marked, spec, rank, num_workers=4).micro_batches(5) for rank in range(4)]
     assert sum(count_labels(batch) for part in parts for batch in part) == whole > 0

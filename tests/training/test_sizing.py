@@ -23,7 +23,7 @@ from cluster.pipeline import pipeline, run
 from pipelines.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters
 from pipelines.stages.training.models.sizes import SIZES
-from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sizing.advice import recommend
 from pipelines.stages.training.sizing.footprint import FP32, Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
@@ -72,7 +72,7 @@ def footprint(parameters: int, state_bytes: int, fixed: int, sequence: int, **ch
     """Of a model whose activations are half of them in its blocks."""
     fields: dict[str, Any] = {
         "trained_parameters": parameters,
-        "muon_parameters": 0,
+        "gathered_parameters": 0,
         "largest_parameter": parameters // 10,
         "frozen_bytes": 0,
         "peaks": (Peak(fixed, sequence),),
@@ -105,7 +105,7 @@ def test_model_states_on_four_workers(stage: int, weights: int, gradients: int, 
 
 
 def test_muon_keeps_one_moment() -> None:
-    model = footprint(1000, 5600, 0, 0, muon_parameters=600)
+    model = footprint(1000, 5600, 0, 0, gathered_parameters=600)
     assert memory_of(model, Layout(0, 1), 1, on_cpu=True, accumulates=False).optimizer == 400 * 8 + 600 * 4
 
 

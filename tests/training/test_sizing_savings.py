@@ -19,11 +19,11 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
 from pipelines.stages.training.models.models import build_model, configuration
-from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
 from pipelines.stages.tuning.adapters import add_adapter
-from pipelines.stages.tuning.recipe import AnswerLM, load_model
+from pipelines.stages.tuning.recipe import AnswerLM, load_with_rows
 from tests.cli.command import ctl
 from tests.made import make
 from tests.training.tiny import saved_bytes, tokenizer_json
@@ -208,7 +208,7 @@ def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
     spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
     found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1), named("a10"))
     assert found
-    real = load_model(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
+    real = load_with_rows(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
     states = [p.quant_state for p in real.parameters() if hasattr(p, "quant_state")]
     scales = sum(state.absmax.nbytes + state.code.nbytes for state in states)
     stored = sum(p.nbytes for p in real.parameters()) + scales

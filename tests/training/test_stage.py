@@ -141,7 +141,7 @@ def test_the_artifact_is_a_hugging_face_folder(undisturbed: tuple[Artifact, list
 
 def test_validation_loss_is_what_the_saved_model_has(undisturbed: tuple[Artifact, list[Any]]) -> None:
     from pipelines.stages.tokens.reader import TokenStore
-    from pipelines.stages.training.objectives.objectives import CausalLM
+    from pipelines.stages.training.objectives.causal import CausalLM
     from pipelines.stages.training.sources import stack
 
     artifact, _ = undisturbed

@@ -25,7 +25,7 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import RewardSpec, ScalingSpec, SftSpec
 from pipelines.stages.training.batches import plan_batches
-from pipelines.stages.training.checkpoints.partition import Piece
+from pipelines.stages.training.checkpoints.shards import Piece
 from pipelines.stages.training.models.models import configuration, load_model
 from pipelines.stages.training.parallel.cuts import Block
 from pipelines.stages.training.parallel.tensor_parallel import check_cut

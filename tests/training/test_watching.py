@@ -20,7 +20,7 @@ from cluster.core.metrics import STATISTICS_FILE, read
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.stages.tokens.reader import TokenStore
-from pipelines.stages.training.objectives.objectives import CausalLM
+from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sources import stack
 from pipelines.stages.training.telemetry.profiles import REQUEST_FILE, Profile, Request
 from pipelines.stages.training.telemetry.stragglers import judge

@@ -7,7 +7,6 @@ are built already are handed to it as artifacts, the others as steps.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from cluster.control.planning import hardware as machines
 from cluster.control.planning.hardware import Hardware
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
+from cluster.core.import_strings import import_string
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
@@ -183,9 +183,8 @@ def predict(step: Step, store: Store, scaling: ScalingSpec, hardware: Hardware) 
     """
     if not step.spec.sizing:
         return None
-    module, _, function = step.spec.sizing.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found = import_string(step.spec.sizing)
     except ModuleNotFoundError as error:
         raise Unsized(f"{error.name} is not installed here") from error
     prediction: Prediction = found(_with_artifacts(step, store), scaling, hardware)

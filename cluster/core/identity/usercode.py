@@ -8,7 +8,6 @@ and before installed packages.
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.core import import_strings
 from cluster.core.errors import InputError, NotReadyError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[3]
@@ -82,7 +82,7 @@ def load(name: str) -> Any:
     if not module or not attribute:
         raise InputError(f"{name!r} is not of the form module:function", "Write it as `my_module:my_function`.")
     try:
-        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        return import_strings.import_string(name)
     except (Exception, SystemExit) as error:  # a module of one's own may raise anything when it is imported
         raise InputError(
             f"{name} cannot be imported: {told(error)}", "Put it into a module beside the script."
@@ -91,8 +91,9 @@ def load(name: str) -> Any:
 
 def told(error: BaseException) -> str:
     """An error of a user's code in a line, with the place in the source where it was raised."""
+    ours = (__file__, import_strings.__file__)
     frames = [
-        f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "importlib" not in f.filename
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename not in ours and "importlib" not in f.filename
     ]
     says_where = isinstance(error, ImportError | SyntaxError)
     at = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames and not says_where else ""

@@ -72,7 +72,7 @@ def canonical(value: Any) -> str:
 def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None = None) -> str:
     """SHA-256 (hex) of kind, revision, literals and the fingerprints of the inputs (`inputs`: name to fingerprint).
 
-    `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/named.py).
+    `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/references.py).
     """
     identity = {"kind": spec.kind, "revision": spec.revision, "spec": fields(spec), "inputs": inputs}
     if named:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from cluster.core.errors import JobError
-from cluster.core.identity import named as identity
+from cluster.core.identity import references
 from cluster.core.specs import spec as specs
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact, Code, Parent, Record
@@ -31,7 +31,7 @@ class Draft(Artifact):
         cls, spec: Spec, inputs: dict[str, Artifact], store: Store, name: str, named: dict[str, str] | None = None
     ) -> Draft:
         """The draft of what `build(spec, inputs, store=store, name=name, named=named)` builds."""
-        named = identity.named(spec, store.local_root) if named is None else named
+        named = references.named(spec, store.local_root) if named is None else named
         fingerprint = specs.fingerprint(spec, {n: a.fingerprint for n, a in inputs.items()}, named)
         record = Record(
             kind=spec.kind,

@@ -16,20 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.stages.training.objectives.objectives import Objective
-
-EPSILON = 1e-4
+from pipelines.stages.training.objectives.objective import Objective
 
 ROLLOUT_GAP = "rollout_logprob_gap"  # |log pi - log pi_engine|, mean over the tokens of the batch
 CLIPPED = "clip_fraction"  # share of the tokens whose ratio was clipped
 ENTROPY = "entropy"  # nats per token, estimated by -log pi of the drawn tokens
-
-
-def group_advantages(rewards: Tensor, group_size: int) -> Tensor:
-    """Advantages (n,) of rewards (n,), whose groups stand one after another. A group of equals has none."""
-    groups = rewards.view(-1, group_size)
-    spread = groups.std(dim=1, unbiased=False, keepdim=True)
-    return ((groups - groups.mean(dim=1, keepdim=True)) / (spread + EPSILON)).flatten()
 
 
 def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
@@ -65,5 +56,5 @@ class Grpo(Objective):
         ratio = (logprobs - behaviour).exp()
         clipped = ratio.clamp(1 - self.clip_ratio, 1 + self.clip_ratio)
         surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-        self.tell((logprobs - behaviour).abs().sum(), (ratio != clipped).sum(), -logprobs.sum())
+        self.add_sums((logprobs - behaviour).abs().sum(), (ratio != clipped).sum(), -logprobs.sum())
         return (self.kl_coef * k3(logprobs, reference) - surrogate).sum()

@@ -23,7 +23,7 @@ from transformers.utils import logging
 from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.core.model_files import CONFIG_FILE, context_tokens
+from cluster.core.model_files import CONFIG_FILE, context_tokens, fitting_tokens
 from pipelines.specs import RewardSpec
 from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.evaluation.results import wilson
@@ -32,7 +32,7 @@ from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, Share, plan_batches
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.models.models import require_classifier, require_rows, require_trainable
-from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.sources import Source
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
@@ -62,7 +62,7 @@ class BradleyTerry(Objective):
         with self.autocast(batch["tokens"]):
             found = scores(self.model, batch["tokens"], batch["lengths"])
         margin = found[0::2] - found[1::2]
-        self.tell((margin > 0).sum())
+        self.add_sums((margin > 0).sum())
         return -F.logsigmoid(margin).sum()
 
 
@@ -111,7 +111,7 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     require_rows(model, config, tokenizer)
     prepare(tokenizer, "")
-    longest = min(spec.sequence_length, context_tokens(config) or spec.sequence_length)
+    longest = fitting_tokens(config, spec.sequence_length)
     left_out: dict[str, int] = {}
 
     def plan() -> BatchPlan:

@@ -18,8 +18,9 @@ from torch import Tensor
 from cluster.core import metrics
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.advantages import group_advantages
 from pipelines.stages.alignment.curve import Curve
-from pipelines.stages.alignment.grpo import group_advantages, k3, token_logprobs
+from pipelines.stages.alignment.grpo import k3, token_logprobs
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync

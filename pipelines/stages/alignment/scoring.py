@@ -9,7 +9,9 @@ import torch
 
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards import Sample, apply, reward_function
+from pipelines.stages.alignment.rewards.calls import apply
+from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.spec import REWARD_MODEL
 from pipelines.stages.generation.engine import Completion
 

@@ -17,7 +17,11 @@ Damage = Literal[
 ]
 
 REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
-REWARDS = ("python_parses", REWARD_MODEL)  # what is not named `module:function`
+# What is not named `module:function`: each, but the model, is a module of its name in rewards/.
+REWARDS = (
+    "python_parses",
+    REWARD_MODEL,
+)
 
 
 class PreferencesSpec(Spec, frozen=True):
@@ -102,7 +106,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     group_size: Annotated[int, Meta(ge=2)] = 8
     """Completions of one prompt, compared with one another (GRPO's G)."""
     rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
-    """Weights of the reward functions: names in pipelines/stages/alignment/rewards.py, `module:function`, or
+    """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.02
     """Weight of the KL penalty towards the model that training starts from."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from cluster.control.runtime import require_gpus
 from cluster.core.context import Context
@@ -19,13 +18,14 @@ from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.grpo import Grpo
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards import reward_function
+from pipelines.stages.alignment.rewards.rewards import reward_function
 from pipelines.stages.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.spec import REWARD_MODEL
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
+from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
-from pipelines.stages.training.models.models import require_rows, require_trainable
+from pipelines.stages.training.models.models import load_model, require_rows, require_trainable
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
@@ -127,22 +127,11 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
 
 def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list[Any]:
     from pipelines.stages.generation import fleet
-    from pipelines.stages.generation.engine import EngineOptions
 
-    options = EngineOptions(
-        max_model_len=spec.max_prompt_tokens + spec.max_completion_tokens,
-        dtype=engine_dtype(scaling),
-        gpus=scaling.gpus_per_rollout,
-        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
-        takes_weights=True,
-        timeout_seconds=scaling.rollout_timeout_seconds,
-    )
+    longest, seconds = spec.max_prompt_tokens + spec.max_completion_tokens, scaling.rollout_timeout_seconds
+    options = engine_options(scaling, longest, takes_weights=True, timeout_seconds=seconds)
     require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * options.gpus)
     return fleet.start(model, options, scaling)
-
-
-def engine_dtype(scaling: ScalingSpec) -> str:
-    return "bfloat16" if scaling.gpus_per_rollout else "float32"
 
 
 def stop(engine: Any) -> None:
@@ -195,10 +184,6 @@ def recipe(work: Work, rank: int) -> Parts:
         write=write,
         figures=lambda: {"prompts": len(train), "too_long": work.extra["left_out"]},
     )
-
-
-def load_model(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:

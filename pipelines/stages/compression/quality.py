@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from pipelines.specs import QuantizeSpec, ScalingSpec
-from pipelines.stages.generation.engine import INITIAL, EngineOptions, GenerationEngine
+from pipelines.stages.generation.engine import INITIAL, GenerationEngine, engine_dtype, engine_options
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Encoded, encode, prompt_tokens
 from pipelines.stages.tuning.templates import prepare
@@ -68,7 +67,7 @@ def compare(
     questions = read_questions(original.local(), conversations, spec)
     connect(scaling)
     asked: dict[str, tuple[Artifact | Location, str]] = {
-        "original": (original, "bfloat16" if scaling.gpus_per_rollout else "float32"),
+        "original": (original, engine_dtype(scaling)),
         "quantized": (quantized, "bfloat16"),  # vLLM's integer kernels for CPUs have no float32
     }
     answers = {}
@@ -124,13 +123,7 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
 
 def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions, scaling: ScalingSpec) -> Answers:
     """Start an engine on a model, put all questions to it, and end it. Raises JobError where it fails."""
-    options = EngineOptions(
-        max_model_len=questions.max_model_len,
-        dtype=dtype,
-        gpus=scaling.gpus_per_rollout,
-        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
-        kv_cache_gib=KV_CACHE_GIB,
-    )
+    options = engine_options(scaling, questions.max_model_len, dtype, kv_cache_gib=KV_CACHE_GIB)
     require_gpus(options.gpus)
     actor = ray.remote(GenerationEngine).options(
         num_cpus=scaling.cpus_per_rollout,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,10 +24,18 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ComparisonSpec
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards import Sample, python_parses
+from pipelines.stages.alignment.rewards.python_parses import python_parses
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.evaluation.loss import Window, windows
 from pipelines.stages.evaluation.stage import beginning, heldout_texts
-from pipelines.stages.generation.engine import INITIAL, Completion, EngineOptions, GenerationEngine
+from pipelines.stages.generation.engine import (
+    INITIAL,
+    Completion,
+    EngineOptions,
+    GenerationEngine,
+    engine_dtype,
+    engine_options,
+)
 from pipelines.stages.training.loop import mix
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import prompt_tokens
@@ -149,13 +156,7 @@ def set_exam(
         for window in windows(document, tokenizer.convert_tokens_to_ids(begin), context, context // 2)
     ]
     seeds = [mix(spec.seed, i) for i in range(len(prompts))]
-    quantized = "quantization_config" in config
-    options = EngineOptions(
-        max_model_len=limit,
-        dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),
-        gpus=scaling.gpus_per_rollout,
-        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
-    )
+    options = engine_options(scaling, limit, engine_dtype(scaling, config))
     return Exam(prompts, seeds, spec.max_completion_tokens, tokenizer.eos_token_id, cut), options, tokenizer
 
 

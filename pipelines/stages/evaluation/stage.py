@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.core.model_files import context_tokens, read_config
+from cluster.core.model_files import fitting_tokens, read_config
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import EvaluationSpec, PretrainSpec
@@ -58,7 +58,7 @@ def build(ctx: Context[EvaluationSpec]) -> dict[str, Any]:
     texts = beginning(texts, spec.heldout_bytes)
     documents = heldout_documents(heldout, decoder, texts)
 
-    context = min(heldout.sequence_length, context_tokens(read_config(trained)) or heldout.sequence_length)
+    context = fitting_tokens(read_config(trained), heldout.sequence_length)
     started = time.monotonic()
 
     def progress(done: int, total: int) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
+from pipelines.specs import SPECS
 from pipelines.stages.export.origins import MODEL, chain, origin, reference
-from pipelines.stages.training.models.models import BLANK_GLM
+from pipelines.stages.training.models.sizes import BLANK_GLM
 
 # By the end of the class that config.json names: transformers' `Auto` class, the Hub's task, what it is called here.
 HEADS = {
@@ -130,6 +131,8 @@ class Kind:
                 f"This is {origin(last)}, which others trained, as it was taken in; what it was tuned for, and what "
                 "for not, its authors say."
             )
+        if last.kind not in ("pretrain", "extended"):
+            return f"It was made by {_said_by_its_spec(last)}. It was not tuned here to be safe." + before
         if self.task == "fill-mask":
             return (
                 "This is a base model that fills in masked tokens and gives representations of text; it does not write "
@@ -172,10 +175,17 @@ def _done(artifact: Artifact) -> str:
         rank = f" (rank {spec['lora_rank']}), merged into the weights"
         how = {"none": "all weights", "lora": f"low-rank updates{rank}", "qlora": f"low-rank updates over NF4{rank}"}
         return f"supervised fine-tuning on conversations, {how[spec.get('adapter', 'none')]}"
-    return {
+    done = {
         "pretrained": f"taken in as others trained it ({origin(artifact) if artifact.kind == 'pretrained' else ''})",
         "extended": "given rows for new pieces of its vocabulary",
         "rlhf": "reinforcement learning (GRPO)",
         "reward": "a head that scores answers, trained on pairs (Bradley-Terry)",
         "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}, without further training",
-    }[artifact.kind]
+    }
+    return done.get(artifact.kind) or _said_by_its_spec(artifact)
+
+
+def _said_by_its_spec(artifact: Artifact) -> str:
+    """What a stage of somebody's own did, as far as the first line of its spec tells."""
+    cls = SPECS.get(artifact.kind)
+    return f"the stage `{artifact.kind}`" + (f": {(cls.__doc__ or '').splitlines()[0].rstrip('.')}" if cls else "")

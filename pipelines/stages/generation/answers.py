@@ -6,7 +6,6 @@ depends on its prompt and its seed alone and not on the engine.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.stages.corpus.documents import keyed_hash
 from pipelines.stages.generation import fleet
-from pipelines.stages.generation.engine import INITIAL, Completion, EngineOptions
+from pipelines.stages.generation.engine import INITIAL, Completion, engine_dtype, engine_options
 
 BATCH_PROMPTS = 64  # an engine's at once: few enough for progress to be told, enough to fill a batch
 
@@ -31,7 +30,8 @@ def answer(
 
     Raises InputError where a prompt and its answer may not fit into the model, JobError where no engine answers.
     """
-    limit, longest = context_tokens(read_config(model)), max(map(len, prompts)) + max_tokens
+    config, longest = read_config(model), max(map(len, prompts)) + max_tokens
+    limit = context_tokens(config)
     if limit and longest > limit:
         raise InputError(
             f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
@@ -39,7 +39,8 @@ def answer(
         )
     seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
     connect(ctx.scaling)
-    engines = fleet.start(model, _options(ctx, model, limit or longest), ctx.scaling)
+    options = engine_options(ctx.scaling, limit or longest, engine_dtype(ctx.scaling, config))
+    engines = fleet.start(model, options, ctx.scaling)
     size = BATCH_PROMPTS * len(engines)
     answers: list[Completion] = []
     try:
@@ -59,17 +60,6 @@ def answer(
         for engine in engines:
             ray.kill(engine)
     return answers
-
-
-def _options(ctx: Context[Any], model: Artifact, limit: int) -> EngineOptions:
-    scaling = ctx.scaling
-    quantized = "quantization_config" in read_config(model)
-    return EngineOptions(
-        max_model_len=limit,
-        dtype="auto" if quantized else ("bfloat16" if scaling.gpus_per_rollout else "float32"),
-        gpus=scaling.gpus_per_rollout,
-        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
-    )
 
 
 def _wait(shares: list[Any], model: Artifact, timeout_seconds: float) -> list[list[Completion]]:

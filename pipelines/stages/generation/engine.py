@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
+from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
 
 if TYPE_CHECKING:
@@ -50,6 +51,26 @@ class EngineOptions:
     takes_weights: bool = False
     temperature_in_logprobs: bool = True
     timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
+
+
+def engine_options(scaling: ScalingSpec, max_model_len: int, dtype: str = "", **others: Any) -> EngineOptions:
+    """How an engine runs on its part of a cluster; `dtype` empty: as `engine_dtype` says of a model that is not
+    quantized. `others` are fields of EngineOptions."""
+    return EngineOptions(
+        max_model_len=max_model_len,
+        dtype=dtype or engine_dtype(scaling),
+        gpus=scaling.gpus_per_rollout,
+        threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+        **others,
+    )
+
+
+def engine_dtype(scaling: ScalingSpec, config: Mapping[str, Any] | None = None) -> str:
+    """The numbers that an engine computes in: bfloat16 on GPUs, float32 on CPUs; by a model's `config` its own, where
+    it is quantized."""
+    if config and "quantization_config" in config:
+        return "auto"
+    return "bfloat16" if scaling.gpus_per_rollout else "float32"
 
 
 @dataclass(frozen=True)

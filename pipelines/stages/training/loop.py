@@ -72,9 +72,9 @@ class Loop:
         """
         steps, rank = self.source.plan.steps, self.source.rank
         done, tokens = 0, 0
-        if part := self.checkpoints.load(self.engine.load):
+        if part := self.checkpoints.load(self.engine.load_state):
             done, tokens = part.step, part.tokens
-            self.divergence.restore(part.notes["divergence"])
+            self.divergence.load_state(part.notes["divergence"])
         self.source.restart(done)
         log = self.open_log(done) if rank == 0 else None
         saved_at = time.monotonic()
@@ -139,8 +139,8 @@ class Loop:
             if (urgent or (agreed.due and not agreed.writing)) and not last:
                 if log:
                     log.flush()
-                notes = self.engine.notes() | {"divergence": self.divergence.state()}
-                self.checkpoints.save(done, tokens, self.engine.take, notes)
+                notes = self.engine.notes() | {"divergence": self.divergence.save_state()}
+                self.checkpoints.save(done, tokens, self.engine.save_state, notes)
                 saved_at = time.monotonic()
             if urgent and not last:
                 self.checkpoints.finish()

@@ -16,7 +16,8 @@ from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import TokenStream
 from pipelines.stages.training.batches import Batch, BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
-from pipelines.stages.training.samples import Sampler, count_labels
+from pipelines.stages.training.objectives.objectives import objective_for
+from pipelines.stages.training.samples import Sampler
 
 
 class Source:
@@ -79,6 +80,7 @@ class TokenBatches(Source):
         self.stream, self.heldout, self.others = stream, heldout, others or {}
         self.sampler, self.plan, self.rank = sampler, plan, rank
         self.seed, self.objectives = spec.seed, spec.shares
+        self.count_labels = objective_for(spec.shares).count_labels
         self.validation_sequences = spec.validation_sequences
 
     def share(self, step: int, engine: Engine | None = None) -> Share:
@@ -86,7 +88,7 @@ class TokenBatches(Source):
         micro_batches = self.micro_batches(step)
         if self.sampler is None:
             return Share(micro_batches, tokens, tokens)
-        labels = torch.tensor(sum(map(count_labels, micro_batches)))  # what is asked for is known once it is drawn
+        labels = torch.tensor(sum(map(self.count_labels, micro_batches)))  # what is asked for is known once it is drawn
         dist.all_reduce(labels)
         return Share(micro_batches, max(1, int(labels)), tokens)
 
@@ -128,7 +130,7 @@ class TokenBatches(Source):
                     batch = self.heldout_batch(store, samples, objective)
                     found = engine.evaluate(batch)
                     if counts:
-                        summed[:, number, column] += torch.tensor([float(found[0]), float(count_labels(batch))])
+                        summed[:, number, column] += torch.tensor([float(found[0]), float(self.count_labels(batch))])
         dist.all_reduce(summed)
         summed[1] /= self.plan.group_size  # each of those who see a sequence counted all of its labels
         return (summed[0] / summed[1].clamp(min=1)).tolist()

@@ -11,8 +11,23 @@ from cluster.core.errors import SpecError
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import ANY, Spec
 
-# What a model may learn to tell; the three kinds of blanks may be mixed on one model.
-Infilling = Literal["infilling_short", "infilling_sentence", "infilling_document"]
+# What a model may learn to tell: each is a module of its name in objectives/.
+ObjectiveName = Literal[
+    "causal",
+    "masked",
+]
+Infilling = Literal[  # kinds of blanks, which may be mixed on one model
+    "infilling_short",
+    "infilling_sentence",
+    "infilling_document",
+]
+# What moves the weights: each is a module of its name in optimizers/.
+OptimizerName = Literal[
+    "adamw",
+    "muon",
+    "adafactor",
+    "adamw8bit",
+]
 Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
@@ -33,7 +48,7 @@ class TrainingSpec(Spec, frozen=True):
     grows linearly in steps. None: every step has `global_batch_size`."""
     batch_size_warmup_steps: Annotated[int, Meta(ge=0)] = 0
     """Steps until the batch has grown from `start_batch_size` to `global_batch_size`."""
-    optimizer: Literal["adamw", "muon", "adafactor", "adamw8bit"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """`muon`: Muon on the hidden matrices, AdamW on the rest. `adafactor`: on all weights. `adamw8bit`: AdamW, whose
     state of the hidden matrices has 8 bits a number; its results depend on workers and ZeRO stage a little."""
     learning_rate: Annotated[float, Meta(gt=0)] = 5e-4
@@ -134,7 +149,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
     configuration, `model_type` among them; not used where there is an input `model`."""
     model_overrides: dict[str, Any] = {}
     """Fields of the transformers configuration that differ from the named size, such as `num_hidden_layers`."""
-    objective: Literal["causal", "masked"] | Infilling | dict[Infilling, Weight] = "causal"
+    objective: ObjectiveName | Infilling | dict[Infilling, Weight] = "causal"
     """What the model learns: `causal`, the next token; `masked`, a share of the tokens (BERT); `infilling_short`,
     `infilling_sentence` and `infilling_document`, blanks token by token (GLM): short ones, whole sentences, the later
     half of a document or more. Of several kinds of blanks give weights: `{infilling_short: 1, infilling_document: 1}`;

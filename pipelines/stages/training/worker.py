@@ -5,7 +5,6 @@ A recipe is named by an import string, so that the work travels without it and a
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import tempfile
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from cluster.core.import_strings import import_string
 from cluster.core.metrics import MetricsLog
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import Artifact
@@ -31,7 +31,8 @@ from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.interruption import Undisturbed
 from pipelines.stages.training.loop import Loop
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters, load_model
-from pipelines.stages.training.objectives.objectives import Objective, objective_for
+from pipelines.stages.training.objectives.objective import Objective
+from pipelines.stages.training.objectives.objectives import objective_for
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.training.parallel.ulysses import share_sequences
 from pipelines.stages.training.samples import make_sampler
@@ -80,8 +81,7 @@ Recipe = Callable[[Work, int], Parts]
 def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any] | None:
     """Train on this rank. Returns the metrics; None where the run was asked to end early, and has saved."""
     _prepare(work.scaling)
-    module, _, function = work.recipe.partition(":")
-    recipe: Recipe = getattr(importlib.import_module(module), function)
+    recipe: Recipe = import_string(work.recipe)
     parts = recipe(work, dist.get_rank())
     model, config = parts.objective.model, parts.objective.model.config
     parameters = count_parameters(model)

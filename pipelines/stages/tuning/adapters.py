@@ -15,7 +15,7 @@ def nf4(spec: SftSpec) -> BitsAndBytesConfig:
     import torch
     from transformers import BitsAndBytesConfig
 
-    from pipelines.stages.training.objectives.objectives import HALVES
+    from pipelines.stages.training.objectives.objective import HALVES
 
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from pipelines.specs import SftSpec
+from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
-from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.adapters import add_adapter, nf4
 from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
@@ -34,7 +34,7 @@ def sft(work: Work, rank: int) -> Parts:
     assert isinstance(spec, SftSpec)
     train, heldout = (Sequences.load(state, f"{split}.npz") for split in ("train", "heldout"))
     folder = work.inputs["model"].local()
-    model = load_model(folder, spec, work.extra)
+    model = load_with_rows(folder, spec, work.extra)
     parameters = model.num_parameters()
     trained = model if spec.adapter == "none" else add_adapter(model, spec)
 
@@ -43,7 +43,7 @@ def sft(work: Work, rank: int) -> Parts:
             model.save_pretrained(into, state_dict=weights)
             return
         # The low-rank updates go onto the base as it is stored, not onto its packed copy.
-        whole = add_adapter(load_model(folder, spec, work.extra, packed=False), spec)
+        whole = add_adapter(load_with_rows(folder, spec, work.extra, packed=False), spec)
         whole.load_state_dict(weights, strict=False)
         config = whole.peft_config["default"]
         config.base_model_name_or_path = work.inputs["model"].record.ref  # and not its place on this machine
@@ -69,13 +69,13 @@ def sft(work: Work, rank: int) -> Parts:
     )
 
 
-def load_model(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
+def load_with_rows(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
     """The model in fp32 (its linear layers in NF4 for qlora), with rows for the tokens that the template added."""
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {}
     if spec.adapter == "qlora" and packed:
         options["quantization_config"] = nf4(spec)
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model = load_model(folder, **options)
     torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
     if extra["vocab_size"] > model.config.vocab_size:
         model.resize_token_embeddings(extra["vocab_size"])

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
-from cluster.core.model_files import context_tokens
+from cluster.core.model_files import fitting_tokens
 from pipelines.specs import SftSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, plan_batches
@@ -48,7 +48,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     spec.check_scaling(ctx.scaling)
     if spec.adapter != "none":
         require_rows(ctx.inputs["model"], fields, tokenizer)
-    longest = min(spec.sequence_length, context_tokens(fields) or spec.sequence_length)
+    longest = fitting_tokens(fields, spec.sequence_length)
     config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
     check_shared(ctx.scaling.sequence_parallel_size, (), config, {})
     check_cut(ctx.scaling, spec, config)

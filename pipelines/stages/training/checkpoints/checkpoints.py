@@ -56,7 +56,8 @@ class Part(msgspec.Struct, frozen=True):
         return msgspec.json.decode(text, type=cls)
 
 
-Take = Callable[[Snapshot], dict[str, dict[str, float]]]  # copies a rank's tensors, returns the numbers
+SaveState = Callable[[Snapshot], dict[str, dict[str, float]]]  # copies a rank's tensors, returns the numbers
+LoadState = Callable[[State, dict[str, Any]], None]  # takes up a state and its notes
 
 
 class Checkpoints:
@@ -78,12 +79,12 @@ class Checkpoints:
         """Whether this rank is still at its last part."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, step: int, tokens: int, take: Take, notes: dict[str, Any]) -> None:
-        """Begin to write the state after `step` steps; `take` copies it, in a thread. Waits for the one before."""
+    def save(self, step: int, tokens: int, save_state: SaveState, notes: dict[str, Any]) -> None:
+        """Begin to write the state after `step` steps; `save_state` copies it, in a thread. Waits for the last."""
         began = time.monotonic()
         self.finish()
         self._copied.clear()
-        work = (step, tokens, take, notes, dist.get_rank(), dist.get_world_size())
+        work = (step, tokens, save_state, notes, dist.get_rank(), dist.get_world_size())
         self._thread = threading.Thread(target=self._write, args=work, name="checkpoint", daemon=True)
         self._thread.start()
         self._stalled_seconds += time.monotonic() - began
@@ -110,10 +111,12 @@ class Checkpoints:
         if self._error:
             raise self._error
 
-    def _write(self, step: int, tokens: int, take: Take, notes: dict[str, Any], rank: int, world_size: int) -> None:
+    def _write(
+        self, step: int, tokens: int, save_state: SaveState, notes: dict[str, Any], rank: int, world_size: int
+    ) -> None:
         began = time.monotonic()
         try:
-            numbers = take(self._snapshot)
+            numbers = save_state(self._snapshot)
             self._copied.set()
             folder, name = self.place / _name(step, self._attempt), f"{rank:05d}-of-{world_size:05d}"
             with folder.open(f"{name}.safetensors", "wb") as file:
@@ -139,8 +142,8 @@ class Checkpoints:
                 if name < whole[self.keep - 1]:
                     self._remove(name)
 
-    def load(self, read: Callable[[State, dict[str, Any]], None]) -> Part | None:
-        """Let `read` take up the newest undamaged checkpoint, its state and its notes; return its first part.
+    def load(self, load_state: LoadState) -> Part | None:
+        """Let `load_state` take up the newest undamaged checkpoint, its state and its notes; return its first part.
 
         None where there is none. Newer ones that are damaged, and what dead attempts had begun, are removed.
         """
@@ -159,7 +162,7 @@ class Checkpoints:
                 if parts := self._undamaged(name, Path(folder)):
                     numbers = {group: found for part, _ in parts for group, found in part.numbers.items()}
                     with State([file for _, file in parts], numbers) as state:
-                        read(state, parts[0][0].notes)
+                        load_state(state, parts[0][0].notes)
                     dist.barrier()
                     return parts[0][0]
             if dist.get_rank() == 0:

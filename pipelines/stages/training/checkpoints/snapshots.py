@@ -39,7 +39,7 @@ class Snapshot:
         self._header = b""
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    def copy(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy named tensors."""
         ordered = sorted(tensors, key=lambda named: -named[1].element_size())  # each aligned to its own size
         header: dict[str, Any] = {}

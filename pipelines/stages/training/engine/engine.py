@@ -1,4 +1,4 @@
-"""DeepSpeed behind four verbs: train a step, evaluate, give its state, take one up. The loop knows nothing of ZeRO.
+"""DeepSpeed behind four verbs: train a step, evaluate, save its state, load one. The loop knows nothing of ZeRO.
 
 Losses arrive summed and are divided by the global number of tokens (or pairs), so that accumulation, workers and ZeRO
 stage change a result only by the order of additions.
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pipelines.specs import ScalingSpec, TrainingSpec
 from pipelines.stages.training.batches import Batch, BatchPlan, Share
-from pipelines.stages.training.checkpoints import partition as shards
+from pipelines.stages.training.checkpoints import shards
 from pipelines.stages.training.checkpoints.snapshots import Snapshot, State
 from pipelines.stages.training.engine.deepspeed_config import deepspeed_config
 from pipelines.stages.training.engine.loss_scale import LossScale
-from pipelines.stages.training.objectives.objectives import Objective
+from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.optimizers.optimizers import Optimizer
 from pipelines.stages.training.parallel import cuts
 from pipelines.stages.training.parallel.layouts import zero_layouts
@@ -99,7 +99,7 @@ class Engine:
             self.engine.backward(loss * weight, scale_wrt_gas=False)
             if left:
                 self.engine.step()
-        parts = self._part(total, self.objective.told() / share.divisor)
+        parts = self._part(total, self.objective.pop_sums() / share.divisor)
         return parts, self._update(parts, scale, hooks)
 
     def _part(self, loss: Tensor, figures: Tensor) -> Tensor:
@@ -160,25 +160,25 @@ class Engine:
         self.engine.eval()
         loss = self.engine(self.to_device(batch))
         self.engine.train()
-        return self._part(loss, self.objective.told())
+        return self._part(loss, self.objective.pop_sums())
 
-    def take(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
+    def save_state(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
         """Copy this rank's part of weights and optimizer state; return what is one number for a group, by group.
 
         What is frozen, an adapter's base, comes from where it came from.
         """
         held = shards.to_save(self.engine, self.optimizer)
-        snapshot.take(named for shard in held for named in shard.tensors(self.optimizer))
-        return {str(shard.group): self.optimizer.told(shard.flat).numbers for shard in held}
+        snapshot.copy(named for shard in held for named in shard.tensors(self.optimizer))
+        return {str(shard.group): self.optimizer.save_state(shard.flat, shard.group).numbers for shard in held}
 
     def notes(self) -> dict[str, Any]:
         """What else a resumed run must know, the same on all ranks: plain JSON."""
         return {"loss_scale": asdict(self.loss_scale)} if self.loss_scale else {}
 
-    def load(self, state: State, notes: dict[str, Any]) -> None:
+    def load_state(self, state: State, notes: dict[str, Any]) -> None:
         """Take up what any number of ranks saved at any ZeRO stage. Every rank must call it."""
-        for shard in shards.shards(self.engine, self.optimizer):
-            shard.load(self.optimizer, state)
+        for shard in shards.of_rank(self.engine, self.optimizer):
+            shard.load_state(self.optimizer, state)
         shards.spread(self.engine, self.optimizer)
         if self.loss_scale:
             self.loss_scale = LossScale(**notes["loss_scale"])

@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.core.errors import InputError, SpecError, nearest
-from cluster.core.model_files import context_tokens, embedding_rows, non_writer, read_config
+from cluster.core.model_files import embedding_rows, fitting_tokens, non_writer, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.stages.tokens.reader import TokenStore
-from pipelines.stages.training.models.sizes import SIZES, Size
+from pipelines.stages.training.models.sizes import BLANK_GLM, SIZES, Size
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from pipelines.stages.training.objectives.objective import LanguageModel
 
 TOKENIZER_FILE = "tokenizer.json"
 # Fields that follow from the token store; an override would contradict it.
 DERIVED = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 # Names of older releases, which transformers still understands.
 OLDER = {"rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base", "partial_rotary_factor"}
-# The families that learn an objective other than `causal`; those of a causal language model are transformers' own.
-BLANK_GLM = "blank_glm"
 CAUSAL_FAMILIES = "GPT-2, Llama, GPT-NeoX, Bloom, ..."
-FAMILIES = {"masked": ("bert",), "infilling": (BLANK_GLM,)}
 # What a config.json tells of its weights and its writer.
 DESCRIPTIVE = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache"}
 
@@ -114,12 +113,15 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     return _for_packed(model)
 
 
-def load_model(folder: Path) -> Any:
-    """The model of a Hugging Face folder in fp32, to be trained further."""
+def load_model(folder: Path, **options: Any) -> Any:
+    """The model of a Hugging Face folder in fp32, to be trained further; attention is fused where it can be.
+
+    `options` are those of transformers' `from_pretrained`.
+    """
     import torch
 
     family = json.loads((folder / "config.json").read_bytes())["model_type"]
-    return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32))
+    return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32, **options))
 
 
 def read_configuration(model: Artifact) -> Any:
@@ -135,8 +137,11 @@ def _class_for(family: str) -> Any:
     """The `Auto` class that makes models of a family with the head of the objective that they learn."""
     import transformers
 
+    from pipelines.stages.training.objectives.objectives import OBJECTIVES
+
     _make_known(family)
-    return transformers.AutoModelForMaskedLM if family in FAMILIES["masked"] else transformers.AutoModelForCausalLM
+    head = next((one.head for one in OBJECTIVES.values() if family in one.families), "AutoModelForCausalLM")
+    return getattr(transformers, head)
 
 
 def _make_known(family: str) -> None:
@@ -147,20 +152,19 @@ def _make_known(family: str) -> None:
 
 def require_objective(family: str, objective: str, field: str = "pretrain.model") -> None:
     """Raise SpecError where a family of models does not learn an objective: a name of `PretrainSpec.objective`."""
-    kind = objective.partition("_")[0]
-    if kind == "causal":
-        fits, fitting = _is_causal(family), CAUSAL_FAMILIES
-        why = "does not read from left to right and would see what it is to predict"
-    else:
-        fits, fitting = family in FAMILIES[kind], ", ".join(FAMILIES[kind])
-        why = f"has not been made for {'masked tokens' if kind == 'masked' else 'blanks'}"
-    if not fits:
-        other = next((name for name, families in FAMILIES.items() if family in families), "causal")
-        own = f"{other}_short" if other == "infilling" else other
+    from pipelines.stages.training.objectives.objectives import OBJECTIVES
+
+    wanted = OBJECTIVES[objective]
+    if not _learns(family, wanted):
+        own = next((name for name, one in OBJECTIVES.items() if _learns(family, one)), "causal")
         raise SpecError(
-            f"{field}: a model of the family {family!r} {why} (pretrain.objective: {objective})",
-            f"Take a model of {fitting}, or set pretrain.objective to {own}.",
+            f"{field}: a model of the family {family!r} {wanted.unfit} (pretrain.objective: {objective})",
+            f"Take a model of {', '.join(wanted.families) or CAUSAL_FAMILIES}, or set pretrain.objective to {own}.",
         )
+
+
+def _learns(family: str, objective: type[LanguageModel]) -> bool:
+    return family in objective.families if objective.families else _is_causal(family)
 
 
 def require_trainable(model: Artifact) -> dict[str, Any]:
@@ -234,7 +238,7 @@ def require_fit(model: Artifact, tokens: TokenStore, tokenizer: Artifact, object
             f"{model.record.ref} has rows for {rows} token ids, and the tokens have {tokens.vocab_size}",
             "Give the model with the tokenizer that it was trained with.",
         )
-    positions = context_tokens(config) or tokens.sequence_length
+    positions = fitting_tokens(config, tokens.sequence_length)
     if positions < tokens.sequence_length:
         raise InputError(
             f"{model.record.ref} has {positions} positions, and the sequences {tokens.sequence_length} tokens",

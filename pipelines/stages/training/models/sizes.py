@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+BLANK_GLM = "blank_glm"  # our own family (glm.py)
+
 
 @dataclass(frozen=True)
 class Size:
@@ -66,7 +68,7 @@ def _bert(hidden: int, layers: int, parameters: int = 0) -> Size:
 def _blank_glm(hidden: int, layers: int, parameters: int = 0) -> Size:
     """Du et al. 2022 (arXiv:2103.10360), section 3.1; vocabulary padded as in the published weights."""
     fields = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": hidden // 64}
-    return Size("blank_glm", fields | {"max_position_embeddings": 512 if parameters else 1}, 30592, parameters)
+    return Size(BLANK_GLM, fields | {"max_position_embeddings": 512 if parameters else 1}, 30592, parameters)
 
 
 _SMALL = {"tie_word_embeddings": True}

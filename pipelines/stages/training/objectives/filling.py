@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 
 from cluster.core.errors import InputError
 from pipelines.stages.training.models.models import load_model
+from pipelines.stages.training.objectives.infilling import visible
 from pipelines.stages.training.objectives.markers import NAMES, markers_of
-from pipelines.stages.training.objectives.objectives import visible
 
 
 @dataclass

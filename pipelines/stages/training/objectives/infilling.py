@@ -4,6 +4,9 @@ Spans of a text are each replaced by one mask token: part A. Behind it, part B, 
 begun by a start token as input and ended by an end token as target. Part A sees all of itself; a token of part B sees
 part A and what of part B is before it. Every token has two positions: the one in part A (for a span: that of its mask)
 and the one within its span (0 in part A). Each document of a packed sequence gets blanks of its own.
+
+Which spans are blanks is what the objectives differ in: infilling_short.py, infilling_sentence.py,
+infilling_document.py. They may be mixed on one model.
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pipelines.stages.training.objectives.masking import NO_LABEL, Tokens
+from pipelines.stages.training.models.sizes import BLANK_GLM
+from pipelines.stages.training.objectives.markers import Tokens
+from pipelines.stages.training.objectives.objective import NO_LABEL, Drawing, LanguageModel
 
 Span = tuple[int, int]  # [start, stop)
 DrawSpans = Callable[[Tokens, np.random.Generator], list[Span]]
-
-MEAN_SPAN_TOKENS = 3  # of short spans, Poisson
-SHORTEST_DOCUMENT = 0.5  # of a text, when its end is to be generated
 
 
 @dataclass(frozen=True)
@@ -62,51 +67,6 @@ def infill(tokens: Tokens, spans: list[Span], order: list[int], mask: int, start
         block_positions += range(1, len(inside) + 2)
     arrays = (np.array(values, dtype=np.int64) for values in (inputs, labels, positions, block_positions))
     return Blanks(*arrays)
-
-
-def short_spans(length: int, fraction: float, rng: np.random.Generator) -> list[Span]:
-    """Spans of Poisson(3) tokens, at least one, until a fraction of the text is masked (as published 15 %); a token is
-    left between two, where need be by masking less."""
-    wanted = max(1, round(fraction * length))
-    sizes: list[int] = []
-    while sum(sizes) < wanted:
-        sizes.append(min(max(1, int(rng.poisson(MEAN_SPAN_TOKENS))), wanted - sum(sizes)))
-    while sum(sizes) + len(sizes) - 1 > length:  # too short a text for so many blanks
-        sizes.pop()
-    rng.shuffle(sizes)
-    # Spread what is left over before, between and after the spans, every way equally likely.
-    free = length - sum(sizes) - (len(sizes) - 1)
-    cuts = np.sort(rng.choice(free + len(sizes), len(sizes), replace=False)) - np.arange(len(sizes))
-    spans, taken = [], 0
-    for number, (cut, size) in enumerate(zip(cuts.tolist(), sizes, strict=True)):
-        start = cut + taken + number
-        spans.append((start, start + size))
-        taken += size
-    return spans
-
-
-def sentence_spans(ends: Tokens, length: int, fraction: float, rng: np.random.Generator) -> list[Span]:
-    """Whole sentences until a fraction of the text is masked (as published 15 %), no two of them next to each other.
-
-    `ends` are the positions behind each sentence, ascending, the last `length`.
-    """
-    bounds = [0, *ends.tolist()]
-    sentences = [(start, stop) for start, stop in itertools.pairwise(bounds) if stop > start]
-    chosen: set[int] = set()
-    masked = 0
-    for number in rng.permutation(len(sentences)).tolist():
-        if masked >= fraction * length:
-            break
-        if number - 1 not in chosen and number + 1 not in chosen:
-            chosen.add(number)
-            masked += sentences[number][1] - sentences[number][0]
-    return [sentences[number] for number in sorted(chosen)]
-
-
-def document_span(length: int, rng: np.random.Generator) -> list[Span]:
-    """The end of the text, 50 to 100 % of it, uniformly."""
-    size = int(np.ceil(length * rng.uniform(SHORTEST_DOCUMENT, 1.0)))
-    return [(length - size, length)]
 
 
 def infill_sequence(
@@ -161,3 +121,43 @@ def _infill_document(
 def _filled(pieces: list[Tokens], length: int, value: int) -> Tokens:
     padding = length - sum(map(len, pieces))
     return np.concatenate([*pieces, np.full(padding, value, dtype=np.int64)])
+
+
+def visible(documents: Tensor, block_positions: Tensor) -> Tensor:
+    """Which tokens (rows) see which in texts with blanks, both (batch, length): bool (batch, 1, length, length).
+
+    All see part A (block position 0) of their own document, and part B up to themselves.
+    """
+    index = torch.arange(documents.size(1), device=documents.device)
+    mask = (block_positions == 0).unsqueeze(-2) | (index <= index.unsqueeze(-1))
+    return (mask & (documents.unsqueeze(-1) == documents.unsqueeze(-2))).unsqueeze(1)
+
+
+class BlankInfilling(LanguageModel):
+    """The blanks of texts, token by token: `inputs`, `labels`, `positions`, `block_positions` and `documents` as
+    `infill_sequence` makes them, each (batch, length) int64."""
+
+    mask: ClassVar[str]
+    """The role of the token that stands in a blank's place."""
+    families = (BLANK_GLM,)
+    unfit = "has not been made for blanks"
+
+    @classmethod
+    def spans(cls, text: Tokens, rng: np.random.Generator, drawing: Drawing) -> list[Span]:
+        """The spans of a text, of the tokens of one document, that become blanks."""
+        raise NotImplementedError
+
+    @classmethod
+    def draw(cls, sequence: Tokens, rng: np.random.Generator, drawing: Drawing) -> dict[str, Tokens]:
+        roles = drawing.markers.roles
+        ids = (roles[cls.mask], roles["start"], roles["end"])
+        return infill_sequence(
+            sequence, drawing.eos_token_id, lambda text, rng: cls.spans(text, rng, drawing), ids, rng
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        mask = visible(batch["documents"], batch["block_positions"])
+        positions = torch.stack([batch["positions"], batch["block_positions"]], dim=1)
+        with self.autocast(mask):
+            logits = self.model(batch["inputs"], position_ids=positions, attention_mask=mask).logits
+        return self.summed(logits, batch["labels"])

@@ -5,15 +5,18 @@ Training adds no tokens of its own: a model and its tokenizer must know the same
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
-from pipelines.stages.training.objectives.masking import Tokens
+
+Tokens = npt.NDArray[np.int64]
 
 # Of BERT and RoBERTa; of GLM (Du et al. 2022; the published GLM-10B; ChatGLM).
 NAMES = {
@@ -22,13 +25,6 @@ NAMES = {
     "document_mask": ("[gMASK]",),
     "start": ("<sop>", "<|startofpiece|>"),
     "end": ("<eop>", "<|endofpiece|>"),
-}
-NEEDED = {
-    "causal": (),
-    "masked": ("mask",),
-    "infilling_short": ("mask", "start", "end"),
-    "infilling_sentence": ("sentence_mask", "start", "end"),
-    "infilling_document": ("document_mask", "start", "end"),
 }
 SENTENCE_MARKS = (".", "!", "?", "。", "！", "？", "…")
 CLOSING = "\"'”’)]」』） "
@@ -43,6 +39,7 @@ class Markers:
     tokenizer: Tokenizer
     vocab_size: int
 
+    @functools.cached_property
     def sentence_ends(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which ids end a sentence: by a mark that ends one, or a line; shape (vocab_size,)."""
         ends = np.zeros(self.vocab_size, dtype=np.bool_)
@@ -51,9 +48,8 @@ class Markers:
         return ends
 
 
-def find_markers(tokenizer: Artifact, objectives: Iterable[str], vocab_size: int) -> Markers:
-    """The markers that objectives need. Raises InputError where the tokenizer, or the tokens' vocabulary, lacks one."""
-    wanted = {role for objective in objectives for role in NEEDED[objective]}
+def find_markers(tokenizer: Artifact, wanted: Collection[str], vocab_size: int) -> Markers:
+    """The markers of some roles. Raises InputError where the tokenizer, or the tokens' vocabulary, lacks one."""
     needed = [role for role in NAMES if role in wanted]
     if "tokenizer.json" not in tokenizer.record.files:
         raise InputError(f"{tokenizer.record.ref} has no tokenizer.json", "Take one in Hugging Face's format.")

@@ -1,1 +1,1 @@
-"""AdamW, 8-bit AdamW, Adafactor, Muon, sharded."""
+"""Rules that move weights, one a module, and the optimizer that applies them."""

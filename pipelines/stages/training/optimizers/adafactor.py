@@ -9,13 +9,16 @@ every ZeRO stage. The factors are kept whole on every rank, being small.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from pipelines.stages.training.optimizers.sharded import Sharded
+from pipelines.stages.training.optimizers.rule import FP32_BYTES, Rule, Sharded
 from pipelines.stages.training.parallel.layouts import Layout, Piece, Whole
+from pipelines.stages.training.spec import TrainingSpec
 
 DECAY_EXPONENT = 0.8  # the second moment's decay is 1 - t^-0.8
 SMALLEST_SQUARE = 1e-30  # epsilon 1
@@ -24,10 +27,31 @@ CLIP = 1.0  # d
 FACTORS = "factors"  # of the state: each matrix's means by row, then by column, one matrix after another
 
 
-def update(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
-    """One step of a group, either of matrices alone (`factored`) or of vectors alone."""
-    for parameter in parameters:
-        _update(parameter, optimizer.state[parameter], group, optimizer.layouts.get(parameter), optimizer.wholes)
+class Adafactor(Rule):
+    """On all weights: a group is either of matrices alone (`factored`) or of vectors alone."""
+
+    whole_matrices = True
+    whole_state = (FACTORS,)
+
+    def groups(
+        self, spec: TrainingSpec, hidden: Mapping[Parameter, float], rest: list[Parameter]
+    ) -> list[dict[str, Any]]:
+        matrices, vectors = ([p for p in rest if (p.ndim == 2) == factored] for factored in (True, False))
+        return [
+            {"params": of, "weight_decay": decay, "rule": "adafactor", "peak": spec.learning_rate, "factored": factored}
+            for of, decay, factored in (
+                (list(hidden), spec.weight_decay, True),
+                (matrices, 0.0, True),
+                (vectors, 0.0, False),
+            )
+        ]
+
+    def update(self, optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            _update(parameter, optimizer.state[parameter], group, optimizer.layouts.get(parameter), optimizer.wholes)
+
+    def state_bytes(self, parameter: Tensor) -> float:
+        return FP32_BYTES * (sum(parameter.shape) if parameter.ndim == 2 else parameter.numel())
 
 
 def _update(
@@ -92,3 +116,6 @@ def _moment(state: dict[str, Any], piece: Piece, shapes: list[torch.Size]) -> Te
     outer = torch.outer(row_means[first : last + 1] / row_means.mean(), column_means)
     before = piece.begin - first * columns
     return outer.view(-1)[before : before + count]
+
+
+RULE = Adafactor()

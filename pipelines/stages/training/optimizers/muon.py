@@ -8,13 +8,17 @@ in every ZeRO stage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from pipelines.stages.training.optimizers.sharded import Sharded
+from pipelines.stages.training.optimizers import adamw
+from pipelines.stages.training.optimizers.rule import FP32_BYTES, Rule, Sharded
 from pipelines.stages.training.parallel.layouts import Layout
+from pipelines.stages.training.spec import TrainingSpec
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -51,18 +55,35 @@ def orthogonalized(layout: Layout, shard: Tensor, dtype: torch.dtype) -> Tensor:
     return grid.view(-1)[mine.start : mine.stop].to(shard.device)
 
 
-def update(optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
-    """One step of a group of matrices."""
-    for parameter in parameters:
-        state = optimizer.state[parameter]
-        gradient = parameter.grad
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        step = gradient.lerp(state["momentum"], MOMENTUM)
-        if layout := optimizer.layouts.get(parameter):
-            step = orthogonalized(layout, step, optimizer.dtype)
-        else:
-            step = orthogonalize(step, optimizer.dtype).mul_(optimizer.wholes[parameter].scale)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
+class Muon(Rule):
+    """For the hidden matrices, being made for linear maps; AdamW moves the rest."""
+
+    whole_matrices = True
+    gathers = True
+
+    def groups(
+        self, spec: TrainingSpec, hidden: Mapping[Parameter, float], rest: list[Parameter]
+    ) -> list[dict[str, Any]]:
+        options = {"rule": "muon", "peak": spec.muon_learning_rate, "scales": list(hidden.values())}
+        return [{"params": list(hidden), "weight_decay": spec.weight_decay, **options}, adamw.plain(spec, rest)]
+
+    def update(self, optimizer: Sharded, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            state = optimizer.state[parameter]
+            gradient = parameter.grad
+            assert gradient is not None
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            step = gradient.lerp(state["momentum"], MOMENTUM)
+            if layout := optimizer.layouts.get(parameter):
+                step = orthogonalized(layout, step, optimizer.dtype)
+            else:
+                step = orthogonalize(step, optimizer.dtype).mul_(optimizer.wholes[parameter].scale)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-group["lr"])
+
+    def state_bytes(self, parameter: Tensor) -> float:
+        return FP32_BYTES * parameter.numel()
+
+
+RULE = Muon()

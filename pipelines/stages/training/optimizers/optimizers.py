@@ -9,31 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from pipelines.specs import TrainingSpec
-from pipelines.stages.training.optimizers import adafactor, adamw, muon
-from pipelines.stages.training.optimizers.sharded import Sharded
+from cluster.core.import_strings import import_string
+from pipelines.stages.training.optimizers.rule import Rule, Sharded
 from pipelines.stages.training.parallel.layouts import Whole
+from pipelines.stages.training.spec import OptimizerName, TrainingSpec
 
-RULES = {
-    "adamw": adamw.update,
-    "adamw8bit": adamw.update_8bit,
-    "adafactor": adafactor.update,
-    "muon": muon.update,
-}
-WHOLE = ("adafactor", "muon")  # rules that need to know the weights' shapes
+# The rules by name: each is the `RULE` of the module of its name.
+RULES: dict[str, Rule] = {name: import_string(f"{__package__}.{name}:RULE") for name in get_args(OptimizerName)}
 
 
 @dataclass(frozen=True)
-class Told:
+class FlatState:
     """What an optimizer keeps of a flat tensor: a tensor like it for each name; what belongs to all its weights, whole
     on every rank, weight after weight; and single numbers."""
-
-    WHOLES: ClassVar[set[str]] = {adafactor.FACTORS}
 
     elements: dict[str, Tensor]
     wholes: dict[str, Tensor]
@@ -55,7 +48,7 @@ class Optimizer(Sharded):
         self.wholes = {}
         for group in self.param_groups:
             scales = group.pop("scales", [1.0] * len(group["params"]))
-            if group["rule"] in WHOLE:
+            if RULES[group["rule"]].whole_matrices:
                 for parameter, scale in zip(group["params"], scales, strict=True):
                     self.wholes[parameter] = Whole(parameter.shape, scale)
 
@@ -69,20 +62,23 @@ class Optimizer(Sharded):
             return
         for group in self.param_groups:
             if parameters := [p for p in group["params"] if p.grad is not None]:
-                RULES[group["rule"]](self, parameters, group)
+                RULES[group["rule"]].update(self, parameters, group)
 
-    def told(self, flat: Tensor) -> Told:
-        """The state of a flat tensor (a weight, or this rank's shard of a group) in terms that know no shards."""
-        state = self.state[flat]
+    def rule(self, group: int) -> Rule:
+        return RULES[self.param_groups[group]["rule"]]
+
+    def save_state(self, flat: Tensor, group: int) -> FlatState:
+        """The state of a flat tensor (a weight of a group, or this rank's shard of it) in terms that know no shards."""
+        state, rule = self.state[flat], self.rule(group)
         numbers = {name: value.item() for name, value in state.items() if not value.dim()}
-        wholes = {name: state[name] for name in state.keys() & Told.WHOLES}
+        wholes = {name: state[name] for name in state.keys() & set(rule.whole_state)}
         elements = {name: state[name] for name in state.keys() - numbers.keys() - wholes.keys()}
-        return Told(adamw.spread_scales(elements), wholes, numbers)
+        return FlatState(rule.by_element(elements), wholes, numbers)
 
-    def take(self, flat: Tensor, told: Told) -> None:
-        """Take up the state of a flat tensor, however it was cut when it was told."""
-        numbers = {name: torch.tensor(value, device=flat.device) for name, value in told.numbers.items()}
-        self.state[flat] = {**adamw.gather_scales(told.elements), **told.wholes, **numbers}
+    def load_state(self, flat: Tensor, group: int, saved: FlatState) -> None:
+        """Take up the state of a flat tensor, however it was cut when it was saved."""
+        numbers = {name: torch.tensor(value, device=flat.device) for name, value in saved.numbers.items()}
+        self.state[flat] = {**self.rule(group).from_elements(saved.elements), **saved.wholes, **numbers}
 
 
 def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
@@ -90,25 +86,11 @@ def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
 
     Weight decay touches the hidden matrices only. Not norms and biases, as usual for GPT and Llama; and not embeddings
     and the output layer, which those decay: rows of rare tokens would shrink in all the steps that give them no
-    gradient (OLMo 2, arXiv:2501.00656, exempts embeddings, too). Muon and 8-bit state are for the same matrices: Muon
-    is made for linear maps, and Dettmers et al. keep 32 bits for embeddings.
+    gradient (OLMo 2, arXiv:2501.00656, exempts embeddings, too).
     """
     hidden = dict(_hidden_matrices(model))
     rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]
-    whole_state = {"rule": "adamw", "peak": spec.learning_rate, "betas": (spec.beta1, spec.beta2), "eps": 1e-8}
-    rules: dict[str, dict[str, Any]] = {
-        "adamw": whole_state,
-        "adamw8bit": whole_state | {"rule": "adamw8bit"},
-        "muon": {"rule": "muon", "peak": spec.muon_learning_rate, "scales": list(hidden.values())},
-        "adafactor": {"rule": "adafactor", "peak": spec.learning_rate, "factored": True},
-    }
-    groups = [{"params": list(hidden), "weight_decay": spec.weight_decay, **rules[spec.optimizer]}]
-    if spec.optimizer == "adafactor":
-        for factored in (True, False):
-            parameters = [p for p in rest if (p.ndim == 2) == factored]
-            groups.append({"params": parameters, "weight_decay": 0.0, **rules["adafactor"], "factored": factored})
-    else:
-        groups.append({"params": rest, "weight_decay": 0.0, **whole_state})
+    groups = RULES[spec.optimizer].groups(spec, hidden, rest)
     found = [group for group in groups if group["params"]]
     return Optimizer(found, torch.bfloat16 if spec.precision == "bf16" else torch.float32)
 

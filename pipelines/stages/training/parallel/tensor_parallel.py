@@ -15,6 +15,7 @@ import torch
 
 from cluster.core.errors import SpecError
 from pipelines.specs import ScalingSpec, SftSpec, TrainingSpec
+from pipelines.stages.training.optimizers.optimizers import RULES
 
 FIELD = "scaling.tensor_parallel_size"
 FAMILIES = ("llama", "gpt_neox")  # those that a test compares with undivided runs
@@ -48,7 +49,7 @@ def check_cut(scaling: ScalingSpec, spec: TrainingSpec, config: Any) -> None:
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise SpecError(f"{FIELD}: the family {config.model_type!r} is not cut", f"{remedy}, or take one of {known}.")
-    if spec.optimizer in ("muon", "adafactor"):
+    if RULES[spec.optimizer].whole_matrices:
         raise SpecError(
             f"{FIELD}: {spec.optimizer} needs whole matrices", f"{remedy}, or {spec.kind}.optimizer to adamw."
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,24 +20,12 @@ from torch.distributed._functional_collectives import all_to_all_single  # the o
 from torch.nn import functional as F
 
 from cluster.core.errors import SpecError
+from pipelines.stages.training.objectives.objectives import OBJECTIVES
+from pipelines.stages.training.parallel.chunk import Chunk
 
 NAME = "ulysses"  # of the attention, in transformers' registry
 FAMILIES = ("gpt2", "llama", "gpt_neox", "stablelm", "glm", "glm4")  # those that a test compares with undivided runs
 FIELD = "scaling.sequence_parallel_size"
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Which of `size` contiguous pieces, alike in length, of every sequence a rank has."""
-
-    number: int = 0
-    size: int = 1
-
-    def of(self, whole: Tensor, fill: int = 0) -> Tensor:
-        """The rank's positions of a tensor (batch, length), lengthened by `fill` to a multiple of `size`."""
-        if self.size == 1:
-            return whole
-        return F.pad(whole, (0, -whole.size(1) % self.size), value=fill).chunk(self.size, dim=1)[self.number]
 
 
 def share_sequences(model: Any, size: int) -> Chunk:
@@ -113,7 +100,7 @@ def check_shared(size: int, objectives: Iterable[str], config: Any, lengths: dic
         return
     remedy = "Set it to 1."
     for objective in objectives:
-        if objective != "causal":
+        if not OBJECTIVES[objective].shares_sequences:
             raise SpecError(f"{FIELD}: only causal sequences can be shared (pretrain.objective: {objective})", remedy)
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pipelines.stages.training.sizing.kept import Kept
 
 FP32 = 4
-# Of a weight, by the rule that moves it; Adafactor has rows and columns instead. 8 bits have a scale each 256 elements.
-STATE_BYTES = {"adamw": 2 * FP32, "adamw8bit": 2 + 2 * FP32 / 256, "muon": FP32, "adafactor": 0}
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,14 @@ class Peak:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Weights, those of them that are trained, of these the ones that Muon updates and the largest matrix; and bytes:
-    of the optimizer's state, of what is not trained, as it is stored, and of activations at the moments that may be the
-    highest of a step, without and with activation checkpointing (none: the family has no blocks for it)."""
+    """Weights, those of them that are trained, of these the ones that the optimizer gathers to whole matrices, and the
+    largest one; and bytes: of the optimizer's state, of what is not trained, as it is stored, and of activations at the
+    moments that may be the highest of a step, without and with activation checkpointing (none: the family has no blocks
+    for it)."""
 
     parameters: int
     trained_parameters: int
-    muon_parameters: int
+    gathered_parameters: int
     largest_parameter: int
     state_bytes: int
     frozen_bytes: int
@@ -87,7 +86,7 @@ def trace(
 
     from pipelines.stages.training.models.models import build_model, count_parameters
     from pipelines.stages.training.models.packed import stored_bytes, without_storage
-    from pipelines.stages.training.optimizers.optimizers import build_optimizer
+    from pipelines.stages.training.optimizers.optimizers import RULES, build_optimizer
     from pipelines.stages.training.parallel.tensor_parallel import keep_part
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -103,16 +102,14 @@ def trace(
         frozen = [p for p in model.parameters() if not p.requires_grad]
         added = sum(p.numel() for p in trained) if adapt else 0  # the adapter's
         groups = build_optimizer(model, spec).param_groups
-        of_rules = {rule: [p for g in groups if g["rule"] == rule for p in g["params"]] for rule in STATE_BYTES}
-        state = sum(STATE_BYTES[rule] * p.numel() for rule, held in of_rules.items() for p in held)
-        state += sum(FP32 * (sum(p.shape) if p.ndim == 2 else p.numel()) for p in of_rules["adafactor"])
+        moved = [(RULES[group["rule"]], parameter) for group in groups for parameter in group["params"]]
         peaks, checkpointed = _peaks(model, spec, sequence_length)
         return Footprint(
             parameters=parameters + added,
             trained_parameters=sum(p.numel() for p in trained),
-            muon_parameters=sum(p.numel() for p in of_rules["muon"]),
+            gathered_parameters=sum(p.numel() for rule, p in moved if rule.gathers),
             largest_parameter=max(p.numel() for p in trained),
-            state_bytes=int(state),
+            state_bytes=int(sum(rule.state_bytes(p) for rule, p in moved)),
             frozen_bytes=sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers())),
             peaks=peaks,
             checkpointed=checkpointed,

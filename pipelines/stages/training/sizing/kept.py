@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipelines.specs import SftSpec, TrainingSpec
-from pipelines.stages.training.models.models import BLANK_GLM
-from pipelines.stages.training.objectives.objectives import HALVES, additive
+from pipelines.stages.training.models.sizes import BLANK_GLM
+from pipelines.stages.training.objectives.objective import HALVES, additive
 
 
 @dataclass(frozen=True)

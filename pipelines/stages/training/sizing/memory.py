@@ -56,7 +56,7 @@ def _states(footprint: Footprint, layout: Layout, workers: int, accumulates: boo
         return memory(trained + frozen, trained, footprint.state_bytes, buffers), memory()
     share = -(-trained // workers)
     optimizer = share + -(-footprint.state_bytes // workers)
-    buffers = FP32 * footprint.muon_parameters  # whole again for its orthogonalization
+    buffers = FP32 * footprint.gathered_parameters  # of Muon, for its orthogonalization
     if stage == 3:
         shards = share + -(-frozen // workers)
         live = min(FP32 * LIVE_ELEMENTS, trained + frozen)

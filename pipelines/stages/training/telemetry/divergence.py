@@ -70,12 +70,12 @@ class Divergence:
         """What there is to tell in a line of the log."""
         return {metrics.SKIPPED_STEPS: self.skipped} if self.spec.on_divergence == "skip" else {}
 
-    def state(self) -> dict[str, Any]:
+    def save_state(self) -> dict[str, Any]:
         """What a checkpoint must hold for a resumed run to decide as if it had never stopped; plain JSON."""
         return {"losses": list(self._losses), "skipped": self.skipped, "in_a_row": self._in_a_row}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned; of a run's beginning there is nothing, `{}`."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `save_state` returned; of a run's beginning there is nothing, `{}`."""
         self._losses.clear()
         self._losses.extend(state.get("losses", ()))
         self.skipped, self._in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)

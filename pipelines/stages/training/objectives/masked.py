@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from torch import Tensor
 
-Tokens = npt.NDArray[np.int64]
+from pipelines.stages.training.objectives.markers import Tokens
+from pipelines.stages.training.objectives.objective import NO_LABEL, Drawing, LanguageModel, documents
 
-NO_LABEL = -100
 REPLACED, RANDOM = 0.8, 0.1
 
 
@@ -41,3 +41,28 @@ def mask_tokens(tokens: Tokens, ordinary: Tokens, mask: int, fraction: float, rn
     random = chosen[(draw >= REPLACED) & (draw < REPLACED + RANDOM)]
     inputs[random] = rng.choice(ordinary, len(random))
     return Masked(inputs, labels)
+
+
+class MaskedLM(LanguageModel):
+    """What masked tokens were, on packed documents: `inputs` and `labels` (batch, length) int64, padding negative."""
+
+    markers = ("mask",)
+    families = ("bert",)
+    head = "AutoModelForMaskedLM"
+    unfit = "has not been made for masked tokens"
+
+    @classmethod
+    def draw(cls, sequence: Tokens, rng: np.random.Generator, drawing: Drawing) -> dict[str, Tokens]:
+        markers = drawing.markers
+        found = mask_tokens(sequence[:-1], markers.ordinary, markers.roles["mask"], drawing.fraction, rng)
+        return {"inputs": found.inputs, "labels": found.labels}
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        inputs = batch["inputs"].where(batch["inputs"] >= 0, self.eos_token_id)
+        apart = self.apart(documents(inputs, self.eos_token_id, causal=False))
+        with self.autocast(inputs):
+            logits = self.model(inputs, **apart).logits
+        return self.summed(logits, batch["labels"])
+
+
+OBJECTIVE = MaskedLM

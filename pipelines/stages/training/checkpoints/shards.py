@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.stages.training.checkpoints.snapshots import State
-from pipelines.stages.training.optimizers.optimizers import Optimizer, Told
+from pipelines.stages.training.optimizers.optimizers import FlatState, Optimizer
 from pipelines.stages.training.parallel.cuts import Block, block
 
 WEIGHT = "weight"
@@ -79,24 +79,24 @@ class Shard:
 
     def tensors(self, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
         """Everything to save of the pieces, by KEY/WEIGHT/ROW/COLUMN."""
-        told = optimizer.told(self.flat)
+        state = optimizer.save_state(self.flat, self.group)
         for piece in self.pieces:
             for found in piece.rectangles():
-                for key, value in {WEIGHT: self.flat, **told.elements}.items():
+                for key, value in {WEIGHT: self.flat, **state.elements}.items():
                     yield f"{key}/{piece.weight}/{found.row}/{found.column}", found.of(value)
         begun = {piece.weight for piece in self.pieces if piece.start == 0}  # on one rank of all
-        for key, value in told.wholes.items():
+        for key, value in state.wholes.items():
             for (name, _), part in zip(self.weights, value.split([sum(s) for _, s in self.weights]), strict=True):
                 if name in begun:
                     yield f"{key}/{name}/0/0", part.view(1, -1)
 
-    def load(self, optimizer: Optimizer, state: State) -> None:
+    def load_state(self, optimizer: Optimizer, state: State) -> None:
         """Take up weights and optimizer state."""
-        keys = state.keys(self.weights[0][0])
+        keys, whole_state = state.keys(self.weights[0][0]), optimizer.rule(self.group).whole_state
         elements: dict[str, Tensor] = {WEIGHT: self.flat}
         wholes: dict[str, Tensor] = {}
         for key, dtype in keys.items():
-            if key in Told.WHOLES:
+            if key in whole_state:
                 parts = [self.flat.new_empty(sum(shape)) for _, shape in self.weights]
                 for (name, _), part in zip(self.weights, parts, strict=True):
                     state.read(key, name, 0, 0, part.view(1, -1))
@@ -107,10 +107,10 @@ class Shard:
                 for found in piece.rectangles():
                     state.read(key, piece.weight, found.row, found.column, found.of(into))
         del elements[WEIGHT]
-        optimizer.take(self.flat, Told(elements, wholes, state.numbers[str(self.group)]))
+        optimizer.load_state(self.flat, self.group, FlatState(elements, wholes, state.numbers[str(self.group)]))
 
 
-def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
+def of_rank(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """Everything this rank holds, for an engine of DeepSpeed's at any stage."""
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
     zero, found = engine.optimizer, []
@@ -150,14 +150,14 @@ def shards(engine: Any, optimizer: Optimizer) -> list[Shard]:
 
 def to_save(engine: Any, optimizer: Optimizer) -> list[Shard]:
     """This rank's part of the whole state: all ranks' parts together hold every element once."""
-    held = [replace(s, pieces=[piece for piece in s.pieces if piece.block.saved]) for s in shards(engine, optimizer)]
+    own = [replace(s, pieces=[piece for piece in s.pieces if piece.block.saved]) for s in of_rank(engine, optimizer)]
     if engine.optimizer is not optimizer:
-        return held
+        return own
     rank, ranks = dist.get_rank(engine.seq_data_parallel_group), dist.get_world_size(engine.seq_data_parallel_group)
-    total = sum(piece.length for shard in held for piece in shard.pieces)
+    total = sum(piece.length for shard in own for piece in shard.pieces)
     begin, end = total * rank // ranks, total * (rank + 1) // ranks
     found, before = [], 0
-    for shard in held:
+    for shard in own:
         for piece in shard.pieces:
             if part := piece.cut(begin - before, end - before):
                 found.append(replace(shard, pieces=[part]))

@@ -1,0 +1,1 @@
+"""Rewards: functions of a sampled answer, one a module; the table of them; calling them."""
