@@ -25,9 +25,7 @@ DOCUMENT_WORDS = 500
 JOB = """
 import sys
 from cluster.core.build import build
-from pipelines.specs import CorpusSpec, ScalingSpec
-from pipelines.specs import GopherQuality, NotEmpty
-from pipelines.specs import JsonLinesSource
+from pipelines.specs import CorpusSpec, GopherQuality, JsonLinesSource, NotEmpty, ScalingSpec
 from cluster.core.storage.store import Store
 
 sources, rules = (JsonLinesSource(path=sys.argv[1]),), (NotEmpty(), GopherQuality())

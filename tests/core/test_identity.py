@@ -215,8 +215,7 @@ SCRIPT = """
 from typing import ClassVar
 
 from cluster.pipeline import pipeline
-from pipelines.specs import CorpusSpec, RlhfSpec, Spec
-from pipelines.specs import Python
+from pipelines.specs import CorpusSpec, Python, RlhfSpec, Spec
 
 
 class OwnSpec(Spec, frozen=True):

@@ -25,9 +25,7 @@ from typing import ClassVar
 
 import my_helper
 from cluster.pipeline import main, pipeline
-from pipelines.specs import CorpusSpec, Spec
-from pipelines.specs import Python
-from pipelines.specs import TextSource
+from pipelines.specs import CorpusSpec, Python, Spec, TextSource
 from my_parts import names
 
 

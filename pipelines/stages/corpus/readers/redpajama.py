@@ -39,7 +39,8 @@ class RedPajamaSource(Source, frozen=True, tag="redpajama"):
 
     def ranges(self, file: SourceFile) -> list[SourceFile]:
         """As of other files of lines; v2's are read beside their signals, line by line, and stay whole."""
-        return [file] if DOCUMENTS in file.path else json_objects.ranges(file)
+        is_whole = DOCUMENTS in file.path or SIGNALS_ENDING in file.name
+        return [file] if is_whole else json_objects.ranges(file)
 
     def read(self, file: SourceFile) -> Iterator[Document | Broken]:
         """A document a line. Metadata holds `meta`, or v2's fields and `quality_signals` (or why they are missing)."""
