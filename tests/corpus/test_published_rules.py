@@ -44,7 +44,7 @@ def check(rule: Rule, kept: str, rejected: str, reason: str) -> None:
         ('"Well-known" and/or new...old :) (see above):', '" Well - known " and/or new ... old :) ( see above ):'),
         ("https://a.org/x?y=1, me@b.org 3+4 x=y a,b 1,000", "https://a.org/x?y=1 , me@b.org 3 + 4 x = y a , b 1,000"),
         ("They’re 5 … 20% at 10am.", "They ’re  5 … 20 % at 10 am ."),
-        ("\u00a0a\u2003b\tc\n", "a b c"),
+        ("They’re §5 … 20% at 10am.", "They ’re § 5 … 20 % at 10 am ."),
         ("", ""),
     ],
 )

@@ -38,7 +38,7 @@ _UNITS = (
 )
 
 _EDGES = f"—–{_PUNCTUATION}{_QUOTES}{_SYMBOLS}"  # single marks that come off at both ends
-_PREFIX = re.compile(rf"[%={_EDGES}{_CURRENCY}]|\+(?![0-9])|\.\.+|(?:US|[CA])\$").match
+_PREFIX = re.compile(rf"[§%={_EDGES}{_CURRENCY}]|\+(?![0-9])|\.\.+|(?:US|[CA])\$").match
 _SUFFIX = re.compile(
     rf"(?:……|[{_EDGES}]|['’][sS]|(?<=[0-9])(?:\+|(?:US|[CA])?[{_CURRENCY}]|{_UNITS})"
     rf"|(?:(?<=°[FfCcKk])|(?<=[0-9{_LOWER}%²\-+|.\\{_PUNCTUATION}{_QUOTES}])|(?<=[{_UPPER}][{_UPPER}]))\.)$"
@@ -57,7 +57,7 @@ _ADDRESS = re.compile(  # after Perini's (gist dperini/729294), with an optional
     r"(?::\d{2,5})?(?:[/?#]\S*)?$"
 ).match
 
-_PIECES = re.compile(rf"[%=—–{_PUNCTUATION}{_QUOTES}]|[^%=—–{_PUNCTUATION}{_QUOTES}]+").findall
+_PIECES = re.compile(rf"[§%=—–{_PUNCTUATION}{_QUOTES}]|[^§%=—–{_PUNCTUATION}{_QUOTES}]+").findall
 LONG_CHARACTERS = 512
 
 _WHOLE = r"""

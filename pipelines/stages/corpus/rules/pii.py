@@ -26,7 +26,7 @@ _IPV4 = rf"(?<![\w.-])(?<![^/]/)(?<![=~<>^]=)(?<![~^]){_OCTET}(?:\.{_OCTET}){{3}
 _IPV6 = r"(?<![\w:.])[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:.])"
 _SMALL_OCTET = 32
 _BEFORE_VERSION = re.compile(
-    r"(?:\b(?:v|ver|version|release|rev|revision|build|firmware|section|sec|sect|chapter|table|fig|figure|ec)\.?|)"
+    r"(?:\b(?:v|ver|version|release|rev|revision|build|firmware|section|sec|sect|chapter|table|fig|figure|ec)\.?|§)"
     r"[\s:=\"']{0,4}\Z",
     re.IGNORECASE,
 )
