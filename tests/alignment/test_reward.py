@@ -19,6 +19,8 @@ from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 
+pytestmark = pytest.mark.heavy
+
 POSITIONS = 48
 PAIRS = 60
 

@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 STEPS = 12
 SCRIPT = Path(__file__).with_name("tiny_chat.py")
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

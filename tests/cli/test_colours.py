@@ -12,6 +12,8 @@ import pytest
 from tests.cli.command import CTL, ctl
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
+
 PLAIN = [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CLICOLOR": "0"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}]
 
 

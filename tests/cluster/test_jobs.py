@@ -23,6 +23,8 @@ from tests.cluster.local_cluster import CTL, LocalCluster, free_port
 from tests.core.toys import WordsSpec
 from tests.made import make
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = '''
 """A pipeline of one step."""
 from typing import ClassVar, Literal

@@ -16,6 +16,8 @@ from cluster.control import local
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
+pytestmark = pytest.mark.heavy
+
 
 def of_home(cluster: LocalCluster) -> list[psutil.Process]:
     found = []

@@ -38,7 +38,7 @@ STEPS = [
     *("conversations", "sft", "preferences", "reward", "rlhf", "quantized", "comparison", "model"),
 ]
 
-pytestmark = pytest.mark.timeout(2700)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2700)]
 
 
 @pytest.fixture(scope="module")

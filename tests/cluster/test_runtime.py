@@ -18,6 +18,8 @@ import pytest
 from cluster.control import runtime
 from cluster.core.provenance import PROJECT_ROOT
 
+pytestmark = pytest.mark.heavy
+
 CONNECT = """
 import sys
 from cluster.control import runtime

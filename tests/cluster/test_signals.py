@@ -24,6 +24,8 @@ from tests.cluster.local_cluster import CTL
 from tests.cluster.test_runtime import MARK, marked
 from tests.training.tiny import make_tokens
 
+pytestmark = pytest.mark.heavy
+
 TRAINING = f"""
 import sys
 sys.path.insert(0, {str(PROJECT_ROOT)!r})

@@ -16,6 +16,8 @@ from cluster.core.errors import SpecError, UsageError
 from cluster.core.storage.store import Store
 from tests.cli.command import ctl
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = Path(__file__).with_name("sweep_script.py")
 
 

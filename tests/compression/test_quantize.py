@@ -35,7 +35,7 @@ INT4 = QuantizeSpec(scheme="int4", report_conversations=24, report_tokens=48)
 
 Report = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")

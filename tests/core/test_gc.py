@@ -29,6 +29,8 @@ from cluster.pipeline import pipeline, run
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, TotalSpec, WordsSpec
 
+pytestmark = pytest.mark.heavy
+
 OLD = "2001-01-01T00:00:00.000+00:00"
 LONG_DAYS = 3650.0
 

@@ -27,6 +27,8 @@ from tests.conftest import ROOT
 from tests.core.interleaving import Files, orders
 from tests.core.toys import WordsSpec
 
+pytestmark = pytest.mark.heavy
+
 WAIT_SECONDS = 240  # for what takes a second
 
 

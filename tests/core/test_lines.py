@@ -15,6 +15,8 @@ from cluster.core.storage.store import Store
 from pipelines.stages.alignment.ledger import LEDGER_FILE, Ledger
 from pipelines.stages.alignment.ledger import read as read_ledger
 
+pytestmark = pytest.mark.heavy
+
 FILE = "x.jsonl"
 TEXT = "x" * 1000
 LINES = 3 * SEGMENT_BYTES // 1000

@@ -24,6 +24,8 @@ from cluster.core.storage.store import Store, problems
 from tests.conftest import ROOT
 from tests.core.toys import CountSpec, WordsSpec
 
+pytestmark = pytest.mark.heavy
+
 CEPH = ROOT.parent / "shared" / "s3" / "ceph.sh"
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw")
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code>{}<RequestId>tx1</RequestId></Error>'

@@ -16,6 +16,8 @@ from cluster.core.storage.store import Store
 from cluster.pipeline import load_script
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
+
 SCRIPT = '''
 """A pipeline with helpers beside it."""
 from __future__ import annotations

@@ -31,6 +31,8 @@ from pipelines.specs import (
 from tests.conftest import ROOT
 from tests.corpus.files import source, spec, write_corpus
 
+pytestmark = pytest.mark.heavy
+
 
 def _rows(artifact: Artifact, folder: str) -> list[dict[str, str]]:
     return [

@@ -15,6 +15,8 @@ from pipelines.specs import BenchmarkSpec
 from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Outcome, Results, aggregate
 from tests.conftest import SHARED_DATA
 
+pytestmark = pytest.mark.heavy
+
 QUESTIONS = 8
 
 pytest.importorskip("lm_eval")

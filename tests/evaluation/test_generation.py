@@ -13,6 +13,8 @@ from pipelines.specs import GenerationSpec, ScalingSpec
 from pipelines.stages.evaluation.results import Outcome, Results
 from tests.evaluation.tiny_model import tiny_conversations, tiny_model
 
+pytestmark = pytest.mark.heavy
+
 pytest.importorskip("rouge_score")
 pytest.importorskip("sacrebleu")
 

@@ -23,6 +23,8 @@ from pipelines.specs import CorpusSpec, PerplexitySpec, PretrainedSpec, Tokenize
 from pipelines.stages.evaluation.paired import read
 from tests.made import make
 
+pytestmark = pytest.mark.heavy
+
 TEXTS = ["aé" * 20, "b", "cde" * 9]
 EOS, VOCAB = 0, 300
 TOKENIZER = {"tokenizer.json": b'{"model": "bytes"}'}

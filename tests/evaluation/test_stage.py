@@ -24,7 +24,7 @@ from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.reader import TokenStore
 from tests.evaluation.tiny_run import LENGTH, PRETRAIN, STEPS, make_data, make_model, write_sources
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("ray_cluster")]
 SPEC = EvaluationSpec(prompts=("def function", "Straße 文"), completion_tokens=8)
 
 

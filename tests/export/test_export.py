@@ -15,7 +15,7 @@ from pipelines.specs import EvaluationSpec, ExportSpec
 from pipelines.stages.export.card import license_counts
 from tests.evaluation.tiny_run import make_data, make_model, write_sources
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("ray_cluster")]
 
 
 def test_export(store: Store, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from pipelines.stages.generation.fleet import PATIENCE, Fleet, start
 from pipelines.stages.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
 
+pytestmark = pytest.mark.heavy
+
 EOS = 0
 PROMPTS = [[5, 6, 7], [40, 41], list(range(50, 90))]
 ASKED: dict[str, Any] = {"max_tokens": GREEDY_TOKENS, "eos_token_id": EOS}

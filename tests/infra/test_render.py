@@ -27,6 +27,8 @@ from tests.cli.command import ctl
 from tests.conftest import ROOT
 from tests.infra.orders import Body, find, order, problems, rendered
 
+pytestmark = pytest.mark.heavy
+
 COMMITTED = ROOT / "infra" / "kuberay"
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 

@@ -19,6 +19,8 @@ from tests.evaluation.tiny_run import commit_model
 from tests.infra.orders import find, order, rendered
 from tests.serving.conftest import write_model
 
+pytestmark = pytest.mark.heavy
+
 
 def application(endpoint: EndpointSpec) -> dict[str, Any]:
     (found,) = serve_config(endpoint)["applications"]

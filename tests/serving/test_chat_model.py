@@ -13,7 +13,7 @@ import pytest
 from pipelines.stages.tuning.records import located
 from tests.cluster.local_cluster import LocalCluster, free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2700)]
 
 SCRIPT = "pipelines/finetune_chat.py"
 SHORT_REPORT = ("--set", "quantized.report_conversations=8", "--set", "quantized.report_tokens=16")

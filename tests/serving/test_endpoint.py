@@ -27,6 +27,8 @@ from tests.cluster.local_cluster import CTL
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import CONTEXT, Served
 
+pytestmark = pytest.mark.heavy
+
 PROMPTS = ("def function(", "import os\n", "Straße 文字", "for name in")
 TOKENS = 24
 

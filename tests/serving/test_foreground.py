@@ -8,6 +8,7 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
 import requests
 from safetensors.torch import load_file, save_file
 
@@ -16,6 +17,8 @@ from cluster.core.storage.store import Store
 from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
+
+pytestmark = pytest.mark.heavy
 
 
 def nothing_runs(home: Path) -> LocalCluster:

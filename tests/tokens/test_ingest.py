@@ -27,6 +27,8 @@ from pipelines.stages.tokens.tokenizers.encoder import Encoder
 from pipelines.stages.tokens.tokenizers.tokenizer import train
 from tests.corpus.files import source
 
+pytestmark = pytest.mark.heavy
+
 LENGTH = 24
 PARTS = 7
 WINDOW = 2

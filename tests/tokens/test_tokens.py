@@ -32,6 +32,8 @@ from pipelines.stages.tokens.tokenizers.encoder import load
 from tests.conftest import ROOT
 from tests.corpus.files import spec, write_corpus
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Artifact]:

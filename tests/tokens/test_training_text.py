@@ -14,6 +14,8 @@ from pipelines.stages.tokens.tokenizers.pieces import learn
 from pipelines.stages.tokens.tokenizers.tokenizer import END_OF_TEXT, train, train_wordpiece
 from pipelines.stages.tokens.tokenizers.training_text import BETWEEN_BLANKS, BYTE_LEVEL, LONGEST, cut
 
+pytestmark = pytest.mark.heavy
+
 RNG = Random(0)
 RUNS = {
     "letters": "Z" * 1_000_000,

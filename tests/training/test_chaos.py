@@ -25,6 +25,8 @@ from cluster.core.storage.store import Store
 from tests.training.test_stage import SCRIPT
 from tests.training.two_nodes import TwoNodes
 
+pytestmark = pytest.mark.heavy
+
 KINDS = ("worker", "node", "driver", "SIGTERM")
 KILLS = max(len(KINDS), int(os.environ.get("TRUNKLINE_TEST_KILLS", "4")))
 STEPS = 150 * (KILLS + 1)

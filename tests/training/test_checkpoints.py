@@ -25,6 +25,8 @@ from cluster.core.storage.location import Location
 from pipelines.stages.training.checkpoints.checkpoints import Checkpoints, Part
 from pipelines.stages.training.checkpoints.snapshots import PartFile, Snapshot, State
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

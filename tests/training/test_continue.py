@@ -21,6 +21,8 @@ from tests.tokens.corpora import GivenSpec
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
+pytestmark = pytest.mark.heavy
+
 
 def further(steps: int, **changes: object) -> PretrainSpec:
     return PretrainSpec(

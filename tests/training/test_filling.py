@@ -15,6 +15,8 @@ from pipelines.stages.training.objectives.filling import Filler
 from pipelines.stages.training.objectives.infilling import BlankInfilling, infill
 from tests.training.tiny import EOS, LENGTH, MARKERS, SMALL, VOCAB, tokenizer_json
 
+pytestmark = pytest.mark.heavy
+
 MASK, START, END = VOCAB, VOCAB + 3, VOCAB + 4
 
 

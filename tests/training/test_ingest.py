@@ -18,6 +18,8 @@ from tests.corpus.files import source
 from tests.tokens.corpora import GivenSpec
 from tests.training.tiny import SMALL
 
+pytestmark = pytest.mark.heavy
+
 PART_DOCUMENTS, PARTS, STEPS, BATCH, LENGTH = 100, 9, 30, 8, 32
 TRAIN = tuple(source(number, 2) for number in range(PART_DOCUMENTS * PARTS))
 HELDOUT = tuple(source(10_000 + number, 2) for number in range(60))

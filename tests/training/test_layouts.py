@@ -19,6 +19,8 @@ from cluster.core.storage.store import Store
 from pipelines.stages.training.models.models import load_model
 from tests.training.tiny import LENGTH, SMALL, make_tokens
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 8
 GROUP = Path(__file__).with_name("group.py")
 

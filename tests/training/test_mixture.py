@@ -15,6 +15,8 @@ from pipelines.specs import MixtureSpec
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 20
 
 

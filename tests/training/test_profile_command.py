@@ -20,6 +20,8 @@ from pipelines.stages.training.telemetry import profiles
 from tests.training.run_once import SCALING
 from tests.training.tiny import make_tokens, pretrain
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 300  # far more than pass until the run is asked
 
 

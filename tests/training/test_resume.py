@@ -13,6 +13,8 @@ from cluster.core.metrics import LOSS, STEP, TIMED, read
 from cluster.core.storage.location import Location
 from tests.training.tiny import LENGTH, SMALL, run_rounds
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 24
 OFTEN = {"checkpoint_every_seconds": 1e-6}
 KILLS = sorted(random.Random(20261121).sample(range(3, STEPS), 3))

@@ -30,6 +30,8 @@ from pipelines.stages.training.sizing.memory import place
 from tests.cli.command import ctl
 from tests.training.tiny import make_tokens, pretrain, saved_bytes
 
+pytestmark = pytest.mark.heavy
+
 GIB = 2**30
 FAMILIES = ("gpt2-1m", "llama-1m", "pythia-1m", "bloom-1m", "stablelm-1.6b", "glm-9b")
 

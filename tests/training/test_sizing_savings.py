@@ -28,6 +28,8 @@ from tests.cli.command import ctl
 from tests.made import make
 from tests.training.tiny import saved_bytes, tokenizer_json
 
+pytestmark = pytest.mark.heavy
+
 LENGTH, NUMBER, VOCAB, HIDDEN = 32, 3, 512, 128
 MODELS = ("gpt2-1m", "llama-1m", "pythia-1m", "bloom-1m")
 GB = 10**9

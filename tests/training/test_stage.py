@@ -29,6 +29,8 @@ from pipelines.stages.training.checkpoints.checkpoints import Part
 from tests.training.run_once import SCALING
 from tests.training.tiny import BATCH, LENGTH, make_tokens, pretrain
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 240
 SCRIPT = Path(__file__).with_name("run_once.py")
 

@@ -32,6 +32,8 @@ from pipelines.stages.training.parallel.tensor_parallel import check_cut
 from pipelines.stages.training.sizing.footprint import trace
 from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, run_rounds
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 5
 CLIP = 0.5  # below every norm of these runs
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}

@@ -29,6 +29,8 @@ from tests.made import make
 from tests.training.chunks import OVERRIDES
 from tests.training.tiny import BATCH, EOS, LENGTH, VOCAB, make_tokens, pretrain, run_rounds, tokenizer_json
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 5
 CHUNKS = Path(__file__).with_name("chunks.py")
 

@@ -14,6 +14,8 @@ from pipelines.specs import PretrainSpec, ScalingSpec
 from pipelines.stages.training.stage import validate
 from tests.training.tiny import LENGTH, make_tokens, pretrain
 
+pytestmark = pytest.mark.heavy
+
 
 def context(inputs: dict[str, Artifact]) -> Context[PretrainSpec]:
     return Context(pretrain(2), inputs, Location("memory://none"), ScalingSpec(num_workers=1), "tiny", "0" * 64)

@@ -27,6 +27,8 @@ from pipelines.stages.training.telemetry.stragglers import judge
 from tests.training.tiny import LENGTH, make_tokens
 from tests.training.trouble import BAD
 
+pytestmark = pytest.mark.heavy
+
 STEPS = 8
 GROUP = Path(__file__).with_name("group.py")
 SPIKES = {"spike_threshold": 20.0, "spike_window": 4}

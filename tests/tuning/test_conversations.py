@@ -24,6 +24,8 @@ from pipelines.stages.tuning.formats import FORMATS, checked
 from pipelines.stages.tuning.records import BadRecord
 from tests.conftest import SHARED_DATA
 
+pytestmark = pytest.mark.heavy
+
 FUNCTION = '''def scale_{name}(value):
     """Scale by {factor}."""
     return value * {factor} + {name}

@@ -18,6 +18,8 @@ from tests.conftest import ROOT
 from tests.tuning.group import STEPS
 from tests.tuning.tiny_sft import make_inputs, write_sources
 
+pytestmark = pytest.mark.heavy
+
 
 def case(adapter: str, **scaling: Any) -> dict[str, Any]:
     return {"spec": {"adapter": adapter}, "scaling": scaling}

@@ -22,6 +22,8 @@ from tests.conftest import ROOT
 from tests.export import lines
 from tests.tuning.tokenizers import by_hand
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_gguf_model_out_of_a_package_answers(smollm2_model: Artifact) -> None:
     folder = smollm2_model.local()

@@ -35,6 +35,8 @@ from pipelines.stages.tuning.templates import prepare
 from tests.conftest import ROOT
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 
+pytestmark = pytest.mark.heavy
+
 Inputs = dict[str, Artifact]
 
 
