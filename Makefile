@@ -23,7 +23,7 @@ check: lint  ## Check style and types and run the tests that start nothing (unde
 
 # Two files of tests at a time: most of their time they wait for clusters to start.
 test: lint  ## Check style and types and run all tests
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 clean:  ## Remove .venv and caches (artifacts stay)
 	rm -rf .venv *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -35,10 +35,13 @@ CLUSTERS = {"ray_cluster", "local_cluster", "served"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a cluster is heavy, whether its file says so or not."""
+    """What uses a cluster is heavy, whether its file says so or not. Files with heavy tests come first: of two workers
+    none is left alone with a long one in the end."""
     for item in items:
         if CLUSTERS & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.heavy)
+    heavy = {item.path for item in items if item.get_closest_marker("heavy")}
+    items.sort(key=lambda item: item.path not in heavy)
 
 
 @pytest.fixture(scope="session", autouse=True)
