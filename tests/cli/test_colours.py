@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,14 +27,21 @@ def on_terminal(*arguments: str, **more: str) -> bytes:
     return said
 
 
-def test_a_terminal_is_shown_bold() -> None:
-    assert b"\x1b[1m" in on_terminal("spec", "list")
+def test_a_terminal_is_shown_bold_and_not_wider_than_it_is() -> None:
+    said = on_terminal("spec", "list", COLUMNS="80")
+    assert b"\x1b[1m" in said and b"a model" in said
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    assert max(map(len, plain.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("environment", PLAIN, ids=lambda environment: "-".join(environment))
-def test_not_where_they_are_not_wanted(environment: dict[str, str], tmp_path: Path) -> None:
+def test_not_where_they_are_not_wanted(environment: dict[str, str]) -> None:
     assert b"\x1b" not in on_terminal("spec", "list", **environment)
-    assert b"\x1b" not in on_terminal("plan", "pipelines/pretrain.py", "--store", str(tmp_path), **environment)
+
+
+def test_a_plan_is_plain_where_it_should_be(tmp_path: Path) -> None:
+    said = on_terminal("plan", "pipelines/pretrain.py", "--store", str(tmp_path), NO_COLOR="1")
+    assert b"\x1b" not in said and b"pretrain" in said
 
 
 def test_not_into_a_pipe() -> None:
@@ -50,7 +58,7 @@ def toy(step):
 """
 
 
-@pytest.mark.parametrize("environment", PLAIN, ids=lambda environment: "-".join(environment))
+@pytest.mark.parametrize("environment", [PLAIN[0], PLAIN[1]], ids=lambda environment: "-".join(environment))
 def test_not_while_a_pipeline_runs(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(RUN)
     where = {"PYTHONPATH": str(ROOT), "TRUNKLINE_STORE": str(tmp_path / "store"), "PYTHON": sys.executable}
