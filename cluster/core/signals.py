@@ -6,16 +6,19 @@ stays ignored.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
+AGAIN_SECONDS = 0.1
 SETTLE_SECONDS = 5.0  # a service manager sends both at once: the second is the same wish, and must not cut a checkpoint
 
 _held = False
@@ -29,8 +32,14 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def as_interrupts() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise Terminated in the main thread."""
+    """Within, SIGTERM and SIGHUP raise Terminated in the main thread.
+
+    Python drops what is raised while an object is destroyed. An interruption, Ctrl-C as well, that meets such a moment
+    is sent again.
+    """
     global _terminals
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_send_again, hook)
     _terminals = tuple(number for number in (1, 2) if os.isatty(number))
     before = {number: signal.getsignal(number) for number in ENDING}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
@@ -39,8 +48,21 @@ def as_interrupts() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number in ours:
             signal.signal(number, before[number])
+
+
+def _send_again(hook: Callable[[Any], None], dropped: Any) -> None:
+    global _heard
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        hook(dropped)
+        return
+    number = signal.Signals[str(dropped.exc_value)] if dropped.exc_type is Terminated else signal.SIGINT
+    _heard = -SETTLE_SECONDS
+    again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

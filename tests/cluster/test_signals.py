@@ -40,7 +40,7 @@ if __name__ == "__main__":
     main(endless)
 """
 MOMENTS = """
-import sys, threading, psutil, os, signal
+import sys, threading, time, psutil, os, signal
 from cluster.control import runtime
 from cluster.control.screen.console import guarded
 from pipelines.specs import ScalingSpec
@@ -52,7 +52,15 @@ def kill_during():
         pass
     os.kill(os.getpid(), signal.Signals[sys.argv[2]])
 
+class Destroyed:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(600)  # the signal ends it
+
 def work():
+    if moment == "within a destructor":
+        Destroyed()
+        threading.Event().wait()
     if moment == "before":
         print("ready", flush=True)
         threading.Event().wait()
@@ -149,7 +157,13 @@ def test_a_terminal_that_is_gone_ends_ctl_run_in_order(script: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [("before", signal.SIGHUP), ("during", signal.SIGTERM), ("after", signal.SIGHUP)]
+    ("moment", "number"),
+    [
+        ("before", signal.SIGHUP),
+        ("during", signal.SIGTERM),
+        ("after", signal.SIGHUP),
+        ("within a destructor", signal.SIGTERM),
+    ],
 )
 def test_around_the_start_of_ray(moment: str, number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
