@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
+START_ATTEMPTS = 4
 FIRST_WORKER_PORT, WORKER_PORTS = 21000, 500  # each raylet has its own: on one address they would collide
 
 FIND_SECOND = """
@@ -73,20 +75,28 @@ class TwoNodes:
         return {"env": self.environment, "check": True, "stdout": subprocess.PIPE}
 
     def _start(self, *options: str) -> None:
-        first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
-        self._started += 1
-        ports = [f"--min-worker-port={first}", f"--max-worker-port={first + WORKER_PORTS - 1}"]
-        command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"]
-        with (self.folder / f"node-{self._started}.log").open("wb") as log:
-            self.nodes.append(
-                subprocess.Popen(
+        """Start a node and wait until it is one. On a busy machine Ray gives up now and then; then it is tried again."""
+        for _ in range(START_ATTEMPTS):
+            self._started += 1
+            first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
+            ports = [f"--min-worker-port={first}", f"--max-worker-port={first + WORKER_PORTS - 1}"]
+            command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"]
+            path = self.folder / f"node-{self._started}.log"
+            with path.open("wb") as log:
+                node = subprocess.Popen(
                     [*command, "--object-store-memory=100000000", *options, *ports],
                     env=self.environment,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                 )
-            )
+            pause = threading.Event()
+            while node.poll() is None and b"Ray runtime started" not in path.read_bytes():
+                pause.wait(0.1)  # a log sends no events
+            if node.poll() is None:
+                self.nodes.append(node)
+                return
+        raise AssertionError(f"no node in {START_ATTEMPTS} attempts: {path.read_text()[-2000:]}")
 
     @staticmethod
     def _end(node: subprocess.Popen[bytes]) -> None:
