@@ -75,7 +75,7 @@ class TwoNodes:
         return {"env": self.environment, "check": True, "stdout": subprocess.PIPE}
 
     def _start(self, *options: str) -> None:
-        """Start a node and wait until it is one. On a busy machine Ray gives up now and then; then it is tried again."""
+        """Start a node and wait until it is one; where Ray gives up, as on a busy machine, it is tried again."""
         for _ in range(START_ATTEMPTS):
             self._started += 1
             first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
