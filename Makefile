@@ -18,7 +18,7 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint  ## Check style and types and run the tests that start nothing (under three minutes)
+check: lint  ## Check style and types and run the tests that start nothing
 	$(BIN)/pytest -n 2 --dist loadfile -m "not heavy" $(ARGS)
 
 # Two files of tests at a time: most of their time they wait for clusters to start.

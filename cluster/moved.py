@@ -24,8 +24,9 @@ MOVED = {
     "pipelines.corpus.rules.language": f"{STAGES}.corpus.rules.identification",
     "pipelines.ordered": f"{STAGES}.ordered",
     "pipelines.tokens.tokenizer": f"{STAGES}.tokens.tokenizers.tokenizer",
-    **{f"pipelines.{room}": f"{STAGES}.{room}" for room in ("alignment", "corpus", "tokens", "tuning")},
 }
+ROOMS = {f"pipelines.{room}": f"{STAGES}.{room}" for room in ("alignment", "corpus", "tokens", "tuning")}
+MOVED |= ROOMS
 
 
 class Finder:
@@ -47,8 +48,11 @@ class Finder:
 
 
 def _new(name: str) -> str | None:
-    known = next((old for old in sorted(MOVED, key=len, reverse=True) if f"{name}.".startswith(f"{old}.")), None)
-    return MOVED[known] + name.removeprefix(known) if known else None
+    """A module of its own name here, else one of a room of `STAGES` that moved as it was."""
+    if name in MOVED:
+        return MOVED[name]
+    room = next((old for old in ROOMS if name.startswith(f"{old}.")), None)
+    return ROOMS[room] + name.removeprefix(room) if room else None
 
 
 def install() -> None:

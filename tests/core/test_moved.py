@@ -15,6 +15,8 @@ from cluster.store import Store
 from cluster.specs.sources import JsonLinesSource
 from pipelines.ordered import ordered_map
 from pipelines.corpus.rules import apply
+from pipelines.corpus.rules.language import identify
+from pipelines.corpus.rules.pii import RemovePersonalData
 from pipelines.corpus.documents import Document
 from pipelines.tokens.tokenizer import train
 from pipelines.tuning.encoding import encode
