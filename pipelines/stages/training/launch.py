@@ -6,14 +6,18 @@ newest checkpoint. An error in the code would only repeat: it ends the run at on
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import os
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import ray
 import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
@@ -21,9 +25,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import RayTrainError
+from ray.train.v2._internal.execution.controller.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.control.failures import describe, original
+from cluster.control.runtime import debugging
 from cluster.core.errors import JobError, TrunklineError
 from cluster.core.signals import held
 from pipelines.specs import ScalingSpec
@@ -46,9 +54,10 @@ CPU_MEMORY = {
     "MALLOC_TOP_PAD_": str(2**26),
 }
 
-PRIVATE = os.environ.get("RAY_ADDRESS", "") in ("", "local")
-if PRIVATE:  # no node of a cluster of our own is ever taken away
+if os.environ.get("RAY_ADDRESS", "") in ("", "local"):  # no node of a cluster of our own is ever taken away
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+# The controller runs in the driver, whose logging is not Ray's to set up.
+os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
 
 
 class EndOnError(UserCallback):
@@ -61,16 +70,65 @@ class EndOnError(UserCallback):
             raise _first(worker_exceptions)
 
 
-class Trainer(TorchTrainer):
-    """Ray's trainer without its actors for datasets, of which it gets none: batches are read in order by each worker.
+class Workers(WorkerGroup):
+    """Ray's group of workers under a controller that is no actor: nobody asks it for the checkpoints it was told of."""
 
-    On a private cluster, which dies with us, also without the actor that cleans up after our death: it asks the
-    dashboard, which a private cluster does not have, and holds up the end of a run for 10 s.
+    def _init_train_context_on_workers(
+        self, workers: list[Worker], sync_actor: Any, train_context_args: dict[str, list[Any]]
+    ) -> None:
+        started = [
+            worker.actor.init_train_context.remote(
+                train_run_context=self._train_run_context,
+                distributed_context=worker.distributed_context,
+                synchronization_actor=sync_actor,
+                storage_context=self._storage_context,
+                worker_callbacks=self._worker_callbacks_to_propagate,
+                controller_actor=None,
+                **{name: values[rank] for name, values in train_context_args.items()},
+            )
+            for rank, worker in enumerate(workers)
+        ]
+        ray.get(started)
+        self._decorate_worker_log_file_paths(workers)
+
+
+class Controller(TrainController):
+    """Ray's controller, with workers that do not look for it among the actors."""
+
+    worker_group_cls = Workers
+
+
+class Trainer(TorchTrainer):
+    """Ray's trainer with its controller in this process, where Ray starts an actor that imports all of torch again.
+
+    It ends with this process, and its workers with it, so that nothing has to clean up after it. Without the actors for
+    datasets, of which it gets none: batches are read in order by each worker.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        idle = (DatasetsCallback, PlacementGroupCleanerCallback) if PRIVATE else DatasetsCallback
+        idle = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        with _logged():
+            controller = Controller(**arguments)
+            asyncio.run(controller.run())
+            return controller.get_result()
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Has the controller's log written among the logs of the cluster; shown as well where Ray's logs are."""
+    logger = logging.getLogger("ray.train")
+    handler = SessionFileHandler(f"ray-train-controller-{os.getpid()}.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    propagated, logger.propagate = logger.propagate, debugging()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def run_workers(
