@@ -51,6 +51,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.setenv("HOME", str(home))
     patch.setenv("TRUNKLINE_HOME", str(home / ".trunkline"))
     patch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    # What vLLM finds out of an architecture takes a process that imports it, and is the same for every home.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    patch.setenv("VLLM_CACHE_ROOT", str(shared / "vllm"))
     yield
     patch.undo()
 

@@ -99,6 +99,8 @@ class GenerationEngine:
 
         engine: dict[str, Any] = {"dtype": options.dtype}
         if options.gpus == 0:
+            # vLLM compiles what counts ranks and samples, in every process anew: seconds, and no gain on CPUs.
+            torch._dynamo.config.disable = True
             engine |= {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30), "enforce_eager": True}
             # vLLM 0.29 on CPUs fails where a prompt is read in pieces and its request has a seed of its own.
             engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options.max_model_len)}
