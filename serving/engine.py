@@ -105,7 +105,7 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
             engine["dtype"] = "float32"  # integer kernels have no float32: a quantized model says its own
         # By default every replica's engine binds itself to the same first cores of the machine.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, round(spec.cpus)))}
-        environment["TORCHDYNAMO_DISABLE"] = "1"  # what counts ranks and samples would be compiled in every replica anew
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # every replica would compile what counts ranks and samples anew
     deployment: dict[str, Any] = {
         "max_constructor_retry_count": 1,  # what fails at the start fails again: say so at once
         "ray_actor_options": {"num_cpus": 0},  # the engine's cores are in the placement group

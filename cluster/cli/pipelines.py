@@ -37,21 +37,28 @@ def plan(
     For a step that would train: memory of each worker, tokens per second, duration, and the ZeRO stage and micro-batch
     that suit it, on this machine or on GPUs named by --hardware. One that cannot fit is refused.
     """
+    from cluster.control.planning.hardware import named
     from cluster.control.planning.plan import make_plan
-    from cluster.control.planning.prediction import find_hardware
+    from cluster.control.planning.sizing import Asked, with_sizes
 
+    if hardware:
+        named(hardware)  # a wrong name is told before anything else
     graph, opened = load(script, config, set_, name, store)
-    planned = make_plan(graph, opened, find_hardware(hardware, graph.scaling))
+    planned = make_plan(graph, opened)
+    if not as_json:
+        _print_table(planned)
+    sized = with_sizes(planned, Asked(script, config, set_ or [], name, store, hardware))
     if as_json:
-        print_json([item.as_dict() for item in planned])
+        print_json([item.as_dict() for item in sized])
     else:
-        _print(planned)
-    for item in planned:
+        for before, item in zip(planned, sized, strict=True):
+            _print_size(item, item.reasons[len(before.reasons) :])
+    for item in sized:
         if item.prediction:
             item.prediction.require_fit(item.step.key)
 
 
-def _print(planned: "list[Planned]") -> None:
+def _print_table(planned: "list[Planned]") -> None:
     rows = []
     for item in planned:
         state = "built" if item.artifact else "to build"
@@ -60,11 +67,16 @@ def _print(planned: "list[Planned]") -> None:
         rows.append((item.step.key, state, item.step.fingerprint[:12], first))
         rows += [("", "", "", reason) for reason in others]
     print_table(("step", "state", "fingerprint", "why"), rows, "The pipeline has no steps.")
-    for item in planned:
-        if item.prediction:
-            print()
-            for line in _lines(item.step.key, item.prediction):
-                print(line)
+
+
+def _print_size(item: "Planned", reasons: tuple[str, ...]) -> None:
+    """What a step needs that would train, or why that is not known."""
+    for reason in reasons:
+        print(f"\n{item.step.key} is {reason}")
+    if item.prediction:
+        print()
+        for line in _lines(item.step.key, item.prediction):
+            print(line)
 
 
 def _lines(key: str, found: "Prediction") -> list[str]:

@@ -123,6 +123,26 @@ def test_ctl_help_imports_nothing_heavy() -> None:
     assert not heavy & set(done.stderr.split())
 
 
+SCRIPTS = sorted(path.name for path in (ROOT / "pipelines").glob("*.py") if "@pipeline" in path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctl_plan_imports_nothing_heavy(script: str, tmp_path: Path) -> None:
+    """Whatever it sizes, it has sized by another process; a script whose inputs are not in the store ends before."""
+    code = (
+        f"import sys; sys.argv = ['ctl', 'plan', 'pipelines/{script}', '--store', {str(tmp_path)!r}]\n"
+        "from cluster.cli.app import run\n"
+        "try: run()\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code or 0, *sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    code, *names = done.stderr.splitlines()[-1].split()
+    assert code == "0" or "no artifact" in done.stderr or "a tokenizer to extend is needed" in done.stderr
+    assert not {"ray", "torch", "transformers", "pandas", "lxml"} & set(names)
+    assert {"msgspec", "cluster"} <= set(names)
+
+
 def test_errors_survive_pickling() -> None:
     for name in ("UsageError", "SpecError", "InputError", "NotReadyError", "JobError", "InterruptedRun"):
         error = getattr(errors, name)("what", "remedy")

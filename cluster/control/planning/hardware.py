@@ -75,13 +75,15 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 @dataclass(frozen=True)
 class Hardware:
-    """What each worker has. `threads` is 0 on a GPU, beside which there is main memory (0: not known how much)."""
+    """What each worker has. `threads` is 0 on a GPU, beside which there is main memory (0: not known how much).
+    `flops_per_second` is of a CPU and in fp32 (0: measured when it is asked for)."""
 
     name: str
     memory_bytes: int
     threads: int = 0
     sheet: DataSheet | None = None
     host_memory_bytes: int = 0
+    flops_per_second: float = 0.0
 
     @property
     def on_cpu(self) -> bool:
@@ -94,7 +96,7 @@ class Hardware:
         small models trained 1.2 times as fast.
         """
         if self.on_cpu:
-            return flops / measured_flops(self.threads) + activation_bytes / (
+            return flops / (self.flops_per_second or measured_flops(self.threads)) + activation_bytes / (
                 self.threads * CPU_ACTIVATION_BYTES_PER_SECOND
             )
         if self.sheet is None:
