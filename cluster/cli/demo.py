@@ -14,12 +14,18 @@ REQUEST = 'def get_name(self):\n    """Return the name of the object."""'
 ANSWER_TOKENS = 64
 WIDTH = 98  # of what is shown at the end
 LICENCES = 4  # the commonest, shown
+QUICK = "quick"
+# What the stages took on two cores, in seconds, by which the time that is left is told.
+USUAL_SECONDS: dict[str, float] = {}
 COLUMNS = ("bits/byte", "parses", "reward", "size", "tokens/s")
 
 
 def demo(
     config: Config = None,
     set_: Sets = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The whole line in three minutes: models too small to learn much.")
+    ] = False,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Also serve the model and ask it.")] = True,
     port: Annotated[int, typer.Option("--port", help="Port of the endpoint.", min=1, max=65535)] = 8000,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the endpoint running.")] = False,
@@ -32,14 +38,19 @@ def demo(
     from cluster.control.local import port_taken
     from cluster.control.run import run
     from cluster.control.screen.view import make_view
-    from cluster.core.errors import NotReadyError
+    from cluster.core.errors import NotReadyError, UsageError
     from cluster.core.provenance import PROJECT_ROOT
 
     clock = time.monotonic()
     if serve and port_taken(port):
         raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
-    graph, opened = load(PROJECT_ROOT / "pipelines" / "quickstart.py", config, set_, "", store)
-    built = run(graph, opened, make_view())
+    if quick and config:
+        raise UsageError("--quick is a configuration itself", "Lay further fields over it with `--set`.")
+    if quick:
+        config = PROJECT_ROOT / "pipelines" / "presets" / f"{QUICK}.yaml"
+        print("The whole line, small: it shows what happens, not what such models can learn.\n", flush=True)
+    graph, opened = load(PROJECT_ROOT / "pipelines" / "quickstart.py", config, set_, QUICK if quick else "", store)
+    built = run(graph, opened, make_view({} if quick else USUAL_SECONDS))
     model = built["quantized"]
     _say("the base model on held-out files, in bits per byte (lower is better)", _quality(built["evaluation"]))
     _say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.control import runtime
@@ -35,7 +35,9 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     _require_functions(graph, store)
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
-    with _in_use(graph, store), view.running(graph):
+    missing = [step for step in graph.steps if store.find(step.kind, step.fingerprint) is None]
+    # What later steps need is not to be collected meanwhile; where nothing is built, nothing is written.
+    with store.using(graph.targets) if missing else nullcontext(), view.running(graph.steps, missing):
         for number, step in enumerate(graph.steps):
             inputs = {n: i if isinstance(i, Artifact) else built[i.key] for n, i in step.inputs.items()}
             work = functools.partial(_build_step, graph, step, inputs, store, view)
@@ -65,13 +67,6 @@ def _require_functions(graph: Graph, store: Store) -> None:
                 usercode.load(name)
             except InputError as error:
                 raise SpecError(f"{step.key}.{where}: {error.message}", error.remedy) from error
-
-
-def _in_use(graph: Graph, store: Store) -> AbstractContextManager[None]:
-    """Keeps what later steps need from being collected meanwhile; where nothing is built, nothing is written."""
-    if all(store.find(step.kind, step.fingerprint) for step in graph.steps):
-        return nullcontext()
-    return store.using(graph.targets)
 
 
 def _build_step(graph: Graph, step: Step, inputs: dict[str, Artifact], store: Store, view: View) -> Artifact:

@@ -33,6 +33,15 @@ def test_schema_accepts_the_defaults_and_refuses_a_typo(kind: str) -> None:
         jsonschema.validate({**defaults, "typpo": 1}, schema)
 
 
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_schema_describes_every_field_of_what_is_in_a_spec_too(kind: str) -> None:
+    """But for the one that names a rule or a source, which is what the description of the whole says."""
+    for name, definition in specs.schema(SPECS[kind])["$defs"].items():
+        assert definition["description"], name
+        for field, property_ in definition["properties"].items():
+            assert field in ("rule", "reader") or property_.get("description"), f"{name}.{field}"
+
+
 def test_stages_can_be_loaded() -> None:
     from cluster.core.build import load_stage
 

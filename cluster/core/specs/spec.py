@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from cluster.core.errors import SpecError
 from cluster.core.specs import overlay
@@ -132,15 +133,15 @@ def diff(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str
     return lines
 
 
-def field_docs(cls: type[Spec]) -> dict[str, str]:
-    """The docstring line under each field of a spec class and its bases, by field name."""
+def field_docs(cls: type[msgspec.Struct]) -> dict[str, str]:
+    """The docstring line under each field of a struct and its bases, by field name."""
     import ast
     import inspect
     import textwrap
 
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if base is Spec or not issubclass(base, Spec):
+        if base in (Spec, msgspec.Struct) or not issubclass(base, msgspec.Struct):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
@@ -152,12 +153,29 @@ def field_docs(cls: type[Spec]) -> dict[str, str]:
 
 
 def schema(cls: type[Spec]) -> dict[str, Any]:
-    """JSON Schema of a spec, with the docstring of each field as its description."""
+    """JSON Schema of a spec, with the docstring of each field as its description: its own, and of what is in it."""
     root = msgspec.json.schema(cls)
-    definition = root["$defs"][cls.__name__]
-    for name, text in field_docs(cls).items():
-        definition["properties"][name]["description"] = text
+    for struct in _structs(msgspec.inspect.type_info(cls)):
+        properties = root["$defs"][struct.__name__]["properties"]
+        for name, text in field_docs(struct).items():
+            if name in properties:  # class variables may have a line of their own
+                properties[name]["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": _kind(cls), **root}
+
+
+def _structs(info: Any, found: dict[type[msgspec.Struct], None] | None = None) -> Iterable[type[msgspec.Struct]]:
+    """Every struct that a type is made of."""
+    found = {} if found is None else found
+    if isinstance(info, msgspec.inspect.StructType):
+        if info.cls in found:
+            return found
+        found[info.cls] = None
+    for part in getattr(info, "__struct_fields__", ()):
+        value = getattr(info, part)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, msgspec.inspect.Type | msgspec.inspect.Field):
+                _structs(inner, found)
+    return found
 
 
 def _kind(cls: type[Spec]) -> str:
