@@ -186,7 +186,7 @@ def gc(
 ) -> None:
     """Collect garbage: old artifacts that no alias, run or endpoint needs, and begun work that is as old.
 
-    Begun work that is younger is listed and kept: the same command goes on from it.
+    Begun work that is younger is listed and kept: the same command resumes from it.
     """
     from cluster.core.storage.gc import collect, resumable
     from cluster.core.storage.store import Store

@@ -133,7 +133,7 @@ def run(
     name: Name = "",
     store: StoreRoot = None,
 ) -> None:
-    """Run a pipeline on this machine; finished steps are taken from the store, a killed one goes on."""
+    """Run a pipeline on this machine; finished steps are taken from the store, a killed one resumes."""
     from cluster.control.run import run as run_graph
     from cluster.control.screen.view import make_view
 

@@ -210,7 +210,7 @@ def chat(
 ) -> None:
     """Chat in the terminal. `clear` forgets the conversation, `stop` ends it, Ctrl-C cuts an answer short.
 
-    A conversation that outgrows the model's context goes on without its oldest messages.
+    A conversation that outgrows the model's context continues without its oldest messages.
     """
     from serving import repl
     from serving.talk import Sampling

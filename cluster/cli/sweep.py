@@ -62,7 +62,7 @@ def sweep(
 ) -> None:
     """Run a pipeline with varied fields, end early what falls behind, and list the trials, best first.
 
-    Every trial's artifacts are in the store; the same command goes on with a sweep that was interrupted, and shows one
+    Every trial's artifacts are in the store; the same command resumes a sweep that was interrupted, and shows one
     that has ended. Its table is kept in the store's .sweeps folder, too.
     """
     from msgspec import to_builtins

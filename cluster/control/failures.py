@@ -15,7 +15,7 @@ from cluster.core import errors
 from cluster.core.errors import JobError, TrunklineError, gist
 
 OUT_OF_MEMORY = "Lower scaling.data_workers or scaling.num_workers, or give the machine more memory; then run it again."
-DIED = "Often its memory ran out: lower scaling.data_workers, or run again to go on; --debug shows its last output."
+DIED = "Often its memory ran out: lower scaling.data_workers, or run again to resume; --debug shows its last output."
 
 _OURS = re.compile(r"^cluster\.core\.errors\.(\w+Error): (.+)$", re.MULTILINE)
 

@@ -213,7 +213,7 @@ def failure(job: Job) -> JobError | None:
         return JobError(f"job {job.id} was stopped", f"Go on with `ctl jobs retry {job.id}`.")
     code = job.exit_code if job.exit_code is not None and job.exit_code > 0 else None
     reason = f" with exit code {code}" if code else f": {job.message.strip()}" if job.message else ""
-    error = JobError(f"job {job.id} failed{reason}", f"Mend it and go on with `ctl jobs retry {job.id}`.")
+    error = JobError(f"job {job.id} failed{reason}", f"Fix it and resume with `ctl jobs retry {job.id}`.")
     if code:
         error.exit_code = code
     return error

@@ -341,7 +341,7 @@ def test_a_stopped_job_and_a_hung_up_submitter_say_so(local_cluster: LocalCluste
     assert "ctl jobs retry hung-up-" in rest
     (job,) = [j for j in json.loads(local_cluster.ctl("jobs", "list", "--json")) if j["id"].startswith("hung-up-")]
     assert job["status"] == "STOPPED"
-    assert "ctl: stopped by SIGTERM. Run the same command to go on." in local_cluster.ctl("jobs", "logs", job["id"])
+    assert "ctl: stopped by SIGTERM. Run the same command to resume." in local_cluster.ctl("jobs", "logs", job["id"])
 
 
 def test_an_unknown_job(local_cluster: LocalCluster) -> None:

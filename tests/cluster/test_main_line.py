@@ -101,7 +101,7 @@ def test_stop_in_the_middle_of_training(local_cluster: LocalCluster, submitted: 
         follower.stdout.read()
     assert json.loads(local_cluster.ctl("jobs", "show", job, "--json"))["status"] == "STOPPED"
     plan = json.loads(local_cluster.ctl("plan", QUICKSTART, *long, "--json"))
-    assert "goes on from an interrupted run" in plan[3]["reasons"]
+    assert "resumes an interrupted run" in plan[3]["reasons"]
 
 
 def test_generate_from_the_model(local_cluster: LocalCluster, submitted: str) -> None:

@@ -114,7 +114,7 @@ def script(tmp_path: Path) -> Path:
 
 def check_end(code: int | None, said: str, name: str) -> None:
     assert code == 130, said
-    assert f"ctl: stopped by {name}. Run the same command to go on." in said.splitlines()
+    assert f"ctl: stopped by {name}. Run the same command to resume." in said.splitlines()
     assert "Traceback" not in said
 
 
@@ -197,7 +197,7 @@ def test_ctrl_c_of_a_command_is_told(tmp_path: Path) -> None:
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert (process.returncode, said) == (130, "ctl: interrupted. Run the same command to go on.\n")
+    assert (process.returncode, said) == (130, "ctl: interrupted. Run the same command to resume.\n")
 
 
 def test_a_sweep_ends_in_order(tmp_path: Path) -> None:
@@ -215,6 +215,6 @@ def test_a_sweep_ends_in_order(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, said
-    assert "ctl: the sweep was interrupted. Run the same command to go on." in said.splitlines()
+    assert "ctl: the sweep was interrupted. Run the same command to resume." in said.splitlines()
     assert log.read_text().count("ends") == 1
     nothing_runs(tmp_path)

@@ -52,7 +52,7 @@ def make_plan(graph: Graph, store: Store, hardware: Hardware | None = None) -> l
             step.spec.check_scaling(graph.scaling)
             reasons = tuple(_why(step, store))
             if any(store.staging(step.kind, graph.name, step.fingerprint).walk()):
-                reasons += ("goes on from an interrupted run",)
+                reasons += ("resumes an interrupted run",)
             prediction, unsized = _size(step, store, graph.scaling, hardware)
             reasons += unsized
         also = graph.name if artifact and artifact.name != graph.name else ""

@@ -65,7 +65,7 @@ def _logs() -> str:
 def interrupted(raised: KeyboardInterrupt) -> InterruptedRun:
     """Ctrl-C, SIGTERM or SIGHUP as an error for people."""
     how = f"stopped by {raised}" if isinstance(raised, signals.Terminated) else "interrupted"
-    return InterruptedRun(how, "Run the same command to go on.")
+    return InterruptedRun(how, "Run the same command to resume.")
 
 
 def as_sentence(error: BaseException) -> TrunklineError:
@@ -92,6 +92,6 @@ def _from_os(error: OSError) -> TrunklineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NotReadyError(
             f"{where}: no space left on the device",
-            "Free some (`ctl artifacts gc`) and run the same command to go on.",
+            "Free some (`ctl artifacts gc`) and run the same command to resume.",
         )
     return NotReadyError(f"{where}: {error.strerror}", "Check the permissions.")

@@ -181,7 +181,7 @@ def run_sweep(
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
             _fit(plan, todo, folder, prune, concurrent or _room(plan.scaling), stall_seconds, tell)
         if any(plan.sweep.trials[number].state == "waiting" for number in todo):
-            raise InterruptedRun("the sweep was interrupted", "Run the same command to go on.")
+            raise InterruptedRun("the sweep was interrupted", "Run the same command to resume.")
     return plan.sweep
 
 

@@ -93,7 +93,7 @@ class Fleet:
         log = f"\nThe end of its log:\n{last_words(place)}\n" if place else ""
         raise JobError(
             f"rollout engine {failed[0]} failed {len(causes)} times in a row: {'; '.join(dict.fromkeys(causes))}{log}",
-            "Run the same command to go on from the last checkpoint; a slow engine needs a higher "
+            "Run the same command to resume from the last checkpoint; a slow engine needs a higher "
             "scaling.rollout_timeout_seconds; --debug shows the engine's output.",
         )
 

@@ -225,7 +225,7 @@ def _first(failures: dict[int, Exception]) -> TrunklineError:
         return error
     return JobError(
         f"training worker {rank} failed: {describe(error)}",
-        "Run the same command to go on from the last checkpoint; --debug shows the whole error.",
+        "Run the same command to resume from the last checkpoint; --debug shows the whole error.",
     )
 
 
