@@ -80,31 +80,27 @@ class Submission:
     cwd: str = field(default_factory=os.getcwd)
     resolved: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, hardware: str = "") -> Graph:
-        """Read the script and lay the changes over its specs, as the job will; return the graph.
-
-        Raises SpecError where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or
-        of this machine where the cluster is on it.
-        """
-        from cluster.control.planning.prediction import find_hardware, require_fit
+    def graph(self) -> Graph:
+        """Read the script and lay the changes over its specs, as the job will."""
         from cluster.core.pipeline import load_script
 
-        store = Store(self.store)
         if not os.path.isdir(self.cwd):
             raise InputError(f"{self.cwd}: no such folder", "The paths of the job are meant from there.")
         with chdir(self.cwd):
-            graph = load_script(Path(self.script)).graph(store, self.resolved or self.changes, self.name)
-        require_fit(graph, store, find_hardware(hardware, graph.scaling))
-        return graph
+            return load_script(Path(self.script)).graph(Store(self.store), self.resolved or self.changes, self.name)
 
 
 def submit(submission: Submission, hardware: str = "") -> str:
     """Check, pack and submit; return the job's id, made of the run's name and a few random letters.
 
     `hardware`: the workers' GPU (cluster/control/planning/hardware.py), to check what needs to fit there.
-    Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster.
+    Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster, SpecError
+    where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or of this machine where
+    the cluster is on it.
     """
-    graph = submission.check(hardware)
+    from cluster.control.planning.prediction import find_hardware, require_fit
+
+    graph = submission.graph()
     submission = replace(submission, changes={}, resolved=pinned(graph))
     if "@" in os.environ.get("MLFLOW_TRACKING_URI", ""):
         raise InputError(
@@ -113,6 +109,7 @@ def submit(submission: Submission, hardware: str = "") -> str:
         )
     url = dashboard.dashboard_url()
     client = dashboard.job_client(url)
+    require_fit(graph, Store(submission.store), find_hardware(hardware, graph.scaling))  # imports torch: comes last
     store = Store(submission.store).root
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
     environment |= provenance.passed_on() | {

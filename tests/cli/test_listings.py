@@ -64,7 +64,7 @@ def test_specs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("script", ["quickstart", "codeparrot", "pretrain"])
 def test_every_pipeline_can_be_planned(script: str, tmp_path: Path) -> None:
-    done = ctl("plan", f"pipelines/{script}.py", "--json", "--store", tmp_path)
+    done = ctl("plan", f"pipelines/{script}.py", "--json", "--store", tmp_path, RAY_ADDRESS="elsewhere:6379")
     plan = json.loads(done.stdout)
     steps = ["corpus", "tokenizer", "tokens", "pretrain", "evaluation"]
     if script == "quickstart":

@@ -126,9 +126,14 @@ def test_ctl_help_imports_nothing_heavy() -> None:
 SCRIPTS = sorted(path.name for path in (ROOT / "pipelines").glob("*.py") if "@pipeline" in path.read_text())
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_ctl_plan_imports_nothing_heavy(script: str, tmp_path: Path) -> None:
-    """Whatever it sizes, it has sized by another process; a script whose inputs are not in the store ends before."""
+@pytest.mark.parametrize(
+    ("script", "address"), [("quickstart.py", ""), *((script, "elsewhere:6379") for script in SCRIPTS)]
+)
+def test_ctl_plan_imports_nothing_heavy(
+    script: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it sizes, it has sized by another process; a script whose inputs are not in the store ends before."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
     code = (
         f"import sys; sys.argv = ['ctl', 'plan', 'pipelines/{script}', '--store', {str(tmp_path)!r}]\n"
         "from cluster.cli.app import run\n"
@@ -141,6 +146,8 @@ def test_ctl_plan_imports_nothing_heavy(script: str, tmp_path: Path) -> None:
     assert code == "0" or "no artifact" in done.stderr or "a tokenizer to extend is needed" in done.stderr
     assert not {"ray", "torch", "transformers", "pandas", "lxml"} & set(names)
     assert {"msgspec", "cluster"} <= set(names)
+    if code == "0" and not address:
+        assert "tokens a second" in done.stdout
 
 
 def test_errors_survive_pickling() -> None:

@@ -40,6 +40,7 @@ def published_story() -> str:
     return str(story.split("\n", 1)[1].strip())
 
 
+@pytest.mark.heavy
 def test_the_greedy_story_is_the_published_one(stories: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(stories)
     model = AutoModelForCausalLM.from_pretrained(stories)

@@ -191,11 +191,16 @@ def predict(step: Step, store: Store, scaling: ScalingSpec, hardware: Hardware) 
     return prediction
 
 
+def is_elsewhere() -> bool:
+    """Whether a cluster is meant that this machine may know nothing of."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
 def find_hardware(name: str, scaling: ScalingSpec) -> Hardware | None:
     """The hardware called `name`, else this machine, else None: of a cluster elsewhere nothing is known."""
     if name:
         return machines.named(name)
-    if os.environ.get("RAY_ADDRESS", "") not in ("", "local"):
+    if is_elsewhere():
         return None
     try:
         return machines.here(scaling)

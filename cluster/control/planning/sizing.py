@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cluster.control.planning.hardware import measured_flops
 from cluster.control.planning.plan import Planned, make_plan
-from cluster.control.planning.prediction import Prediction, find_hardware
+from cluster.control.planning.prediction import Prediction, find_hardware, is_elsewhere
 from cluster.core.errors import JobError, TrunklineError, gist
 from cluster.core.graph import read_changes
 from cluster.core.pipeline import load_script
@@ -43,7 +43,8 @@ class Size:
 
 def with_sizes(planned: list[Planned], asked: Asked) -> list[Planned]:
     """The plan, with what the steps need that would train. Raises what the process met."""
-    if not any(item.artifact is None and item.step.spec.sizing for item in planned):
+    known = asked.hardware or not is_elsewhere()
+    if not known or not any(item.artifact is None and item.step.spec.sizing for item in planned):
         return planned
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         answer = Path(folder) / "sizes"
