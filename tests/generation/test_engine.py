@@ -159,6 +159,7 @@ class Hangs(GenerationEngine):
 def test_where_an_engine_hangs_is_told(ray_cluster: None) -> None:
     options = EngineOptions(max_model_len=128, timeout_seconds=3)
     handle = ray.remote(Hangs).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(options)
+    ray.get(handle.pid.remote(), timeout=480)  # a busy machine may take longer to start it than it is waited for
     hung = Fleet([handle], timeout_seconds=20, max_failures=0)
     try:
         with pytest.raises(JobError, match=r"did not answer within 20 s") as caught:
