@@ -131,3 +131,21 @@ def test_an_optimizer_goes_on_from_the_state_it_saved(name: str) -> None:
     second.set_factor(1.0)
     second.step()
     assert all(map(torch.equal, *(model.parameters() for model in models)))
+
+
+def test_a_state_is_copied_while_deepspeed_steps_one_group() -> None:
+    """A checkpoint's thread copies until the update: by then ZeRO has put the group in turn in the place of all."""
+    optimizer = build_optimizer(llama(), SPEC)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.set_factor(1.0)
+    optimizer.step()
+    groups = optimizer.param_groups
+    assert len(groups) > 1
+    whole = [optimizer.save_state(group["params"][0], number) for number, group in enumerate(groups)]
+    for number, group in enumerate(groups):
+        for turn in groups:
+            optimizer.param_groups = [turn]
+            now = optimizer.save_state(group["params"][0], number)
+            assert now.elements.keys() == whole[number].elements.keys() and now.numbers == whole[number].numbers

@@ -46,6 +46,8 @@ class Optimizer(Sharded):
         self.admit: Callable[[], bool] = lambda: True
         self.layouts = {}
         self.wholes = {}
+        # For a checkpoint that is copied in a thread: while DeepSpeed steps, `param_groups` has only the group in turn.
+        self._rules = [RULES[group["rule"]] for group in self.param_groups]
         for group in self.param_groups:
             scales = group.pop("scales", [1.0] * len(group["params"]))
             if RULES[group["rule"]].whole_matrices:
@@ -65,7 +67,7 @@ class Optimizer(Sharded):
                 RULES[group["rule"]].update(self, parameters, group)
 
     def rule(self, group: int) -> Rule:
-        return RULES[self.param_groups[group]["rule"]]
+        return self._rules[group]
 
     def save_state(self, flat: Tensor, group: int) -> FlatState:
         """The state of a flat tensor (a weight of a group, or this rank's shard of it) in terms that know no shards."""
