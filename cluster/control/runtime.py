@@ -69,6 +69,8 @@ def connect(scaling: ScalingSpec) -> None:
         options |= {"address": "local", "num_cpus": _cpus(scaling), "include_dashboard": False}
     else:
         _check(address)
+        if not debugging():  # a driver's errors go to its terminal; what fails is raised here anyway
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # The cluster's own processes were started without our environment: the job carries what workers need.
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
         if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster

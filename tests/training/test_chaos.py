@@ -141,6 +141,7 @@ def test_before_a_node_goes_as_announced_the_run_is_saved(tmp_path: Path) -> Non
         assert run.driver.poll() is None, run.log()
         run.driver.kill()
         run.driver.wait()
+    assert "core_worker" not in run.log(), "Ray's own log is not for this terminal"
     assert 20 <= saved <= before
     (folder,) = store.glob(".staging/pretrain-*")
     written = [line[STEP] for line in lines(Location(folder))]
