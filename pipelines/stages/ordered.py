@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -28,17 +29,20 @@ def ordered_map(
     dies is run again by Ray, so `function` must be safe to repeat. What it raises is raised here, as it was raised.
     """
     if not debugging():
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised here
+        for name in ("ray.data", "ray.data._internal.progress"):  # Ray sets the level of the first one itself, later
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is raised here
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     # Items and results are opaque to Arrow: nested lists of mixed shape need no schema.
     rows = [{"items": pickle.dumps(chunk)} for chunk in chunks(items, workers)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        lambda row: {"results": pickle.dumps(_results(function, pickle.loads(row["items"])))},
-        compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
-        # Ray's own number is none: an item that kills its worker would do so for ever.
-        ray_remote_args_fn=lambda: {"max_retries": MAX_DEATHS},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of `ray_remote_args_fn`, which the pinned Ray has
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            lambda row: {"results": pickle.dumps(_results(function, pickle.loads(row["items"])))},
+            compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
+            # Ray's own number is none: an item that kills its worker would do so for ever.
+            ray_remote_args_fn=lambda: {"max_retries": MAX_DEATHS},
+        )
     try:
         for row in dataset.iter_rows():
             for result in pickle.loads(row["results"]):

@@ -181,3 +181,21 @@ def test_what_goes_on_after_the_end_joins_no_other_cluster(tmp_path: Path) -> No
     )
     assert "Ray has not been started yet" in done.stderr
     assert "AssertionError" not in done.stderr
+
+
+DATA = """
+from cluster.control import runtime
+from cluster.core.specs.scaling import ScalingSpec
+
+runtime.connect(ScalingSpec())
+from pipelines.stages.ordered import ordered_map
+
+print([row["twice"] for row in ordered_map(lambda item: {"twice": 2 * item["n"]}, [{"n": 1}, {"n": 2}], 2)])
+"""
+
+
+def test_ray_data_says_nothing_of_its_own(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DATA], env=environment(tmp_path), cwd=PROJECT_ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 4]\n", "")
