@@ -1,5 +1,7 @@
-# Everything runs in .venv, which scripts/setup makes on first use. `make demo ARGS="--full"` passes arguments on.
+# Everything runs in .venv, which scripts/setup makes on first use. `make demo ARGS="--quick"` passes arguments on.
 BIN := .venv/bin
+# Where it is set, every process compiles again what it imports of ours.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test lint clean

@@ -69,3 +69,11 @@ def test_what_is_missing_is_said_before_anything_is_built(own: Store) -> None:
     for cls, words in ((ConversationsSpec, "those of a corpus"), (PreferencesSpec, "those of conversations")):
         with pytest.raises(SpecError, match=words):
             cls().check_inputs({})
+
+
+def test_the_quick_demo_is_the_demo_with_fewer_of_everything(store: Store) -> None:
+    script = load_script(ROOT / "pipelines" / "quickstart.py")
+    whole = script.graph(store)
+    quick = script.graph(store, read_changes(ROOT / "pipelines/presets/quick.yaml", []), "quick")
+    assert [step.key for step in quick.steps] == [step.key for step in whole.steps]
+    assert quick.step("pretrain").spec.total_tokens < whole.step("pretrain").spec.total_tokens / 10  # type: ignore[attr-defined]
