@@ -109,8 +109,8 @@ def submit(submission: Submission, hardware: str = "") -> str:
         )
     url = dashboard.dashboard_url()
     client = dashboard.job_client(url)
-    require_fit(graph, Store(submission.store), find_hardware(hardware, graph.scaling))  # imports torch: comes last
-    store = Store(submission.store).root
+    store = Store(submission.store)
+    require_fit(graph, store, find_hardware(hardware, graph.scaling))  # imports torch: comes last
     environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
     environment |= provenance.passed_on() | {
         "TRUNKLINE_STORE": submission.store,
@@ -120,7 +120,7 @@ def submit(submission: Submission, hardware: str = "") -> str:
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         archive = Path(folder) / "job.zip"
         resolved = {RESOLVED_FILE: json.dumps(submission.resolved).encode()}
-        script = package.pack(Path(submission.script), archive, store.path if store.is_local else None, resolved)
+        script = package.pack(Path(submission.script), archive, store.local_root, resolved)
         root = Path(submission.script).resolve().parents[len(script.parents) - 1]
         environment[places.ORIGIN] = json.dumps({"cwd": submission.cwd, "root": str(root)})
         if script.parent != Path():  # beside the script, on every node: workers begin in the folder that travelled

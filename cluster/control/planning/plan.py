@@ -53,17 +53,17 @@ def make_plan(graph: Graph, store: Store, hardware: Hardware | None = None) -> l
             reasons = tuple(_why(step, store))
             if any(store.staging(step.kind, graph.name, step.fingerprint).walk()):
                 reasons += ("resumes an interrupted run",)
-            prediction, unsized = _size(step, store, graph.scaling, hardware)
+            prediction, unsized = size(step, store, graph.scaling, hardware)
             reasons += unsized
         also = graph.name if artifact and artifact.name != graph.name else ""
         planned.append(Planned(step, artifact, reasons, prediction, also))
     return planned
 
 
-def _size(
+def size(
     step: Step, store: Store, scaling: ScalingSpec, hardware: Hardware | None
 ) -> tuple[Prediction | None, tuple[str, ...]]:
-    """What a step needs, or why that is not known, in a line."""
+    """What a step needs, or why that is not known, in a line. Raises SpecError for what its stage would refuse."""
     if hardware is None:
         return None, ()
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.control.planning.hardware import measured_flops
-from cluster.control.planning.plan import Planned, make_plan
+from cluster.control.planning.plan import Planned, size
 from cluster.control.planning.prediction import Prediction, find_hardware, is_elsewhere
 from cluster.core.errors import JobError, TrunklineError, gist
 from cluster.core.graph import read_changes
@@ -33,12 +33,8 @@ class Asked:
     hardware: str
 
 
-@dataclass(frozen=True)
-class Size:
-    """A prediction of one step, or in `reasons` why there is none."""
-
-    prediction: Prediction | None
-    reasons: tuple[str, ...]
+# Of steps by key: what each needs, and in a line why that is not known.
+Sizes = dict[str, tuple[Prediction | None, tuple[str, ...]]]
 
 
 def with_sizes(planned: list[Planned], asked: Asked) -> list[Planned]:
@@ -52,35 +48,32 @@ def with_sizes(planned: list[Planned], asked: Asked) -> list[Planned]:
         done = subprocess.run(command, input=pickle.dumps(asked), capture_output=True, check=False)
         if not answer.exists():
             raise JobError(f"the steps could not be sized: {gist(done.stderr.decode(errors='replace'))}")
-        sizes: dict[str, Size] | TrunklineError = pickle.loads(answer.read_bytes())
+        sizes: Sizes | TrunklineError = pickle.loads(answer.read_bytes())
     if isinstance(sizes, TrunklineError):
         raise sizes
-    found = {item.step.key: sizes.get(item.step.key, Size(None, ())) for item in planned}
-    return [
-        dataclasses.replace(item, prediction=size.prediction, reasons=item.reasons + size.reasons)
-        for item, size in ((item, found[item.step.key]) for item in planned)
-    ]
+    sized = []
+    for item in planned:
+        prediction, reasons = sizes.get(item.step.key, (None, ()))
+        sized.append(dataclasses.replace(item, prediction=prediction, reasons=item.reasons + reasons))
+    return sized
 
 
-def _find(asked: Asked) -> dict[str, Size]:
-    """The sizes of all steps that have one, by key, with this machine's rate in them where they are of it."""
+def _find(asked: Asked) -> Sizes:
+    """The sizes of the steps that are to be built and train, with this machine's rate in those that are of it."""
     store = Store(asked.store)
     graph = load_script(asked.script).graph(store, read_changes(asked.config, asked.sets), asked.name)
     hardware = find_hardware(asked.hardware, graph.scaling)
     if hardware and hardware.on_cpu:
         hardware = dataclasses.replace(hardware, flops_per_second=measured_flops(hardware.threads))
-    without = {item.step.key: item.reasons for item in make_plan(graph, store)}
-    return {
-        item.step.key: Size(item.prediction, item.reasons[len(without[item.step.key]) :])
-        for item in make_plan(graph, store, hardware)
-    }
+    todo = [step for step in graph.steps if step.spec.sizing and store.find(step.kind, step.fingerprint) is None]
+    return {step.key: size(step, store, graph.scaling, hardware) for step in todo}
 
 
 def main() -> None:
     """The process itself: what is asked for comes by stdin, the answer goes into the file that its argument names."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the terminal's Ctrl-C: who asked for this says so
     try:
-        answer: dict[str, Size] | TrunklineError = _find(pickle.loads(sys.stdin.buffer.read()))
+        answer: Sizes | TrunklineError = _find(pickle.loads(sys.stdin.buffer.read()))
     except TrunklineError as error:
         answer = error
     Path(sys.argv[1]).write_bytes(pickle.dumps(answer))
