@@ -11,6 +11,9 @@ import math
 import os
 import secrets
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ ENVIRONMENT = {
 PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_enable_metrics_collection": "0"}
 # An error that we raise is told once; Ray would print its traceback when the last reference to the task goes.
 QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 WORKER_VARIABLES = ("DS_ACCELERATOR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TOKENIZERS_PARALLELISM")
 
 
@@ -69,20 +73,43 @@ def connect(scaling: ScalingSpec) -> None:
         options |= {"address": "local", "num_cpus": _cpus(scaling), "include_dashboard": False}
     else:
         _check(address)
-        if not debugging():  # a driver's errors go to its terminal; what fails is raised here anyway
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # The cluster's own processes were started without our environment: the job carries what workers need.
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
         if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster
             carried["RAY_ADDRESS"] = address
         options |= {"address": address, "runtime_env": {"env_vars": carried}}
     try:
-        with signals.kept():
+        with signals.kept(), nullcontext() if private or debugging() else _without_log():
             _init({**options, "job_config": _job_config()})
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
         raise NotReadyError(f"{where}: {str(error).splitlines()[0]}", "Run `ctl doctor`.") from error
     atexit.register(disconnect)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep what Ray's C++ side logs in a driver off its terminal: what fails is raised in Python anyway.
+
+    It reads the level once, as it starts, and says on file descriptor 2 that it did, whatever the level.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "fatal"
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            del os.environ[LOG_LEVEL]  # a process that is started from here has a log of its own
+            said.seek(0)
+            for line in said:
+                if LOG_LEVEL.encode() not in line:
+                    os.write(2, line)
 
 
 def _init(options: dict[str, Any]) -> None:
