@@ -23,7 +23,7 @@ lint: setup  ## Check style and types
 check: lint  ## Check style and types and run the tests that start nothing
 	$(BIN)/pytest -n 2 --dist loadfile -m "not heavy" $(ARGS)
 
-# Two files of tests at a time: most of their time they wait for clusters to start.
+# Two files of tests at a time, those that share a cluster one after the other (tests/conftest.py).
 test: lint  ## Check style and types and run all tests
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

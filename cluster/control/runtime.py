@@ -11,12 +11,11 @@ import math
 import os
 import secrets
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from cluster.control import starting
 from cluster.core import signals
 from cluster.core.errors import NotReadyError
 from cluster.core.identity import usercode
@@ -44,7 +43,6 @@ ENVIRONMENT = {
 PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_enable_metrics_collection": "0"}
 # An error that we raise is told once; Ray would print its traceback when the last reference to the task goes.
 QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 WORKER_VARIABLES = ("DS_ACCELERATOR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TOKENIZERS_PARALLELISM")
 
 
@@ -79,7 +77,7 @@ def connect(scaling: ScalingSpec) -> None:
             carried["RAY_ADDRESS"] = address
         options |= {"address": address, "runtime_env": {"env_vars": carried}}
     try:
-        with signals.kept(), nullcontext() if private or debugging() else _without_log():
+        with signals.kept(), _start(private):
             _init({**options, "job_config": _job_config()})
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
@@ -87,29 +85,10 @@ def connect(scaling: ScalingSpec) -> None:
     atexit.register(disconnect)
 
 
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Keep what Ray's C++ side logs in a driver off its terminal: what fails is raised in Python anyway.
-
-    It reads the level once, as it starts, and says on file descriptor 2 that it did, whatever the level.
-    """
-    if LOG_LEVEL in os.environ:
-        yield
-        return
-    os.environ[LOG_LEVEL] = "fatal"
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            del os.environ[LOG_LEVEL]  # a process that is started from here has a log of its own
-            said.seek(0)
-            for line in said:
-                if LOG_LEVEL.encode() not in line:
-                    os.write(2, line)
+def _start(private: bool) -> AbstractContextManager[None]:
+    if debugging():
+        return nullcontext()
+    return starting.without_helpers() if private else starting.without_log()
 
 
 def _init(options: dict[str, Any]) -> None:

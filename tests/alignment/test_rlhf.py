@@ -25,7 +25,7 @@ from cluster.core.storage.store import Store
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
-from tests.alignment.tiny_chat import SCALING, make_sft, rlhf
+from tests.alignment.tiny_chat import SCALING, rlhf
 from tests.conftest import ROOT
 
 STEPS = 12
@@ -35,8 +35,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Artifact]:
-    return make_sft(Store(tmp_path_factory.mktemp("rlhf") / "artifacts"))
+def inputs(chat_inputs: dict[str, Artifact]) -> dict[str, Artifact]:
+    return chat_inputs
 
 
 def run(inputs: dict[str, Artifact], root: Path, steps: int = STEPS, **scaling: Any) -> Artifact:

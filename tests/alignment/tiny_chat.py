@@ -13,6 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from filelock import FileLock
+
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
@@ -64,10 +66,11 @@ def write_model(folder: Path, texts: Path) -> None:
 def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Artifact]:
     """The conversations and a model that has learned them a little."""
     folder = Path(store.root.url).parent / "tiny-source"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        write_conversations(folder / "functions.jsonl")
-        write_model(folder / "model", folder / "functions.jsonl")
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "model").exists():
+            write_conversations(folder / "functions.jsonl")
+            write_model(folder / "model", folder / "functions.jsonl")
     spec = ConversationsSpec(source="file", path=str(folder / "functions.jsonl"), heldout_fraction=0.2)
     conversations = build(spec, {}, store=store, name="tiny")
     model = build(PretrainedSpec(source=str(folder / "model")), {}, store=store, name="tiny")

@@ -27,7 +27,7 @@ from pipelines.specs import QuantizeSpec, ScalingSpec
 from pipelines.stages.compression.quality import Answers, Questions, ask, read_questions
 from pipelines.stages.compression.weights import arguments, best_scale, check
 from pipelines.stages.generation.engine import folder_of
-from tests.alignment.tiny_chat import make_sft, write_conversations, write_model
+from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.conftest import ROOT
 
 SPEC = QuantizeSpec(scheme="int8", report_conversations=24, report_tokens=48)
@@ -39,10 +39,9 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Artifact]:
+def inputs(chat_inputs: dict[str, Artifact]) -> dict[str, Artifact]:
     """A model that has learned to answer, and the conversations it learned from."""
-    made = make_sft(Store(tmp_path_factory.mktemp("compression") / "artifacts"))
-    return {"model": made["model"], "conversations": made["prompts"]}
+    return {"model": chat_inputs["model"], "conversations": chat_inputs["prompts"]}
 
 
 @pytest.fixture(scope="module")

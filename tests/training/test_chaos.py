@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,30 +92,35 @@ def lines(place: Location) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMED} for line in read(place)]
 
 
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    with TwoNodes(tmp_path_factory.mktemp("nodes")) as made:
+        yield made
+
+
 @pytest.mark.timeout(300 + KILLS * SECONDS_PER_KILL)
-def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(nodes: TwoNodes, tmp_path: Path) -> None:
     rng = random.Random(KILLS)
     kinds = [*KINDS, *rng.choices(KINDS, k=KILLS - len(KINDS))]
     rng.shuffle(kinds)
     for name in ("killed", "undisturbed"):
         (tmp_path / name / "store").mkdir(parents=True)
-    with TwoNodes(tmp_path) as nodes:
-        run = Run(tmp_path / "killed" / "store", nodes.environment)
-        for kind in kinds:
-            run.await_steps(1 + rng.randrange(LONGEST_GAP))
-            assert run.driver.poll() is None, f"it ended before the {kind} was killed: {run.log()}"
-            if kind == "worker":
-                rng.choice(nodes.workers()).kill()
-            elif kind == "node":
-                nodes.lose()
-                nodes.join()
-            else:
-                run.driver.kill() if kind == "driver" else run.driver.terminate()
-                assert run.driver.wait(SECONDS_PER_KILL) != 0
-                run.start()
-        assert run.driver.wait(SECONDS_PER_KILL + 300) == 0, run.log()
-        reference = Run(tmp_path / "undisturbed" / "store", nodes.environment)
-        assert reference.driver.wait(SECONDS_PER_KILL + 300) == 0, reference.log()
+    run = Run(tmp_path / "killed" / "store", nodes.environment)
+    for kind in kinds:
+        run.await_steps(1 + rng.randrange(LONGEST_GAP))
+        assert run.driver.poll() is None, f"it ended before the {kind} was killed: {run.log()}"
+        if kind == "worker":
+            rng.choice(nodes.workers()).kill()
+        elif kind == "node":
+            nodes.lose()
+            nodes.join()
+        else:
+            run.driver.kill() if kind == "driver" else run.driver.terminate()
+            assert run.driver.wait(SECONDS_PER_KILL) != 0
+            run.start()
+    assert run.driver.wait(SECONDS_PER_KILL + 300) == 0, run.log()
+    reference = Run(tmp_path / "undisturbed" / "store", nodes.environment)
+    assert reference.driver.wait(SECONDS_PER_KILL + 300) == 0, reference.log()
     killed, undisturbed = (Store(one.root).list("pretrain")[0] for one in (run, reference))
     assert [line[STEP] for line in lines(killed.location)] == list(range(1, STEPS + 1))
     assert lines(killed.location) == lines(undisturbed.location)
@@ -123,24 +129,23 @@ def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(tmp_path: P
 
 
 @pytest.mark.timeout(900)
-def test_before_a_node_goes_as_announced_the_run_is_saved(tmp_path: Path) -> None:
+def test_before_a_node_goes_as_announced_the_run_is_saved(nodes: TwoNodes, tmp_path: Path) -> None:
     """The only reason for a checkpoint is the announcement: by its clock this run would write none for hours."""
     store = tmp_path / "store"
     store.mkdir()
     scaling = json.dumps({"log_every": 1, "checkpoint_every_seconds": 10_000, "max_failures": 3})
-    with TwoNodes(tmp_path) as nodes:
-        run = Run(store, nodes.environment, 100_000, scaling)
-        run.await_steps(20)
-        assert not run.checkpoints()
-        nodes.announce_end(seconds=SECONDS_PER_KILL)
-        saved = run.await_checkpoint()
-        nodes.lose()
-        nodes.join()
-        before = run.step()
-        run.await_steps(1)
-        assert run.driver.poll() is None, run.log()
-        run.driver.kill()
-        run.driver.wait()
+    run = Run(store, nodes.environment, 100_000, scaling)
+    run.await_steps(20)
+    assert not run.checkpoints()
+    nodes.announce_end(seconds=SECONDS_PER_KILL)
+    saved = run.await_checkpoint()
+    nodes.lose()
+    nodes.join()
+    before = run.step()
+    run.await_steps(1)
+    assert run.driver.poll() is None, run.log()
+    run.driver.kill()
+    run.driver.wait()
     assert "core_worker" not in run.log(), "Ray's own log is not for this terminal"
     assert 20 <= saved <= before
     (folder,) = store.glob(".staging/pretrain-*")

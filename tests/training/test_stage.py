@@ -1,11 +1,11 @@
-"""The stage on a real cluster: its artifact, and that SIGTERM saves first and changes no bit (kills: test_chaos)."""
+"""The stage on a real cluster: its artifact, and that SIGTERM of a worker saves first and changes no bit.
+
+Kills and SIGTERM of the driver: test_chaos, tests/cluster/test_signals."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -152,21 +152,6 @@ def test_validation_loss_is_what_the_saved_model_has(undisturbed: tuple[Artifact
     with torch.no_grad():
         loss = CausalLM(model, heldout.eos_token_id, "fp32")(stack(heldout, list(range(11))))
     assert float(loss) / (11 * LENGTH) == pytest.approx(artifact.metrics["validation_loss"], rel=1e-5)
-
-
-def test_sigterm_of_the_driver_saves_first(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:
-    """However long a checkpoint is off: what is done is not lost, and the next run goes on from it."""
-    command = [sys.executable, str(SCRIPT), str(tmp_path), str(STEPS), '{"checkpoint_every_seconds": 1000}']
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    await_steps(tmp_path, 20)
-    assert not committed(tmp_path)
-    process.terminate()
-    _, errors = process.communicate(timeout=480)
-    assert process.returncode not in (0, -signal.SIGTERM), errors[-2000:]
-    saved, lines_written = last_step(tmp_path), steps_told(tmp_path)
-    assert saved >= 20
-    assert saved - lines_written < SCALING.log_every  # it ended with the step that it saved
-    same(run(tmp_path, pretrain(STEPS, optimizer="muon")), undisturbed[0])
 
 
 def test_sigterm_of_a_worker_saves_first(undisturbed: tuple[Artifact, list[Any]], tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class TwoNodes:
             "RAY_ADDRESS": self.address,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "20",  # slow is not dead; a closed socket tells at once
@@ -81,6 +82,7 @@ class TwoNodes:
             first = FIRST_WORKER_PORT + (self._started % 20) * WORKER_PORTS
             ports = [f"--min-worker-port={first}", f"--max-worker-port={first + WORKER_PORTS - 1}"]
             command = [str(RAY), "start", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"]
+            command.append("--include-log-monitor=false")
             path = self.folder / f"node-{self._started}.log"
             with path.open("wb") as log:
                 node = subprocess.Popen(

@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ScalingSpec
+from tests.training.group import StopAt
 from tests.tuning.tiny_sft import make_inputs, sft
 
 STEPS = 8
@@ -47,6 +48,8 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": 0}
         plan = plan_batches(spec, scaling, STEPS)
         work = Work("pipelines.stages.tuning.recipe:sft", spec, scaling, plan, inputs, output, output, name, extra)
+        if stop_at := case.get("stop_at"):
+            assert train(work, StopAt(stop_at)) is None
         figures = train(work)
         if rank == 0:
             output.write_bytes("figures.json", json.dumps(figures).encode())

@@ -34,6 +34,7 @@ TWO_RANKS = {
     **{f"lora-zero{stage}": case("lora", zero_stage=stage) for stage in range(4)},
     **{f"qlora-zero{stage}": case("qlora", zero_stage=stage) for stage in range(3)},
     **{f"{name}-shared": case(adapter, sequence_parallel_size=2) for name, adapter in ADAPTERS.items()},
+    **{f"{name}-again": case(adapter) | {"stop_at": 4} for name, adapter in ADAPTERS.items()},
     # The last one: DeepSpeed keeps its groups for as long as a process lives.
     "adamw-cut": {"spec": ADAMW, "scaling": {"tensor_parallel_size": 2}},
 }
@@ -80,6 +81,13 @@ def test_updates_are_whole_in_every_layout(runs: Path, adapter: str) -> None:
             found = load_file(runs / name / "adapter" / "adapter_model.safetensors")
             assert found.keys() == reference.keys()
             assert all((found[key] - reference[key]).abs().max() < 1e-3 for key in reference), name
+
+
+@pytest.mark.parametrize(("name", "whole"), [("all", "all"), ("lora", "lora-zero1"), ("qlora", "qlora-zero1")])
+def test_what_was_stopped_goes_on_to_the_same_bits(runs: Path, name: str, whole: str) -> None:
+    assert trajectory(runs, f"{name}-again") == trajectory(runs, whole)
+    for file in ("model.safetensors", *(() if name == "all" else ("adapter/adapter_model.safetensors",))):
+        assert (runs / f"{name}-again" / file).read_bytes() == (runs / whole / file).read_bytes(), file
 
 
 def test_they_learn(runs: Path) -> None:

@@ -1,21 +1,14 @@
-"""The stage on a real cluster: models that chat, adapters that fit, and no kill that changes a bit."""
+"""The stage on a real cluster: models that chat, and adapters that fit."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -32,7 +25,6 @@ from pipelines.specs import PretrainedSpec, QuantizeSpec, SftSpec
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
-from tests.conftest import ROOT
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 
 pytestmark = pytest.mark.heavy
@@ -178,47 +170,6 @@ def test_conversations_that_are_too_long_are_counted(qlora: Artifact, inputs: In
     too_long = sum(length > qlora.spec["sequence_length"] for length in found)
     assert 0 < too_long < len(found)
     assert (qlora.metrics["too_long"], qlora.metrics["conversations"]) == (too_long, len(found) - too_long)
-
-
-def same(artifact: Artifact, reference: Artifact) -> None:
-    """The same files and figures, but for what the clock decides."""
-
-    def timeless(of: Artifact) -> tuple[Any, ...]:
-        logs = (metrics.METRICS_FILE, "tensorboard/")
-        files = {name: entry for name, entry in of.record.files.items() if not name.startswith(logs)}
-        lines = [{k: v for k, v in line.items() if k not in metrics.TIMED} for line in metrics.read(of.location)]
-        return files, of.metrics, lines
-
-    assert timeless(artifact) == timeless(reference)
-
-
-def await_checkpoint(root: Path) -> None:
-    """Return once a run below `root` has committed a checkpoint; its file system sends no events."""
-    pause, deadline = threading.Event(), time.monotonic() + 480
-    while not any(root.glob(".staging/sft-*/.train/checkpoints/step-*/*.part")):
-        assert time.monotonic() < deadline, "no checkpoint"
-        pause.wait(0.02)
-
-
-def test_a_killed_driver_of_lora_goes_on_to_the_same_bits(lora: Artifact, sources: Path, tmp_path: Path) -> None:
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "tests.tuning.tiny_sft", str(tmp_path), str(sources), "lora"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        await_checkpoint(tmp_path)
-    finally:
-        family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-        for process in family:
-            os.kill(process.pid, signal.SIGKILL)
-        driver.wait()
-    assert len(family) > 4
-    own = Store(tmp_path)
-    assert not own.list("sft"), "it had finished before it was killed"
-    same(run(make_inputs(own, sources), tmp_path, sft("lora")), lora)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""What `ray.init` would start or say without use to us."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Start a private cluster without its dashboard, autoscaler and log monitor: three processes that import Ray, for
+    a page that nobody opens, nodes that nobody adds and lines that no terminal shows."""
+    from ray._private.node import Node
+
+    with (
+        patch.object(Node, "start_api_server", lambda *_, **__: None),
+        patch.object(Node, "start_monitor", lambda *_: None),
+        patch.object(Node, "start_log_monitor", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Keep what Ray's C++ side logs in a driver off its terminal: what fails is raised in Python anyway.
+
+    It reads the level once, as it starts, and says on file descriptor 2 that it did, whatever the level.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "fatal"
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            del os.environ[LOG_LEVEL]  # a process that is started from here has a log of its own
+            said.seek(0)
+            for line in said:
+                if LOG_LEVEL.encode() not in line:
+                    os.write(2, line)
