@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase  # the only base that LLMConfig.callback_config takes
+from ray.llm._internal.serve.core.configs.accelerators import CPUAccelerator
 from ray.serve.llm import LLMConfig, build_openai_app
 from ray.serve.llm.ingress import OpenAiIngress
 
@@ -46,8 +47,22 @@ class FromStore(CallbackBase):
     async def on_before_node_init(self) -> None:
         keep_model(**self.kwargs)
         artifact = Store(self.kwargs["store"]).get(self.kwargs["kind"], self.kwargs["fingerprint"])
-        self.llm_config.get_engine_config().hf_model_id = str(artifact.local())
+        engine = self.llm_config.get_engine_config()
+        engine.hf_model_id = str(artifact.local())
+        if isinstance(engine.accelerator, CPUAccelerator):
+            _compute_in_engine(engine)
         self.ctx.run_init_node = False
+
+
+def _compute_in_engine(engine: Any) -> None:
+    """Let the engine's process hold the model itself. Ray would start a process for it, which imports everything once
+    more and, after each request, turns in a loop for a second: half of a laptop."""
+    arguments = engine.get_initialization_kwargs
+
+    def in_one_process() -> dict[str, Any]:
+        return {**arguments(), "distributed_executor_backend": "uni"}
+
+    object.__setattr__(engine, "get_initialization_kwargs", in_one_process)
 
 
 def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
@@ -105,6 +120,7 @@ def llm_config(spec: EndpointSpec, name: str, artifact: Artifact) -> LLMConfig:
             engine["dtype"] = "float32"  # integer kernels have no float32: a quantized model says its own
         # By default every replica's engine binds itself to the same first cores of the machine.
         environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, round(spec.cpus)))}
+        environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # else vLLM overrules `_compute_in_engine`
         environment["TORCHDYNAMO_DISABLE"] = "1"  # every replica would compile what counts ranks and samples anew
     deployment: dict[str, Any] = {
         "max_constructor_retry_count": 1,  # what fails at the start fails again: say so at once

@@ -45,7 +45,7 @@ def shares_a_cluster(file: Path) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a cluster is heavy, whether its file says so or not. Files with heavy tests come first, and first of all
+    """What uses a cluster is heavy, whether its file says so or not. Files with heavy tests come first, and before all
     those that go to one process together: of two processes none is left alone with a long one in the end."""
     for item in items:
         if CLUSTERS & set(getattr(item, "fixturenames", ())):

@@ -104,7 +104,7 @@ def await_that(what: Callable[[], bool], error: str) -> None:
     pause, deadline = threading.Event(), time.monotonic() + 900
     while not what():
         assert time.monotonic() < deadline, error
-        pause.wait(0.02)
+        pause.wait(0.1)
 
 
 def consumed_steps(root: Path) -> int:

@@ -85,7 +85,7 @@ def await_that(what: Callable[[], object], running: Callable[[], bool]) -> None:
     pause, deadline = threading.Event(), time.monotonic() + PATIENCE_SECONDS
     while not what():
         assert running() and time.monotonic() < deadline
-        pause.wait(0.05)
+        pause.wait(0.2)
 
 
 def nothing_runs(home: Path) -> None:

@@ -311,7 +311,7 @@ def test_kill_at_any_moment(planted: tuple[Path, dict[str, int], Artifact], tmp_
                 seen = found
                 os.killpg(process.pid, 9)
                 break
-            pause.wait(0.005)
+            pause.wait(0.05)
         process.wait()
         if process.returncode == 0:
             break

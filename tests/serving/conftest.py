@@ -75,7 +75,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterato
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     port = free_port()
     try:
-        cluster.up()
+        cluster.up(num_cpus=4)  # a replica, one beside it, and a job that trains
         store = ("--store", model.store_url)
         said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *store, timeout=840)
         assert "is ready" in said

@@ -203,7 +203,7 @@ def _wait_for(process: subprocess.Popen[bytes], root: Path, pattern: str) -> Non
     pause = threading.Event()
     while not list((root / ".staging").glob(pattern)):
         assert process.poll() is None, "the driver ended before it could be killed"
-        pause.wait(0.01)
+        pause.wait(0.05)
 
 
 def _kill_an_encoder(driver: subprocess.Popen[bytes]) -> None:
@@ -217,7 +217,7 @@ def _kill_an_encoder(driver: subprocess.Popen[bytes]) -> None:
                     return
             except psutil.NoSuchProcess:
                 continue
-        pause.wait(0.002)
+        pause.wait(0.005)
     raise AssertionError("the driver ended before a worker could be killed")
 
 

@@ -57,8 +57,8 @@ class Run:
     def step(self) -> int:
         """The last step in the metrics, which may be one that a checkpoint does not have yet."""
         for path in self.root.glob(f".staging/pretrain-*/{METRICS_FILE}"):
-            if lines := read(Location(path.parent)):
-                return int(lines[-1][STEP])
+            if lines := path.read_bytes().rpartition(b"\n")[0].splitlines():
+                return int(json.loads(lines[-1])[STEP])
         return 0
 
     def checkpoints(self) -> list[int]:
@@ -73,7 +73,7 @@ class Run:
         while not (found := self.checkpoints()):
             assert self.driver.poll() is None, f"the run ended without a checkpoint: {self.log()}"
             assert time.monotonic() < deadline, f"no checkpoint for {SECONDS_PER_KILL} s: {self.log()}"
-            pause.wait(0.02)
+            pause.wait(0.1)
         return found[0]
 
     def await_steps(self, count: int) -> None:
@@ -82,7 +82,7 @@ class Run:
         seen, passed = self.step(), 0
         while passed < count and self.driver.poll() is None:
             assert time.monotonic() < deadline, f"no step for {SECONDS_PER_KILL} s: {self.log()}"
-            pause.wait(0.02)
+            pause.wait(0.1)
             now = self.step()
             passed += max(0, now - seen)
             seen = now

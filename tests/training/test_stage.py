@@ -81,7 +81,7 @@ def await_checkpoints(root: Path, count: int = 1) -> None:
     pause, deadline = threading.Event(), time.monotonic() + 480
     while len(committed(root)) < count:
         assert time.monotonic() < deadline, "no checkpoint"
-        pause.wait(0.02)
+        pause.wait(0.1)
 
 
 def steps_told(root: Path) -> int:
@@ -95,7 +95,7 @@ def await_steps(root: Path, steps: int) -> None:
     pause, deadline = threading.Event(), time.monotonic() + 480
     while steps_told(root) < steps:
         assert time.monotonic() < deadline, "no steps"
-        pause.wait(0.02)
+        pause.wait(0.1)
 
 
 def descendants(pid: int) -> list[int]:
