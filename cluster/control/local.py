@@ -28,6 +28,7 @@ PORT = 6379
 DASHBOARD_PORT = 8265
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0  # a job's driver may save its work before it goes
+CONNECT_SECONDS = 2.0
 POLL_SECONDS = 0.5
 OBJECT_STORE_BYTES = 2 << 30
 WORKER_PORTS = range(10002, 20000)  # Ray's own choice for its workers, which it wants for itself
@@ -258,6 +259,16 @@ def port_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def listens(address: str) -> bool:
+    """Whether anything takes connections at `host:port`."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:

@@ -76,6 +76,7 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
             ["up"],
         ):
             said = cluster.ctl(*command, code=4)
+            assert "the head at" in said, "its dashboard would be waited for"
             assert said.count("\n") == 1 and "Run `ctl down`, then `ctl up`." in said, said
     finally:
         said = cluster.ctl("down")
