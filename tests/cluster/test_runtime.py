@@ -101,7 +101,9 @@ def test_a_private_cluster_dies_with_its_driver(tmp_path: Path) -> None:
     assert float(cpus) >= 6  # five workers and one beside them, on however small a machine
     assert (accelerator, override) == ("cpu", "0")
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
-    assert len(marked(mark)) > 3
+    running = [" ".join(process.cmdline()) for process in marked(mark)]
+    assert len(running) > 3
+    assert not [line for line in running if "dashboard/dashboard.py" in line or "monitor.py" in line]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stdout.close()

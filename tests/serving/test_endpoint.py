@@ -7,11 +7,13 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import openai
 import pexpect
+import psutil
 import pytest
 import requests
 import torch
@@ -44,6 +46,16 @@ def test_models_are_listed(served: Served, client: openai.OpenAI) -> None:
     assert endpoint["model"] == served.model.record.ref
     assert (endpoint["name"], endpoint["status"], endpoint["replicas"]) == ("chat", "RUNNING", 1)
     assert "chat" in served.cluster.ctl("serve", "list")
+
+
+def test_on_cpus_the_engine_is_one_process(served: Served) -> None:
+    of_home = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("HOME") == str(served.cluster.home):
+                of_home.append(" ".join(process.cmdline()))
+    engines = [title.strip() for title in of_home if title.startswith("VLLM::")]
+    assert engines == ["VLLM::EngineCore"]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
