@@ -22,7 +22,6 @@ def up(
     """
     from cluster.control import local
     from cluster.control.runtime import answers
-    from cluster.core.errors import NotReadyError
 
     if join:
         local.join(join, num_cpus=num_cpus, metrics=metrics)
@@ -30,7 +29,7 @@ def up(
         return
     if head := local.running_head():
         if not answers(head.address):
-            raise NotReadyError(f"the head at {head.address} does not answer", "Run `ctl down`, then `ctl up`.")
+            raise local.dead(head)
         print(f"Already running: head {head.address}, dashboard {head.dashboard}.")
         return
     head = local.start_head(num_cpus=num_cpus, port=port, dashboard_port=dashboard_port, metrics=metrics)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 REQUEST_TIMEOUT_SECONDS = 15.0
-AFRESH = "Run `ctl down`, then `ctl up`."
 
 
 def dashboard_url() -> str:
@@ -36,7 +35,7 @@ def dashboard_url() -> str:
         if head is None:
             raise NotReadyError("no Ray cluster is running here", "Start one with `ctl up`, or set RAY_ADDRESS.")
         if not local.listens(head.address):  # the dashboard of a dead head answers nobody, after a long wait
-            raise NotReadyError(f"the head at {head.address} does not answer", AFRESH)
+            raise local.dead(head)
         return head.dashboard
     runtime.use_token(create=False)
     if "://" in address or not runtime.answers(address):
@@ -110,7 +109,7 @@ def again(url: str) -> str:
     """The remedy where a cluster does not answer: the one that `ctl up` started here has processes left."""
     head = local.running_head()
     if head and head.dashboard == url:
-        return AFRESH
+        return local.AFRESH
     return "Start a cluster with `ctl up`."
 
 

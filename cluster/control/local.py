@@ -29,6 +29,7 @@ DASHBOARD_PORT = 8265
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0  # a job's driver may save its work before it goes
 CONNECT_SECONDS = 2.0
+AFRESH = "Run `ctl down`, then `ctl up`."
 POLL_SECONDS = 0.5
 OBJECT_STORE_BYTES = 2 << 30
 WORKER_PORTS = range(10002, 20000)  # Ray's own choice for its workers, which it wants for itself
@@ -259,6 +260,11 @@ def port_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def dead(head: Node) -> NotReadyError:
+    """The error for a head that was started here and does not answer."""
+    return NotReadyError(f"the head at {head.address} does not answer", AFRESH)
 
 
 def listens(address: str) -> bool:

@@ -77,7 +77,7 @@ def connect(scaling: ScalingSpec) -> None:
             carried["RAY_ADDRESS"] = address
         options |= {"address": address, "runtime_env": {"env_vars": carried}}
     try:
-        with signals.kept(), _start(private):
+        with signals.kept(), _around_start(private):
             _init({**options, "job_config": _job_config()})
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "a private Ray cluster did not start" if private else f"could not join the Ray cluster at {address}"
@@ -85,7 +85,7 @@ def connect(scaling: ScalingSpec) -> None:
     atexit.register(disconnect)
 
 
-def _start(private: bool) -> AbstractContextManager[None]:
+def _around_start(private: bool) -> AbstractContextManager[None]:
     if debugging():
         return nullcontext()
     return starting.without_helpers() if private else starting.without_log()

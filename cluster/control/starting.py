@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest.mock import patch
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
@@ -15,6 +14,8 @@ LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 def without_helpers() -> Iterator[None]:
     """Start a private cluster without its dashboard, autoscaler and log monitor: three processes that import Ray, for
     a page that nobody opens, nodes that nobody adds and lines that no terminal shows."""
+    from unittest.mock import patch
+
     from ray._private.node import Node
 
     with (

@@ -5,6 +5,7 @@ Also a program: `python tiny_chat.py STORE STEPS` builds the RLHF artifact in a 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from pathlib import Path
@@ -12,8 +13,6 @@ from random import Random
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from filelock import FileLock
 
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
@@ -67,7 +66,8 @@ def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Art
     """The conversations and a model that has learned them a little."""
     folder = Path(store.root.url).parent / "tiny-source"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with (folder / "lock").open("w") as lock:  # two processes of a test session may want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "model").exists():
             write_conversations(folder / "functions.jsonl")
             write_model(folder / "model", folder / "functions.jsonl")

@@ -1,12 +1,7 @@
-"""A tiny model and conversations to tune it on.
-
-Also a program: `python -m tests.tuning.tiny_sft STORE SOURCES ADAPTER` builds the SFT artifact in a process of its own,
-to be killed.
-"""
+"""A tiny model and conversations to tune it on."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,6 @@ from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
 from tests.alignment.tiny_chat import write_conversations, write_model
 
-# Often enough that a run of seconds has checkpoints to be killed after.
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=0.3)
 LENGTH = 256
 TEMPLATES = {"none": "chatml", "lora": "alpaca", "qlora": "completion"}
@@ -54,8 +48,3 @@ def sft(adapter: Any, **changes: Any) -> SftSpec:
     if adapter == "none":
         fields |= {"optimizer": "muon", "learning_rate": 5e-3}
     return SftSpec(**(fields | changes))
-
-
-if __name__ == "__main__":
-    own = Store(sys.argv[1])
-    build(sft(sys.argv[3]), make_inputs(own, Path(sys.argv[2])), store=own, scaling=SCALING, name="tiny")
