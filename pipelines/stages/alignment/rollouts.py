@@ -61,7 +61,7 @@ class RolloutBatches(Source):
         heldout: list[Prompt],
         sync: WeightSync,
         scorer: Scorer,
-        reference: Any,
+        reference: Any | None,
         output: Location,
         eos_token_id: int,
     ) -> None:
@@ -108,15 +108,14 @@ class RolloutBatches(Source):
         batches = self._batches(engine, prompts[first:last], completions[first:last], advantages[first:last])
         tokens = sum(len(c.tokens) for c in completions)
         kl = self._kl(batches, tokens)
-        limited = bool(self.spec.max_kl) and kl > self.spec.max_kl
+        limited = bool(self.spec.max_kl and kl is not None and kl > self.spec.max_kl)
         if limited:
             for batch in batches:
                 batch["advantages"].zero_()  # this step only pulls the policy back
         self._figures = {
             metrics.REWARD: round(float(rewards.mean()), 6),
             **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
-            metrics.KL: round(kl, 6),
-            "kl_limited": limited,
+            **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
             "completion_tokens": round(tokens / len(completions), 2),
             "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
             "rollout_seconds": round(seconds, 3),
@@ -139,10 +138,11 @@ class RolloutBatches(Source):
         zeros = torch.zeros(len(completions[own]))
         batches = self._batches(engine, self.heldout[own], completions[own], zeros)
         tokens = sum(len(c.tokens) for c in completions)
+        kl = self._kl(batches, tokens)
         found = {
             "heldout_reward": round(float(rewards.mean()), 6),
             **{f"heldout_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
-            "heldout_kl": round(self._kl(batches, tokens), 6),
+            **({} if kl is None else {"heldout_kl": round(kl, 6)}),
             "heldout_completion_tokens": round(tokens / len(completions), 2),
             "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
         }
@@ -176,7 +176,7 @@ class RolloutBatches(Source):
     def _batches(
         self, engine: Engine, prompts: list[Prompt], completions: list[Completion], advantages: Tensor
     ) -> list[dict[str, Tensor]]:
-        """Micro-batches, right-padded, with the reference's log-probabilities."""
+        """Micro-batches, right-padded, with the log-probabilities of the reference where there is one."""
         size, batches = self.plan.micro_batch, []
         for start in range(0, len(prompts), size):
             rows = list(zip(prompts[start : start + size], completions[start : start + size], strict=True))
@@ -189,13 +189,18 @@ class RolloutBatches(Source):
                 tokens[row, :end] = torch.tensor(prompt.tokens + completion.tokens)
                 learn[row, begin:end] = True
                 behaviour[row, begin:end] = torch.tensor(completion.logprobs)
-            reference = token_logprobs(self.reference, tokens.to(engine.device), self.spec.temperature).cpu()
-            batch = {"tokens": tokens, "learn": learn[:, 1:], "behaviour": behaviour[:, 1:], "reference": reference}
+            batch = {"tokens": tokens, "learn": learn[:, 1:], "behaviour": behaviour[:, 1:]}
+            if self.reference is not None:
+                found = token_logprobs(self.reference, tokens.to(engine.device), self.spec.temperature)
+                batch["reference"] = found.cpu()
             batches.append({**batch, "advantages": advantages[start : start + size].clone()})
         return batches
 
-    def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float:
-        """KL to the reference (nats per token) over the batches of all ranks, by what the engine said when it drew."""
+    def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float | None:
+        """KL to the reference (nats per token) over the batches of all ranks, by what the engine said when it drew;
+        None without a reference."""
+        if self.reference is None:
+            return None
         parts = [k3(batch["behaviour"], batch["reference"])[batch["learn"]].sum().double() for batch in batches]
         summed = torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
         dist.all_reduce(summed)

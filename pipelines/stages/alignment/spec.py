@@ -109,11 +109,17 @@ class RlhfSpec(TrainingSpec, frozen=True):
     """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.02
-    """Weight of the KL penalty towards the model that training starts from."""
+    """Weight of the KL penalty towards the model that training starts from; at 0 that model is not loaded, and no KL is
+    told."""
+    kl_penalty: Literal["token", "sequence"] = "token"
+    """What the penalty descends, KL(policy || start): at each token, the tokens before it held fixed (k3 times the
+    probability ratio), or of whole completions (the KL of the tokens still to come, too; higher variance)."""
     max_kl: Annotated[float, Meta(ge=0)] = 0.0
     """Bound on the mean KL (nats per token): a step that finds it exceeded learns from the penalty alone; 0: none."""
     clip_ratio: Annotated[float, Meta(gt=0)] = 0.2
     """PPO's clipping of the probability ratio, against the engine that sampled."""
+    dual_clip: Annotated[float, Meta(ge=1)] = 3.0
+    """Bound on the loss of a token of a bad answer, in multiples of its advantage (Ye et al. 2020, c)."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     """Temperature of the samples."""
     max_prompt_tokens: Annotated[int, Meta(ge=1)] = 256
@@ -141,6 +147,11 @@ class RlhfSpec(TrainingSpec, frozen=True):
             raise SpecError(
                 f"rlhf.group_size: {self.group_size} does not divide the global batch of {self.global_batch_size}",
                 "The batch is prompts times group_size.",
+            )
+        if self.max_kl and not self.kl_coef:
+            raise SpecError(
+                "rlhf.max_kl: a step beyond it learns from the KL penalty alone, and kl_coef is 0",
+                "Set rlhf.kl_coef above 0, or leave max_kl out.",
             )
         if not any(self.rewards.values()):
             raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")

@@ -141,13 +141,14 @@ def stop(engine: Any) -> None:
 
 
 def recipe(work: Work, rank: int) -> Parts:
-    """A policy, its frozen beginning as the reference, and batches that the policy samples itself."""
+    """A policy, its frozen beginning where there is a penalty, and batches that the policy samples itself."""
     from pipelines.stages.generation.fleet import Fleet
 
     spec, scaling = work.spec, work.scaling
     assert isinstance(spec, RlhfSpec)
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
-    policy, reference = load_model(folder), load_model(folder).eval()
+    policy = load_model(folder)
+    reference = load_model(folder).eval() if spec.kl_coef else None
     device = "cuda" if scaling.gpus_per_worker else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward = work.inputs["reward"].local() if "reward" in work.inputs else None
@@ -169,7 +170,7 @@ def recipe(work: Work, rank: int) -> Parts:
         heldout=heldout,
         sync=sync,
         scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
-        reference=reference.to(device),
+        reference=reference and reference.to(device),
         output=work.output,
         eos_token_id=eos,
     )
@@ -178,7 +179,15 @@ def recipe(work: Work, rank: int) -> Parts:
         policy.save_pretrained(into, state_dict=weights)
 
     return Parts(
-        objective=Grpo(policy, spec.precision, spec.clip_ratio, spec.kl_coef, spec.temperature),
+        objective=Grpo(
+            policy,
+            spec.precision,
+            clip_ratio=spec.clip_ratio,
+            dual_clip=spec.dual_clip,
+            kl_coef=spec.kl_coef,
+            kl_penalty=spec.kl_penalty,
+            temperature=spec.temperature,
+        ),
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
         write=write,
