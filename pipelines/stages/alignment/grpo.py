@@ -12,7 +12,7 @@ when it drew the token, so that a difference between the two implementations is 
 The penalty's gradient is that of KL(pi || pi_ref), which k3 alone has not: as a term of a loss, whose samples are held
 fixed, that one descends KL(pi_ref || pi).
 
-    token:     penalty_t = rho_t * k3_t,  k3_t = exp(-d_t) + d_t - 1           (DeepSeek-V3.2, arXiv:2512.02556, equation 7)
+    token:     penalty_t = rho_t * k3_t,  k3_t = exp(-d_t) + d_t - 1  (DeepSeek-V3.2, arXiv:2512.02556, eq. 7)
     sequence:  penalty_t = rho_t * sum_{s >= t} d_s, the sum held fixed
 
 `token` has the gradient of the KL at each token, the tokens before it held fixed; `sequence` that of the KL of whole
