@@ -20,9 +20,9 @@ from pipelines.stages.evaluation.humaneval import (
     continuation,
     judge,
     pass_at_k,
-    program,
     read_problems,
     score,
+    trial,
     until_stop,
 )
 from pipelines.stages.evaluation.results import Results
@@ -119,4 +119,4 @@ def test_a_model_is_examined(store: Store, tmp_path: Path, ray_cluster: None) ->
     assert [(r.metric, r.value, r.samples) for r in report.results] == [("pass@1", 0.0, 1), ("pass@2", 0.0, 1)]
     rows = [json.loads(line) for line in (made.local() / "verdicts.jsonl").read_text().splitlines()]
     assert [row["passed"] for row in rows] == [False, False]
-    assert program(read_problems(spec.path)[0], "    return 2 * x\n").endswith("check(double)\n")
+    assert trial(read_problems(spec.path)[0], "    return 2 * x\n").test.endswith("check(double)\n")

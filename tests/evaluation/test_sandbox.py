@@ -1,16 +1,21 @@
-"""What a program must not do, it cannot, and nothing of it is left: no process, no file."""
+"""What a program must not do, it cannot: harm, leave anything behind, or pass its own tests."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import textwrap
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.core.errors import NotReadyError
-from pipelines.stages.evaluation.sandbox import Limits, Verdict, require, run
+from pipelines.stages.evaluation.sandbox import Limits, Trial, Verdict, require, run
+from pipelines.stages.evaluation.trial import decode, encode
 
 SHORT = Limits(cpu_seconds=1)
 
@@ -24,7 +29,15 @@ def _isolated() -> None:
 
 
 def verdict(program: str, limits: Limits = SHORT) -> Verdict:
-    return run(textwrap.dedent(program), limits)
+    """Whether a program comes to its end: it is what defines the function, which is called then."""
+    ended = "\ndef ended(): return 'so'\n"
+    return run(Trial(textwrap.dedent(program) + ended, "ended", "assert ended() == 'so'"), limits)
+
+
+def answered(body: str, test: str, limits: Limits = SHORT) -> Verdict:
+    """The verdict on a function `f(x)` of this body."""
+    solution = f"import gc, os, sys\ndef f(x):\n{textwrap.indent(textwrap.dedent(body).strip(), '    ')}\n"
+    return run(Trial(solution, "f", test), limits)
 
 
 def marked(mark: str) -> list[int]:
@@ -71,6 +84,98 @@ def test_what_does_not_fails(program: str, reason: str) -> None:
     found = verdict(program)
     assert not found.passed
     assert found.reason.startswith(reason)
+
+
+FORGERS = {
+    "a report in every open file": """
+        for descriptor in range(64):
+            try:
+                os.write(descriptor, b'{"passed": true}')
+            except OSError:
+                pass
+        os._exit(0)
+    """,
+    "a value that equals everything": """
+        class Equal:
+            def __eq__(self, other): return True
+        return Equal()
+    """,
+    "a number that equals everything": """
+        class Equal(int):
+            def __eq__(self, other): return True
+        return Equal(1)
+    """,
+    "an answer found in memory": """
+        for thing in gc.get_objects():
+            if 'SECRET' in repr(type(thing)) or (isinstance(thing, str) and 'SECRET' in thing):
+                return 'SECRET'
+        frame = sys._getframe()
+        while frame:
+            for value in frame.f_locals.values():
+                if 'SECRE' + 'T' in repr(value):
+                    return value
+            frame = frame.f_back
+    """,
+    "the judge, attached to as by a debugger": """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        if libc.ptrace(16, os.getppid(), 0, 0) == 0:
+            return 'SECRET'
+        raise PermissionError('not attached')
+    """,
+    "the judge, killed": "os.kill(os.getppid(), 9)",
+    "no assert": """
+        import builtins
+        builtins.AssertionError = SystemExit
+        return None
+    """,
+    "an exit": "sys.exit(0)",
+    "an exit at the end of tests": "import atexit; atexit.register(os._exit, 0); os._exit(0)",
+    "an exception that lies": """
+        class Lie(Exception):
+            def __str__(self): os._exit(0)
+        raise Lie
+    """,
+    "a message too long": "return 'x' * (80 << 20)",
+}
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "process"])
+@pytest.mark.parametrize("how", FORGERS)
+def test_a_pass_cannot_be_forged(how: str, isolation: Literal["namespaces", "process"]) -> None:
+    if how == "the judge, killed" and isolation == "process":
+        pytest.skip("ends this process's child, and nothing is to be learned from it")
+    limits = Limits(cpu_seconds=3, isolation=isolation)
+    assert not answered(FORGERS[how], "assert f('x') == 'SECRET'", limits).passed
+
+
+def test_what_is_answered_is_compared() -> None:
+    assert answered("return [x, (1, 2.5), {3: {x}}]", "assert f('a') == ['a', (1, 2.5), {3: {'a'}}]").passed
+    assert answered("raise KeyError(x)", "try: f(1)\nexcept KeyError: pass\nelse: assert False").passed
+    assert answered("return x", "assert f(1) == 2") == Verdict(False, "AssertionError: ")
+    assert answered("return print", "f(1)").reason.startswith("TypeError: a value of type builtin_function")
+    assert answered("return 1", "assert g(f(0)) == 2").reason.startswith("NameError")
+    with_setup = Trial("def f(x): return -x", "f", "assert twice(f(1)) == -2", setup="def twice(x): return 2 * x")
+    assert run(with_setup, SHORT).passed
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.frozensets(st.integers(), max_size=4)
+        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(plain)
+def test_plain_values_travel_whole(value: Any) -> None:
+    found = decode(json.loads(json.dumps(encode(value))))
+    assert found == value and repr(type(found)) == repr(type(value))
+    assert decode(json.loads(json.dumps(encode(1 << 20_000)))) == 1 << 20_000
 
 
 def test_one_that_waits_is_stopped() -> None:

@@ -33,7 +33,7 @@ from pipelines.stages.evaluation.results import (
     encode_results,
     with_interval,
 )
-from pipelines.stages.evaluation.sandbox import Limits, Verdict
+from pipelines.stages.evaluation.sandbox import Limits, Trial, Verdict
 from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversations import read_lines, write_lines
 from pipelines.stages.tuning.records import BadRecord, read_records
@@ -108,16 +108,22 @@ def until_stop(completion: str) -> str:
     return completion[: min((at for stop in STOPS if (at := completion.find(stop)) >= 0), default=None)]
 
 
-def program(problem: Problem, completion: str) -> str:
-    """What is run: it comes to its end if the completion passes the problem's tests."""
-    return f"{problem.prompt}{completion}\n{problem.test}\ncheck({problem.entry_point})\n"
+def trial(problem: Problem, completion: str) -> Trial:
+    """What is tried: the function as it was completed, by the problem's tests, which may use what else the prompt
+    defines."""
+    return Trial(
+        solution=problem.prompt + completion,
+        entry_point=problem.entry_point,
+        test=f"{problem.test}\ncheck({problem.entry_point})\n",
+        setup=f"{problem.prompt}\n    pass\n",
+    )
 
 
 def judge(candidates: Sequence[tuple[Problem, str]], limits: Limits, ctx: Context[Any] | None = None) -> list[Verdict]:
     """Run each completion of a problem, as many at a time as there are cores."""
     verdicts: list[Verdict] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for verdict in pool.map(lambda pair: sandbox.run(program(*pair), limits), candidates):
+        for verdict in pool.map(lambda pair: sandbox.run(trial(*pair), limits), candidates):
             verdicts.append(verdict)
             if ctx is not None:
                 ctx.progress(len(verdicts), len(candidates), "programs")

@@ -1,21 +1,18 @@
-"""Run as `python -I -S jail.py`: executes an untrusted program in namespaces of its own (Linux; root is not needed).
+"""Executes work in namespaces of its own (Linux; root is not needed). trial.py, whose work it is, runs as a script.
 
-Standard input is a JSON object: program, token, isolation, cpu_seconds, memory_bytes. Three processes: this one, which
-waits; the first of a new PID namespace, whose end kills all others in it; and the one that runs the program. It sees
-a small file system (system libraries and Python, read-only, and an empty /tmp in memory), no network and no process but
-its own, and has no privileges and limited resources. Standard output is a JSON object: the token where the program came
-to its end, else why it did not. The token tells an end from an exit; a program that looks for it in the frames that run
-it could forge it, so this holds against mistakes and damage, and not against a cheat.
+Three processes: the one that enters, which waits; the first of a new PID namespace, whose end kills all others in it;
+and the one that works, and what it starts. It sees a small file system (system libraries and Python, read-only, and an
+empty /tmp in memory), no network and no process but its own, and has no privileges and limited resources.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 NEW_USER, NEW_MOUNT, NEW_NET = 0x10000000, 0x00020000, 0x40000000
@@ -31,24 +28,26 @@ MAX_OPEN_FILES = 64
 CANNOT_ISOLATE = 3  # exit status; the reason is on standard error
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin")
 
+Work = Callable[[dict[str, Any]], None]
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main() -> None:
-    order = json.load(sys.stdin)
+def enter(order: dict[str, Any], work: Work) -> None:
+    """Do `work(order)` confined. `order` says how far: isolation, cpu_seconds, memory_bytes."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if order["isolation"] == "process":
-        _as_child(lambda: _limited(order))
+        _as_child(lambda: _limited(order, work))
         os.killpg(0, signal.SIGKILL)  # what the program has left, and this process
     try:
         _enter_namespaces()
     except OSError as error:
         sys.stderr.write(f"{error.strerror} ({error.filename or 'namespaces'})")
         sys.exit(CANNOT_ISOLATE)
-    _as_child(lambda: _first(order))
+    _as_child(lambda: _first(order, work))
 
 
-def _as_child(work: Any) -> None:
+def _as_child(work: Callable[[], None]) -> None:
     """Do work in a child that dies with this process; wait for it."""
     child = os.fork()
     if child == 0:
@@ -60,26 +59,26 @@ def _as_child(work: Any) -> None:
     os.waitpid(child, 0)
 
 
-def _first(order: dict[str, Any]) -> None:
+def _first(order: dict[str, Any], work: Work) -> None:
     """The first process of the PID namespace: kernel and program treat it unlike others, so that it only waits."""
-    _as_child(lambda: _confined(order))
+    _as_child(lambda: _confined(order, work))
 
 
-def _confined(order: dict[str, Any]) -> None:
-    """Give up every privilege, for good, then run."""
+def _confined(order: dict[str, Any], work: Work) -> None:
+    """Become nobody, for good, then work."""
     if os.getuid() != NOBODY:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # setuid has cleared it
+    _limited(order, work)
+
+
+def _limited(order: dict[str, Any], work: Work) -> None:
+    """Limit the resources of this process, which are those of its children too, give up its capabilities, and work."""
     _check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
     _check(libc.capset(header, none), "capset")
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # setuid has cleared it
-    _limited(order)
-
-
-def _limited(order: dict[str, Any]) -> None:
-    """Limit the resources of this process, which are those of its children too, and run the program."""
     for limit, value in (
         (resource.RLIMIT_CPU, order["cpu_seconds"]),
         (resource.RLIMIT_AS, order["memory_bytes"]),
@@ -90,22 +89,7 @@ def _limited(order: dict[str, Any]) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
-    report, nowhere = os.dup(1), os.open("/dev/null", os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(nowhere, standard)
-    owner = os.getpid()
-    found = _run(order["program"], order["token"])
-    if os.getpid() == owner:  # and not a process that the program has forked
-        os.write(report, json.dumps(found).encode())
-
-
-def _run(program: str, token: str) -> dict[str, str]:
-    """What to report: the token only where the program has come to its end."""
-    try:
-        exec(compile(program, "program", "exec"), {"__name__": "__main__"})
-    except BaseException as error:
-        return {"error": f"{type(error).__name__}: {error}"[:200]}
-    return {"token": token}
+    work(order)
 
 
 def _enter_namespaces() -> None:
@@ -193,7 +177,3 @@ def _write(path: str, text: str) -> None:
         os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,14 @@
-"""Programs that a model wrote, each run in a process of its own with limits, and killed with all that it started.
+"""Functions that a model wrote, each tried in processes of its own with limits, and killed with all that they start.
 
-The process isolates itself by Linux namespaces (jail.py); where the kernel forbids that, nothing is run unless the spec
-says `process`, which has the limits only: files and network are then open to the program.
+The tests run beside the function and not with it (trial.py): a function that forges its own verdict has none to forge.
+The processes isolate themselves by Linux namespaces (jail.py); where the kernel forbids that, nothing is run unless the
+spec says `process`, which has the limits only: files and network are then open to the program.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from cluster.core.errors import JobError, NotReadyError
-from pipelines.stages.evaluation import jail
+from pipelines.stages.evaluation import jail, trial
 
 GONE_SECONDS = 10.0
 
@@ -34,8 +34,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A `solution`, Python that defines the function `entry_point`, and a `test`, Python that calls it by this name.
+
+    Arguments and results are plain data: numbers, texts, lists, tuples, dictionaries and sets of them. `setup` defines
+    what else the test needs; it is trusted, and so is the test.
+    """
+
+    solution: str
+    entry_point: str
+    test: str
+    setup: str = ""
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Whether a program came to its end, and if not, why."""
+    """Whether a test came to its end, and if not, why."""
 
     passed: bool
     reason: str = ""
@@ -43,27 +57,27 @@ class Verdict:
 
 def require(limits: Limits) -> None:
     """Raise NotReadyError where programs cannot be isolated on this machine, JobError where none can run at all."""
-    verdict = run("pass", limits)
+    verdict = run(Trial("def one(): return 1", "one", "assert one() == 1"), limits)
     if not verdict.passed:
-        raise JobError(f"the sandbox does not run a program that does nothing: {verdict.reason}")
+        raise JobError(f"the sandbox does not run a function that returns 1: {verdict.reason}")
 
 
-def run(program: str, limits: Limits) -> Verdict:
-    """Run a program. Nothing of it is left afterwards: no process, and under `namespaces` no file.
+def run(tried: Trial, limits: Limits) -> Verdict:
+    """Try a function. Nothing of it is left afterwards: no process, and under `namespaces` no file.
 
     Raises NotReadyError where it cannot be isolated.
     """
-    token = secrets.token_hex(16)
     order = {
-        "program": program,
-        "token": token,
+        "solution": tried.solution,
+        "entry_point": tried.entry_point,
         "isolation": limits.isolation,
         "cpu_seconds": limits.cpu_seconds,
         "memory_bytes": limits.memory_bytes,
     }
+    lines = [json.dumps(order), json.dumps({"setup": tried.setup, "test": tried.test})]
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(jail.__file__).resolve())],
+            [sys.executable, "-I", "-S", str(Path(trial.__file__).resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,7 +86,7 @@ def run(program: str, limits: Limits) -> Verdict:
             start_new_session=True,
         )
         try:
-            output, errors = process.communicate(json.dumps(order).encode(), timeout=limits.wall_seconds)
+            output, errors = process.communicate("\n".join(lines).encode(), timeout=limits.wall_seconds)
         except subprocess.TimeoutExpired:
             return Verdict(False, "timed out")
         finally:
@@ -83,17 +97,11 @@ def run(program: str, limits: Limits) -> Verdict:
             "Allow unprivileged user namespaces (kernel.unprivileged_userns_clone, user.max_user_namespaces; in a "
             "container, its seccomp profile), or set isolation: process, where programs can write and connect freely.",
         )
-    return _verdict(output, token)
-
-
-def _verdict(output: bytes, token: str) -> Verdict:
     try:
         report = json.loads(output)
     except ValueError:
-        return Verdict(False, "ended before its end was reached, or by a limit")
-    if isinstance(report, dict) and report.get("token") == token:
-        return Verdict(True)
-    return Verdict(False, str(report.get("error", "")) if isinstance(report, dict) else "")
+        return Verdict(False, trial.GONE)
+    return Verdict(bool(report.get("passed")), str(report.get("error", "")))
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
