@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
@@ -82,6 +82,21 @@ def test_pairs_beyond_the_positions_are_left_out_and_counted(reward: Artifact, i
 def test_the_accuracies_are_those_of_the_same_pairs(reward: Artifact) -> None:
     """All are of one kind."""
     assert reward.metrics["heldout_accuracy_by_kind"] == {"file": round(reward.metrics["heldout_accuracy"], 4)}
+
+
+def test_plain_transformers_reads_the_same_scores(reward: Artifact, inputs: dict[str, Artifact]) -> None:
+    """In a padded batch, although the template ends with the end of text, which many tokenizers pad with."""
+    rows = read_preferences(inputs["preferences"].local(), "heldout")
+    tokenizer = AutoTokenizer.from_pretrained(reward.local())
+    dialogues = [dialogue(row, role) for row in rows for role in ("chosen", "rejected")]
+    fitting = [messages for messages in dialogues if len(encode(tokenizer, messages).tokens) <= POSITIONS]
+    texts = tokenizer.apply_chat_template(fitting, tokenize=False)
+    assert all(text.endswith(tokenizer.eos_token) for text in texts) and len(set(map(len, texts))) > 1
+    model = AutoModelForSequenceClassification.from_pretrained(reward.local()).eval()
+    batch = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**batch).logits.squeeze(-1).tolist()
+    assert found == pytest.approx(RewardModel(reward.local()).score(fitting), abs=1e-5)
 
 
 def test_of_a_longer_conversation_the_end_is_scored(reward: Artifact, tmp_path: Path) -> None:

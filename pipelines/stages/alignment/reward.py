@@ -1,7 +1,9 @@
 """The reward model: a scalar head on a fine-tuned model, trained on pairs.
 
 Loss -log sigmoid(r(chosen) - r(rejected)), after Bradley and Terry (1952), as in Ouyang et al. 2022 (arXiv:2203.02155).
-The score is read at the last token, the end of the answer; padding stands to the right, where nothing looks.
+The score is read at the last token, the end of the answer; padding stands to the right, where nothing looks. What
+transformers itself pads, it scores at the last token that is not padding: the artifact has a padding token that no
+conversation holds, for with the end of a turn for one it would read at another place.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
 
+PADDING = "<|pad|>"  # added to a tokenizer that has no padding token, or its end of text for one
 ACCURACY = "accuracy"  # share of pairs whose chosen answer has the higher score
 
 
@@ -111,6 +114,8 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     require_rows(model, config, tokenizer)
     prepare(tokenizer, "")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.add_special_tokens({"pad_token": PADDING})
     longest = fitting_tokens(config, spec.sequence_length)
     left_out: dict[str, int] = {}
 
@@ -124,7 +129,8 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
         return plan_batches(spec, ctx.scaling, steps)
 
     def needs() -> dict[str, Any]:
-        return {"eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
+        padding = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+        return {**padding, "left_out": left_out["train"]}
 
     figures = run_training(ctx, "pipelines.stages.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
     heldout, _, _ = read_pairs(ctx, tokenizer, "heldout", longest)
@@ -179,8 +185,10 @@ def recipe(work: Work, rank: int) -> Parts:
         num_labels=1,
         dtype=torch.float32,
         attn_implementation="sdpa",
-        pad_token_id=work.extra["eos_token_id"],
+        pad_token_id=work.extra["pad_token_id"],
     )
+    if work.extra["vocab_size"] > model.config.vocab_size:  # a row for the padding, which nothing looks at
+        model.resize_token_embeddings(work.extra["vocab_size"])
 
     def write(weights: dict[str, Tensor], into: Path) -> None:
         model.save_pretrained(into, state_dict=weights)
