@@ -14,7 +14,8 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
 from pipelines.stages.alignment.preferences import read_preferences
-from pipelines.stages.alignment.reward import RewardModel, dialogue
+from pipelines.stages.alignment.reward import RewardModel, dialogue, scores
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
@@ -97,6 +98,20 @@ def test_plain_transformers_reads_the_same_scores(reward: Artifact, inputs: dict
     with torch.no_grad():
         found = model(**batch).logits.squeeze(-1).tolist()
     assert found == pytest.approx(RewardModel(reward.local()).score(fitting), abs=1e-5)
+
+
+def test_an_answer_that_was_cut_off_is_not_shown_as_ended(reward: Artifact) -> None:
+    """Its score is that of the tokens up to where it stops, by the model itself."""
+    model = RewardModel(reward.local())
+    request = [{"role": "user", "content": "How many is 7?"}]
+    whole, cut = (Sample(request, "It is", finished) for finished in (True, False))
+    tokens = encode(model.tokenizer, [*request, {"role": "assistant", "content": "It is"}]).tokens
+    assert tokens[-1] == model.tokenizer.eos_token_id
+    rows = [torch.tensor([tokens]), torch.tensor([tokens[:-1]])]
+    with torch.no_grad():
+        expected = [scores(model.model, row, torch.tensor([row.size(1)])).item() for row in rows]
+    assert expected[0] != expected[1]
+    assert model.score_samples([whole, cut]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_of_a_longer_conversation_the_end_is_scored(reward: Artifact, tmp_path: Path) -> None:

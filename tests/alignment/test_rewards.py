@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cluster.core.errors import InputError, JobError, SpecError
+from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.calls import apply, as_number
 from pipelines.stages.alignment.rewards.rewards import reward_function
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -43,6 +44,10 @@ class Judge:
     def of_class(cls, sample): return 4
 
 judge = Judge()
+
+def seen(sample):
+    seen.samples = [*getattr(seen, "samples", []), sample]
+    return 0.0
 """
 
 
@@ -186,15 +191,24 @@ class Words:
     """A tokenizer whose tokens are words."""
 
     def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
-        return " ".join(map(str, tokens))
+        return " ".join(str(token) for token in tokens if token or not skip_special_tokens)
 
 
 def test_the_scorer_gives_floats_whatever_the_functions_give() -> None:
     """Whole numbers and truth values made integer tensors, whose mean torch refuses."""
     spec = rlhf(1, rewards={"graders:letters": 1.0, "graders:judge": 0.5})
     scorer = Scorer(spec, Words(), None, 60)
-    found = scorer(
-        [s.messages for s in SAMPLES[:2]], [Completion([7], [0.0], True), Completion([7, 8], [0.0] * 2, True)]
-    )
+    prompts = [Prompt(str(n), sample.messages, [1]) for n, sample in enumerate(SAMPLES[:2])]
+    found = scorer(prompts, [Completion([7], [0.0], True), Completion([7, 8], [0.0] * 2, True)])
     assert found == {"graders:letters": [1.0, 3.0], "graders:judge": [1.0, 1.0]}
     assert torch.tensor([x for row in found.values() for x in row]).is_floating_point()
+
+
+def test_a_function_sees_all_of_an_answer_and_what_would_have_been_right() -> None:
+    seen = reward_function("graders:seen")
+    prompt = Prompt("a", [{"role": "user", "content": "Count."}], [1], reference="1 2")
+    scorer = Scorer(rlhf(1, rewards={"graders:seen": 1.0}), Words(), None, 60)
+    scorer([prompt, prompt], [Completion([7, 8, 0], [0.0] * 3, True), Completion([7, 8], [0.0] * 2, False)])
+    whole, cut = seen.samples  # type: ignore[attr-defined]
+    assert (whole.answer, whole.text, whole.tokens, whole.finish_reason) == ("7 8", "7 8 0", (7, 8, 0), "stop")
+    assert (cut.answer, cut.text, cut.finish_reason, cut.reference) == ("7 8", "7 8", "length", "1 2")

@@ -28,6 +28,7 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, fitting_tokens
 from pipelines.specs import RewardSpec
 from pipelines.stages.alignment.preferences import read_preferences
+from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batch_sizes import BatchSizes
@@ -216,13 +217,22 @@ class RewardModel:
         self.model = model.to(device).eval()
         self.longest = context_tokens(json.loads((folder / CONFIG_FILE).read_bytes()))
 
+    def score_samples(self, samples: Sequence[Sample]) -> list[float]:
+        """The reward of each sampled answer; one that was cut off is shown as that, without the end of a turn."""
+        whole = [[*sample.messages, {"role": "assistant", "content": sample.answer}] for sample in samples]
+        return self.score(whole, [sample.finished for sample in samples])
+
     @torch.inference_mode()
-    def score(self, conversations: list[list[dict[str, str]]], batch_size: int = 32) -> list[float]:
+    def score(
+        self, conversations: list[list[dict[str, str]]], finished: Sequence[bool] | None = None, batch_size: int = 32
+    ) -> list[float]:
         """The reward of each conversation, which ends with an answer; any real number, higher is better.
 
-        Of one that is longer than the model's context the end is read, where the answer stands.
+        Of one that is longer than the model's context the end is read, where the answer stands; of an answer that is
+        not `finished` what there is.
         """
-        encoded = [encode(self.tokenizer, messages).tokens[-(self.longest or 0) :] for messages in conversations]
+        known = finished or [True] * len(conversations)
+        encoded = [self._tokens(messages, end) for messages, end in zip(conversations, known, strict=True)]
         order = np.argsort([len(tokens) for tokens in encoded], kind="stable").tolist()
         found: dict[int, float] = {}
         for start in range(0, len(order), batch_size):
@@ -233,3 +243,10 @@ class RewardModel:
             device = self.model.device
             found |= zip(rows, scores(self.model, tokens.to(device), lengths.to(device)).tolist(), strict=True)
         return [found[row] for row in range(len(encoded))]
+
+    def _tokens(self, messages: list[dict[str, str]], finished: bool) -> list[int]:
+        found = encode(self.tokenizer, messages)
+        end = len(found.tokens)
+        if not finished:
+            end = max(index for index, learned in enumerate(found.learn) if learned)  # where the turn would end
+        return found.tokens[:end][-(self.longest or 0) :]

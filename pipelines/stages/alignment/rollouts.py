@@ -6,9 +6,7 @@ same completions again. Rank 0 talks to the engines and keeps the ledger; every 
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from pipelines.stages.alignment.advantages import group_advantages
 from pipelines.stages.alignment.curve import Curve
 from pipelines.stages.alignment.grpo import k3, token_logprobs
 from pipelines.stages.alignment.ledger import Ledger
+from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
@@ -30,23 +29,6 @@ from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.loop import mix
 from pipelines.stages.training.sources import Source
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request as messages and as the token ids that generation is given."""
-
-    id: str
-    messages: list[dict[str, str]]
-    tokens: list[int]
-
-
-def write_prompts(place: Location, split: str, prompts: list[Prompt]) -> None:
-    place.write_bytes(f"{split}.json", json.dumps([vars(prompt) for prompt in prompts]).encode())
-
-
-def read_prompts(place: Location, split: str) -> list[Prompt]:
-    return [Prompt(**row) for row in json.loads(place.read_bytes(f"{split}.json"))]
 
 
 class RolloutBatches(Source):
@@ -166,7 +148,7 @@ class RolloutBatches(Source):
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
-        dist.all_gather_object(parts, self.scorer([p.messages for p in prompts[own]], completions[own]))
+        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
         by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
         total = sum(weight * by_name[name] for name, weight in self.spec.rewards.items())
         assert isinstance(total, Tensor)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards.calls import apply
 from pipelines.stages.alignment.rewards.rewards import reward_function
@@ -25,20 +26,16 @@ class Scorer:
         self.model = model
         self.timeout_seconds = timeout_seconds
 
-    def __call__(
-        self, conversations: list[list[dict[str, str]]], completions: list[Completion]
-    ) -> dict[str, list[float]]:
+    def __call__(self, prompts: list[Prompt], completions: list[Completion]) -> dict[str, list[float]]:
         """The unweighted reward of each completion, by function."""
-        answers = [self.tokenizer.decode(c.tokens, skip_special_tokens=True) for c in completions]
         samples = [
-            Sample(messages, answer, completion.finished)
-            for messages, answer, completion in zip(conversations, answers, completions, strict=True)
+            Sample.of(self.tokenizer, prompt.messages, completion, prompt.reference)
+            for prompt, completion in zip(prompts, completions, strict=True)
         ]
         end = time.monotonic() + self.timeout_seconds
         found = {
             name: apply(name, function, samples, end - time.monotonic()) for name, function in self.functions.items()
         }
         if self.model is not None:
-            whole = [[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples]
-            found[REWARD_MODEL] = torch.tensor(self.model.score(whole)).sigmoid().tolist()
+            found[REWARD_MODEL] = torch.tensor(self.model.score_samples(samples)).sigmoid().tolist()
         return found

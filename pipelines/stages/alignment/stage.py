@@ -17,9 +17,10 @@ from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.grpo import Grpo
+from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards.rewards import reward_function
-from pipelines.stages.alignment.rollouts import Prompt, RolloutBatches, read_prompts, write_prompts
+from pipelines.stages.alignment.rollouts import RolloutBatches
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.spec import REWARD_MODEL
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
@@ -112,10 +113,11 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
     rows = read_conversations(ctx.inputs["prompts"].local(), split)
     prompts = []
     for row in rows:
-        messages = row["messages"]
+        messages, reference = row["messages"], ""
         while messages and messages[-1]["role"] == "assistant":
+            reference = reference or messages[-1]["content"]
             messages = messages[:-1]
-        prompts.append(Prompt(row["id"], messages, prompt_tokens(tokenizer, messages)))
+        prompts.append(Prompt(row["id"], messages, prompt_tokens(tokenizer, messages), reference))
     kept = [prompt for prompt in prompts if len(prompt.tokens) <= ctx.spec.max_prompt_tokens]
     if not kept:
         raise InputError(

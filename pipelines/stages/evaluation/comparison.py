@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -109,10 +109,9 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
             sheet = _examine(examiner, model, options, exam, ctx.scaling.rollout_timeout_seconds)
             if options.gpus:
                 ray.kill(examiner)
-            answers = [tokenizer.decode(c.tokens, skip_special_tokens=True) for c in sheet.completions]
             graded = [
-                Sample(messages, answer, completion.finished)
-                for messages, answer, completion in zip(requests, answers, sheet.completions, strict=True)
+                Sample.of(tokenizer, messages, completion)
+                for messages, completion in zip(requests, sheet.completions, strict=True)
             ]
             table[name] = {
                 "model": model.record.ref,
@@ -122,7 +121,9 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
                 "size_bytes": sum(e.size_bytes for n, e in model.record.files.items() if _is_weights(n)),
                 "tokens_per_second": round(sheet.tokens_per_second, 1),
             }
-            samples += [{"model": name, **asdict(sample)} for sample in graded[:8]]
+            samples += [
+                {"model": name, "messages": s.messages, "answer": s.answer, "finished": s.finished} for s in graded[:8]
+            ]
     finally:
         if examiner is not None:
             ray.kill(examiner)
@@ -165,7 +166,7 @@ def mean_reward(ctx: Context[ComparisonSpec], samples: list[Sample]) -> float | 
     if "reward" not in ctx.inputs:
         return None
     model = RewardModel(ctx.inputs["reward"].local())
-    scores = model.score([[*s.messages, {"role": "assistant", "content": s.answer}] for s in samples])
+    scores = model.score_samples(samples)
     return round(float(np.mean(1 / (1 + np.exp(-np.array(scores))))), 4)
 
 

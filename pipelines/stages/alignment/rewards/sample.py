@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pipelines.stages.generation.engine import Completion
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation's request and a sampled answer; `finished`: the model ended it by itself."""
+    """A conversation up to its request, and a sampled answer.
+
+    `answer` is the answer's text without special tokens, `text` the same with them, `tokens` what was drawn, in the
+    policy's ids. `finished`: the model ended it by itself. `reference` is the answer that the prompt's record gives;
+    empty where it gives none.
+    """
 
     messages: list[dict[str, str]]
     answer: str
     finished: bool
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    reference: str = ""
+
+    @staticmethod
+    def of(tokenizer: Any, messages: list[dict[str, str]], completion: Completion, reference: str = "") -> Sample:
+        """What a completion says, by the policy's tokenizer."""
+        answer, text = (tokenizer.decode(completion.tokens, skip_special_tokens=skip) for skip in (True, False))
+        return Sample(messages, answer, completion.finished, text, tuple(completion.tokens), reference)
 
     @property
     def request(self) -> str:
         return self.messages[-1]["content"]
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]:
+        """`stop` where the model ended the answer, `length` where it was cut off, in OpenAI's words."""
+        return "stop" if self.finished else "length"
 
     @property
     def told(self) -> str:
