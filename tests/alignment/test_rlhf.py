@@ -28,7 +28,7 @@ from pipelines.stages.tuning.conversations import read_conversations
 from tests.alignment.tiny_chat import SCALING, rlhf
 from tests.conftest import ROOT
 
-STEPS = 12
+STEPS = 24  # two of each rollout
 SCRIPT = Path(__file__).with_name("tiny_chat.py")
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
@@ -60,13 +60,14 @@ def test_parsing_rises_on_heldout_prompts_and_kl_stays_bounded(undisturbed: Arti
 
 def test_every_sync_was_verified_and_both_sides_agree(undisturbed: Artifact) -> None:
     lines = read(undisturbed.location)
-    assert lines[-1]["verified_syncs"] == STEPS  # one before each step; the one after the last follows
-    assert max(line["rollout_logprob_gap"] for line in lines) < 1e-4
+    assert lines[-1]["verified_syncs"] == STEPS / 2  # one before each rollout; the one after the last follows
+    fresh, moved = ([row["rollout_logprob_gap"] for row in lines if row["staleness_steps"] == n] for n in (0, 1))
+    assert max(fresh) < 1e-4 < min(moved)  # the second step of a rollout finds other weights than drew it
 
 
 def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
     points = curve.read(undisturbed.location)
-    assert [point["step"] for point in points] == [0, 5, 10, STEPS]
+    assert [point["step"] for point in points] == [0, 10, 20, STEPS]
     picture = undisturbed.location.read_bytes(curve.PICTURE_FILE)
     assert picture.startswith(b"\x89PNG")
     assert picture == curve.in_png(points, undisturbed.name)
@@ -78,7 +79,9 @@ def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
 
 
 def test_the_ledger_is_the_order(undisturbed: Artifact, inputs: dict[str, Artifact]) -> None:
-    consumed = ledger.account(ledger.read(undisturbed.location)).consumed
+    events = ledger.read(undisturbed.location)
+    assert sum(event["event"] == "issued" for event in events) == STEPS / 2
+    consumed = ledger.account(events).consumed
     ids = [row["id"] for row in read_conversations(inputs["prompts"].local(), "train")]
     spec = undisturbed.spec
     count = STEPS * spec["global_batch_size"] // spec["group_size"]
@@ -152,12 +155,12 @@ def test_kills_of_engine_learner_and_driver_change_no_bit(
         start_new_session=True,
     )
     try:
-        await_that(lambda: consumed_steps(root) >= 2, "no step was taken")
+        await_that(lambda: consumed_steps(root) >= 3, "no step was taken")
         family(driver.pid, "GenerationEngine")[0].kill()
-        await_that(lambda: has_checkpoint(root) and consumed_steps(root) >= 4, "no checkpoint")
+        await_that(lambda: has_checkpoint(root) and consumed_steps(root) >= 7, "no checkpoint")
         family(driver.pid, "RayTrainWorker")[0].kill()
         await_that(lambda: resumed_steps(root) > 0, "the learner did not go on")
-        await_that(lambda: consumed_steps(root) >= 7, "no step was taken after the learner's death")
+        await_that(lambda: consumed_steps(root) >= 13, "no step was taken after the learner's death")
         everyone = family(driver.pid)
     finally:
         for process in [*family(driver.pid), psutil.Process(driver.pid)]:
@@ -184,5 +187,5 @@ def test_a_reward_of_ones_own_without_a_number_is_told(inputs: dict[str, Artifac
         InputError, match=f"rlhf.rewards: {OWN}:none returned None of type NoneType for the answer .*def"
     ):
         build(
-            rlhf(1, rewards=rewards, evaluation_prompts=16), inputs, store=Store(tmp_path), scaling=SCALING, name="tiny"
+            rlhf(2, rewards=rewards, evaluation_prompts=16), inputs, store=Store(tmp_path), scaling=SCALING, name="tiny"
         )

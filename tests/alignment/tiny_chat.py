@@ -92,7 +92,8 @@ def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Art
 def rlhf(steps: int, **changes: Any) -> RlhfSpec:
     fields: dict[str, Any] = {
         "steps": steps,
-        "global_batch_size": 64,
+        "global_batch_size": 32,
+        "minibatches_per_rollout": 2,
         "group_size": 8,
         "learning_rate": 6e-4,
         "warmup_steps": 2,
@@ -100,7 +101,7 @@ def rlhf(steps: int, **changes: Any) -> RlhfSpec:
         "max_kl": 1.0,
         "max_prompt_tokens": 128,
         "max_completion_tokens": 64,
-        "evaluate_every_steps": 5,
+        "evaluate_every_steps": 10,
         "evaluation_prompts": 100,
     }
     return RlhfSpec(**(fields | changes))

@@ -1,13 +1,15 @@
 """The ledger of an RL run: which prompts were given out and which were learned from; none is lost or used twice.
 
-An append-only file of events. A step's prompts are written before any is sent to an engine (`issued`), and again when
-the optimizer has taken the step (`consumed`), or when it was left out (`skipped`): then nothing was learned from them.
-A run that goes on at an earlier step says so (`resumed`): what stood for later steps did not happen, since their
+An append-only file of events. A rollout's prompts are written before any is sent to an engine (`issued`), with the
+steps that are to learn from them. Each of these says which of the prompts, by their places in the rollout, it was
+about, when the optimizer has taken it (`consumed`), or when it was left out (`skipped`): then nothing was learned from
+them. A run that goes on at an earlier step says so (`resumed`): what stood for later steps did not happen, since their
 weights are gone.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,14 +32,16 @@ class Ledger:
         if self.events:
             self._append({"event": "resumed", "step": step})
 
-    def issued(self, step: int, first_position: int, prompts: list[str]) -> None:
-        self._append({"event": "issued", "step": step, "first_position": first_position, "prompts": prompts})
+    def issued(self, step: int, first_position: int, prompts: list[str], steps: int = 1) -> None:
+        """Prompts for `steps` steps from `step` on, and where the first stands in the order."""
+        found = {"event": "issued", "step": step, "first_position": first_position, "prompts": prompts}
+        self._append(found | ({"steps": steps} if steps > 1 else {}))
 
-    def consumed(self, step: int) -> None:
-        self._append({"event": "consumed", "step": step})
+    def consumed(self, step: int, places: list[int]) -> None:
+        self._append({"event": "consumed", "step": step, "places": places})
 
-    def skipped(self, step: int, reason: str) -> None:
-        self._append({"event": "skipped", "step": step, "reason": reason})
+    def skipped(self, step: int, reason: str, places: list[int]) -> None:
+        self._append({"event": "skipped", "step": step, "reason": reason, "places": places})
 
     def _append(self, event: dict[str, Any]) -> None:
         self.events.append(event)
@@ -52,7 +56,7 @@ def read(place: Location) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the prompts that were given out, each in order."""
+    """What became of the prompts that were given out, each in order: `skipped` is one that no step learned from."""
 
     consumed: list[str]
     skipped: list[str]
@@ -62,28 +66,46 @@ def account(events: list[dict[str, Any]]) -> Account:
     """The prompts learned from and those of steps that were left out, by what still holds of the events.
 
     Raises JobError where the ledger does not add up: a step that ended twice, or without having been issued, a step
-    missing, or positions of the order that are skipped or repeated.
+    missing, positions of the order that are skipped or repeated, or prompts of a rollout that unequally many of its
+    steps were about.
     """
     issued: dict[int, dict[str, Any]] = {}
-    ended: list[tuple[int, str]] = []  # steps, and whether they were consumed or skipped
+    ended: list[dict[str, Any]] = []
     for event in events:
         step = event["step"]
         if event["event"] == "resumed":
             issued = {s: e for s, e in issued.items() if s < step}
-            ended = [(s, how) for s, how in ended if s < step]
+            ended = [e for e in ended if e["step"] < step]
         elif event["event"] == "issued":
             issued[step] = event
-        elif step not in issued:
+        elif not any(first <= step < first + e.get("steps", 1) for first, e in issued.items()):
             raise JobError(f"{LEDGER_FILE}: step {step} was {event['event']} without being issued")
         else:
-            ended.append((step, event["event"]))
-    if [step for step, _ in ended] != list(range(len(ended))):
+            ended.append(event)
+    if [event["step"] for event in ended] != list(range(len(ended))):
         raise JobError(f"{LEDGER_FILE}: the steps consumed or skipped are not 0, 1, 2, ... each once")
-    position = 0
+    position, done = 0, 0
     found = Account([], [])
-    for step, how in ended:
-        if issued[step]["first_position"] != position:
-            raise JobError(f"{LEDGER_FILE}: step {step} begins at {issued[step]['first_position']}, not at {position}")
-        position += len(issued[step]["prompts"])
-        (found.skipped if how == "skipped" else found.consumed).extend(issued[step]["prompts"])
+    while done < len(ended):
+        if done not in issued:
+            raise JobError(f"{LEDGER_FILE}: step {done} was {ended[done]['event']} without being issued")
+        rollout = issued[done]
+        if rollout["first_position"] != position:
+            raise JobError(f"{LEDGER_FILE}: step {done} begins at {rollout['first_position']}, not at {position}")
+        position += len(rollout["prompts"])
+        done += _close(rollout, ended[done : done + rollout.get("steps", 1)], found)
     return found
+
+
+def _close(rollout: dict[str, Any], ended: list[dict[str, Any]], found: Account) -> int:
+    """Add a rollout's prompts to what was found; return its steps. An event of a ledger of before tells no places: it
+    was about all of them."""
+    prompts, steps = rollout["prompts"], rollout.get("steps", 1)
+    everywhere = list(range(len(prompts)))
+    uses = Counter(place for event in ended for place in event.get("places", everywhere))
+    if len(ended) < steps or set(uses) != set(everywhere) or len(set(uses.values())) > 1:
+        raise JobError(f"{LEDGER_FILE}: the steps from {rollout['step']} on do not use all of their prompts alike")
+    learned = {p for event in ended if event["event"] == "consumed" for p in event.get("places", everywhere)}
+    for place, prompt in enumerate(prompts):
+        (found.consumed if place in learned else found.skipped).append(prompt)
+    return steps

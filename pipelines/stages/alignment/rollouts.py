@@ -1,7 +1,8 @@
 """The batches of RLHF: prompts from the order, completions from vLLM, rewards, advantages.
 
-A step's batch is a function of the weights before it, the step and the seed: after a crash the same prompts get the
-same completions again. Rank 0 talks to the engines and keeps the ledger; every rank scores and learns its own share.
+A rollout is a function of the weights before it, its number and the seed: after a crash the same prompts get the same
+completions again. One or more steps learn from it, each from a minibatch. Rank 0 talks to the engines and keeps the
+ledger; every rank scores and learns its own share.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 from cluster.core import metrics
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
-from pipelines.stages.alignment.advantages import group_advantages
 from pipelines.stages.alignment.curve import Curve
-from pipelines.stages.alignment.grpo import k3, token_logprobs
 from pipelines.stages.alignment.ledger import Ledger
+from pipelines.stages.alignment.policy_gradient import k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
+from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
@@ -29,6 +30,20 @@ from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.loop import mix
 from pipelines.stages.training.sources import Source
+
+
+def overlong(lengths: Tensor, max_tokens: int, within: int) -> Tensor:
+    """The penalty (n,) of completions of `lengths` (n,): 0 up to `within` tokens below the maximum, -1 at it."""
+    return -((lengths - (max_tokens - within)) / within).clamp(0, 1)
+
+
+def token_weights(spec: RlhfSpec, completions: list[Completion]) -> Tensor:
+    """What a token of each completion weighs (n,), so that the sum over tokens by all tokens is the mean asked for."""
+    lengths = torch.tensor([float(len(c.tokens)) for c in completions])
+    if spec.mean_over == "tokens":
+        return torch.ones_like(lengths)
+    own = lengths if spec.mean_over == "answers" else torch.full_like(lengths, spec.max_completion_tokens)
+    return lengths.sum() / (len(completions) * own)
 
 
 class RolloutBatches(Source):
@@ -45,66 +60,111 @@ class RolloutBatches(Source):
         scorer: Scorer,
         reference: Any | None,
         output: Location,
+        state: Location,
         eos_token_id: int,
     ) -> None:
         self.spec, self.plan, self.rank = spec, plan, rank
         self.train, self.heldout = train, heldout[: spec.evaluation_prompts]
         self.order = Order(len(train), spec.seed)
         self.sync, self.scorer, self.reference = sync, scorer, reference
-        self.eos_token_id = eos_token_id
+        self.eos_token_id, self.state = eos_token_id, state
         self.ledger = Ledger(output) if rank == 0 else None
         self.curve = Curve(output) if rank == 0 else None
         self._figures: dict[str, Any] = {}
+        self._rollout: Rollout | None = None
+        self._groups: list[int] = []  # of the rollout, in the last update
 
     def restart(self, step: int) -> None:
+        self._rollout = None
         if self.ledger and self.curve:
             self.ledger.resumed(step)
             self.curve.cut(step)
 
     def taken(self, step: int) -> None:
         if self.ledger:
-            self.ledger.consumed(step)
+            self.ledger.consumed(step, self._groups)
 
     def skipped(self, step: int, reason: str) -> None:
         if self.ledger:
-            self.ledger.skipped(step, reason)
+            self.ledger.skipped(step, reason, self._groups)
 
     def figures(self) -> dict[str, Any]:
         return self._figures
 
     def share(self, step: int, engine: Engine) -> Share:
-        self.sync(step, engine)
-        if step == 0:
-            self._evaluate(engine, 0)
+        number, update = divmod(step, self.spec.steps_per_rollout)
+        if update == 0:
+            self.sync(step, engine)
+            if step == 0:
+                self._evaluate(engine, 0)
+            self._rollout = self._draw(number)
+        elif self._rollout is None:
+            self._rollout = Rollout.load(self.state, number)
+        return self._learn_from(self._rollout, update, engine)
+
+    def _draw(self, number: int) -> Rollout:
+        """The rollout of a number, from the weights that the engines hold; the same on every rank."""
         began = time.monotonic()
-        count = self.spec.global_batch_size // self.spec.group_size
-        positions = self.order.samples(step * count, (step + 1) * count).tolist()
+        spec, steps = self.spec, self.spec.steps_per_rollout
+        groups = spec.global_batch_size // spec.group_size * spec.minibatches_per_rollout
+        positions = self.order.samples(number * groups, (number + 1) * groups).tolist()
         if self.ledger:
-            self.ledger.issued(step, step * count, [self.train[i].id for i in positions])
-        prompts = [self.train[i] for i in positions for _ in range(self.spec.group_size)]
-        completions = self._complete(prompts, [mix(self.spec.seed, step, i) for i in range(len(prompts))])
+            self.ledger.issued(number * steps, number * groups, [self.train[i].id for i in positions], steps)
+        chosen = [i for i in positions for _ in range(spec.group_size)]
+        prompts = [self.train[i] for i in chosen]
+        completions = self._complete(prompts, [mix(spec.seed, number, i) for i in range(len(prompts))])
         seconds = time.monotonic() - began
         rewards, by_name = self._scores(prompts, completions)
-        advantages = group_advantages(rewards, self.spec.group_size)
-        first, last = self.plan.positions(0, self.rank)
-        batches = self._batches(engine, prompts[first:last], completions[first:last], advantages[first:last])
+        by_group = rewards.view(-1, spec.group_size)
+        figures = {
+            metrics.REWARD: round(float(rewards.mean()), 6),
+            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            "flat_groups_fraction": round(float((by_group.amax(1) == by_group.amin(1)).float().mean()), 4),
+            "completion_tokens": round(sum(len(c.tokens) for c in completions) / len(completions), 2),
+            "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
+            "rollout_seconds": round(seconds, 3),
+        }
+        rollout = Rollout(number, chosen, completions, spec.advantage.of(rewards, spec.group_size).tolist(), figures)
+        if steps > 1:
+            if self.ledger:
+                rollout.save(self.state)
+                forget(self.state, number, steps)
+            dist.barrier()
+        return rollout
+
+    def _learn_from(self, rollout: Rollout, update: int, engine: Engine) -> Share:
+        """This rank's share of one update of a rollout."""
+        spec = self.spec
+        epoch, part = divmod(update, spec.minibatches_per_rollout)
+        groups = len(rollout.prompts) // spec.group_size
+        seed = (spec.seed, rollout.number, epoch)
+        rows = minibatch(seed, groups, spec.group_size, part, spec.minibatches_per_rollout)
+        self._groups = [row // spec.group_size for row in rows[:: spec.group_size]]
+        completions = [rollout.completions[row] for row in rows]
         tokens = sum(len(c.tokens) for c in completions)
+        first, last = self.plan.positions(0, self.rank)
+        own = slice(first, last)
+        batches = self._batches(
+            engine,
+            [self.train[rollout.prompts[row]] for row in rows[own]],
+            completions[own],
+            torch.tensor([rollout.advantages[row] for row in rows[own]]),
+            token_weights(spec, completions)[own],
+        )
         kl = self._kl(batches, tokens)
-        limited = bool(self.spec.max_kl and kl is not None and kl > self.spec.max_kl)
+        limited = bool(spec.max_kl and kl is not None and kl > spec.max_kl)
         if limited:
             for batch in batches:
                 batch["advantages"].zero_()  # this step only pulls the policy back
         self._figures = {
-            metrics.REWARD: round(float(rewards.mean()), 6),
-            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            **rollout.figures,
             **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
-            "completion_tokens": round(tokens / len(completions), 2),
-            "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
-            "rollout_seconds": round(seconds, 3),
+            **({"staleness_steps": update} if spec.steps_per_rollout > 1 else {}),
         }
         if self.sync.verified:
             self._figures["verified_syncs"] = self.sync.verified
-        return Share(list(batches), tokens, tokens + sum(len(p.tokens) for p in prompts))
+        asked = sum(len(self.train[rollout.prompts[row]].tokens) for row in rows)
+        return Share(list(batches), tokens, tokens + asked)
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
         self.sync(step, engine)
@@ -118,7 +178,7 @@ class RolloutBatches(Source):
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
-        batches = self._batches(engine, self.heldout[own], completions[own], zeros)
+        batches = self._batches(engine, self.heldout[own], completions[own], zeros, zeros)
         tokens = sum(len(c.tokens) for c in completions)
         kl = self._kl(batches, tokens)
         found = {
@@ -150,13 +210,21 @@ class RolloutBatches(Source):
         parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
         dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
         by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
-        total = sum(weight * by_name[name] for name, weight in self.spec.rewards.items())
-        assert isinstance(total, Tensor)
+        total = torch.stack([weight * by_name[name] for name, weight in self.spec.rewards.items()]).sum(0)
+        if self.spec.overlong_tokens:
+            lengths = torch.tensor([len(c.tokens) for c in completions])
+            by_name["overlong"] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
+            total = total + by_name["overlong"]
         return total, by_name
 
     @torch.no_grad()
     def _batches(
-        self, engine: Engine, prompts: list[Prompt], completions: list[Completion], advantages: Tensor
+        self,
+        engine: Engine,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        advantages: Tensor,
+        weights: Tensor,
     ) -> list[dict[str, Tensor]]:
         """Micro-batches, right-padded, with the log-probabilities of the reference where there is one."""
         size, batches = self.plan.micro_batch, []
@@ -175,7 +243,8 @@ class RolloutBatches(Source):
             if self.reference is not None:
                 found = token_logprobs(self.reference, tokens.to(engine.device), self.spec.temperature)
                 batch["reference"] = found.cpu()
-            batches.append({**batch, "advantages": advantages[start : start + size].clone()})
+            of_rows = {"advantages": advantages, "weights": weights}
+            batches.append(batch | {name: values[start : start + size].clone() for name, values in of_rows.items()})
         return batches
 
     def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float | None:

@@ -10,6 +10,10 @@ from msgspec import Meta, field
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
+from pipelines.stages.alignment.advantages import AnyAdvantage
+from pipelines.stages.alignment.advantages.group import Group
+from pipelines.stages.alignment.losses import AnyPolicyLoss
+from pipelines.stages.alignment.losses.clipped import Clipped
 from pipelines.stages.training.spec import MODELS, TrainingSpec
 
 Damage = Literal[
@@ -94,7 +98,7 @@ class RewardSpec(TrainingSpec, frozen=True):
 
 
 class RlhfSpec(TrainingSpec, frozen=True):
-    """A model tuned by GRPO with a KL penalty, on completions that vLLM samples from its current weights."""
+    """A model tuned by a policy gradient with a KL penalty, on completions that vLLM samples from its own weights."""
 
     kind: ClassVar[str] = "rlhf"
     stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
@@ -102,12 +106,27 @@ class RlhfSpec(TrainingSpec, frozen=True):
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward",)
 
     steps: Annotated[int, Meta(ge=1)] = 50
-    """Optimizer steps; each samples `global_batch_size` completions from the weights before it."""
-    group_size: Annotated[int, Meta(ge=2)] = 8
-    """Completions of one prompt, compared with one another (GRPO's G)."""
+    """Optimizer steps, each on `global_batch_size` completions."""
+    minibatches_per_rollout: Annotated[int, Meta(ge=1)] = 1
+    """Steps that the completions of one rollout are divided among, by whole groups."""
+    epochs_per_rollout: Annotated[int, Meta(ge=1)] = 1
+    """Passes over the completions of a rollout (PPO's epochs, GRPO's mu), each in an order of its own."""
+    group_size: Annotated[int, Meta(ge=1)] = 8
+    """Completions of one prompt (GRPO's G)."""
     rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
     """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
+    overlong_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Over the last so many tokens of `max_completion_tokens` a penalty grows from 0 to 1 (DAPO's soft overlong
+    punishment, arXiv:2503.14476, equation 13); 0: none."""
+    advantage: AnyAdvantage = Group()
+    """How much better an answer is than expected: `group` (GRPO, Dr. GRPO), `leave_one_out` (RLOO), `normalized_batch`
+    (REINFORCE++)."""
+    loss: AnyPolicyLoss = Clipped()
+    """The loss of a token: `clipped` (PPO, GRPO, DAPO), `gspo`, `cispo`."""
+    mean_over: Literal["tokens", "answers", "length"] = "tokens"
+    """The mean of the losses is over all tokens of a step (DAPO), over answers of their own means (GRPO, GSPO), or over
+    answers of `max_completion_tokens` each (Dr. GRPO)."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.02
     """Weight of the KL penalty towards the model that training starts from; at 0 that model is not loaded, and no KL is
     told."""
@@ -116,10 +135,6 @@ class RlhfSpec(TrainingSpec, frozen=True):
     probability ratio), or of whole completions (the KL of the tokens still to come, too; higher variance)."""
     max_kl: Annotated[float, Meta(ge=0)] = 0.0
     """Bound on the mean KL (nats per token): a step that finds it exceeded learns from the penalty alone; 0: none."""
-    clip_ratio: Annotated[float, Meta(gt=0)] = 0.2
-    """PPO's clipping of the probability ratio, against the engine that sampled."""
-    dual_clip: Annotated[float, Meta(ge=1)] = 3.0
-    """Bound on the loss of a token of a bad answer, in multiples of its advantage (Ye et al. 2020, c)."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     """Temperature of the samples."""
     max_prompt_tokens: Annotated[int, Meta(ge=1)] = 256
@@ -148,6 +163,19 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"rlhf.group_size: {self.group_size} does not divide the global batch of {self.global_batch_size}",
                 "The batch is prompts times group_size.",
             )
+        if self.group_size == 1 and self.advantage.compares:
+            raise SpecError(
+                f"rlhf.group_size: {self.advantage.name} compares the answers to one prompt, and there is one",
+                "Set it to 2 or more, or rlhf.advantage to normalized_batch.",
+            )
+        if self.steps % self.steps_per_rollout:
+            raise SpecError(
+                f"rlhf.steps: {self.steps} steps are not a multiple of the {self.steps_per_rollout} of a rollout "
+                "(minibatches_per_rollout times epochs_per_rollout)",
+                "The completions of the last rollout would be learned from in part.",
+            )
+        if self.overlong_tokens > self.max_completion_tokens:
+            raise SpecError("rlhf.overlong_tokens: more than rlhf.max_completion_tokens", "Lower it.")
         if self.max_kl and not self.kl_coef:
             raise SpecError(
                 "rlhf.max_kl: a step beyond it learns from the KL penalty alone, and kl_coef is 0",
@@ -158,6 +186,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
         for name in self.rewards:
             if ":" not in name and name not in REWARDS:
                 raise SpecError(f"rlhf.rewards: no function {name!r}", nearest(name, list(REWARDS)))
+
+    @property
+    def steps_per_rollout(self) -> int:
+        return self.minibatches_per_rollout * self.epochs_per_rollout
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         if (REWARD_MODEL in self.rewards) != ("reward" in inputs):

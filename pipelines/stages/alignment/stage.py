@@ -16,7 +16,7 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
-from pipelines.stages.alignment.grpo import Grpo
+from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards.rewards import reward_function
@@ -37,7 +37,7 @@ from pipelines.stages.tuning.templates import prepare
 
 
 def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
-    """Tune by GRPO; a run that was killed goes on from its newest whole checkpoint.
+    """Tune by a policy gradient; a run that was killed goes on from its newest whole checkpoint.
 
     Raises SpecError and InputError before any cluster time; JobError where training fails, where engine and learner
     disagree, or where the ledger does not add up.
@@ -174,6 +174,7 @@ def recipe(work: Work, rank: int) -> Parts:
         scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
         reference=reference and reference.to(device),
         output=work.output,
+        state=work.state,
         eos_token_id=eos,
     )
 
@@ -181,11 +182,10 @@ def recipe(work: Work, rank: int) -> Parts:
         policy.save_pretrained(into, state_dict=weights)
 
     return Parts(
-        objective=Grpo(
+        objective=PolicyGradient(
             policy,
             spec.precision,
-            clip_ratio=spec.clip_ratio,
-            dual_clip=spec.dual_clip,
+            loss=spec.loss,
             kl_coef=spec.kl_coef,
             kl_penalty=spec.kl_penalty,
             temperature=spec.temperature,

@@ -1,0 +1,24 @@
+"""An answer against all of its rollout (REINFORCE++: Hu et al. 2025, arXiv:2501.03262)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pipelines.stages.alignment.advantages.advantage import EPSILON, Advantage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NormalizedBatch(Advantage, frozen=True):
+    """The reward, minus its group's mean where asked for, with the mean and the standard deviation of the whole rollout
+    taken out: one hard prompt does not set the scale of its own."""
+
+    compares: ClassVar[bool] = False
+    subtract_group_mean: bool = False
+    """Take out the mean of the answers to the same prompt first (the paper's REINFORCE++-baseline)."""
+
+    def of(self, rewards: Tensor, group_size: int) -> Tensor:
+        groups = rewards.view(-1, group_size)
+        found = (groups - groups.mean(dim=1, keepdim=True)).flatten() if self.subtract_group_mean else rewards
+        return (found - found.mean()) / (found.std(unbiased=False) + EPSILON)
