@@ -30,13 +30,14 @@ from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
 from cluster.core.specs.infra import InfraSpec as InfraSpec
 from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 
-# Parts of specs and their bases, which have no kind. Of readers and rules all that their lists have.
+# Parts of specs and their bases, which have no kind. Of readers, rules and methods all that their lists have.
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
 from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase
 from pipelines.stages.training.spec import TrainingSpec as TrainingSpec
+from pipelines.stages.tuning.methods import *
 
 SPECS: dict[str, type[Spec]] = {
     value.kind: value

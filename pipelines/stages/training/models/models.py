@@ -195,7 +195,8 @@ def require_rows(model: Artifact, config: dict[str, Any], tokenizer: Any) -> Non
     if ids > rows:
         raise InputError(
             f"{model.record.ref}: its tokenizer has {ids} token ids, and the model rows for {rows}",
-            "Fine-tune it first with `adapter: none`, which adds the rows, or give the tokenizer it was trained with.",
+            "Fine-tune it first with `method: {type: full}`, which adds the rows, or give the tokenizer it was trained "
+            "with.",
         )
 
 

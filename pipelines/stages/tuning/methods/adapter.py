@@ -1,0 +1,61 @@
+"""Methods that leave a model's own weights alone and train some beside them, all of them by peft."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.stages.tuning.methods.method import Method, load_trained
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor
+
+FOLDER = "adapter"  # in an artifact
+
+
+class Adapter(Method, frozen=True):
+    """Base of the methods that peft carries out."""
+
+    def config(self, model: Any, values: bool) -> PeftConfig:
+        """What peft is asked for, of a model; without `values`, nothing is computed of the model's weights."""
+        raise NotImplementedError
+
+    def apply(self, model: Any, seed: int, values: bool = True) -> Any:
+        import torch
+        from peft import get_peft_model
+
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():  # what peft has to say of its own releases
+            warnings.simplefilter("ignore")
+            return get_peft_model(model, self.config(model, values))
+
+    def write(
+        self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int
+    ) -> None:
+        """The adapter, a folder for peft; and the model with it, or, where it cannot be merged, its configuration."""
+        whole = self.apply(reload(), seed)
+        self.save(whole, weights, into / FOLDER, base)
+        (into / FOLDER / "README.md").unlink()  # a form to fill in
+        if self.merges:
+            whole.merge_and_unload().save_pretrained(into)
+            return
+        plain = whole.get_base_model()
+        plain.config.save_pretrained(into)
+        plain.generation_config.save_pretrained(into)
+
+    def save(self, whole: Any, weights: dict[str, Tensor], folder: Path, base: str) -> None:
+        """Give the adapted model its trained weights, and write the adapter."""
+        load_trained(whole, weights)
+        make_portable(whole.peft_config["default"], base)
+        whole.save_pretrained(folder)
+
+
+def make_portable(config: PeftConfig, base: str) -> None:
+    """The configuration without this machine: its base's name and not its place, no order of this process's hashes."""
+    config.base_model_name_or_path = base
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(found := getattr(config, name, None), (set, list)):
+            setattr(config, name, sorted(found))
