@@ -7,30 +7,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer
+from transformers import AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import logging
 
+from cluster.core.adapters import context_of, open_model
 from cluster.core.errors import InputError, JobError
-from cluster.core.model_files import context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.typed_text import marked, special_tokens, token_ids
 from serving.talk import Messages, Sampling, too_long, transcript, until_user
 
 
 class InProcess:
-    """A talker on a model artifact (pretrain or export), in float32 on CPUs."""
+    """A talker on a model artifact, whole or an adapter over another, in float32 on CPUs."""
 
     def __init__(self, artifact: Artifact) -> None:
-        if "config.json" not in artifact.record.files:
-            raise InputError(f"{artifact.record.ref} is not a model: it has no config.json", "Give a model artifact.")
         logging.disable_progress_bar()
-        folder = artifact.local()
         self.name = artifact.record.ref
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype: Any = "auto" if device == "cuda" else torch.float32
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
-        self.context_tokens = context_tokens(self.model.config.to_dict()) or 0
+        self.model = open_model(artifact, dtype=dtype).to(device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(artifact.local())
+        self.context_tokens = context_of(artifact) or 0
 
     def count(self, prompt: str | Messages, max_tokens: int) -> int:
         return int(self.prompt(prompt)["input_ids"].shape[1])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
 class LowRank(Adapter, frozen=True):
