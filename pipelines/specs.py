@@ -15,6 +15,8 @@ from pipelines.stages.tuning.spec import PretrainedSpec as PretrainedSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec as ExtendedModelSpec
 from pipelines.stages.tuning.spec import ConversationsSpec as ConversationsSpec
 from pipelines.stages.tuning.spec import SftSpec as SftSpec
+from pipelines.stages.tuning.adapters.spec import AdapterSpec as AdapterSpec
+from pipelines.stages.tuning.adapters.spec import MergedSpec as MergedSpec
 from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
 from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
 from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.core.errors import InputError
@@ -21,12 +21,16 @@ BASE_FILE = "base.json"  # of an adapter that stands alone: what it was trained 
 WEIGHTS = (".safetensors", ".bin")
 
 
-def adapter_place(model: Artifact) -> str | None:
-    """Where in its artifact a model's adapter is (`.`: at the top); None where the model is whole."""
+def peft_place(model: Artifact) -> str | None:
+    """Where in an artifact there is an adapter (`.`: at the top), beside the weights of a model or not."""
     files = model.record.files
-    if CONFIG in files:
-        return "."
-    return FOLDER if f"{FOLDER}/{CONFIG}" in files and not _weights(model) else None
+    return "." if CONFIG in files else FOLDER if f"{FOLDER}/{CONFIG}" in files else None
+
+
+def adapter_place(model: Artifact) -> str | None:
+    """Where in its artifact the adapter is that a model consists of; None where the model is whole."""
+    place = peft_place(model)
+    return None if place == FOLDER and _weights(model) else place
 
 
 def base_of(model: Artifact) -> Artifact | None:
@@ -96,7 +100,7 @@ def open_model(model: Artifact, base: Artifact | None = None, **options: Any) ->
     `base`: that model, where it is in another store. `options` are those of transformers' `from_pretrained`. Raises
     InputError where the artifact is no model, and for another base.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
     if CONFIG_FILE not in model.record.files:
         raise InputError(f"{model.record.ref} is not a model: it has no {CONFIG_FILE}", "Give a model artifact.")
@@ -109,11 +113,19 @@ def open_model(model: Artifact, base: Artifact | None = None, **options: Any) ->
 
     over = base or base_of(model)
     assert over is not None
-    plain, folder = open_model(over, **options), model.local()
-    if (rows := len(AutoTokenizer.from_pretrained(folder))) > plain.config.get_text_config().vocab_size:
-        plain.resize_token_embeddings(rows)  # the adapter brings the new rows
-    plain.generation_config = GenerationConfig.from_pretrained(folder)
-    return text_only(PeftModel.from_pretrained(plain, folder / place))
+    folder = model.local()
+    return text_only(PeftModel.from_pretrained(widened(open_model(over, **options), folder), folder / place))
+
+
+def widened(model: Any, folder: Path) -> Any:
+    """A base as the adapter in a folder was trained over it: with rows for the tokens of its tokenizer, whose values
+    the adapter brings, and with its end of text."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    if (rows := len(AutoTokenizer.from_pretrained(folder))) > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(rows)
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 def text_only(model: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.core.adapters import FOLDER, text_only
+from cluster.core.adapters import CONFIG, FOLDER, text_only
 from pipelines.stages.tuning.methods.method import Method, load_trained
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ class Adapter(Method, frozen=True):
         """The adapter, a folder for peft; and the model with it, or, where it cannot be merged, its configuration."""
         whole = self.apply(reload(), seed)
         self.save(whole, weights, into / FOLDER, base)
-        (into / FOLDER / "README.md").unlink()  # a form to fill in
         if self.merges:
             whole.merge_and_unload().save_pretrained(into)
             return
@@ -48,13 +48,16 @@ class Adapter(Method, frozen=True):
     def save(self, whole: Any, weights: dict[str, Tensor], folder: Path, base: str) -> None:
         """Give the adapted model its trained weights, and write the adapter."""
         load_trained(whole, weights)
-        make_portable(whole.peft_config["default"], base)
-        whole.save_pretrained(folder)
+        write_adapter(whole, folder, base)
 
 
-def make_portable(config: PeftConfig, base: str) -> None:
-    """The configuration without this machine: its base's name and not its place, no order of this process's hashes."""
-    config.base_model_name_or_path = base
-    for name in ("target_modules", "modules_to_save"):
-        if isinstance(found := getattr(config, name, None), (set, list)):
-            setattr(config, name, sorted(found))
+def write_adapter(model: Any, folder: Path, base: str, **options: Any) -> None:
+    """An adapter as peft writes it, without this machine: it names its base, not where that lies here, and is in no
+    order of this process's hashes. `options` are those of peft's `save_pretrained`."""
+    # Else peft asks the hub for a model of the base's name, to see whether it has other rows.
+    model.save_pretrained(str(folder), save_embedding_layers=False, **options)
+    (folder / "README.md").unlink()  # a form to fill in
+    config = json.loads((folder / CONFIG).read_bytes())
+    ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in config.items()}
+    text = json.dumps(ordered | {"base_model_name_or_path": base}, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(text + "\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from cluster.core.errors import SpecError, nearest
-from pipelines.stages.tuning.methods.adapter import Adapter, make_portable
+from pipelines.stages.tuning.methods.adapter import Adapter, write_adapter
 from pipelines.stages.tuning.methods.method import FIELD, Outer, load_trained, outer
 
 if TYPE_CHECKING:
@@ -106,11 +106,10 @@ class LowRank(Adapter, frozen=True):
             begun = Path(scratch, "begun")
             config = whole.peft_config["default"]
             asked, config.init_lora_weights = config.init_lora_weights, True
-            whole.save_pretrained(begun)
+            whole.save_pretrained(str(begun), save_embedding_layers=False)
             config.init_lora_weights = asked
             load_trained(whole, weights)
-            make_portable(config, base)
-            whole.save_pretrained(folder, path_initial_model_for_weight_conversion=str(begun))
+            write_adapter(whole, folder, base, path_initial_model_for_weight_conversion=str(begun))
 
     @property
     def scaling(self) -> float:
