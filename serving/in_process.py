@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from cluster.core.errors import InputError, JobError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.typed_text import marked, special_tokens, token_ids
 from serving.talk import Messages, Sampling, too_long, transcript, until_user
+
+
+@dataclass
+class Told:
+    """What there is to tell of an answer when it has ended: its tokens, and whether it ended by itself."""
+
+    tokens: int = 0
+    finished: bool = False
 
 
 class InProcess:
@@ -33,11 +42,15 @@ class InProcess:
         return int(self.prompt(prompt)["input_ids"].shape[1])
 
     def complete(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        return self._stream(self.prompt(prompt), sampling)
+        return self.told(prompt, sampling, Told())
 
     def answer(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
-        pieces = self._stream(self.prompt(messages), sampling)
-        return pieces if self.tokenizer.chat_template else until_user(pieces)
+        return self.told(messages, sampling, Told())
+
+    def told(self, given: str | Messages, sampling: Sampling, told: Told) -> Iterator[str]:
+        """A continuation or an answer, piece by piece; at its end `told` is filled in."""
+        pieces = self._stream(self.prompt(given), sampling, told)
+        return pieces if isinstance(given, str) or self.tokenizer.chat_template else until_user(pieces)
 
     def prompt(self, given: str | Messages) -> dict[str, torch.Tensor]:
         """What the model is given for a text or a conversation; a special token that somebody typed in a conversation
@@ -62,7 +75,7 @@ class InProcess:
         """Ids of what stands behind other text: no blank is put before it."""
         return self._ids(self.tokenizer.eos_token + text)[1:] if self.tokenizer.eos_token else self._ids(text)
 
-    def _stream(self, inputs: dict[str, Any], sampling: Sampling) -> Iterator[str]:
+    def _stream(self, inputs: dict[str, Any], sampling: Sampling, told: Told) -> Iterator[str]:
         length = inputs["input_ids"].shape[1]
         if not length:
             raise InputError("the prompt is empty", "Give the model something to continue.")
@@ -74,18 +87,21 @@ class InProcess:
         options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature:
             options = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        end = self.model.generation_config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
         failure: list[BaseException] = []
 
         def work() -> None:
             torch.manual_seed(sampling.seed)
             try:
-                self.model.generate(
+                found = self.model.generate(
                     **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
                     **options,
                     max_new_tokens=min(sampling.max_tokens, room),
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([lambda *_, **__: stopped.is_set()]),
-                )
+                )[0, length:].tolist()
+                told.tokens, told.finished = len(found), found[-1] in ends
             except Exception as error:  # handed to the reader, who raises it
                 failure.append(error)
                 streamer.end()
