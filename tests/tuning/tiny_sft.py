@@ -67,6 +67,8 @@ def sft(method: str, **changes: Any) -> SftSpec:
         "learning_rate": 1e-2,
         "schedule": "linear",
     }
+    if not METHODS[method].merges:
+        fields["learning_rate"] = 0.3
     if method == "full":
         fields |= {"optimizer": "muon", "learning_rate": 5e-3}
     return SftSpec(**(fields | changes))
