@@ -41,8 +41,10 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import (
     CorpusSpec,
+    Lora,
     PretrainedSpec,
     PretrainSpec,
+    QLora,
     ScalingSpec,
     SftSpec,
     TokenizerSpec,
@@ -51,6 +53,7 @@ from pipelines.specs import (
 )
 
 VOCABULARY = 4096
+METHODS = {"lora": Lora(), "qlora": QLora()}
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,13 @@ class Case:
     activation_checkpointing: bool = False
     offload: tuple[str, ...] = ()
     tensor_parallel_size: int = 1
-    adapter: str = ""  # with one, fine-tuning; else pretraining
+    method: str = ""  # with one, fine-tuning; else pretraining
 
     def spec(self, steps: int) -> TrainingSpec:
         common = {"global_batch_size": self.global_batch_size, "precision": self.precision, "optimizer": self.optimizer}
-        if self.adapter:
+        if self.method:
             length = self.sequence_length + 1  # the last token is a label only
-            return SftSpec(adapter=self.adapter, sequence_length=length, **common)
+            return SftSpec(method=METHODS[self.method], sequence_length=length, **common)
         return PretrainSpec(
             model=self.model,
             total_tokens=steps * self.global_batch_size * self.sequence_length,
@@ -117,11 +120,11 @@ SAVING = [
     *(Case("llama-15m", 1, 0, 8, activation_checkpointing=saved) for saved in (False, True)),
     Case("llama-15m", 1, 0, 8, precision="bf16", activation_checkpointing=True),
     Case("pythia-70m", 1, 0, 8, activation_checkpointing=True),
-    *(Case("pythia-70m", 1, 0, 4, 4, 64, adapter=adapter) for adapter in ("lora", "qlora")),
-    *(Case("pythia-70m", 1, 0, 8, adapter=adapter) for adapter in ("lora", "qlora")),
-    Case("pythia-70m", 1, 0, 8, adapter="qlora", precision="bf16"),
-    Case("pythia-70m", 1, 0, 8, adapter="lora", activation_checkpointing=True),
-    Case("pythia-70m", 2, 1, 4, adapter="qlora"),
+    *(Case("pythia-70m", 1, 0, 4, 4, 64, method=method) for method in ("lora", "qlora")),
+    *(Case("pythia-70m", 1, 0, 8, method=method) for method in ("lora", "qlora")),
+    Case("pythia-70m", 1, 0, 8, method="qlora", precision="bf16"),
+    Case("pythia-70m", 1, 0, 8, method="lora", activation_checkpointing=True),
+    Case("pythia-70m", 2, 1, 4, method="qlora"),
     *(Case("pythia-70m", 2, stage, 1, 4, 64, offload=("optimizer",)) for stage in (1, 2, 3)),
     Case("pythia-70m", 2, 3, 1, 4, 64, offload=("optimizer", "parameters")),
     *(Case(model, 2, 1, 4, tensor_parallel_size=size) for model in ("llama-15m", "pythia-70m") for size in (1, 2)),
@@ -136,7 +139,7 @@ def make_tokenizer(store: Store) -> tuple[Artifact, Artifact]:
 def make_inputs(case: Case, store: Store, folder: str) -> dict[str, Artifact]:
     """Tokens; or an untrained model to be fine-tuned, written to `folder` first."""
     corpus, tokenizer = make_tokenizer(store)
-    if not case.adapter:
+    if not case.method:
         inputs = {"corpus": corpus, "tokenizer": tokenizer}
         spec = TokensSpec(sequence_length=case.sequence_length)
         return {"tokens": build(spec, inputs, store=store, name="bench")}
@@ -195,8 +198,8 @@ def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], fo
     output = Location(f"{folder}/output")
     spec, scaling = case.spec(steps), case.scaling()
     plan = plan_batches(spec, scaling, steps)
-    recipe = "pipelines.stages.tuning.recipe:sft" if case.adapter else "pipelines.stages.training.worker:pretrain"
-    extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.adapter else {}
+    recipe = "pipelines.stages.tuning.recipe:sft" if case.method else "pipelines.stages.training.worker:pretrain"
+    extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.method else {}
     train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", "bench", extra))
     skip = steps // 4
     done = (steps - skip) * case.global_batch_size * case.sequence_length
@@ -209,7 +212,7 @@ def measure(case: Case, steps: int, inputs: dict[str, Artifact]) -> list[float]:
     """Growth of memory of the largest rank, its memory before, tokens per CPU second and rank, tokens per second."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        if case.adapter:
+        if case.method:
             make_conversations(case, steps, Location(f"{folder}/output") / ".train")
         arguments = (case, steps, inputs, folder)
         ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(case.num_workers)]
@@ -224,7 +227,7 @@ def measure(case: Case, steps: int, inputs: dict[str, Artifact]) -> list[float]:
 
 def prediction(case: Case, steps: int, inputs: dict[str, Artifact], store: Store) -> sizing.Prediction:
     scaling = case.scaling()
-    step = Step("sft" if case.adapter else "pretrain", case.spec(steps), inputs, "")
+    step = Step("sft" if case.method else "pretrain", case.spec(steps), inputs, "")
     found = sizing.predict(step, store, scaling, hardware.here(scaling))
     assert found is not None
     return found

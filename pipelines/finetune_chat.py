@@ -5,7 +5,7 @@ The model comes out of its Python package. `--set pretrained.source=hub:OWNER/NA
 """
 
 from cluster.pipeline import main, pipeline
-from pipelines.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
+from pipelines.specs import ConversationsSpec, Lora, PretrainedSpec, QuantizeSpec, SftSpec
 
 
 @pipeline
@@ -18,9 +18,7 @@ def finetune_chat(step):
     )
     tuned = step(
         SftSpec(
-            adapter="lora",
-            lora_rank=8,
-            lora_alpha=16,
+            method=Lora(rank=8, alpha=16),
             epochs=0.6,  # 23 steps: the format is learned by then
             global_batch_size=8,
             learning_rate=2e-3,

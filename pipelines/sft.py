@@ -1,7 +1,7 @@
 """Fine-tune a model on conversations: a finished model artifact and a file, or functions of a finished corpus.
 
 ctl run pipelines/sft.py --set sft.inputs.model=pretrain/mine --set conversations.inputs.corpus=corpus/mine
-ctl run pipelines/sft.py --set conversations.source=file --set conversations.path=chats.jsonl --set sft.adapter=lora
+ctl run pipelines/sft.py --set conversations.source=file --set conversations.path=chats.jsonl --set sft.method.type=lora
 """
 
 from cluster.pipeline import main, pipeline

@@ -15,6 +15,8 @@ from pipelines.stages.tuning.spec import PretrainedSpec as PretrainedSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec as ExtendedModelSpec
 from pipelines.stages.tuning.spec import ConversationsSpec as ConversationsSpec
 from pipelines.stages.tuning.spec import SftSpec as SftSpec
+from pipelines.stages.tuning.adapters.spec import AdapterSpec as AdapterSpec
+from pipelines.stages.tuning.adapters.spec import MergedSpec as MergedSpec
 from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
 from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
 from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec
@@ -30,13 +32,14 @@ from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
 from cluster.core.specs.infra import InfraSpec as InfraSpec
 from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 
-# Parts of specs and their bases, which have no kind. Of readers and rules all that their lists have.
+# Parts of specs and their bases, which have no kind. Of readers, rules and methods all that their lists have.
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
 from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase
 from pipelines.stages.training.spec import TrainingSpec as TrainingSpec
+from pipelines.stages.tuning.methods import *
 
 SPECS: dict[str, type[Spec]] = {
     value.kind: value

@@ -23,6 +23,7 @@ from ray import serve
 from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
 
 from cluster.control import local, runtime
+from cluster.core.adapters import adapter_place
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.specs.endpoint import EndpointSpec
@@ -71,8 +72,10 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
     surge = before is None or _has_room(spec)
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
+    if adapter_place(artifact) is not None:
+        notice(f"{artifact.record.ref} is an adapter: transformers serves it, one answer at a time, and not vLLM")
     with _own_logging():
-        from serving.engine import application  # imports vLLM: after everything that may be wrong without it
+        from serving.application import application  # imports vLLM: after everything that may be wrong without it
 
         target = application(spec, name, artifact, surge=surge)
     serve.start(http_options={"host": spec.host, "port": spec.port})
@@ -94,7 +97,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
 
 def _serve_again(before: dict[str, Any], name: str, route: str) -> str:
     """Serve what an endpoint was made of; replicas of it that are left answer meanwhile. Its artifact's name."""
-    from serving.engine import application
+    from serving.application import application
 
     artifact = Store(before["store"]).get(before["kind"], before["fingerprint"])
     spec = convert(before["spec"], EndpointSpec, "endpoint")

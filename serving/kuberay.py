@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
-from serving.engine import application
+from serving.application import application
 
 if TYPE_CHECKING:
     from ray.serve import Application

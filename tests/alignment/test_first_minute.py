@@ -16,6 +16,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import (
     ConversationsSpec,
+    Lora,
     PreferencesSpec,
     PretrainedSpec,
     RewardSpec,
@@ -90,7 +91,7 @@ def test_a_model_that_cannot_be_trained(
     inputs = {"model": model(store, files, **changes)}
     spec: Spec
     if kind == "sft":
-        spec, inputs["conversations"] = SftSpec(adapter="lora"), conversations
+        spec, inputs["conversations"] = SftSpec(method=Lora()), conversations
     elif kind == "rlhf":
         spec, inputs["prompts"] = RlhfSpec(**RLHF | {"max_completion_tokens": 64}), conversations
     else:

@@ -23,6 +23,7 @@ from pipelines.specs import (
     PreferencesSpec,
     PretrainedSpec,
     Python,
+    QLora,
     RewardSpec,
     RlhfSpec,
     SftSpec,
@@ -108,7 +109,7 @@ def test_what_the_workers_cannot_share_is_refused_before_anything_is_built(
         (RewardSpec(global_batch_size=32), {"preferences": pairs}, {"num_workers": 3}, "32 sequences do not divide"),
         (RlhfSpec(global_batch_size=32), {"prompts": talks}, {"num_workers": 3}, "32 sequences do not divide"),
         (SftSpec(), {"conversations": talks}, {"micro_batch_size": 5}, "5 does not divide the 16 sequences"),
-        (SftSpec(adapter="qlora"), {"conversations": talks}, {"zero_stage": 3}, "ZeRO 3 cannot cut"),
+        (SftSpec(method=QLora()), {"conversations": talks}, {"zero_stage": 3}, "ZeRO 3 cannot cut"),
         (RewardSpec(), {"preferences": pairs}, {"sequence_parallel_size": 2}, "reward does not share sequences"),
     ):
 

@@ -19,6 +19,7 @@ from pipelines.specs import (
     ExportSpec,
     ExtendedModelSpec,
     JsonLinesSource,
+    Lora,
     PreferencesSpec,
     PretrainedSpec,
     PretrainSpec,
@@ -178,7 +179,7 @@ def test_a_model_of_others(store: Store, spec: Any, metrics: dict[str, Any], bas
     _, front, card = export(store, taken_in)
     assert front.get("base_model", "") == base and front["license"] == license
     assert "base_model_relation" not in front and "which others trained" in card
-    tuned = sft(store, taken_in, conversations(store, "MIT"), adapter="lora", template="")
+    tuned = sft(store, taken_in, conversations(store, "MIT"), method=Lora(), template="")
     _, front, card = export(store, tuned)
     assert front["base_model"] == (base or taken_in.record.ref) and front["base_model_relation"] == "finetune"
     assert front["license"] == license and "lora" in front["tags"]

@@ -17,12 +17,24 @@ from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec
+from pipelines.specs import (
+    Freeze,
+    Full,
+    Lora,
+    PretrainedSpec,
+    PretrainSpec,
+    PromptTuning,
+    PTuningV2,
+    QLora,
+    ScalingSpec,
+    SftSpec,
+)
 from pipelines.stages.training.models.models import build_model, configuration
+from pipelines.stages.training.models.packed import stored_bytes
 from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
-from pipelines.stages.tuning.adapters import add_adapter
+from pipelines.stages.tuning.methods.method import Method
 from pipelines.stages.tuning.recipe import AnswerLM, load_with_rows
 from tests.cli.command import ctl
 from tests.made import make
@@ -167,31 +179,36 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact]:
     return store, make(store, PretrainedSpec(), {}, files | {"tokenizer.json": tokenizer_json()}, "tiny")
 
 
-def tuned(base: tuple[Store, Artifact], hardware: Hardware, adapter: Any, **scaling: Any) -> Prediction:
+def tuned(base: tuple[Store, Artifact], hardware: Hardware, method: Method, **scaling: Any) -> Prediction:
     store, model = base
-    spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER)
+    spec = SftSpec(method=method, sequence_length=LENGTH, global_batch_size=NUMBER)
     found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1, **scaling), hardware)
     assert found
     return found
 
 
 LINEAR = 4 * (4 * HIDDEN**2 + 3 * HIDDEN * 352)
+ROWS = 4 * (5 * HIDDEN + 2 * 352)  # outputs of these layers
 ADAPTER = 4 * 4 * (4 * 2 * HIDDEN + 3 * (HIDDEN + 352))  # rank 4 at both ends of seven layers, in four blocks
 OTHER = VOCAB * HIDDEN + 9 * HIDDEN  # tied embeddings, norms
+SCALES = LINEAR // 64
 
 
 @pytest.mark.parametrize(
-    ("adapter", "linear_bytes"),
+    ("method", "linear_bytes"),
     [
-        ("lora", 4 * LINEAR),
+        (Lora(rank=4), 4 * LINEAR),
         # Half a byte, an fp32 scale each 64, and the 16 values for each layer.
-        ("qlora", LINEAR // 2 + 4 * LINEAR // 64 + 28 * 16 * 4),
+        (QLora(rank=4, double_quantization=False), LINEAR // 2 + 4 * SCALES + 28 * 16 * 4),
+        # A byte for each scale, an fp32 scale each 256 of these, the 256 values and the mean for each layer.
+        (QLora(rank=4), LINEAR // 2 + SCALES + 4 * SCALES // 256 + 28 * (16 + 256 + 1) * 4),
+        (QLora(rank=4, packing="int8"), LINEAR + 4 * ROWS),
     ],
 )
 def test_a_frozen_base_takes_what_it_is_stored_in(
-    base: tuple[Store, Artifact], adapter: str, linear_bytes: int
+    base: tuple[Store, Artifact], method: Method, linear_bytes: int
 ) -> None:
-    found = tuned(base, named("a10"), adapter, zero_stage=0)
+    found = tuned(base, named("a10"), method, zero_stage=0)
     assert (found.parameters, found.trained_parameters) == (LINEAR + OTHER + ADAPTER, ADAPTER)
     assert found.memory.weights == pytest.approx(linear_bytes + 4 * (OTHER + ADAPTER), abs=1000)  # rotary angles
     assert (found.memory.gradients, found.memory.optimizer) == (4 * ADAPTER, 8 * ADAPTER)
@@ -200,32 +217,68 @@ def test_a_frozen_base_takes_what_it_is_stored_in(
     assert found.flops_per_token == 4 * (LINEAR + OTHER) + 6 * ADAPTER + attention
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
-def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
-    base: tuple[Store, Artifact], adapter: Any, precision: Any
+BLOCK = LINEAR // 4 + 2 * HIDDEN  # with its two norms
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "trained"),
+    [
+        (Full(), LINEAR + OTHER, LINEAR + OTHER),
+        (Freeze(layers=1), LINEAR + OTHER, BLOCK),
+        (Freeze(layers=2, end="first", also=("embeddings",)), LINEAR + OTHER, 2 * BLOCK + VOCAB * HIDDEN),
+        (Lora(rank=4, dora=True), LINEAR + OTHER + ADAPTER + ROWS, ADAPTER + ROWS),
+        (Lora(rank=4, init="pissa"), LINEAR + OTHER + ADAPTER, ADAPTER),
+        (PTuningV2(pre_seq_len=8), LINEAR + OTHER + 8 * 4 * 2 * HIDDEN, 8 * 4 * 2 * HIDDEN),
+        (PromptTuning(tokens=8), LINEAR + OTHER + 8 * HIDDEN, 8 * HIDDEN),
+    ],
+)
+def test_what_is_trained_is_counted(
+    base: tuple[Store, Artifact], method: Method, parameters: int, trained: int
 ) -> None:
-    """And the packed weights of the real model are as many bytes as predicted."""
+    found = tuned(base, named("a10"), method, zero_stage=0)
+    assert (found.parameters, found.trained_parameters) == (parameters, trained)
+    assert (found.memory.gradients, found.memory.optimizer) == (4 * trained, 8 * trained)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", [Lora(rank=4), QLora(rank=4), QLora(rank=4, packing="int8"), PTuningV2()])
+def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
+    base: tuple[Store, Artifact], method: Method, precision: Any
+) -> None:
+    """And the weights of the real model, packed ones too, are as many bytes as predicted."""
     store, model = base
-    spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
+    spec = SftSpec(method=method, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
     found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1), named("a10"))
     assert found
     real = load_with_rows(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
-    states = [p.quant_state for p in real.parameters() if hasattr(p, "quant_state")]
-    scales = sum(state.absmax.nbytes + state.code.nbytes for state in states)
-    stored = sum(p.nbytes for p in real.parameters()) + scales
-    assert found.memory.weights == pytest.approx(stored + 4 * ADAPTER, abs=1000)
+    stored = sum(stored_bytes(p) for p in real.parameters())
+    objective = AnswerLM(method.apply(real, 0), precision).train()
+    added = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
+    assert found.memory.weights == pytest.approx(stored + added, abs=1000)
     tokens = torch.ones(NUMBER, LENGTH + 1, dtype=torch.int64)
     learn = torch.ones(NUMBER, LENGTH, dtype=torch.bool)
-    kept = saved_bytes(AnswerLM(add_adapter(real, spec), precision), {"tokens": tokens, "learn": learn})
+    kept = saved_bytes(objective, {"tokens": tokens, "learn": learn})
     logits = 2 * NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
-    unpacked = HIDDEN * 352 * (4 if precision == "fp32" else 2) if adapter == "qlora" else 0
-    assert found.memory.activations == pytest.approx(kept + logits + unpacked, rel=0.03)
+    size = {"nf4": 4 if precision == "fp32" else 2, "int8": 4}.get(getattr(method, "packing", ""), 0)
+    assert found.memory.activations == pytest.approx(kept + logits + HIDDEN * 352 * size, rel=0.03)
 
 
-def test_qlora_is_not_sized_at_zero_3(base: tuple[Store, Artifact]) -> None:
-    with pytest.raises(SpecError, match="ZeRO 3 cannot cut the packed weights"):
-        tuned(base, named("a10"), "qlora", zero_stage=3)
+@pytest.mark.parametrize(
+    ("method", "scaling", "words"),
+    [
+        (QLora(), {"zero_stage": 3}, "ZeRO 3 cannot cut the packed weights"),
+        (Lora(dora=True), {"zero_stage": 3}, "ZeRO 3 cannot cut weights whose lengths dora takes"),
+        (PTuningV2(), {"activation_checkpointing": True}, "read the prefix of p-tuning-v2 cannot be computed again"),
+        (PromptTuning(), {"num_workers": 2, "sequence_parallel_size": 2}, "cannot share the virtual tokens"),
+        (Freeze(), {"num_workers": 2, "tensor_parallel_size": 2}, "what freeze trains is not cut"),
+    ],
+)
+def test_what_a_method_cannot_do_is_not_sized(
+    base: tuple[Store, Artifact], method: Method, scaling: dict[str, Any], words: str
+) -> None:
+    store, model = base
+    with pytest.raises(SpecError, match=words):
+        predict(Step("sft", SftSpec(method=method), {"model": model}, ""), store, ScalingSpec(**scaling), named("a10"))
 
 
 def prediction(placed: Placed, hardware: Hardware) -> Prediction:

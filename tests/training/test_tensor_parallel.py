@@ -23,7 +23,7 @@ from cluster.core.metrics import LOSS, TOKENS, read
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import RewardSpec, ScalingSpec, SftSpec
+from pipelines.specs import Lora, RewardSpec, ScalingSpec, SftSpec
 from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.checkpoints.shards import Piece
 from pipelines.stages.training.models.models import configuration, load_model
@@ -232,9 +232,9 @@ def test_layouts_that_do_not_go_together_are_refused(fields: dict[str, Any], wor
 
 def test_adapters_are_refused() -> None:
     config = configuration("llama-1m", SMALL, vocab_size=VOCAB, sequence_length=LENGTH, eos_token_id=EOS)
-    check_cut(ScalingSpec(**TWO), SftSpec(adapter="none", optimizer="adamw"), config)
-    with pytest.raises(SpecError, match=r"scaling\.tensor_parallel_size: adapters are not cut"):
-        check_cut(ScalingSpec(**TWO), SftSpec(adapter="lora"), config)
+    check_cut(ScalingSpec(**TWO), SftSpec(optimizer="adamw"), config)
+    with pytest.raises(SpecError, match=r"scaling\.tensor_parallel_size: what lora trains is not cut"):
+        check_cut(ScalingSpec(**TWO), SftSpec(method=Lora()), config)
 
 
 def test_other_stages_do_not_share() -> None:

@@ -49,7 +49,7 @@ def run(inputs: Inputs, root: Path, spec: SftSpec, **scaling: Any) -> Artifact:
 
 @pytest.fixture(scope="module")
 def full(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artifact:
-    return run(inputs, tmp_path_factory.mktemp("full"), sft("none"), checkpoint_every_seconds=1000.0)
+    return run(inputs, tmp_path_factory.mktemp("full"), sft("full"), checkpoint_every_seconds=1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_lora_learns_and_the_figures_are_true(lora: Artifact, inputs: Inputs) ->
 def test_qlora_learns_over_packed_weights(qlora: Artifact, inputs: Inputs) -> None:
     """Its loss is that of the packed model; the artifact's, whose weights are whole, is near it."""
     tokenizer = AutoTokenizer.from_pretrained(qlora.local())
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     packed = AutoModelForCausalLM.from_pretrained(
         inputs["model"].local(), dtype=torch.float32, quantization_config=nf4, device_map={"": "cpu"}
     )
@@ -175,10 +175,10 @@ def test_conversations_that_are_too_long_are_counted(qlora: Artifact, inputs: In
 @pytest.mark.parametrize(
     ("spec", "scaling", "words"),
     [
-        (sft("lora", template="chatml"), {}, "chatml adds 2 tokens, which an adapter does not learn"),
+        (sft("lora", template="chatml"), {}, "chatml adds 2 tokens, which lora does not learn"),
         (sft("lora", template=""), {}, "the model has no chat template of its own.*chatml, alpaca, completion"),
         (sft("qlora"), {"zero_stage": 3}, "ZeRO 3 cannot cut the packed weights"),
-        (sft("none"), {"num_workers": 3}, "16 sequences do not divide among 3 workers"),
+        (sft("full"), {"num_workers": 3}, "16 sequences do not divide among 3 workers"),
     ],
 )
 def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
@@ -198,7 +198,7 @@ def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
 
 def test_conversations_that_are_all_too_long(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no train conversation fits into 8 tokens \(480 are there\)"):
-        run(inputs, tmp_path, sft("none", sequence_length=8))
+        run(inputs, tmp_path, sft("full", sequence_length=8))
 
 
 def test_no_conversation_goes_beyond_the_models_context(inputs: Inputs, tmp_path: Path) -> None:
@@ -209,15 +209,15 @@ def test_no_conversation_goes_beyond_the_models_context(inputs: Inputs, tmp_path
     own = Store(tmp_path / "artifacts")
     model = build(PretrainedSpec(source=str(short)), {}, store=own, name="short")
     with pytest.raises(InputError, match="no train conversation fits into 8 tokens"):
-        run(inputs | {"model": model}, tmp_path / "artifacts", sft("none"))
+        run(inputs | {"model": model}, tmp_path / "artifacts", sft("full"))
 
 
 def test_a_quantized_model_is_refused(inputs: Inputs, tmp_path: Path) -> None:
     int8 = build(QuantizeSpec(), {"model": inputs["model"]}, store=Store(tmp_path), name="int8")
     with pytest.raises(InputError, match="is quantized: its weights cannot be trained"):
-        run(inputs | {"model": int8}, tmp_path, sft("none"))
+        run(inputs | {"model": int8}, tmp_path, sft("full"))
 
 
 def test_muon_does_not_go_with_an_adapter() -> None:
     with pytest.raises(SpecError, match="muon trains whole matrices"):
-        convert({"adapter": "lora", "optimizer": "muon"}, SftSpec, "sft")
+        convert({"method": {"type": "lora"}, "optimizer": "muon"}, SftSpec, "sft")

@@ -8,12 +8,36 @@ from typing import Any
 from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
+from pipelines.specs import (
+    ConversationsSpec,
+    Freeze,
+    Full,
+    Lora,
+    PretrainedSpec,
+    PromptTuning,
+    PTuningV2,
+    QLora,
+    ScalingSpec,
+    SftSpec,
+)
 from tests.alignment.tiny_chat import write_conversations, write_model
 
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=0.3)
 LENGTH = 256
-TEMPLATES = {"none": "chatml", "lora": "alpaca", "qlora": "completion"}
+METHODS = {
+    "full": Full(),
+    "freeze": Freeze(layers=1, also=("head",)),
+    "lora": Lora(rank=8, alpha=16),
+    "dora": Lora(rank=8, alpha=16, dora=True, rslora=True, lora_plus_ratio=4.0),
+    "pissa": Lora(rank=8, alpha=16, init="pissa"),
+    "whole": Lora(rank=8, alpha=16, also=("embeddings", "head")),  # so that new tokens are learned
+    "qlora": QLora(rank=8, alpha=16),
+    "int8": QLora(rank=8, alpha=16, packing="int8"),
+    "prefix": PTuningV2(pre_seq_len=8),
+    "projected": PTuningV2(pre_seq_len=8, projection=True),
+    "prompt": PromptTuning(tokens=8),
+}
+TEMPLATES = {"full": "chatml", "whole": "chatml", "qlora": "completion"}  # the others: alpaca
 
 
 def write_sources(folder: Path) -> Path:
@@ -32,19 +56,19 @@ def make_inputs(store: Store, sources: Path) -> dict[str, Artifact]:
     }
 
 
-def sft(adapter: Any, **changes: Any) -> SftSpec:
-    """Three epochs of all weights, or of low-rank updates."""
+def sft(method: str, **changes: Any) -> SftSpec:
+    """Three epochs by a method."""
     fields: dict[str, Any] = {
-        "adapter": adapter,
-        "template": TEMPLATES[adapter],
+        "method": METHODS[method],
+        "template": TEMPLATES.get(method, "alpaca"),
         "epochs": 3.0,
         "global_batch_size": 16,
         "sequence_length": LENGTH,
         "learning_rate": 1e-2,
         "schedule": "linear",
-        "lora_rank": 8,
-        "lora_alpha": 16,
     }
-    if adapter == "none":
+    if not METHODS[method].merges:
+        fields["learning_rate"] = 0.3
+    if method == "full":
         fields |= {"optimizer": "muon", "learning_rate": 5e-3}
     return SftSpec(**(fields | changes))

@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from cluster.core.adapters import require_whole
 from cluster.core.context import Context
 from cluster.core.storage.location import Location
 from pipelines.specs import QuantizeSpec
@@ -28,6 +29,7 @@ def build(ctx: Context[QuantizeSpec]) -> dict[str, Any]:
     """
     logging.disable_progress_bar()
     source = ctx.inputs["model"]
+    require_whole(source)
     folder = source.local()
     check(folder, ctx.spec)
     with ctx.scratch() as scratch:

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
+from cluster.core.adapters import adapter_place, context_of, open_model
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.storage.artifact import Artifact
 from pipelines.specs import BenchmarkSpec
 from pipelines.stages.evaluation import local_data
 from pipelines.stages.evaluation.harness_results import data_digest, read
@@ -47,7 +49,7 @@ def build(ctx: Context[BenchmarkSpec]) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     with _quiet():
         manager, tasks = load_tasks(spec)
-        lm = _open(model.local(), spec, "cuda" if ctx.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu")
+        lm = _open(model, spec, "cuda" if ctx.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu")
     results: list[Result] = []
     outcomes: list[Outcome] = []
     digests: dict[str, str] = {}
@@ -120,15 +122,18 @@ def _overrides(task: str, documents: local_data.LocalTask, spec: BenchmarkSpec) 
     return {"custom_dataset": dataset, "fewshot_split": "dev" if documents.dev else None, **splits}
 
 
-def _open(folder: Path, spec: BenchmarkSpec, device: str) -> Any:
+def _open(model: Artifact, spec: BenchmarkSpec, device: str) -> Any:
     from lm_eval.models.huggingface import HFLM
 
+    folder, opened = str(model.local()), {}
+    if adapter_place(model) is not None:
+        opened = {"pretrained": open_model(model, dtype=spec.dtype).to(device), "tokenizer": folder}
     lm = HFLM(
-        pretrained=str(folder),
+        **{"pretrained": folder, **opened},
         device=device,
         dtype=spec.dtype,
         batch_size=spec.batch_size,
-        max_length=spec.max_length or None,
+        max_length=spec.max_length or (context_of(model) if opened else None),
     )
     if spec.apply_chat_template and not lm.tokenizer.chat_template:
         raise InputError("benchmark.apply_chat_template: the model has no chat template", "Leave it out.")

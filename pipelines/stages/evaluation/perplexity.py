@@ -18,12 +18,11 @@ import numpy as np
 import pyarrow.parquet as parquet
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from cluster.core.adapters import context_of, open_model
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import PerplexitySpec
 from pipelines.stages.evaluation.loss import document_nll
@@ -64,8 +63,8 @@ def build(ctx: Context[PerplexitySpec]) -> dict[str, Any]:
     logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = "cuda" if ctx.scaling.gpus_per_worker and torch.cuda.is_available() else "cpu"
-    network = AutoModelForCausalLM.from_pretrained(model.local(), dtype=torch.float32).to(device)
-    longest = context_tokens(read_config(model)) or store.sequence_length
+    network = open_model(model, dtype=torch.float32).to(device)
+    longest = context_of(model) or store.sequence_length
     context = spec.context_tokens or min(store.sequence_length, longest)
     if context > longest:
         raise InputError(f"perplexity.context_tokens: {model.record.ref} has {longest} positions", "Lower it.")

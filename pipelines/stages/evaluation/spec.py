@@ -9,7 +9,7 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import MODELS
+from pipelines.stages.training.spec import MODELS, WRITERS
 
 
 class EvaluationSpec(Spec, frozen=True):
@@ -37,7 +37,7 @@ class PerplexitySpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "perplexity"
     stage: ClassVar[str] = "pipelines.stages.evaluation.perplexity:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "tokens": "tokens"}
+    inputs: ClassVar[dict[str, str]] = {"model": WRITERS, "tokens": "tokens"}
 
     split: Literal["heldout", "train"] = "heldout"
     """Split of the token store to score."""
@@ -56,7 +56,7 @@ class BenchmarkSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "benchmark"
     stage: ClassVar[str] = "pipelines.stages.evaluation.benchmark:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS}
+    inputs: ClassVar[dict[str, str]] = {"model": WRITERS}
 
     tasks: tuple[str, ...] = ("lambada_openai", "arc_easy")
     """Tasks or groups by lm-eval's names, such as `arc_easy` or `mmlu`."""
@@ -114,7 +114,7 @@ class GenerationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "generation"
     stage: ClassVar[str] = "pipelines.stages.evaluation.generation:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations"}
+    inputs: ClassVar[dict[str, str]] = {"model": WRITERS, "prompts": "conversations"}
 
     language: Literal["english", "chinese"] = "english"
     """What is counted: `english` words; `chinese` characters and, apart from them, jieba's words."""
@@ -135,7 +135,7 @@ class HumanEvalSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "humaneval"
     stage: ClassVar[str] = "pipelines.stages.evaluation.humaneval:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS}
+    inputs: ClassVar[dict[str, str]] = {"model": WRITERS}
 
     path: File = ""
     """HumanEval.jsonl, or another file of its fields (`task_id`, `prompt`, `entry_point`, `test`); `.gz` too."""

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from cluster.core.adapters import adapter_place
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import SPECS
 from pipelines.stages.export.origins import MODEL, chain, origin, reference
 from pipelines.stages.training.models.sizes import BLANK_GLM
+from pipelines.stages.tuning.methods import AnyMethod
 
 # By the end of the class that config.json names: transformers' `Auto` class, the Hub's task, what it is called here.
 HEADS = {
@@ -20,7 +24,7 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "pretrained": ()}  # fmt: skip
+        "reward": ("reward-model",), "pretrained": (), "merged": ("merge",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -98,7 +102,7 @@ class Kind:
             numbers = (
                 f"the weights of its linear layers in {self.quantized.spec['scheme'].upper()}, the others in {dtype}"
             )
-        article = "A tuned" if self.last_trained.kind in ("sft", "rlhf") else "A"
+        article = "A tuned" if self.last_trained.kind in ("sft", "merged", "rlhf") else "A"
         return f"{article} {self.noun} with {parameters:,} parameters ({name}), {numbers}. Built with Trunkline."
 
     def intended_use(self) -> str:
@@ -118,6 +122,12 @@ class Kind:
                 "It was tuned on conversations (supervised fine-tuning) to answer requests as they do. It was not "
                 "aligned by preferences, nor tuned to be safe, and it may repeat passages of its training data."
                 + before
+            )
+        if last.kind == "merged":
+            return (
+                "Adapters, each trained on conversations of its own, were merged into one model, which was not tuned "
+                "itself: what it does between their fields nobody trained. It was not aligned by preferences, nor "
+                "tuned to be safe." + before
             )
         if last.kind == "rlhf":
             rewards = ", ".join(f"`{str(name).rpartition('/')[2]}`" for name in last.spec.get("rewards", {}))
@@ -161,8 +171,23 @@ def _called(artifact: Artifact) -> str:
 def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
         return (artifact.spec["scheme"], "compressed-tensors")
-    adapter = artifact.spec.get("adapter", "none")
-    return (*TAGS.get(artifact.kind, ()), *([adapter] if adapter != "none" else []))
+    return (*TAGS.get(artifact.kind, ()), *([name] if (name := _method_name(artifact)) not in ("", "full") else []))
+
+
+def _method_name(artifact: Artifact) -> str:
+    """What fine-tuning calls its method; older records name an adapter or `none`."""
+    spec = artifact.spec
+    if "adapter" in spec:
+        return "full" if spec["adapter"] == "none" else str(spec["adapter"])
+    return str(spec["method"]["type"]) if "method" in spec else ""
+
+
+def method_of(tuned: Artifact) -> str:
+    """What fine-tuning trained, in words."""
+    spec, name = tuned.spec, _method_name(tuned)
+    rank = f" (rank {spec.get('lora_rank')})"
+    older = {"full": "all weights", "lora": f"low-rank updates{rank}", "qlora": f"low-rank updates over NF4{rank}"}
+    return older[name] if "adapter" in spec else str(msgspec.convert(spec["method"], AnyMethod).told)
 
 
 def _done(artifact: Artifact) -> str:
@@ -172,9 +197,12 @@ def _done(artifact: Artifact) -> str:
         begun = "trained further" if MODEL in artifact.record.parents else "trained from scratch"
         return f"{begun} on text, objective {objective if isinstance(objective, str) else ', '.join(objective)}"
     if artifact.kind == "sft":
-        rank = f" (rank {spec['lora_rank']}), merged into the weights"
-        how = {"none": "all weights", "lora": f"low-rank updates{rank}", "qlora": f"low-rank updates over NF4{rank}"}
-        return f"supervised fine-tuning on conversations, {how[spec.get('adapter', 'none')]}"
+        merged = ", merged into the weights" if _method_name(artifact) in ("lora", "qlora") else ""
+        where = ", an adapter" if adapter_place(artifact) else merged
+        return f"supervised fine-tuning on conversations, {method_of(artifact)}{where}"
+    if artifact.kind == "merged":
+        adapters = ", ".join(reference(artifact.parent(role)) for role in artifact.record.parents if role != MODEL)
+        return f"{adapters} merged into the weights ({spec['combination']})"
     done = {
         "pretrained": f"taken in as others trained it ({origin(artifact) if artifact.kind == 'pretrained' else ''})",
         "extended": "given rows for new pieces of its vocabulary",

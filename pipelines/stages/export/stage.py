@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging
 
+from cluster.core.adapters import require_whole
 from cluster.core.context import Context
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ExportSpec
@@ -32,6 +33,7 @@ def build(ctx: Context[ExportSpec]) -> dict[str, Any]:
     """
     logging.disable_progress_bar()
     source = ctx.inputs["model"]
+    require_whole(source)
     kind = Kind.of(source)
     folder = source.local()
     auto = getattr(transformers, kind.auto_class)

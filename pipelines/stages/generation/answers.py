@@ -1,7 +1,8 @@
 """Every prompt answered once by vLLM engines on a model artifact; for evaluations, which bring no new weights.
 
-Engines are Ray actors, `scaling.rollout_workers` of them, and a dead one is started again and asked again. An answer
-depends on its prompt and its seed alone and not on the engine.
+An adapter over a model is answered for by transformers, in this process (plain.py): vLLM knows no soft prompts. Engines
+are Ray actors, `scaling.rollout_workers` of them, and a dead one is started again and asked again. An answer depends on
+its prompt and its seed alone and not on the engine.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import ray
 
 from cluster.control.failures import explained
 from cluster.control.runtime import connect
+from cluster.core.adapters import adapter_place, context_of, open_model
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError
-from cluster.core.model_files import context_tokens, read_config
+from cluster.core.model_files import read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.stages.corpus.documents import keyed_hash
-from pipelines.stages.generation import fleet
+from pipelines.stages.generation import fleet, plain
 from pipelines.stages.generation.engine import INITIAL, Completion, engine_dtype, engine_options
 
 BATCH_PROMPTS = 64  # an engine's at once: few enough for progress to be told, enough to fill a batch
@@ -30,16 +32,18 @@ def answer(
 
     Raises InputError where a prompt and its answer may not fit into the model, JobError where no engine answers.
     """
-    config, longest = read_config(model), max(map(len, prompts)) + max_tokens
-    limit = context_tokens(config)
+    longest, limit = max(map(len, prompts)) + max_tokens, context_of(model)
     if limit and longest > limit:
         raise InputError(
             f"{model.record.ref}: a prompt and its answer may take {longest} tokens, the model {limit}",
             f"Lower {ctx.spec.kind}.max_completion_tokens, or leave long prompts out.",
         )
     seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
+    if adapter_place(model) is not None:
+        ctx.notice(f"{model.record.ref} is an adapter: transformers answers, one prompt after the other, and not vLLM")
+        return plain.answer(open_model(model, dtype="auto"), prompts, seeds, max_tokens, ctx.progress, **asked)
     connect(ctx.scaling)
-    options = engine_options(ctx.scaling, limit or longest, engine_dtype(ctx.scaling, config))
+    options = engine_options(ctx.scaling, limit or longest, engine_dtype(ctx.scaling, read_config(model)))
     engines = fleet.start(model, options, ctx.scaling)
     size = BATCH_PROMPTS * len(engines)
     answers: list[Completion] = []

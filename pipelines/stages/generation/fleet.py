@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cluster.control.failures import explained
 from cluster.control.runtime import require_gpus
+from cluster.core.adapters import require_whole
 from cluster.core.errors import JobError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ScalingSpec
@@ -29,7 +30,11 @@ Call = Callable[[Any], Any]  # an engine's handle to the reference of its answer
 
 
 def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> list[Any]:
-    """Handles of `rollout_workers` engines that begin to start now. They end with the process that called this."""
+    """Handles of `rollout_workers` engines that begin to start now. They end with the process that called this.
+
+    Raises InputError for an adapter: the engines want whole models.
+    """
+    require_whole(artifact)
     require_gpus(scaling.rollout_workers * options.gpus)
     actor = ray.remote(GenerationEngine).options(
         num_cpus=scaling.cpus_per_rollout,

@@ -89,6 +89,7 @@ class Loop:
             self.stragglers.fetched(waited)
             # Dropout, too, is a function of the step, and the same on the ranks that share layers.
             torch.manual_seed(mix(self.spec.seed, step, rank // self.scaling.tensor_parallel_size))
+            self.engine.objective.step = step
             factor = learning_rate_factor(step, steps, self.spec)
             due = rank == 0 and time.monotonic() - saved_at >= self.scaling.checkpoint_every_seconds
             look = self.statistics.due(step + 1)

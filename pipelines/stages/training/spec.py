@@ -31,7 +31,8 @@ OptimizerName = Literal[
 Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
-MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
+MODELS = "pretrain|pretrained|extended|sft|merged|rlhf|quantized|model"
+WRITERS = f"{MODELS}|adapter"  # whatever writes texts, by itself or over the model that it was trained over
 VALIDATION = "validation_"  # begins the names of inputs that are validated on only
 
 

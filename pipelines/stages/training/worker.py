@@ -73,6 +73,7 @@ class Parts:
     sequence_length: int
     write: Callable[[dict[str, torch.Tensor], Path], None]
     figures: Callable[[], dict[str, Any]] = dict  # what there is to tell of the whole run, asked for at its end
+    rate: Callable[[str], float] = lambda weight: 1.0  # the factor on a weight's learning rate, by its name
 
 
 Recipe = Callable[[Work, int], Parts]
@@ -87,7 +88,7 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
     parameters = count_parameters(model)
     if work.scaling.sequence_parallel_size > 1:
         parts.objective.chunk = share_sequences(model, work.scaling.sequence_parallel_size)
-    engine = Engine(parts.objective, build_optimizer(model, work.spec), work.spec, work.scaling, work.plan)
+    engine = Engine(parts.objective, build_optimizer(model, work.spec, parts.rate), work.spec, work.scaling, work.plan)
     flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)
     loop = Loop(
         spec=work.spec,

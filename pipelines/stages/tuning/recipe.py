@@ -1,4 +1,4 @@
-"""The recipe of SFT: the model with or without an adapter, and what is learned of a conversation."""
+"""The recipe of SFT: what a method trains of a model, and what is learned of a conversation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.worker import Parts, Work
-from pipelines.stages.tuning.adapters import add_adapter, nf4
+from pipelines.stages.tuning.neftune import add_noise
 from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
 
 
@@ -36,24 +36,19 @@ def sft(work: Work, rank: int) -> Parts:
     folder = work.inputs["model"].local()
     model = load_with_rows(folder, spec, work.extra)
     parameters = model.num_parameters()
-    trained = model if spec.adapter == "none" else add_adapter(model, spec)
+    trained = spec.method.apply(model, spec.seed)
+    objective = AnswerLM(trained, spec.precision)
+    if spec.neftune_alpha:
+        add_noise(objective, spec.neftune_alpha, spec.seed)
 
     def write(weights: dict[str, Tensor], into: Path) -> None:
-        if spec.adapter == "none":
-            model.save_pretrained(into, state_dict=weights)
-            return
-        # The low-rank updates go onto the base as it is stored, not onto its packed copy.
-        whole = add_adapter(load_with_rows(folder, spec, work.extra, packed=False), spec)
-        whole.load_state_dict(weights, strict=False)
-        config = whole.peft_config["default"]
-        config.base_model_name_or_path = work.inputs["model"].record.ref  # and not its place on this machine
-        config.target_modules = sorted(config.target_modules)  # a set: in the order of this process's hashes
-        whole.save_pretrained(into / "adapter")
-        (into / "adapter" / "README.md").unlink()  # a form to fill in
-        whole.merge_and_unload().save_pretrained(into)
+        def reload() -> Any:  # as it is stored: updates go onto the weights themselves, not onto their packed copy
+            return load_with_rows(folder, spec, work.extra, packed=False)
+
+        spec.method.write(model, reload, weights, into, work.inputs["model"].record.ref, spec.seed)
 
     return Parts(
-        objective=AnswerLM(trained, spec.precision),
+        objective=objective,
         source=ConversationBatches(train, heldout, work.plan, spec, spec.validation_sequences, rank),
         sequence_length=int(train.lengths.mean()),
         write=write,
@@ -66,16 +61,14 @@ def sft(work: Work, rank: int) -> Parts:
             "too_long": work.extra["left_out"],
             "epochs": round(work.plan.num_positions / len(train), 4),
         },
+        rate=spec.method.rate,
     )
 
 
 def load_with_rows(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
-    """The model in fp32 (its linear layers in NF4 for qlora), with rows for the tokens that the template added."""
-    options: dict[str, Any] = {}
-    if spec.adapter == "qlora" and packed:
-        options["quantization_config"] = nf4(spec)
-        options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-    model = load_model(folder, **options)
+    """The model in fp32, its linear layers `packed` as the method has it, with rows for the tokens that the template
+    added."""
+    model = load_model(folder, **spec.method.load_options(spec.precision) if packed else {})
     torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
     if extra["vocab_size"] > model.config.vocab_size:
         model.resize_token_embeddings(extra["vocab_size"])

@@ -1,17 +1,16 @@
-"""What `ctl plan` says of fine-tuning: of all weights, or of low-rank updates over a base as it is stored."""
+"""What `ctl plan` says of fine-tuning: of what a method trains, beside the rest of the model as it is stored."""
 
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any
 
 from cluster.control.planning.hardware import Hardware
-from cluster.control.planning.prediction import Prediction
+from cluster.control.planning.prediction import Prediction, Unsized
 from cluster.core.graph import Step
 from pipelines.specs import ScalingSpec, SftSpec
 from pipelines.stages.training.sizing.training_step import model_of, predict_model
-from pipelines.stages.tuning.adapters import add_adapter, pack
+from pipelines.stages.tuning.methods import QLora
 
 
 def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
@@ -20,18 +19,17 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     assert isinstance(spec, SftSpec)
     spec.check_scaling(scaling)
     config, sequence_length = model_of(step)
-    if spec.adapter == "none":
-        return predict_model(step, config, sequence_length, scaling, hardware)
+    method = spec.method
+    if isinstance(method, QLora) and method.dora:
+        raise Unsized("the lengths of packed weights (qlora with dora) are not predicted")
 
     # What these libraries have to say is for whoever trains.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
     def adapt(model: Any) -> Any:
-        if spec.adapter == "qlora":
-            pack(model, spec)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return add_adapter(model, spec)
+        method.pack(model, spec.precision)
+        return method.apply(model, spec.seed, values=False)
 
-    stages = (1, 2) if spec.adapter == "qlora" else (1, 2, 3)
-    return predict_model(step, config, sequence_length, scaling, hardware, adapt, stages)
+    return predict_model(
+        step, config, sequence_length, scaling, hardware, adapt, method.zero_stages[1:], method.recomputes
+    )

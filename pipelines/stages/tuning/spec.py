@@ -12,6 +12,7 @@ from cluster.core.specs.naming import File
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.training.spec import MODELS, TrainingSpec
+from pipelines.stages.tuning.methods import AnyMethod, Full
 
 
 class PretrainedSpec(Spec, frozen=True):
@@ -88,14 +89,11 @@ class SftSpec(TrainingSpec, frozen=True):
 
     template: Literal["", "chatml", "alpaca", "completion"] = ""
     """Chat template, stored with the model; empty keeps the model's own."""
-    adapter: Literal["none", "lora", "qlora"] = "none"
-    """`none` trains all weights, `lora` low-rank updates, `qlora` low-rank updates over an NF4 base."""
-    lora_rank: Annotated[int, Meta(ge=1)] = 16
-    """Rank of the updates (Hu et al. 2021, r)."""
-    lora_alpha: Annotated[int, Meta(ge=1)] = 32
-    """Scale of the updates: alpha / rank."""
-    lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Dropout before the updates."""
+    method: AnyMethod = Full()
+    """What is trained: `full`, `freeze`, `lora`, `qlora`, `p-tuning-v2` or `prompt-tuning`, each with fields of its
+    own."""
+    neftune_alpha: Annotated[float, Meta(ge=0)] = 0.0
+    """Noise on the embeddings while training, alpha / sqrt(length * width) at most (NEFTune: 5, 10 or 15); 0: none."""
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
     sequence_length: Annotated[int, Meta(ge=8)] = 512
@@ -111,10 +109,8 @@ class SftSpec(TrainingSpec, frozen=True):
 
     def check(self) -> None:
         super().check()
-        if self.adapter != "none" and self.optimizer == "muon":
-            raise SpecError("sft.optimizer: muon trains whole matrices, not low-rank updates", "Use adamw.")
+        self.method.check(self)
 
     def check_scaling(self, scaling: ScalingSpec) -> None:
         super().check_scaling(scaling)
-        if self.adapter == "qlora" and scaling.zero_stage == 3:
-            raise SpecError("scaling.zero_stage: ZeRO 3 cannot cut the packed weights of qlora", "Set 0, 1 or 2.")
+        self.method.check_scaling(scaling)

@@ -1,7 +1,8 @@
 """The SFT stage: encode the conversations, train on the assistant's words, and leave a model that chats.
 
-All weights, low-rank updates (LoRA), or low-rank updates over an NF4 base (QLoRA); whichever it is, the artifact is a
-whole Hugging Face folder with its chat template, so that what follows need not know.
+What is trained is up to the spec's method (methods/). Where it can be merged, the artifact is a whole Hugging Face
+folder with its chat template, so that what follows need not know; else it is an adapter over the model that it was made
+from.
 """
 
 from __future__ import annotations
@@ -40,16 +41,19 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     fields = require_trainable(ctx.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
     added = prepare(tokenizer, spec.template)
-    if added and spec.adapter != "none":
+    config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
+    learns_rows = spec.method.learns_rows(config.get_text_config().tie_word_embeddings)
+    if added and not learns_rows:
         raise SpecError(
-            f"sft.template: {spec.template} adds {added} tokens, which an adapter does not learn",
-            "Choose `alpaca` or `completion`, or `adapter: none`.",
+            f"sft.template: {spec.template} adds {added} tokens, which {spec.method.name} does not learn",
+            "Choose `alpaca` or `completion`, or `method: {type: full}`, or a method with `also: [embeddings, head]`.",
         )
     spec.check_scaling(ctx.scaling)
-    if spec.adapter != "none":
+    if not learns_rows:
         require_rows(ctx.inputs["model"], fields, tokenizer)
-    longest = fitting_tokens(fields, spec.sequence_length)
-    config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
+    spec.method.check_model(config)
+    virtual = spec.method.virtual_tokens  # they have places in the context, too
+    longest = fitting_tokens(fields, spec.sequence_length + virtual) - virtual
     check_shared(ctx.scaling.sequence_parallel_size, (), config, {})
     check_cut(ctx.scaling, spec, config)
     left_out: dict[str, int] = {}

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from cluster.core.adapters import require_whole
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from pipelines.specs import ExtendedModelSpec
@@ -24,6 +25,7 @@ def build(ctx: Context[ExtendedModelSpec]) -> dict[str, Any]:
     Raises InputError where the vocabulary does not extend the model's own.
     """
     logging.disable_progress_bar()
+    require_whole(ctx.inputs["model"])
     source, vocabulary = ctx.inputs["model"].local(), ctx.inputs["tokenizer"].local()
     if not (source / TOKENIZER_FILE).is_file():
         raise InputError(f"{source}: has no {TOKENIZER_FILE}", "Give a model with its tokenizer.")

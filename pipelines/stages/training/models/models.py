@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.core.adapters import require_whole
 from cluster.core.errors import InputError, SpecError, nearest
 from cluster.core.model_files import embedding_rows, fitting_tokens, non_writer, read_config
 from cluster.core.storage.artifact import Artifact
@@ -181,6 +182,7 @@ def require_trainable(model: Artifact) -> dict[str, Any]:
 
 
 def _read_unquantized(model: Artifact) -> dict[str, Any]:
+    require_whole(model)
     config = read_config(model)
     if "quantization_config" in config:
         raise InputError(
@@ -195,7 +197,8 @@ def require_rows(model: Artifact, config: dict[str, Any], tokenizer: Any) -> Non
     if ids > rows:
         raise InputError(
             f"{model.record.ref}: its tokenizer has {ids} token ids, and the model rows for {rows}",
-            "Fine-tune it first with `adapter: none`, which adds the rows, or give the tokenizer it was trained with.",
+            "Fine-tune it first with `method: {type: full}`, which adds the rows, or give the tokenizer it was trained "
+            "with.",
         )
 
 

@@ -69,6 +69,7 @@ class Objective(torch.nn.Module):
         self.model = model
         self.half = HALVES.get(precision)
         self.chunk = Chunk()  # what the model tells the logits of
+        self.step = 0  # that is being taken: what is drawn at random is a function of it
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
     def add_sums(self, *sums: Tensor) -> None:

@@ -83,8 +83,11 @@ class Optimizer(Sharded):
         self.state[flat] = {**self.rule(group).from_elements(saved.elements), **saved.wholes, **numbers}
 
 
-def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
-    """The optimizer of a spec for a model whose parameters are still whole.
+def build_optimizer(
+    model: torch.nn.Module, spec: TrainingSpec, rate: Callable[[str], float] = lambda weight: 1.0
+) -> Optimizer:
+    """The optimizer of a spec for a model whose parameters are still whole. `rate` is the factor on the learning rate
+    of a weight, by its name.
 
     Weight decay touches the hidden matrices only. Not norms and biases, as usual for GPT and Llama; and not embeddings
     and the output layer, which those decay: rows of rare tokens would shrink in all the steps that give them no
@@ -93,8 +96,17 @@ def build_optimizer(model: torch.nn.Module, spec: TrainingSpec) -> Optimizer:
     hidden = dict(_hidden_matrices(model))
     rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]
     groups = RULES[spec.optimizer].groups(spec, hidden, rest)
-    found = [group for group in groups if group["params"]]
+    rates = {parameter: rate(name) for name, parameter in model.named_parameters()}
+    found = [part for group in groups for part in _by_rate(group, rates)]
     return Optimizer(found, torch.bfloat16 if spec.precision == "bf16" else torch.float32)
+
+
+def _by_rate(group: dict[str, Any], rates: dict[torch.nn.Parameter, float]) -> Iterator[dict[str, Any]]:
+    """A group as groups of one learning rate each; none where it has no weights."""
+    for factor in sorted({rates[parameter] for parameter in group["params"]}):
+        chosen = [number for number, parameter in enumerate(group["params"]) if rates[parameter] == factor]
+        lists = {name: [group[name][number] for number in chosen] for name in ("params", "scales") if name in group}
+        yield group | lists | {"peak": group["peak"] * factor}
 
 
 def _hidden_matrices(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Parameter, float]]:

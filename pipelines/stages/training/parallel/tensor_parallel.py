@@ -53,8 +53,8 @@ def check_cut(scaling: ScalingSpec, spec: TrainingSpec, config: Any) -> None:
         raise SpecError(
             f"{FIELD}: {spec.optimizer} needs whole matrices", f"{remedy}, or {spec.kind}.optimizer to adamw."
         )
-    if isinstance(spec, SftSpec) and spec.adapter != "none":
-        raise SpecError(f"{FIELD}: adapters are not cut", f"{remedy}, or sft.adapter to none.")
+    if isinstance(spec, SftSpec) and not spec.method.cuts:
+        raise SpecError(f"{FIELD}: what {spec.method.name} trains is not cut", f"{remedy}, or sft.method.type to full.")
     heads = config.num_attention_heads
     numbers = {
         "attention heads": heads,

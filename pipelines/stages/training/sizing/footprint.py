@@ -94,15 +94,16 @@ def trace(
         parameters = count_parameters(model)
         if tensor_parallel_size > 1:
             keep_part(model, tensor_parallel_size)
-        if adapt:
-            model = adapt(model).train()
+        before = set(model.parameters())
+        model = adapt(model).train() if adapt else model
+        added = sum(p.numel() for p in model.parameters() if p.requires_grad and p not in before)  # an adapter's
     with FakeTensorMode():
         without_storage(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         frozen = [p for p in model.parameters() if not p.requires_grad]
-        added = sum(p.numel() for p in trained) if adapt else 0  # the adapter's
         groups = build_optimizer(model, spec).param_groups
         moved = [(RULES[group["rule"]], parameter) for group in groups for parameter in group["params"]]
+        frozen_bytes = sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers()))
         peaks, checkpointed = _peaks(model, spec, sequence_length)
         return Footprint(
             parameters=parameters + added,
@@ -110,7 +111,7 @@ def trace(
             gathered_parameters=sum(p.numel() for rule, p in moved if rule.gathers),
             largest_parameter=max(p.numel() for p in trained),
             state_bytes=int(sum(rule.state_bytes(p) for rule, p in moved)),
-            frozen_bytes=sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers())),
+            frozen_bytes=frozen_bytes,
             peaks=peaks,
             checkpointed=checkpointed,
         )
@@ -126,8 +127,8 @@ def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[
     from pipelines.stages.training.models.packed import unpacked_bytes
     from pipelines.stages.training.sizing.kept import Kept
 
+    unpacked = unpacked_bytes(model)  # before a pass, in which 8-bit layers take their scales to themselves
     one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
-    unpacked = unpacked_bytes(model)
     # Fine-tuning takes the logits of the learned tokens out of all, as a copy: as many at most.
     logits = 2 if isinstance(spec, SftSpec) else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.control.planning.hardware import Hardware
@@ -39,9 +40,10 @@ def predict_model(
     hardware: Hardware,
     adapt: Callable[[Any], Any] | None = None,
     stages: Sequence[int] = (1, 2, 3),
+    recomputes: bool = True,
 ) -> Prediction:
     """What training of a model needs on sequences of a length. `adapt` makes of it the one that is trained; `stages`
-    are those of ZeRO that it can be trained at."""
+    are those of ZeRO that it can be trained at, and `recomputes` says whether layers can be computed again."""
     spec = step.spec
     assert isinstance(spec, TrainingSpec)
     check_cut(scaling, spec, config)
@@ -60,6 +62,8 @@ def predict_model(
         part = trace(config, spec, sequence_length, tensor_parallel_size=scaling.tensor_parallel_size)
         stages = [stage for stage in stages if stage < 3]  # ZeRO 3 does not go with it
     footprint = part.shared(scaling.sequence_parallel_size)
+    if not recomputes:
+        footprint = replace(footprint, checkpointed=())
     layout = Layout(
         scaling.zero_stage,
         plan.micro_batch,

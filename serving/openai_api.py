@@ -1,0 +1,166 @@
+"""The OpenAI API over a model in this process: models, chat and completions, whole or streamed.
+
+For what vLLM cannot serve: one answer at a time, and of the API what a chat needs. A request for more is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from cluster.core.errors import InputError, TrunklineError
+from serving.in_process import InProcess, Told
+from serving.talk import Messages, Sampling, too_long
+
+COMPLETION_TOKENS = 16  # OpenAI's own, where a completion does not say
+TAKEN = {"model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "seed", "stream",
+         "stream_options", "user", "metadata", "store"}  # fmt: skip
+AS_IT_IS = {"n": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False, "echo": False,
+            "best_of": 1, "parallel_tool_calls": True}  # fmt: skip
+
+
+def openai_app(serving: Callable[[], tuple[str, InProcess]]) -> FastAPI:
+    """The application. `serving` tells what the model is called, and the model."""
+    app = FastAPI(openapi_url=None)
+    turn = threading.Lock()
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        name, talker = serving()
+        card = {"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}
+        return {"object": "list", "data": [card | {"max_model_len": talker.context_tokens or None}]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await answer(request, "chat.completion", "messages")
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await answer(request, "text_completion", "prompt")
+
+    async def answer(request: Request, kind: str, given: str) -> Response:
+        try:
+            asked = json.loads(await request.body())
+            call = await run_in_threadpool(Call.of, asked, kind, given, *serving())
+        except (ValueError, TrunklineError) as error:
+            return refusal(error)
+        if call.streamed:
+            return StreamingResponse(call.events(turn), media_type="text/event-stream")
+        try:
+            return JSONResponse(await run_in_threadpool(call.whole, turn))
+        except TrunklineError as error:
+            return refusal(error)
+
+    return app
+
+
+def refusal(error: Exception) -> JSONResponse:
+    """An error as clients of the API expect it."""
+    status = 400 if isinstance(error, (ValueError, InputError)) else 500
+    told = {"message": str(error), "type": "invalid_request_error" if status == 400 else "server_error", "code": status}
+    return JSONResponse({"error": told}, status)
+
+
+class Call:
+    """One request: what is asked of the model, and how its answer is told."""
+
+    def __init__(self, kind: str, name: str, talker: InProcess, prompt: str | Messages, sampling: Sampling) -> None:
+        self.kind, self.name, self.talker, self.prompt, self.sampling = kind, name, talker, prompt, sampling
+        self.streamed, self.with_usage = False, False
+        self.prompt_tokens = talker.count(prompt, 0)
+        self.chats = kind == "chat.completion"
+        self.identity = {"id": f"{kind}-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
+
+    @classmethod
+    def of(cls, asked: Any, kind: str, given: str, name: str, talker: InProcess) -> Call:
+        """Raises InputError for a request that cannot be met."""
+        if not isinstance(asked, dict):
+            raise InputError("the request is no JSON object")
+        if asked.get("model") != name:
+            raise InputError(f"there is no model {asked.get('model')!r} here, only {name!r}")
+        for field, value in asked.items():
+            if field not in TAKEN and value not in (None, [], {}, AS_IT_IS.get(field)):
+                raise InputError(f"{field}: this endpoint, over transformers, does not know it", "Leave it out.")
+        prompt = asked.get(given)
+        if given == "messages":
+            prompt = [_message(message) for message in prompt] if isinstance(prompt, list) and prompt else None
+        if not isinstance(prompt, (str, list)) or (given == "prompt" and not isinstance(prompt, str)):
+            raise InputError(f"{given}: missing, or not of its kind", "Give messages, or a text as the prompt.")
+        wanted = asked.get("max_completion_tokens") or asked.get("max_tokens")
+        call = cls(kind, name, talker, prompt, Sampling())
+        room = talker.context_tokens - call.prompt_tokens if talker.context_tokens else wanted or COMPLETION_TOKENS
+        if room < (wanted or 1):
+            raise too_long(talker.context_tokens)
+        temperature, seed = asked.get("temperature"), asked.get("seed")
+        call.sampling = Sampling(
+            max_tokens=int(wanted or (room if given == "messages" else COMPLETION_TOKENS)),
+            temperature=1.0 if temperature is None else float(temperature),
+            seed=secrets.randbits(31) if seed is None else int(seed),
+        )
+        call.streamed = bool(asked.get("stream"))
+        call.with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
+        return call
+
+    def whole(self, turn: threading.Lock) -> dict[str, Any]:
+        """The answer at once."""
+        told = Told()
+        with turn:
+            text = "".join(self.talker.told(self.prompt, self.sampling, told))
+        body = {"message": {"role": "assistant", "content": text}} if self.chats else {"text": text}
+        choice = {"index": 0, **body, "finish_reason": _reason(told), "logprobs": None}
+        return {**self.identity, "object": self.kind, "choices": [choice], "usage": self._usage(told)}
+
+    def events(self, turn: threading.Lock) -> Iterator[str]:
+        """The answer piece by piece, as server-sent events; an error among them is the last."""
+        told = Told()
+        try:
+            if self.chats:
+                yield self._event({"role": "assistant", "content": ""})
+            with turn:
+                for piece in self.talker.told(self.prompt, self.sampling, told):
+                    yield self._event({"content": piece}, piece)
+            yield self._event({}, reason=_reason(told))
+            if self.with_usage:
+                yield _event({**self.identity, "object": self._chunk, "choices": [], "usage": self._usage(told)})
+        except TrunklineError as error:
+            yield _event({"error": {"message": str(error), "type": "server_error"}})
+        yield "data: [DONE]\n\n"
+
+    @property
+    def _chunk(self) -> str:
+        return f"{self.kind}.chunk" if self.chats else self.kind
+
+    def _event(self, delta: dict[str, str], text: str = "", reason: str | None = None) -> str:
+        body = {"delta": delta} if self.chats else {"text": text}
+        choice = {"index": 0, **body, "finish_reason": reason, "logprobs": None}
+        return _event({**self.identity, "object": self._chunk, "choices": [choice]})
+
+    def _usage(self, told: Told) -> dict[str, int]:
+        total = self.prompt_tokens + told.tokens
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": told.tokens, "total_tokens": total}
+
+
+def _message(message: Any) -> dict[str, str]:
+    """A message whose content is a text; parts of a text are joined."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str) or not isinstance(role := message.get("role"), str):
+        raise InputError("messages: each has a role, and a text as its content", "Leave out pictures and sounds.")
+    return {"role": role, "content": content}
+
+
+def _reason(told: Told) -> str:
+    return "stop" if told.finished else "length"
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

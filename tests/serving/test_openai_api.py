@@ -1,0 +1,86 @@
+"""The OpenAI API over transformers, without a server between: what it says is what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.store import Store
+from serving.in_process import InProcess
+from serving.openai_api import openai_app
+from serving.talk import Sampling
+from tests.tuning.made_adapters import by_method
+from tests.tuning.tiny_sft import make_inputs, write_sources
+
+ASKED: list[Any] = [{"role": "user", "content": "def add(x):"}]
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model tuned by P-Tuning v2."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return by_method(make_inputs(store, write_sources(tmp_path_factory.mktemp("sources"))), store, "prefix")[0]
+
+
+@pytest.fixture(scope="module")
+def talker(prefix: Artifact) -> InProcess:
+    return InProcess(prefix)
+
+
+@pytest.fixture(scope="module")
+def client(talker: InProcess) -> Iterator[openai.OpenAI]:
+    with TestClient(openai_app(lambda: ("tuned", talker))) as http:
+        yield openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http, max_retries=0)
+
+
+def test_a_soft_prompt_answers_by_the_api(client: openai.OpenAI, talker: InProcess) -> None:
+    (model,) = client.models.list()
+    assert (model.id, model.model_extra) == ("tuned", {"max_model_len": 256 - 8})
+    expected = "".join(talker.answer(ASKED, Sampling(max_tokens=8)))
+    options: dict[str, Any] = {"model": "tuned", "messages": ASKED, "max_tokens": 8, "temperature": 0}
+    whole = client.chat.completions.create(**options)
+    assert whole.choices[0].message.content == expected
+    prompt = talker.count(ASKED, 0)
+    assert whole.usage and whole.usage.prompt_tokens == prompt
+    assert whole.choices[0].finish_reason == ("length" if whole.usage.completion_tokens == 8 else "stop")
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == expected
+    assert chunks[-1].usage == whole.usage and chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    parts: Any = [{"role": "user", "content": [{"type": "text", "text": "def "}, {"type": "text", "text": "add(x):"}]}]
+    assert client.chat.completions.create(**options | {"messages": parts}).choices[0].message.content == expected
+
+
+def test_completions_and_seeds(client: openai.OpenAI, talker: InProcess) -> None:
+    expected = "".join(talker.complete("def add", Sampling(max_tokens=8)))
+    options: dict[str, Any] = {"model": "tuned", "prompt": "def add", "max_tokens": 8}
+    assert client.completions.create(**options, temperature=0).choices[0].text == expected
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**options, temperature=0, stream=True)]
+    assert "".join(pieces) == expected
+    drawn = [client.completions.create(**options, seed=seed).choices[0].text for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "other"}, "there is no model 'other' here, only 'tuned'"),
+        ({"stop": ["\n"]}, "stop: this endpoint, over transformers, does not know it"),
+        ({"n": 2}, "n: this endpoint"),
+        ({"messages": []}, "messages: missing"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a text as its content"),
+        ({"messages": [{"role": "user", "content": "x " * 600}]}, "does not fit into the model's context of 248"),
+    ],
+)
+def test_what_cannot_be_met_is_refused(client: openai.OpenAI, changes: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = {"model": "tuned", "messages": ASKED} | changes
+    with pytest.raises(openai.BadRequestError, match=words):
+        client.chat.completions.create(**options)
+    if "messages" in changes:
+        return
+    with pytest.raises(openai.BadRequestError, match=words):
+        client.chat.completions.create(**options, stream=True)
