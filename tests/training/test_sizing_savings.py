@@ -23,6 +23,7 @@ from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
 from pipelines.stages.tuning.adapters import add_adapter
+from pipelines.stages.tuning.attention import keep_apart
 from pipelines.stages.tuning.recipe import AnswerLM, load_with_rows
 from tests.cli.command import ctl
 from tests.made import make
@@ -201,14 +202,26 @@ def test_a_frozen_base_takes_what_it_is_stored_in(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize(
+    ("adapter", "packing", "masked"),
+    [("lora", False, False), ("qlora", False, False), ("lora", True, False), ("lora", True, True)],
+)
 def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
-    base: tuple[Store, Artifact], adapter: Any, precision: Any
+    base: tuple[Store, Artifact], adapter: Any, packing: bool, masked: bool, precision: Any
 ) -> None:
-    """And the packed weights of the real model are as many bytes as predicted."""
+    """And the packed weights of the real model are as many bytes as predicted. Packed conversations are kept apart
+    without a mask, or with one, which a compiled model needs."""
     store, model = base
-    spec = SftSpec(adapter=adapter, lora_rank=4, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
-    found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1), named("a10"))
+    spec = SftSpec(
+        adapter=adapter,
+        lora_rank=4,
+        sequence_length=LENGTH,
+        global_batch_size=NUMBER,
+        precision=precision,
+        packing=packing,
+    )
+    scaling = ScalingSpec(num_workers=1, compile=masked)
+    found = predict(Step("sft", spec, {"model": model}, ""), store, scaling, named("a10"))
     assert found
     real = load_with_rows(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
     states = [p.quant_state for p in real.parameters() if hasattr(p, "quant_state")]
@@ -217,8 +230,12 @@ def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
     assert found.memory.weights == pytest.approx(stored + 4 * ADAPTER, abs=1000)
     tokens = torch.ones(NUMBER, LENGTH + 1, dtype=torch.int64)
     learn = torch.ones(NUMBER, LENGTH, dtype=torch.bool)
-    kept = saved_bytes(AnswerLM(add_adapter(real, spec), precision), {"tokens": tokens, "learn": learn})
-    logits = 2 * NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
+    batch = {"tokens": tokens, "learn": learn}
+    if packing:
+        keep_apart(real, scaling)
+        batch["starts"] = torch.arange(LENGTH).expand(NUMBER, LENGTH) % 10 == 0
+    kept = saved_bytes(AnswerLM(add_adapter(real, spec), precision), batch)
+    logits = NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
     unpacked = HIDDEN * 352 * (4 if precision == "fp32" else 2) if adapter == "qlora" else 0
     assert found.memory.activations == pytest.approx(kept + logits + unpacked, rel=0.03)
 

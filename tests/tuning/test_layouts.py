@@ -25,7 +25,12 @@ def case(adapter: str, **scaling: Any) -> dict[str, Any]:
     return {"spec": {"adapter": adapter}, "scaling": scaling}
 
 
+def packed(**scaling: Any) -> dict[str, Any]:
+    return {"spec": {"adapter": "lora", "packing": True, "sequence_length": 128}, "scaling": scaling}
+
+
 ADAMW = {"adapter": "none", "optimizer": "adamw"}
+PACKED = ADAMW | {"packing": True, "sequence_length": 128}
 ADAPTERS = {"all": "none", "lora": "lora", "qlora": "qlora"}
 TWO_RANKS = {
     "all": case("none"),
@@ -35,16 +40,28 @@ TWO_RANKS = {
     **{f"qlora-zero{stage}": case("qlora", zero_stage=stage) for stage in range(3)},
     **{f"{name}-shared": case(adapter, sequence_parallel_size=2) for name, adapter in ADAPTERS.items()},
     **{f"{name}-again": case(adapter) | {"stop_at": 4} for name, adapter in ADAPTERS.items()},
-    # The last one: DeepSpeed keeps its groups for as long as a process lives.
+    "packed": packed(),
+    "packed-micro2": packed(micro_batch_size=2),
+    "packed-shared": packed(sequence_parallel_size=2),
+    "packed-checkpointed": packed(activation_checkpointing=True),
+    "packed-again": packed() | {"stop_at": 4},
+    # The last ones: DeepSpeed keeps its groups for as long as a process lives.
     "adamw-cut": {"spec": ADAMW, "scaling": {"tensor_parallel_size": 2}},
+    "adamw-packed-cut": {"spec": PACKED, "scaling": {"tensor_parallel_size": 2}},
 }
 ONE_RANK = {f"{name}-one": case(adapter) for name, adapter in ADAPTERS.items()}
-ONE_RANK["adamw-one"] = {"spec": ADAMW, "scaling": {}}
+ONE_RANK |= {
+    "adamw-one": {"spec": ADAMW, "scaling": {}},
+    "adamw-packed-one": {"spec": PACKED, "scaling": {}},
+    "packed-one": packed(),
+}
 AGREE = [
     *(("all", other) for other in ("all-micro2", "all-zero3", "all-shared", "all-one")),
     *(("lora-zero1", other) for other in ("lora-zero0", "lora-zero2", "lora-zero3", "lora-shared", "lora-one")),
     *(("qlora-zero1", other) for other in ("qlora-zero0", "qlora-zero2", "qlora-shared", "qlora-one")),
+    *(("packed", f"packed-{other}") for other in ("micro2", "shared", "checkpointed", "one")),
     ("adamw-one", "adamw-cut"),
+    ("adamw-packed-one", "adamw-packed-cut"),
 ]
 
 
@@ -83,7 +100,9 @@ def test_updates_are_whole_in_every_layout(runs: Path, adapter: str) -> None:
             assert all((found[key] - reference[key]).abs().max() < 1e-3 for key in reference), name
 
 
-@pytest.mark.parametrize(("name", "whole"), [("all", "all"), ("lora", "lora-zero1"), ("qlora", "qlora-zero1")])
+@pytest.mark.parametrize(
+    ("name", "whole"), [("all", "all"), ("lora", "lora-zero1"), ("qlora", "qlora-zero1"), ("packed", "packed")]
+)
 def test_what_was_stopped_goes_on_to_the_same_bits(runs: Path, name: str, whole: str) -> None:
     assert trajectory(runs, f"{name}-again") == trajectory(runs, whole)
     for file in ("model.safetensors", *(() if name == "all" else ("adapter/adapter_model.safetensors",))):
@@ -91,6 +110,6 @@ def test_what_was_stopped_goes_on_to_the_same_bits(runs: Path, name: str, whole:
 
 
 def test_they_learn(runs: Path) -> None:
-    for name in ("all", "lora-zero1", "qlora-zero1"):
+    for name in ("all", "lora-zero1", "qlora-zero1", "packed"):
         losses = trajectory(runs, name)
         assert losses[-1] < losses[0] - 0.1, name

@@ -12,6 +12,7 @@ from cluster.core.graph import Step
 from pipelines.specs import ScalingSpec, SftSpec
 from pipelines.stages.training.sizing.training_step import model_of, predict_model
 from pipelines.stages.tuning.adapters import add_adapter, pack
+from pipelines.stages.tuning.attention import NAME, check_packing, needs_no_mask
 
 
 def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
@@ -20,6 +21,10 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     assert isinstance(spec, SftSpec)
     spec.check_scaling(scaling)
     config, sequence_length = model_of(step)
+    if spec.packing:
+        check_packing(config)
+        if needs_no_mask(config, scaling):
+            config._attn_implementation = NAME
     if spec.adapter == "none":
         return predict_model(step, config, sequence_length, scaling, hardware)
 
