@@ -199,7 +199,7 @@ def rank_main(rank: int, case: Case, steps: int, inputs: dict[str, Artifact], fo
     spec, scaling = case.spec(steps), case.scaling()
     plan = plan_batches(spec, scaling, steps)
     recipe = "pipelines.stages.tuning.recipe:sft" if case.method else "pipelines.stages.training.worker:pretrain"
-    extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "left_out": 0} if case.method else {}
+    extra = {"vocab_size": VOCABULARY, "eos_token_id": 0, "told": {}} if case.method else {}
     train(Work(recipe, spec, scaling, plan, inputs, output, output / ".train", "bench", extra))
     skip = steps // 4
     done = (steps - skip) * case.global_batch_size * case.sequence_length

@@ -34,6 +34,7 @@ from pipelines.stages.training.models.packed import stored_bytes
 from pipelines.stages.training.objectives.causal import CausalLM
 from pipelines.stages.training.sizing.footprint import Footprint, Peak, trace
 from pipelines.stages.training.sizing.memory import place
+from pipelines.stages.tuning.attention import keep_apart
 from pipelines.stages.tuning.methods.method import Method
 from pipelines.stages.tuning.recipe import AnswerLM, load_with_rows
 from tests.cli.command import ctl
@@ -241,24 +242,43 @@ def test_what_is_trained_is_counted(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("method", [Lora(rank=4), QLora(rank=4), QLora(rank=4, packing="int8"), PTuningV2()])
+@pytest.mark.parametrize(
+    ("method", "packing", "masked"),
+    [
+        (Lora(rank=4), False, False),
+        (QLora(rank=4), False, False),
+        (QLora(rank=4, packing="int8"), False, False),
+        (PTuningV2(), False, False),
+        (Lora(rank=4), True, False),
+        (Lora(rank=4), True, True),
+    ],
+)
 def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
-    base: tuple[Store, Artifact], method: Method, precision: Any
+    base: tuple[Store, Artifact], method: Method, packing: bool, masked: bool, precision: Any
 ) -> None:
-    """And the weights of the real model, packed ones too, are as many bytes as predicted."""
+    """And the weights of the real model, packed ones too, are as many bytes as predicted. Packed conversations are kept
+    apart without a mask, or with one, which a compiled model needs."""
     store, model = base
-    spec = SftSpec(method=method, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision)
-    found = predict(Step("sft", spec, {"model": model}, ""), store, ScalingSpec(num_workers=1), named("a10"))
+    spec = SftSpec(
+        method=method, sequence_length=LENGTH, global_batch_size=NUMBER, precision=precision, packing=packing
+    )
+    scaling = ScalingSpec(num_workers=1, compile=masked)
+    found = predict(Step("sft", spec, {"model": model}, ""), store, scaling, named("a10"))
     assert found
     real = load_with_rows(model.local(), spec, {"vocab_size": VOCAB, "eos_token_id": 0})
+    if packing:
+        keep_apart(real, scaling)
     stored = sum(stored_bytes(p) for p in real.parameters())
     objective = AnswerLM(method.apply(real, 0), precision).train()
     added = sum(p.nbytes for p in objective.parameters() if p.requires_grad)
     assert found.memory.weights == pytest.approx(stored + added, abs=1000)
     tokens = torch.ones(NUMBER, LENGTH + 1, dtype=torch.int64)
     learn = torch.ones(NUMBER, LENGTH, dtype=torch.bool)
-    kept = saved_bytes(objective, {"tokens": tokens, "learn": learn})
-    logits = 2 * NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
+    batch = {"tokens": tokens, "learn": learn}
+    if packing:
+        batch["starts"] = torch.arange(LENGTH).expand(NUMBER, LENGTH) % 10 == 0
+    kept = saved_bytes(objective, batch)
+    logits = NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
     size = {"nf4": 4 if precision == "fp32" else 2, "int8": 4}.get(getattr(method, "packing", ""), 0)
     assert found.memory.activations == pytest.approx(kept + logits + HIDDEN * 352 * size, rel=0.03)
 

@@ -43,9 +43,10 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
         if rank == 0:
             for split in ("train", "heldout"):
                 rows = read_conversations(inputs["conversations"].local(), split)
-                Sequences.collect(encode(tokenizer, row["messages"]) for row in rows).save(output, f"{split}.npz")
+                found = Sequences.collect(encode(tokenizer, row["messages"]) for row in rows)
+                (found.packed(spec.sequence_length) if spec.packing else found).save(output, f"{split}.npz")
         dist.barrier()
-        extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": 0}
+        extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "told": {}}
         plan = plan_batches(spec, scaling, STEPS)
         work = Work("pipelines.stages.tuning.recipe:sft", spec, scaling, plan, inputs, output, output, name, extra)
         if stop_at := case.get("stop_at"):

@@ -29,6 +29,7 @@ def case(method: str, spec: dict[str, Any] | None = None, **scaling: Any) -> dic
 
 ADAMW = {"optimizer": "adamw"}
 NOISED = {"neftune_alpha": 5.0}
+PACKED = {"packing": True, "sequence_length": 128}
 SHARED = ("full", "lora", "qlora")  # by workers that have one sequence
 CUT = {  # stages of ZeRO besides 1
     "full": (3,),
@@ -47,22 +48,30 @@ SAME = {  # cases of two ranks, by what they must agree with
     "full-micro2": case("full", micro_batch_size=2),
     "noised-micro2": case("lora", NOISED, micro_batch_size=2, zero_stage=2),
     "noised-shared": case("lora", NOISED, sequence_parallel_size=2),
+    "packed-micro2": case("lora", PACKED, micro_batch_size=2),
+    "packed-shared": case("lora", PACKED, sequence_parallel_size=2),
+    "packed-checkpointed": case("lora", PACKED, activation_checkpointing=True),
 }
 TWO_RANKS = {
     **{name: case(name) for name in METHODS},
     "noised": case("lora", NOISED),
+    "packed": case("lora", PACKED),
     **{f"{name}-again": case(name) | {"stop_at": 4} for name in METHODS},
     "noised-again": case("lora", NOISED) | {"stop_at": 4},
+    "packed-again": case("lora", PACKED) | {"stop_at": 4},
     **SAME,
-    # The last one: DeepSpeed keeps its groups for as long as a process lives.
+    # The last ones: DeepSpeed keeps its groups for as long as a process lives.
     "adamw-cut": case("full", ADAMW, tensor_parallel_size=2),
+    "adamw-packed-cut": case("full", ADAMW | PACKED, tensor_parallel_size=2),
 }
 ONE_RANK = {f"{name}-one": case(name) for name in ("full", "lora", "qlora", "prefix")} | {
     "noised-one": case("lora", NOISED),
+    "packed-one": case("lora", PACKED),
     "adamw-one": case("full", ADAMW),
+    "adamw-packed-one": case("full", ADAMW | PACKED),
 }
-AGREE = [(name.partition("-")[0], name) for name in (*SAME, *ONE_RANK) if name != "adamw-one"]
-AGREE.append(("adamw-one", "adamw-cut"))
+AGREE = [(name.partition("-")[0], name) for name in (*SAME, *ONE_RANK) if not name.startswith("adamw")]
+AGREE += [("adamw-one", "adamw-cut"), ("adamw-packed-one", "adamw-packed-cut")]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,7 @@ def test_adapters_are_whole_in_every_layout(runs: Path, method: str) -> None:
             assert all((found[key] - reference[key]).abs().max() < 1e-3 for key in reference), name
 
 
-@pytest.mark.parametrize("name", [*METHODS, "noised"])
+@pytest.mark.parametrize("name", [*METHODS, "noised", "packed"])
 def test_what_was_stopped_goes_on_to_the_same_bits(runs: Path, name: str) -> None:
     assert trajectory(runs, f"{name}-again") == trajectory(runs, name)
     found = {path.relative_to(runs / name) for path in (runs / name).rglob("*model.safetensors")}
@@ -109,7 +118,7 @@ def test_what_was_stopped_goes_on_to_the_same_bits(runs: Path, name: str) -> Non
         assert (runs / f"{name}-again" / file).read_bytes() == (runs / name / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "packed"])
 def test_they_learn(runs: Path, name: str) -> None:
     losses = trajectory(runs, name)
     assert losses[-1] < losses[0] - (0.02 if name == "prompt" else 0.1), losses

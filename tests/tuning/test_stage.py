@@ -197,7 +197,9 @@ def test_what_is_wrong_is_told_before_a_cluster_is_asked_for(
 
 
 def test_conversations_that_are_all_too_long(inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no train conversation fits into 8 tokens \(480 are there\)"):
+    with pytest.raises(
+        InputError, match=r"conversations/tiny.*, train: no conversation fits into 8 tokens \(480 are too"
+    ):
         run(inputs, tmp_path, sft("full", sequence_length=8))
 
 
@@ -208,7 +210,7 @@ def test_no_conversation_goes_beyond_the_models_context(inputs: Inputs, tmp_path
     (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
     own = Store(tmp_path / "artifacts")
     model = build(PretrainedSpec(source=str(short)), {}, store=own, name="short")
-    with pytest.raises(InputError, match="no train conversation fits into 8 tokens"):
+    with pytest.raises(InputError, match="train: no conversation fits into 8 tokens"):
         run(inputs | {"model": model}, tmp_path / "artifacts", sft("full"))
 
 

@@ -13,19 +13,36 @@ from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.worker import Parts, Work
+from pipelines.stages.tuning.attention import apart, keep_apart
 from pipelines.stages.tuning.neftune import add_noise
 from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
 
 
 class AnswerLM(Objective):
-    """Next-token prediction of marked tokens: tokens (batch, length + 1), learn (batch, length); losses in nats."""
+    """Next-token prediction of marked tokens: tokens (batch, length + 1), learn (batch, length); losses in nats.
+
+    Packed rows say besides where their conversations start: starts (batch, length). The model's output layer, with a
+    large vocabulary the costliest one, is asked for the marked tokens alone.
+    """
+
+    def __init__(self, model: Any, precision: str) -> None:
+        super().__init__(model, precision)
+        self.length, self.learned = 0, torch.empty(0, dtype=torch.int64)
+        model.get_output_embeddings().register_forward_pre_hook(self._pick)
+
+    def _pick(self, layer: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """Of hidden states (batch, length, size) those that learned tokens are told from, (learned, size)."""
+        hidden = inputs[0][:, -self.length :]  # behind the virtual tokens of a soft prompt
+        return (hidden.flatten(0, 1).index_select(0, self.learned),)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         inputs, labels = batch["tokens"][:, :-1], self.chunk.of(batch["tokens"][:, 1:])
         learn = self.chunk.of(batch["learn"])
+        self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
+        own = apart(self.model, self.chunk.lengthened(batch["starts"], True)) if "starts" in batch else {}
         with self.autocast(inputs):
-            logits = self.model(inputs, use_cache=False).logits
-        return cross_entropy(logits[learn], labels[learn])[0]
+            logits = self.model(inputs, **own, use_cache=False).logits
+        return cross_entropy(logits, labels[learn])[0]
 
 
 def sft(work: Work, rank: int) -> Parts:
@@ -36,6 +53,8 @@ def sft(work: Work, rank: int) -> Parts:
     folder = work.inputs["model"].local()
     model = load_with_rows(folder, spec, work.extra)
     parameters = model.num_parameters()
+    if spec.packing:
+        keep_apart(model, work.scaling)
     trained = spec.method.apply(model, spec.seed)
     objective = AnswerLM(trained, spec.precision)
     if spec.neftune_alpha:
@@ -49,18 +68,19 @@ def sft(work: Work, rank: int) -> Parts:
 
     return Parts(
         objective=objective,
-        source=ConversationBatches(train, heldout, work.plan, spec, spec.validation_sequences, rank),
-        sequence_length=int(train.lengths.mean()),
+        source=ConversationBatches(train, heldout, work.plan, spec, rank),
+        sequence_length=int(train.conversation_lengths.mean()),
         write=write,
-        figures=lambda: {
-            "parameters": parameters,
-            "trained_parameters": sum(
-                getattr(p, "ds_numel", p.numel()) for p in trained.parameters() if p.requires_grad
-            ),
-            "conversations": len(train),
-            "too_long": work.extra["left_out"],
-            "epochs": round(work.plan.num_positions / len(train), 4),
-        },
+        figures=lambda: (
+            work.extra["told"]
+            | {
+                "parameters": parameters,
+                "trained_parameters": sum(
+                    getattr(p, "ds_numel", p.numel()) for p in trained.parameters() if p.requires_grad
+                ),
+                "epochs": round(work.plan.num_positions / len(train), 4),
+            }
+        ),
         rate=spec.method.rate,
     )
 

@@ -10,6 +10,7 @@ from cluster.control.planning.prediction import Prediction, Unsized
 from cluster.core.graph import Step
 from pipelines.specs import ScalingSpec, SftSpec
 from pipelines.stages.training.sizing.training_step import model_of, predict_model
+from pipelines.stages.tuning.attention import NAME, check_packing, needs_no_mask
 from pipelines.stages.tuning.methods import QLora
 
 
@@ -19,6 +20,10 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     assert isinstance(spec, SftSpec)
     spec.check_scaling(scaling)
     config, sequence_length = model_of(step)
+    if spec.packing:
+        check_packing(config)
+        if needs_no_mask(config, scaling):
+            config._attn_implementation = NAME
     method = spec.method
     if isinstance(method, QLora) and method.dora:
         raise Unsized("the lengths of packed weights (qlora with dora) are not predicted")

@@ -97,7 +97,14 @@ class SftSpec(TrainingSpec, frozen=True):
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
     sequence_length: Annotated[int, Meta(ge=8)] = 512
-    """Longest conversation in tokens (and never beyond the model's context); longer ones are left out and counted."""
+    """Longest conversation in tokens, and with `packing` longest row (never beyond the model's context)."""
+    too_long: Literal["reject", "cut-turns", "cut-end"] = "reject"
+    """Conversations longer than `sequence_length`: `reject` leaves them out, and ends the run before training where a
+    prompt alone is longer; `cut-turns` cuts the oldest turns, whole, and keeps the system message; `cut-end` cuts the
+    end, which is then not learned. What does not fit even so is left out. All is counted."""
+    packing: bool = False
+    """Several conversations to a row of `sequence_length` tokens, which do not see each other: no padding, and twice
+    the speed on short ones. `global_batch_size` then counts rows, so that a batch holds more conversations."""
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10

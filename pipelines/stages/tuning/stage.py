@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
-from cluster.core.errors import InputError, SpecError
+from cluster.core.errors import SpecError
 from cluster.core.model_files import fitting_tokens
 from pipelines.specs import SftSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
@@ -26,10 +27,12 @@ from pipelines.stages.training.parallel.tensor_parallel import check_cut
 from pipelines.stages.training.parallel.ulysses import check_shared
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
+from pipelines.stages.tuning.attention import check_packing
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.templates import prepare
+from pipelines.stages.tuning.truncation import Fitting
 
 
 def build(ctx: Context[SftSpec]) -> dict[str, Any]:
@@ -56,35 +59,41 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     longest = fitting_tokens(fields, spec.sequence_length + virtual) - virtual
     check_shared(ctx.scaling.sequence_parallel_size, (), config, {})
     check_cut(ctx.scaling, spec, config)
-    left_out: dict[str, int] = {}
+    if spec.packing:
+        check_packing(config)
+    told: dict[str, Any] = {}
 
     def plan() -> BatchPlan:
-        sizes = {}
-        for split in ("train", "heldout"):
-            sequences, left_out[split] = encode_split(ctx, tokenizer, split, longest)
+        found = {split: encode_split(ctx, tokenizer, split, longest) for split in ("train", "heldout")}
+        rows = {split: one.packed(longest) if spec.packing else one for split, (one, _) in found.items()}
+        for split, sequences in rows.items():
             sequences.save(ctx.output / STATE, f"{split}.npz")
-            sizes[split] = len(sequences)
-        steps = BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * sizes["train"]))
-        return plan_batches(spec, ctx.scaling, steps)
+        train, (conversations, counts) = rows["train"], found["train"]
+        batches = plan_batches(spec, ctx.scaling, BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * len(train))))
+        told.update(counts, padding_share=train.padding_share(spec.seed, batches.micro_batch))
+        if spec.packing:
+            unpacked = conversations.padding_share(spec.seed, batches.micro_batch)
+            told.update(rows=len(train), padding_share_unpacked=unpacked)
+        return batches
 
     def needs() -> dict[str, Any]:
-        return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
+        return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "told": told}
 
     return run_training(ctx, "pipelines.stages.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
 
 
-def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, int]:
-    """The conversations of a split that are not too long, and how many were."""
+def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, dict[str, int]]:
+    """The conversations of a split, in `longest` tokens each, and how many became what (truncation.py).
+
+    Of the held-out split those that are validated on. Raises InputError where nothing fits, and as `sft.too_long` says.
+    """
     rows = read_conversations(ctx.inputs["conversations"].local(), split)
-    encoded = [encode(tokenizer, row["messages"]) for row in rows]
-    kept = [e for e in encoded if len(e.tokens) <= longest and any(e.learn)]
-    if not kept:
-        raise InputError(
-            f"{ctx.inputs['conversations'].record.ref}: no {split} conversation fits into {longest} tokens "
-            f"({len(rows)} are there)",
-            "Raise sft.sequence_length (or take a model of a longer context), or give more conversations.",
-        )
-    return Sequences.collect(kept), len(rows) - len(kept)
+    fitting = Fitting(lambda row: [encode(tokenizer, row["messages"])], longest, ctx.spec.too_long)
+    limit = ctx.spec.validation_sequences if split == "heldout" else None
+    examples = islice(fitting.examples(rows), limit)
+    sequences = Sequences.collect(chain.from_iterable(examples))
+    fitting.require(f"{ctx.inputs['conversations'].record.ref}, {split}")
+    return sequences, dict(fitting.counts)
 
 
 def tokenizer_files(tokenizer: Any) -> Iterator[tuple[str, bytes]]:

@@ -39,16 +39,37 @@ def documents(inputs: Tensor, eos_token_id: int, causal: bool = True) -> Documen
     """
     starts = inputs == eos_token_id
     starts[:, 0] = True
-    if int(starts.sum()) == len(inputs):
+    return apart_from(starts, causal)
+
+
+def apart_from(starts: Tensor, causal: bool = True) -> Documents | None:
+    """The same by where documents start, (batch, length) bool; every row starts with one."""
+    if int(starts.sum()) == len(starts):
         return None
-    length = inputs.size(1)
-    index = torch.arange(length, device=inputs.device)
-    begins = torch.where(starts, index, 0).cummax(dim=1).values
+    index = torch.arange(starts.size(1), device=starts.device)
+    positions = restarting(starts)
+    begins = index - positions
     if not causal:
-        return Documents(index - begins, (begins.unsqueeze(-1) == begins.unsqueeze(-2)).unsqueeze(1))
+        return Documents(positions, (begins.unsqueeze(-1) == begins.unsqueeze(-2)).unsqueeze(1))
     # In causal order a token may see whatever is not before the beginning of its own document.
     mask = (index >= begins.unsqueeze(-1)) & (index <= index.unsqueeze(-1))
-    return Documents(index - begins, mask.unsqueeze(1))
+    return Documents(positions, mask.unsqueeze(1))
+
+
+def restarting(starts: Tensor) -> Tensor:
+    """Positions (batch, length) int64 that begin again wherever a document starts."""
+    index = torch.arange(starts.size(1), device=starts.device)
+    return index - torch.where(starts, index, 0).cummax(dim=1).values
+
+
+def keeping_apart(model: Any, packed: Documents | None) -> dict[str, Tensor]:
+    """What a model takes to keep documents apart."""
+    if packed is None:
+        return {}
+    fused = model.config._attn_implementation != "eager"
+    found = {"attention_mask": packed.mask if fused else additive(packed.mask)}
+    takes = inspect.signature(model.forward).parameters
+    return found | ({"position_ids": packed.positions} if "position_ids" in takes else {})  # ALiBi has none
 
 
 def additive(mask: Tensor) -> Tensor:
@@ -132,15 +153,10 @@ class LanguageModel(Objective):
         super().__init__(model, precision)
         self.z_loss, self.label_smoothing = z_loss, label_smoothing
         self.eos_token_id = eos_token_id
-        self.fused = model.config._attn_implementation != "eager"
-        self.has_positions = "position_ids" in inspect.signature(model.forward).parameters  # ALiBi has none
 
     def apart(self, packed: Documents | None) -> dict[str, Tensor]:
         """What the model takes to keep documents apart."""
-        if packed is None:
-            return {}
-        found = {"attention_mask": packed.mask if self.fused else additive(packed.mask)}
-        return found | ({"position_ids": packed.positions} if self.has_positions else {})
+        return keeping_apart(self.model, packed)
 
     def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none.

@@ -16,7 +16,10 @@ class Chunk:
     size: int = 1
 
     def of(self, whole: Tensor, fill: int = 0) -> Tensor:
-        """The rank's positions of a tensor (batch, length), lengthened by `fill` to a multiple of `size`."""
-        if self.size == 1:
-            return whole
-        return F.pad(whole, (0, -whole.size(1) % self.size), value=fill).chunk(self.size, dim=1)[self.number]
+        """The rank's positions of a tensor (batch, length), lengthened."""
+        return self.lengthened(whole, fill).chunk(self.size, dim=1)[self.number]
+
+    def lengthened(self, whole: Tensor, fill: int = 0) -> Tensor:
+        """A tensor (batch, length), lengthened by `fill` to a multiple of `size`."""
+        missing = -whole.size(1) % self.size
+        return F.pad(whole, (0, missing), value=fill) if missing else whole

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipelines.specs import SftSpec, TrainingSpec
+from pipelines.specs import TrainingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -78,9 +78,9 @@ def trace(
     adapt: Callable[[Any], Any] | None = None,
     tensor_parallel_size: int = 1,
 ) -> Footprint:
-    """The footprint of a language model under a spec: on packed documents, in fine-tuning on one conversation each.
-    Seconds at most, and no memory. `adapt` makes of the model the one that is trained. Where workers share layers, it
-    is that of one worker, but for `parameters`."""
+    """The footprint of a language model under a spec: on packed documents; in fine-tuning on one conversation each, or
+    on packed ones. Seconds at most, and no memory. `adapt` makes of the model the one that is trained. Where workers
+    share layers, it is that of one worker, but for `parameters`."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -129,16 +129,14 @@ def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[
 
     unpacked = unpacked_bytes(model)  # before a pass, in which 8-bit layers take their scales to themselves
     one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
-    # Fine-tuning takes the logits of the learned tokens out of all, as a copy: as many at most.
-    logits = 2 if isinstance(spec, SftSpec) else 1
 
     def peak(what: Callable[[Kept], tuple[int, int]], fixed: int) -> Peak:
         (first, mask), (second, _) = what(one), what(two)
         return Peak(2 * first - second + fixed, second - first, mask)
 
-    plain = peak(lambda kept: (kept.saved + logits * kept.logits, kept.masks), unpacked)
+    plain = peak(lambda kept: (kept.saved + kept.logits, kept.masks), unpacked)
     if not one.blocks:
         return (plain,), ()
-    forward = peak(lambda kept: (kept.given + logits * kept.logits, kept.given_masks), unpacked)
+    forward = peak(lambda kept: (kept.given + kept.logits, kept.given_masks), unpacked)
     backward = peak(lambda kept: (kept.given + 2 * kept.block, kept.given_masks + kept.block_masks), unpacked)
     return (plain,), (forward, backward)

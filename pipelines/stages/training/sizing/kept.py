@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from pipelines.specs import SftSpec, TrainingSpec
 from pipelines.stages.training.models.sizes import BLANK_GLM
 from pipelines.stages.training.objectives.objective import HALVES, additive
+from pipelines.stages.tuning.attention import NAME
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,12 @@ def _inputs(
     tokens = torch.zeros(micro_batch_size, sequence_length, dtype=torch.int64)
     takes = inspect.signature(model.get_base_model().forward if hasattr(model, "peft_config") else model.forward)
     inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in takes.parameters else {}
-    if isinstance(spec, SftSpec):  # conversations have no mask: padding stands where nothing looks
-        return tokens, inputs, None
+    if isinstance(spec, SftSpec):
+        if not spec.packing:  # a conversation has no mask: padding stands where nothing looks
+            return tokens, inputs, None
+        if model.config._attn_implementation == NAME:
+            lengths = [sequence_length] * micro_batch_size
+            return tokens, inputs | {"position_ids": tokens, "lengths": lengths}, None
     mask = torch.ones(micro_batch_size, 1, sequence_length, sequence_length, dtype=torch.bool)
     inputs["attention_mask"] = additive(mask) if model.config._attn_implementation == "eager" else mask
     if "position_ids" in takes.parameters:

@@ -36,6 +36,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether workers can share sequences (scaling.sequence_parallel_size)."""
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again (scaling.activation_checkpointing)."""
+    packs: ClassVar[bool] = True
+    """Whether several conversations can stand in one row (sft.packing)."""
 
     @property
     def name(self) -> str:
@@ -65,6 +67,11 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.adapts and spec.optimizer == "muon":
             raise SpecError(
                 f"sft.optimizer: muon trains whole matrices, and {self.name} an adapter", "Set it to adamw."
+            )
+        if spec.packing and not self.packs:
+            raise SpecError(
+                f"sft.packing: the conversations of a row cannot share the virtual tokens of {self.name}",
+                "Set it to false.",
             )
 
     def check_scaling(self, scaling: ScalingSpec) -> None:

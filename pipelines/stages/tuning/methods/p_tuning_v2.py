@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class PTuningV2(Adapter, frozen=True, tag="p-tuning-v2"):
     """A prefix of learned keys and values in every layer; the model stays as it is."""
 
+    packs: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     shares: ClassVar[bool] = False
     recomputes: ClassVar[bool] = False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class PromptTuning(Adapter, frozen=True, tag="prompt-tuning"):
     """Learned embeddings before the text; the model stays as it is."""
 
+    packs: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     shares: ClassVar[bool] = False
 
