@@ -13,6 +13,29 @@ from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.training.spec import MODELS, TrainingSpec
 
+Template = Literal[
+    "",
+    "chatml",
+    "alpaca",
+    "completion",
+    "llama2",
+    "llama3",
+    "llama3.1",
+    "mistral",
+    "gemma",
+    "qwen2.5",
+    "qwen3",
+    "glm4",
+    "chatglm2",
+    "chatglm3",
+    "deepseek",
+    "deepseek-r1",
+    "phi3",
+    "phi4",
+    "vicuna",
+    "moss",
+]
+
 
 class PretrainedSpec(Spec, frozen=True):
     """An open model that others trained, taken in as a Hugging Face folder."""
@@ -86,7 +109,7 @@ class SftSpec(TrainingSpec, frozen=True):
     shared: ClassVar[bool] = True
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
 
-    template: Literal["", "chatml", "alpaca", "completion"] = ""
+    template: Template = ""
     """Chat template, stored with the model; empty keeps the model's own."""
     adapter: Literal["none", "lora", "qlora"] = "none"
     """`none` trains all weights, `lora` low-rank updates, `qlora` low-rank updates over an NF4 base."""
