@@ -79,25 +79,28 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
 
 def _examples(tokenizer: Any, messages: Messages, tools: Tools) -> Iterator[Encoded]:
     talk = _Talk(tokenizer, messages, tools)
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     tokens: list[int] = []
     learn: list[bool] = []
-    for number, index in enumerate(answers):
+    behind: list[int] = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
         prompt = talk.prompt(index)
         if prompt[: len(tokens)] != tokens:
-            yield _closed(tokens, learn, talk.whole(answers[number - 1] + 1))
+            yield _closed(tokens + behind, learn)
             tokens, learn = [], []
-        answer = talk.answer(index, prompt)
-        learn += [False] * (len(prompt) - len(tokens)) + [messages[index].get("learn", True)] * len(answer)
+        answer, behind = talk.answer(index, prompt)
+        learn += [False] * (len(prompt) - len(tokens)) + [message.get("learn", True)] * len(answer)
         tokens = prompt + answer
-    yield _closed(tokens, learn, talk.whole(None))
+    whole = tokens + behind
+    if not messages or messages[-1]["role"] != "assistant":  # what follows the last answer is context of none
+        goes_on = talk.whole(None)
+        whole = goes_on if goes_on[: len(tokens)] == tokens else whole
+    yield _closed(whole, learn)
 
 
-def _closed(tokens: list[int], learn: list[bool], whole: list[int]) -> Encoded:
-    """An example, with what the template writes behind its last answer."""
-    if whole[: len(tokens)] != tokens:
-        whole = tokens
-    return Encoded(whole, learn + [False] * (len(whole) - len(learn)))
+def _closed(tokens: list[int], learn: list[bool]) -> Encoded:
+    return Encoded(tokens, learn + [False] * (len(tokens) - len(learn)))
 
 
 class _Talk:
@@ -129,27 +132,33 @@ class _Talk:
     def whole(self, until: int | None) -> list[int]:
         return self.ids(self.text(until))
 
-    def answer(self, index: int, prompt: list[int]) -> list[int]:
-        """The ids of answer `index` behind those of its prompt, up to the token that ends it."""
+    def answer(self, index: int, prompt: list[int]) -> tuple[list[int], list[int]]:
+        """The ids of answer `index` behind those of its prompt, up to the token that ends it, and of what the template
+        writes behind that."""
         end, said = self._end(index), self.text(index + 1)
-        body = self.body(index)
+        body, after = self._split(index)
         ending = int(self.tokenizer.convert_tokens_to_ids(end.token))
         stripped = control(self.tokenizer).strips and body != body.strip()
         if not stripped and said.startswith(self.text(index, prompt=True)):
             whole = self.ids(said)
             if whole[: len(prompt)] == prompt:  # no token spans prompt and answer
                 rest = whole[len(prompt) :]
-                return [*(rest[: rest.index(ending)] if end.written else rest), ending]
-        return [*self.conversation.following(body), ending]
+                at = rest.index(ending) if end.written else len(rest)
+                return [*rest[:at], ending], rest[at + 1 :]
+        behind = self.conversation.ids(end.token + after)[1:] if after else []
+        return [*self.conversation.following(body), ending], behind
 
     def body(self, index: int) -> str:
         """What the assistant must say behind the prompt of message `index`, without the token that ends it."""
+        return self._split(index)[0]
+
+    def _split(self, index: int) -> tuple[str, str]:
         asked, said, end = self.text(index, prompt=True), self.text(index + 1), self._end(index)
         behind = said[len(asked) :] if said.startswith(asked) else self._behind_thought(index, asked, said)
-        body, found, _ = behind.partition(end.token)
+        body, found, after = behind.partition(end.token)
         if end.written and not found:
             raise Refused(f"ends an answer without {end.token}")
-        return body
+        return body, after
 
     def _end(self, index: int) -> End:
         calls = self.dialect.end_of_call if self.messages[index].get("tool_calls") else None
