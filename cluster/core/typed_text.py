@@ -40,14 +40,15 @@ _known: WeakKeyDictionary[Any, tuple[Any, Control]] = WeakKeyDictionary()
 
 
 def control(tokenizer: Any) -> Control:
-    """The special tokens of a tokenizer of transformers, and the added ones that its chat template writes."""
+    """The special tokens of a tokenizer of transformers, and the added tokens that its chat template writes."""
     state = len(tokenizer), tokenizer.eos_token, str(tokenizer.chat_template)
     if tokenizer not in _known or _known[tokenizer][0] != state:
         added = tokenizer.added_tokens_decoder.values()
         special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
         named = set(getattr(tokenizer, "chat_control_tokens", None) or ())
         signs = {token.content for token in added if token.content.strip() and not token.content.strip().isalnum()}
-        written = {token for token in signs | named if token in named or token in state[2]} - special
+        source = state[2] + _sample(tokenizer)
+        written = {token for token in signs | named if token in named or token in source} - special
         markup = {token for token in written if _closing(token) in written or token in map(_closing, written)}
         strips = any(token.lstrip or token.rstrip for token in added)
         found = Control(
@@ -55,6 +56,18 @@ def control(tokenizer: Any) -> Control:
         )
         _known[tokenizer] = state, found
     return _known[tokenizer][1]
+
+
+def _sample(tokenizer: Any) -> str:
+    """What the chat template writes around roles: it may put its tokens together out of their names."""
+    texts = []
+    for others in ((), ("system",), ("tool",), ("observation",)):
+        talk = [{"role": role, "content": ""} for role in (*others, "user", "assistant", "user")]
+        try:
+            texts.append(str(tokenizer.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)))
+        except Exception:  # a role that it does not take: it writes nothing for it
+            continue
+    return "\n".join(texts)
 
 
 def _closing(token: str) -> str:
