@@ -27,13 +27,12 @@ from pipelines.stages.training.parallel.ulysses import check_shared
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
-from pipelines.stages.tuning.encoding import Encoded, Refused, end_of_turn_ids, examples
+from pipelines.stages.tuning.encoder import Encoder
+from pipelines.stages.tuning.encoding import end_of_turn_ids
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.templates import missing, prepare
 
 REFUSED_FILE = "refused.jsonl"  # conversations that the template cannot render, with the reasons
-NOTHING_LEARNED = "finds no answer in it that is to be learned"
-MOST_REFUSED = 0.5  # of a split; where a template refuses more, it is not the template for these conversations
 
 
 def build(ctx: Context[SftSpec]) -> dict[str, Any]:
@@ -60,9 +59,8 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
         sizes = {}
         refused: list[dict[str, str]] = []
         for split in ("train", "heldout"):
-            encoded, of_split = encode_rows(ctx, tokenizer, split)
+            sequences, left_out[split], of_split = encode_split(ctx, tokenizer, split, longest)
             refused += of_split
-            sequences, left_out[split] = fitting(ctx, encoded, split, longest)
             sequences.save(ctx.output / STATE, f"{split}.npz")
             sizes[split] = len(sequences)
         write_lines(ctx.output, REFUSED_FILE, refused)
@@ -92,43 +90,22 @@ def require_tokens(tokenizer: Any, template: str) -> None:
         )
 
 
-def encode_rows(ctx: Context[SftSpec], tokenizer: Any, split: str) -> tuple[list[Encoded], list[dict[str, str]]]:
-    """The examples of a split, and the conversations that the template refuses (id, split, reason).
-
-    Raises InputError where it refuses more than half of them.
-    """
+def encode_split(
+    ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int
+) -> tuple[Sequences, int, list[dict[str, str]]]:
+    """The examples of a split that are not too long, how many are, and the conversations that the template refuses."""
+    name, encoder = ctx.inputs["conversations"].record.ref, Encoder(tokenizer)
     rows = read_conversations(ctx.inputs["conversations"].local(), split)
-    encoded: list[Encoded] = []
-    refused: list[dict[str, str]] = []
-    for row in rows:
-        try:
-            found = examples(tokenizer, row["messages"], row.get("tools"))
-        except Refused as error:
-            refused.append({"id": row["id"], "split": split, "reason": error.reason})
-            continue
-        encoded += found
-        if not found:
-            refused.append({"id": row["id"], "split": split, "reason": NOTHING_LEARNED})
-    if len(refused) > MOST_REFUSED * len(rows):
-        reason, count = Counter(row["reason"] for row in refused).most_common(1)[0]
-        raise InputError(
-            f"{ctx.inputs['conversations'].record.ref}: the chat template cannot render {len(refused)} of {len(rows)} "
-            f"{split} conversations; of {count} it {reason}",
-            "Choose another sft.template, or leave them out; `ctl tune preview` shows what is learned.",
-        )
-    return encoded, refused
-
-
-def fitting(ctx: Context[SftSpec], encoded: list[Encoded], split: str, longest: int) -> tuple[Sequences, int]:
-    """The examples of a split that are not too long, and how many are."""
+    encoded = [example for row in rows for example in encoder(row)]
+    encoder.require(f"{name}, {split}")
     kept = [example for example in encoded if len(example.tokens) <= longest]
     if not kept:
         raise InputError(
-            f"{ctx.inputs['conversations'].record.ref}: no {split} conversation fits into {longest} tokens "
-            f"({len(encoded)} are there)",
+            f"{name}: no {split} conversation fits into {longest} tokens ({len(encoded)} are there)",
             "Raise sft.sequence_length (or take a model of a longer context), or give more conversations.",
         )
-    return Sequences.collect(kept), len(encoded) - len(kept)
+    refused = [{"id": id, "split": split, "reason": reason} for id, reason in encoder.refused.items()]
+    return Sequences.collect(kept), len(encoded) - len(kept), refused
 
 
 def tokenizer_files(tokenizer: Any) -> Iterator[tuple[str, bytes]]:
