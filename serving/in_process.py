@@ -14,7 +14,7 @@ from transformers.utils import logging
 from cluster.core.adapters import context_of, open_model
 from cluster.core.errors import InputError, JobError
 from cluster.core.storage.artifact import Artifact
-from cluster.core.typed_text import marked, special_tokens, token_ids
+from cluster.core.typed_text import prompt_ids
 from serving.talk import Messages, Sampling, too_long, transcript, until_user
 
 
@@ -58,22 +58,8 @@ class InProcess:
         if isinstance(given, str) or not self.tokenizer.chat_template:
             text = given if isinstance(given, str) else transcript(given)
             return dict(self.tokenizer(text, return_tensors="pt", return_token_type_ids=False))
-        typed, mark = marked(given, special_tokens(self.tokenizer))
-        if not mark:
-            found = self.tokenizer.apply_chat_template(
-                given, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-            return dict(found)
-        text = str(self.tokenizer.apply_chat_template(typed, add_generation_prompt=True, tokenize=False))
-        ids = torch.tensor([token_ids(self._ids, self._following, text, mark)])
+        ids = torch.tensor([prompt_ids(self.tokenizer, given)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _following(self, text: str) -> list[int]:
-        """Ids of what stands behind other text: no blank is put before it."""
-        return self._ids(self.tokenizer.eos_token + text)[1:] if self.tokenizer.eos_token else self._ids(text)
 
     def _stream(self, inputs: dict[str, Any], sampling: Sampling, told: Told) -> Iterator[str]:
         length = inputs["input_ids"].shape[1]

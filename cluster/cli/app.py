@@ -20,6 +20,7 @@ from cluster.cli import (
     specs,
     submit,
     sweep,
+    tune,
 )
 from cluster.cli.lazy import LazyGroup
 from cluster.core.errors import UsageError
@@ -40,6 +41,7 @@ class Commands(LazyGroup):
         "jobs": jobs.jobs,
         "artifacts": artifacts.artifacts,
         "corpus": corpus.corpus,
+        "tune": tune.tune,
         "eval": evaluation.evaluation,
         "spec": specs.spec,
         "serve": serve.serve,

@@ -143,7 +143,7 @@ def test_an_adapter_is_merged_and_can_be_had_apart(
 
 def test_lora_learns_and_the_figures_are_true(lora: Artifact, inputs: Inputs) -> None:
     tokenizer = AutoTokenizer.from_pretrained(lora.local())
-    assert tokenizer.chat_template.startswith("{% for message") and "### Response:" in tokenizer.chat_template
+    assert "### Response:" in tokenizer.chat_template
     before, after = (heldout_loss(loaded(artifact), tokenizer, inputs) for artifact in (inputs["model"], lora))
     assert lora.metrics["validation_loss"] == pytest.approx(after, rel=1e-4)
     assert after < 0.9 * before
@@ -175,7 +175,7 @@ def test_conversations_that_are_too_long_are_counted(qlora: Artifact, inputs: In
 @pytest.mark.parametrize(
     ("spec", "scaling", "words"),
     [
-        (sft("lora", template="chatml"), {}, "chatml adds 2 tokens, which lora does not learn"),
+        (sft("lora", template="chatml"), {}, r"chatml needs <\|im_start\|>, <\|im_end\|>, which the model's tokenizer"),
         (sft("lora", template=""), {}, "the model has no chat template of its own.*chatml, alpaca, completion"),
         (sft("qlora"), {"zero_stage": 3}, "ZeRO 3 cannot cut the packed weights"),
         (sft("full"), {"num_workers": 3}, "16 sequences do not divide among 3 workers"),

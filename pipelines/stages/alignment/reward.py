@@ -41,7 +41,7 @@ from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import Row
-from pipelines.stages.tuning.encoding import Encoded, encode
+from pipelines.stages.tuning.encoding import Encoded, Refused, encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
@@ -118,7 +118,7 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PADDING})
     longest = fitting_tokens(config, spec.sequence_length)
-    left_out: dict[str, int] = {}
+    left_out: dict[str, dict[str, int]] = {}
 
     def plan() -> BatchPlan:
         sizes = {}
@@ -150,24 +150,32 @@ def accuracy_by_kind(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, flo
     return {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())}
 
 
-def read_pairs(ctx: Context[RewardSpec], tokenizer: Any, split: str, longest: int) -> tuple[list[Row], Sequences, int]:
-    """The pairs of a split of which neither conversation is longer than `longest` tokens, as rows and as sequences,
-    and how many have one that is."""
+def read_pairs(
+    ctx: Context[RewardSpec], tokenizer: Any, split: str, longest: int
+) -> tuple[list[Row], Sequences, dict[str, int]]:
+    """The pairs of a split of which the template renders both conversations and neither is longer than `longest`
+    tokens, as rows and as sequences, and how many are not so."""
     rows = read_preferences(ctx.inputs["preferences"].local(), split)
     kept: list[Row] = []
     sequences: list[Encoded] = []
+    refused = 0
     for row in rows:
-        pair = [encode(tokenizer, dialogue(row, role)) for role in ("chosen", "rejected")]
+        try:
+            pair = [encode(tokenizer, dialogue(row, role)) for role in ("chosen", "rejected")]
+        except Refused:
+            refused += 1
+            continue
         if all(len(encoded.tokens) <= longest for encoded in pair):
             kept.append(row)
             sequences += pair
     if not kept:
         raise InputError(
             f"{ctx.inputs['preferences'].record.ref}: no {split} pair fits into {longest} tokens "
-            f"({len(rows)} are there)",
+            f"({len(rows)} are there, {refused} are refused by the chat template)",
             "Raise reward.sequence_length (or take a model of a longer context), or give more pairs.",
         )
-    return kept, Sequences.collect(sequences), len(rows) - len(kept)
+    left_out = {"too_long": len(rows) - len(kept) - refused, "refused": refused}
+    return kept, Sequences.collect(sequences), left_out
 
 
 def dialogue(row: Row, role: str) -> list[dict[str, str]]:
@@ -201,7 +209,7 @@ def recipe(work: Work, rank: int) -> Parts:
         write=write,
         figures=lambda: {
             "pairs": len(train) // 2,
-            "too_long": work.extra["left_out"],
+            **work.extra["left_out"],
             "epochs": round(work.plan.num_positions / (len(train) // 2), 4),
         },
     )

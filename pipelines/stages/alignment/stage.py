@@ -31,7 +31,7 @@ from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import encode, prompt_tokens
+from pipelines.stages.tuning.encoding import Refused, encode, prompt_tokens
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
 
@@ -46,7 +46,7 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     spec.check_inputs(ctx.inputs)
     tokenizer = check_model(ctx)
     engines: list[Any] = []
-    left_out: dict[str, int] = {}
+    left_out: dict[str, dict[str, int]] = {}
 
     def plan() -> BatchPlan:
         for name in spec.rewards:
@@ -108,23 +108,28 @@ def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
         )
 
 
-def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[list[Prompt], int]:
-    """The prompts of a split that are not too long, and how many were."""
-    rows = read_conversations(ctx.inputs["prompts"].local(), split)
-    prompts = []
-    for row in rows:
+def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts of a split that the template renders and that are not too long, and how many are not so."""
+    prompts, refused = [], 0
+    for row in read_conversations(ctx.inputs["prompts"].local(), split):
         messages, reference = row["messages"], ""
         while messages and messages[-1]["role"] == "assistant":
             reference = reference or messages[-1]["content"]
             messages = messages[:-1]
-        prompts.append(Prompt(row["id"], messages, prompt_tokens(tokenizer, messages), reference))
+        try:
+            tokens = prompt_tokens(tokenizer, messages, row.get("tools"))
+        except Refused:
+            refused += 1
+        else:
+            prompts.append(Prompt(row["id"], messages, tokens, reference))
     kept = [prompt for prompt in prompts if len(prompt.tokens) <= ctx.spec.max_prompt_tokens]
     if not kept:
         raise InputError(
-            f"{ctx.inputs['prompts'].record.ref}: no {split} prompt fits into {ctx.spec.max_prompt_tokens} tokens",
+            f"{ctx.inputs['prompts'].record.ref}: no {split} prompt fits into {ctx.spec.max_prompt_tokens} tokens "
+            f"({refused} are refused by the chat template)",
             "Raise rlhf.max_prompt_tokens, or give more prompts.",
         )
-    return kept, len(prompts) - len(kept)
+    return kept, {"too_long": len(prompts) - len(kept), "refused": refused}
 
 
 def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list[Any]:
@@ -193,7 +198,7 @@ def recipe(work: Work, rank: int) -> Parts:
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
         write=write,
-        figures=lambda: {"prompts": len(train), "too_long": work.extra["left_out"]},
+        figures=lambda: {"prompts": len(train), **work.extra["left_out"]},
     )
 
 

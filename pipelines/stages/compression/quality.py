@@ -26,11 +26,10 @@ from cluster.core.storage.location import Location
 from pipelines.specs import QuantizeSpec, ScalingSpec
 from pipelines.stages.generation.engine import INITIAL, GenerationEngine, engine_dtype, engine_options
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import Encoded, encode, prompt_tokens
-from pipelines.stages.tuning.templates import prepare
+from pipelines.stages.tuning.encoding import Encoded, Refused, encode, prompt_tokens
+from pipelines.stages.tuning.templates import as_served
 
 KV_CACHE_GIB = 1.0  # of both engines, and within their resident memory
-PLAIN = "completion"  # the template of a model that has none: request and answer as one text
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,20 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
     Raises InputError where none does.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
+    as_served(tokenizer)
     limit = context_tokens(json.loads((folder / CONFIG_FILE).read_bytes()))
     rows = read_conversations(conversations.local(), "heldout")[: spec.report_conversations]
     whole, prompts, longest = [], [], 0
-    for messages in (row["messages"] for row in rows):
-        encoded = encode(tokenizer, messages)
+    for row in rows:
+        messages, tools = row["messages"], row.get("tools")
+        try:
+            encoded = encode(tokenizer, messages, tools)
+        except Refused:
+            continue
         if not any(encoded.learn[1:]):
             continue
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        prompt = prompt_tokens(tokenizer, messages[:last])
+        prompt = prompt_tokens(tokenizer, messages[:last], tools)
         length = max(len(encoded.tokens) + 1, len(prompt) + spec.report_tokens)
         if limit is None or length <= limit:
             whole.append(encoded)

@@ -39,10 +39,9 @@ from pipelines.stages.generation.engine import (
 from pipelines.stages.training.loop import mix
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import prompt_tokens
-from pipelines.stages.tuning.templates import prepare
+from pipelines.stages.tuning.templates import as_served
 
 MODELS = ("base", "sft", "rlhf", "int8")
-PLAIN = "completion"  # the template of a model that has none
 WEIGHTS = ".safetensors"
 UNBOUNDED_TOKENS = 2048  # the context of a model that any length suits
 SPEED_PROMPTS = 32  # answered at once when speed is measured
@@ -139,7 +138,7 @@ def set_exam(
     """The exam in a model's own tokens, how to run it, and its tokenizer. A document begins after `begin`."""
     folder, spec, scaling = model.local(), ctx.spec, ctx.scaling
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
+    as_served(tokenizer)
     prompts = [prompt_tokens(tokenizer, messages) for messages in requests]
     config, longest = read_config(model), max(map(len, prompts)) + spec.max_completion_tokens
     limit = context_tokens(config) or max(longest, UNBOUNDED_TOKENS)

@@ -21,11 +21,10 @@ from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Resu
 from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
 from pipelines.stages.tuning.encoding import prompt_tokens
-from pipelines.stages.tuning.templates import prepare
+from pipelines.stages.tuning.templates import as_served
 
 TASK = "generation"
 ANSWERS_FILE = "answers.jsonl"
-PLAIN = "completion"  # the template of a model that has none
 PACKAGES = ("jieba", "nltk", "rouge-score", "sacrebleu", "vllm")
 
 
@@ -56,11 +55,11 @@ def _answers(ctx: Context[GenerationSpec]) -> list[dict[str, Any]]:
     if not rows:
         raise InputError("generation: no held-out conversation ends with an answer", "Give other conversations.")
     tokenizer = AutoTokenizer.from_pretrained(model.local())
-    prepare(tokenizer, "" if tokenizer.chat_template else PLAIN)
+    as_served(tokenizer)
     completions = answer(
         ctx,
         model,
-        [prompt_tokens(tokenizer, row["messages"][:-1]) for row in rows],
+        [prompt_tokens(tokenizer, row["messages"][:-1], row.get("tools")) for row in rows],
         seed=spec.seed,
         max_tokens=spec.max_completion_tokens,
         temperature=spec.temperature,

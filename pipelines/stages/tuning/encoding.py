@@ -1,104 +1,213 @@
-"""Conversations as tokens, and which of them are learned: the assistant's words and the token that ends its turn.
+"""Conversations as tokens, and which of them are learned: what the assistant must say, and the token that ends it.
 
-Every template works whose text only grows: what it renders as a prompt must begin what it renders with the answer. The
-text is cut where a prompt ends and the pieces are encoded apart, so that training sees the tokens that generation is
-given, and no token spans prompt and answer. What a message says is text: a special token that it spells is its letters
-(cluster/core/typed_text.py), so that nobody ends a turn by typing so.
+Before an answer stands what generation is given there, id for id: the prompt as its template renders it, encoded as a
+whole. The answer's ids continue it. One example goes on over several answers as long as the prompt of each begins with
+the ids that are there already; where it does not (templates that cut thoughts from the history, or whose borders make a
+token with what follows), the next answer begins an example of its own. What a message says is text
+(cluster/core/typed_text.py): nobody ends a turn by typing so.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from cluster.core.errors import InputError
-from cluster.core.typed_text import marked, special_tokens, token_ids
+from cluster.core.typed_text import Conversation, Messages, control
+from pipelines.stages.tuning.dialect import OPEN_THOUGHT, Dialect, End, dialect
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Tools = list[dict[str, Any]] | None
+
+CLOSED_THOUGHT = "</think>"
+
+
+class Refused(InputError):
+    """A chat template cannot render this record: `reason` says why, alike for all records of the kind."""
+
+    def __init__(self, reason: str, remedy: str = "Leave the record out, or choose another sft.template.") -> None:
+        super().__init__(f"the chat template {reason}", remedy)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Refused, (self.reason, self.remedy)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as token ids; `learn[i]` says that `tokens[i]` is to be predicted."""
+    """An example as token ids; `learn[i]` says that `tokens[i]` is to be predicted."""
 
     tokens: list[int]
     learn: list[bool]
 
 
-def encode(tokenizer: Any, messages: list[Message]) -> Encoded:
-    """Encode a conversation. Raises InputError where the template does not lend itself to it."""
+def examples(tokenizer: Any, messages: Messages, tools: Tools = None) -> list[Encoded]:
+    """All that a conversation teaches, once each: one example, or several where its template rewrites what was said.
+
+    A message of the assistant with `learn: false` is context only. Raises Refused for a conversation that the template
+    cannot render as it is, SpecError for a template that no answer can be learned by.
+    """
+    return [each for each in _examples(tokenizer, messages, tools) if any(each.learn)]
+
+
+def encode(tokenizer: Any, messages: Messages, tools: Tools = None) -> Encoded:
+    """A conversation as one example; where its template rewrites what was said, its last answers alone are learned.
+
+    Raises as `examples` does.
+    """
+    return list(_examples(tokenizer, messages, tools))[-1]
+
+
+def prompt_tokens(tokenizer: Any, messages: Messages, tools: Tools = None) -> list[int]:
+    """What generation is given for the assistant's next turn. Raises as `examples` does."""
+    return _Talk(tokenizer, messages, tools).prompt(None)
+
+
+def answer_texts(tokenizer: Any, messages: Messages) -> list[str]:
+    """What of a conversation is learned, answer by answer, as its template writes it. Raises as `examples` does."""
+    talk = _Talk(tokenizer, messages, None)
+    return [talk.body(index) for index, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def end_of_turn_ids(tokenizer: Any) -> list[int]:
+    """The ids at which generation stops."""
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in dialect(tokenizer).ends]
+
+
+def _examples(tokenizer: Any, messages: Messages, tools: Tools) -> Iterator[Encoded]:
+    talk = _Talk(tokenizer, messages, tools)
     tokens: list[int] = []
     learn: list[bool] = []
-    messages, mark = marked(messages, special_tokens(tokenizer))
-    for text, is_answer in _pieces(tokenizer, messages, add_generation_prompt=False):
-        piece = _ids(tokenizer, text, mark, goes_on=bool(tokens))
-        learned = _until_end_of_turn(tokenizer, piece) if is_answer else 0
-        tokens += piece
-        learn += [index < learned for index in range(len(piece))]
-    return Encoded(tokens, learn)
-
-
-def prompt_tokens(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """What generation is given for the assistant's next turn: `encode` of these messages and an answer begins so."""
-    tokens: list[int] = []
-    messages, mark = marked(messages, special_tokens(tokenizer))
-    for text, _ in _pieces(tokenizer, messages, add_generation_prompt=True):
-        tokens += _ids(tokenizer, text, mark, goes_on=bool(tokens))
-    return tokens
-
-
-def _pieces(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> Iterator[tuple[str, bool]]:
-    """The rendered text, cut before and after every answer; and whether the piece is an answer."""
-    cuts = []
+    behind: list[int] = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
-            cuts += [(messages[:index], True, False), (messages[: index + 1], False, True)]
-    cuts.append((messages, add_generation_prompt, False))
-    done = ""
-    for upto, prompt, is_answer in cuts:
-        text = _render(tokenizer, upto, prompt)
-        if not text.startswith(done):
-            raise InputError(
-                f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} changes what it has said "
-                f"when message {len(upto)} follows: {done[-80:]!r} does not go on",
-                "Choose sft.template: chatml, alpaca or completion.",
-            )
-        yield text[len(done) :], is_answer
-        done = text
+        if message["role"] != "assistant":
+            continue
+        prompt = talk.prompt(index)
+        if prompt[: len(tokens)] != tokens:
+            yield _closed(tokens + behind, learn)
+            tokens, learn = [], []
+        answer, behind = talk.answer(index, prompt)
+        learn += [False] * (len(prompt) - len(tokens)) + [message.get("learn", True)] * len(answer)
+        tokens = prompt + answer
+    whole = tokens + behind
+    if not messages or messages[-1]["role"] != "assistant":  # what follows the last answer is context of none
+        goes_on = talk.whole(None)
+        whole = goes_on if goes_on[: len(tokens)] == tokens else whole
+    yield _closed(whole, learn)
 
 
-def _render(tokenizer: Any, messages: list[Message], add_generation_prompt: bool) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
-    except TemplateError as error:
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} refuses a conversation: {error}",
-            "Choose sft.template: chatml, alpaca or completion.",
-        ) from None
+def _closed(tokens: list[int], learn: list[bool]) -> Encoded:
+    return Encoded(tokens, learn + [False] * (len(tokens) - len(learn)))
 
 
-def _ids(tokenizer: Any, text: str, mark: str, goes_on: bool) -> list[int]:
-    """Token ids of a piece. What goes on stands behind a special token while it is encoded: tokenizers of the
-    SentencePiece family put a space before a text's first word."""
+class _Talk:
+    """A conversation under a tokenizer's template."""
 
-    def encode(part: str) -> list[int]:
-        return list(tokenizer(part, add_special_tokens=False)["input_ids"])
+    def __init__(self, tokenizer: Any, messages: Messages, tools: Tools) -> None:
+        self.tokenizer = tokenizer
+        self.dialect = dialect(tokenizer)
+        self.messages = [_spoken(self.dialect, message) for message in messages]
+        _check(self.dialect, self.messages, tools)
+        self.conversation = Conversation(tokenizer, self.messages, tools or None)
+        self._ids: dict[str, list[int]] = {}
 
-    def follow(part: str) -> list[int]:
-        return encode(tokenizer.eos_token + part)[1:] if tokenizer.eos_token else encode(part)
+    def text(self, until: int | None, prompt: bool = False) -> str:
+        try:
+            return self.conversation.text(until, prompt)
+        except Exception as error:  # whatever a template raises, it is this conversation that it does not take
+            raise Refused(f"refuses it: {error}") from None
 
-    return token_ids(follow if goes_on else encode, follow, text, mark)
+    def ids(self, text: str) -> list[int]:
+        if text not in self._ids:
+            self._ids[text] = self.conversation.ids(text)
+        return self._ids[text]
+
+    def prompt(self, index: int | None) -> list[int]:
+        """The ids that generation is given for message `index` (None: for the next)."""
+        return self.ids(self.text(index, prompt=True))
+
+    def whole(self, until: int | None) -> list[int]:
+        return self.ids(self.text(until))
+
+    def answer(self, index: int, prompt: list[int]) -> tuple[list[int], list[int]]:
+        """The ids of answer `index` behind those of its prompt, up to the token that ends it, and of what the template
+        writes behind that."""
+        end, said = self._end(index), self.text(index + 1)
+        body, after = self._split(index)
+        ending = int(self.tokenizer.convert_tokens_to_ids(end.token))
+        stripped = control(self.tokenizer).strips and body != body.strip()
+        if not stripped and said.startswith(self.text(index, prompt=True)):
+            whole = self.ids(said)
+            if whole[: len(prompt)] == prompt:  # no token spans prompt and answer
+                rest = whole[len(prompt) :]
+                at = rest.index(ending) if end.written else len(rest)
+                return [*rest[:at], ending], rest[at + 1 :]
+        behind = self.conversation.ids(end.token + after)[1:] if after else []
+        return [*self.conversation.following(body), ending], behind
+
+    def body(self, index: int) -> str:
+        """What the assistant must say behind the prompt of message `index`, without the token that ends it."""
+        return self._split(index)[0]
+
+    def _split(self, index: int) -> tuple[str, str]:
+        asked, said, end = self.text(index, prompt=True), self.text(index + 1), self._end(index)
+        behind = said[len(asked) :] if said.startswith(asked) else self._behind_thought(index, asked, said)
+        body, found, after = behind.partition(end.token)
+        if end.written and not found:
+            raise Refused(f"ends an answer without {end.token}")
+        return body, after
+
+    def _end(self, index: int) -> End:
+        calls = self.dialect.end_of_call if self.messages[index].get("tool_calls") else None
+        return calls or self.dialect.end
+
+    def _behind_thought(self, index: int, asked: str, said: str) -> str:
+        """The answer to a prompt that opens a thought, of a template that cuts thoughts: the thought is put back."""
+        before = OPEN_THOUGHT.sub("", asked)
+        if not self.dialect.open_thought or not said.startswith(before):
+            raise Refused("changes what it has said before when the answer follows")
+        thought = self.conversation.messages[index].get("reasoning_content", "").strip("\n")
+        return f"{thought}\n{CLOSED_THOUGHT}\n\n{said[len(before) :]}"
 
 
-def _until_end_of_turn(tokenizer: Any, answer: list[int]) -> int:
-    """How many tokens of a rendered answer are learned: generation stops at the first end of turn."""
-    if tokenizer.eos_token_id not in answer:
-        raise InputError(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} ends an answer without the "
-            f"tokenizer's eos, {tokenizer.eos_token!r}",
-            "Prepare the tokenizer with pipelines.stages.tuning.templates.prepare.",
-        )
-    return answer.index(tokenizer.eos_token_id) + 1
+def _spoken(known: Dialect, message: Message) -> Message:
+    """A message in the form that the template takes: thoughts apart from what is said, calls as it reads them."""
+    found = {name: value for name, value in message.items() if name != "learn"}
+    if message["role"] != "assistant":
+        return found
+    content = found.get("content") or ""
+    if (known.thoughts or known.open_thought) and CLOSED_THOUGHT in content and not found.get("reasoning_content"):
+        thought, _, content = content.rpartition(CLOSED_THOUGHT)
+        thought = re.sub(r"\A\s*<think>", "", thought).strip("\n")
+        found |= {"reasoning_content": thought, "content": content.lstrip("\n")}
+    if calls := found.get("tool_calls"):
+        if known.arguments_as_text:
+            found["tool_calls"] = [_with_text(call) for call in calls]
+        if not known.content_beside_calls and not content:
+            found.pop("content", None)
+    return found
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": text}}
+
+
+def _check(known: Dialect, messages: Messages, tools: Tools) -> None:
+    """Raise Refused where the template would leave something out in silence."""
+    roles = {message["role"] for message in messages}
+    if "system" in roles and not known.system:
+        raise Refused("has no place for a system message")
+    if tools and not known.tools:
+        raise Refused("has no place for the tools that are offered")
+    if any(message.get("tool_calls") for message in messages) and not known.end_of_call:
+        raise Refused("has no place for the assistant's tool calls")
+    if "tool" in roles and not known.results:
+        raise Refused("has no place for the results of tools")
+    thoughts = any(message.get("reasoning_content") for message in messages)
+    if thoughts and not (known.thoughts or known.open_thought):
+        raise Refused("has no place for the assistant's thoughts")

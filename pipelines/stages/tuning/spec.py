@@ -14,6 +14,29 @@ from cluster.core.specs.spec import Spec
 from pipelines.stages.training.spec import MODELS, TrainingSpec
 from pipelines.stages.tuning.methods import AnyMethod, Full
 
+Template = Literal[
+    "",
+    "chatml",
+    "alpaca",
+    "completion",
+    "llama2",
+    "llama3",
+    "llama3.1",
+    "mistral",
+    "gemma",
+    "qwen2.5",
+    "qwen3",
+    "glm4",
+    "chatglm2",
+    "chatglm3",
+    "deepseek",
+    "deepseek-r1",
+    "phi3",
+    "phi4",
+    "vicuna",
+    "moss",
+]
+
 
 class PretrainedSpec(Spec, frozen=True):
     """An open model that others trained, taken in as a Hugging Face folder."""
@@ -87,7 +110,7 @@ class SftSpec(TrainingSpec, frozen=True):
     shared: ClassVar[bool] = True
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
 
-    template: Literal["", "chatml", "alpaca", "completion"] = ""
+    template: Template = ""
     """Chat template, stored with the model; empty keeps the model's own."""
     method: AnyMethod = Full()
     """What is trained: `full`, `freeze`, `lora`, `qlora`, `p-tuning-v2` or `prompt-tuning`, each with fields of its

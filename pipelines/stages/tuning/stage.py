@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,14 @@ from pipelines.stages.training.parallel.ulysses import check_shared
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.tuning.attention import check_packing
-from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import encode
+from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
+from pipelines.stages.tuning.encoder import Encoder
+from pipelines.stages.tuning.encoding import end_of_turn_ids
 from pipelines.stages.tuning.sequences import Sequences
-from pipelines.stages.tuning.templates import prepare
+from pipelines.stages.tuning.templates import missing, prepare
 from pipelines.stages.tuning.truncation import Fitting
+
+REFUSED_FILE = "refused.jsonl"  # conversations that the template cannot render, with the reasons
 
 
 def build(ctx: Context[SftSpec]) -> dict[str, Any]:
@@ -43,14 +48,11 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     spec = ctx.spec
     fields = require_trainable(ctx.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
-    added = prepare(tokenizer, spec.template)
     config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
     learns_rows = spec.method.learns_rows(config.get_text_config().tie_word_embeddings)
-    if added and not learns_rows:
-        raise SpecError(
-            f"sft.template: {spec.template} adds {added} tokens, which {spec.method.name} does not learn",
-            "Choose `alpaca` or `completion`, or `method: {type: full}`, or a method with `also: [embeddings, head]`.",
-        )
+    if not learns_rows:
+        require_tokens(tokenizer, spec)
+    prepare(tokenizer, spec.template)
     spec.check_scaling(ctx.scaling)
     if not learns_rows:
         require_rows(ctx.inputs["model"], fields, tokenizer)
@@ -64,11 +66,13 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     told: dict[str, Any] = {}
 
     def plan() -> BatchPlan:
-        found = {split: encode_split(ctx, tokenizer, split, longest) for split in ("train", "heldout")}
-        rows = {split: one.packed(longest) if spec.packing else one for split, (one, _) in found.items()}
-        for split, sequences in rows.items():
-            sequences.save(ctx.output / STATE, f"{split}.npz")
-        train, (conversations, counts) = rows["train"], found["train"]
+        splits = {split: encode_split(ctx, tokenizer, split, longest) for split in ("train", "heldout")}
+        write_lines(ctx.output, REFUSED_FILE, [row for one in splits.values() for row in one.refused])
+        conversations, counts = splits["train"].sequences, splits["train"].counts
+        rows = {n: one.sequences.packed(longest) if spec.packing else one.sequences for n, one in splits.items()}
+        for name, sequences in rows.items():
+            sequences.save(ctx.output / STATE, f"{name}.npz")
+        train = rows["train"]
         batches = plan_batches(spec, ctx.scaling, BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * len(train))))
         told.update(counts, padding_share=train.padding_share(spec.seed, batches.micro_batch))
         if spec.packing:
@@ -77,23 +81,53 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
         return batches
 
     def needs() -> dict[str, Any]:
-        return {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "told": told}
+        stops = end_of_turn_ids(tokenizer)
+        return {
+            "vocab_size": len(tokenizer),
+            "eos_token_id": stops if len(stops) > 1 else stops[0],
+            "told": told,
+        }
 
-    return run_training(ctx, "pipelines.stages.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
+    figures = run_training(ctx, "pipelines.stages.tuning.recipe:sft", plan, tokenizer_files(tokenizer), needs)
+    reasons = Counter(row["reason"] for row in read_lines(ctx.output, REFUSED_FILE) if row["split"] == "train")
+    return figures | {"refused": dict(reasons.most_common())}
 
 
-def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> tuple[Sequences, dict[str, int]]:
-    """The conversations of a split, in `longest` tokens each, and how many became what (truncation.py).
+@dataclass(frozen=True)
+class Split:
+    """The examples of a split, how many conversations became what (truncation.py), and those that the template
+    refused: id, split, reason."""
 
-    Of the held-out split those that are validated on. Raises InputError where nothing fits, and as `sft.too_long` says.
+    sequences: Sequences
+    counts: dict[str, int]
+    refused: list[dict[str, str]]
+
+
+def require_tokens(tokenizer: Any, spec: SftSpec) -> None:
+    """Raise SpecError where a template writes tokens that the model does not have and that the method cannot learn."""
+    if absent := missing(tokenizer, spec.template):
+        raise SpecError(
+            f"sft.template: {spec.template} needs {', '.join(absent)}, which the model's tokenizer does not have and "
+            f"{spec.method.name} does not learn",
+            "Choose `alpaca` or `completion`, or `method: {type: full}`, which adds them, or a method with `also: "
+            "[embeddings, head]`.",
+        )
+
+
+def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> Split:
+    """The conversations of a split, in `longest` tokens each; of the held-out split those that are validated on.
+
+    Raises InputError where nothing fits, where the template refuses most, and as `sft.too_long` says.
     """
+    name, encoder = f"{ctx.inputs['conversations'].record.ref}, {split}", Encoder(tokenizer)
     rows = read_conversations(ctx.inputs["conversations"].local(), split)
-    fitting = Fitting(lambda row: [encode(tokenizer, row["messages"])], longest, ctx.spec.too_long)
+    fitting = Fitting(encoder, longest, ctx.spec.too_long, encoder.refused)
     limit = ctx.spec.validation_sequences if split == "heldout" else None
-    examples = islice(fitting.examples(rows), limit)
-    sequences = Sequences.collect(chain.from_iterable(examples))
-    fitting.require(f"{ctx.inputs['conversations'].record.ref}, {split}")
-    return sequences, dict(fitting.counts)
+    sequences = Sequences.collect(chain.from_iterable(islice(fitting.examples(rows), limit)))
+    encoder.require(name)
+    fitting.require(name)
+    refused = [{"id": id, "split": split, "reason": reason} for id, reason in encoder.refused.items()]
+    return Split(sequences, dict(fitting.counts), refused)
 
 
 def tokenizer_files(tokenizer: Any) -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Literal
 
 from cluster.core.errors import InputError
@@ -25,8 +25,15 @@ class Fitting:
     have `nothing_to_learn`; and `lost_tokens`, those of examples that were left out or cut off for their length.
     """
 
-    def __init__(self, encode: Callable[[Row], list[Encoded]], longest: int, policy: Policy) -> None:
-        self.encode, self.longest, self.policy = encode, longest, policy
+    def __init__(
+        self,
+        encode: Callable[[Row], list[Encoded]],
+        longest: int,
+        policy: Policy,
+        refused: Container[str] = (),
+    ) -> None:
+        """`refused`: the ids of conversations that `encode` could not render, and counts itself."""
+        self.encode, self.longest, self.policy, self.refused = encode, longest, policy, refused
         self.counts = Counter({"conversations": 0, "cut": 0, "too_long": 0, "nothing_to_learn": 0, "lost_tokens": 0})
         self.shortest: tuple[int, str] | None = None  # of those that are too long: tokens, id
         self.prompts: list[tuple[int, str]] = []  # of those whose first prompt is: its tokens, id
@@ -41,7 +48,7 @@ class Fitting:
         """The examples of a conversation; none where it is left out."""
         whole = learned(self.encode(row))
         if not whole:
-            self.counts["nothing_to_learn"] += 1
+            self.counts["nothing_to_learn"] += row["id"] not in self.refused
             return []
         found = whole
         if not self.fit(whole):
