@@ -18,7 +18,7 @@ from pipelines.stages import licenses
 from pipelines.stages.corpus.readers.huggingface import FRONT_MATTER
 from pipelines.stages.corpus.readers.installed import license_of
 from pipelines.stages.licenses import UNKNOWN
-from pipelines.stages.tuning.formats import is_unicode
+from pipelines.stages.tuning.conversation import is_unicode
 from pipelines.stages.tuning.records import PACKAGE, located
 
 FIELDS = ("license", "licence", "license_name", "license_id", "spdx")
@@ -38,9 +38,10 @@ def of_record(record: Mapping[str, Any]) -> str:
 
 
 def of_file(path: str) -> str:
-    """The licence of a file of records: of the data set that its folder is, or of the package that carries it."""
+    """The licence of a file or folder of records: of the data set that it is in, or of the package that carries it."""
     file = located(path)
-    for folder in (file.parent, file.parent.parent):  # a data set keeps its files beside its card, or in `data/`
+    own = (file,) if file.is_dir() else ()
+    for folder in (*own, file.parent, file.parent.parent):  # a data set keeps its files beside its card, or in `data/`
         if (found := of_card(folder)) != UNKNOWN:
             return found
     if not path.startswith(PACKAGE):
