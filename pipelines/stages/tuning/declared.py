@@ -29,11 +29,11 @@ OTHER = ("other", UNKNOWN)  # the Hub's words for what has no name there
 
 def of_record(record: Mapping[str, Any]) -> str:
     """The licence that a record names, itself or in its metadata; `unknown` where it names none."""
-    places = (record, record.get("metadata"), record.get("meta"))
-    for place in (place for place in places if isinstance(place, Mapping)):
-        for field in FIELDS:
-            if (found := _name(place.get(field))) != UNKNOWN:
-                return found
+    for place in (record, record.get("metadata"), record.get("meta")):
+        if place and isinstance(place, Mapping):
+            for field in FIELDS:
+                if field in place and (found := _name(place[field])) != UNKNOWN:
+                    return found
     return UNKNOWN
 
 

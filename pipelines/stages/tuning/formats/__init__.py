@@ -16,6 +16,7 @@ from pipelines.stages.tuning.formats.layout import Layout
 from pipelines.stages.tuning.formats.record import Record
 
 AUTO, PROMPTS = "auto", "prompts"
+MANY = 10_000  # kinds of records that are remembered
 
 LAYOUTS = (  # a record is of the first that it fits
     oasst.TREES,
@@ -101,18 +102,27 @@ class Reader:
             self.layouts: tuple[Layout, ...] = (mapped,)
         else:
             self.layouts = FORMATS[name]
+        self._possible: dict[tuple[str, ...], list[Layout]] = {}  # by the names of a record's fields
 
     def read(self, fields: Mapping[str, Any]) -> Found:
         """The conversations of a record. Raises BadRecord; NoFormat where it is of another format."""
-        record = Record({key: value for key, value in fields.items() if value is not None or not self.columns})
+        record = Record(fields)
         if self.columns:
             self._map(record)
-        layout = next((layout for layout in self.layouts if layout.fits(record)), None)
+        layout = next((layout for layout in self._candidates(record) if layout.fits(record)), None)
         if layout is None:
             raise NoFormat(self._unknown(record))
         found = layout.read(record)
         left_out = [key for key, value in record.items() if value not in (None, "", [], {})]
         return Found(layout.name, found, record.notes, left_out)
+
+    def _candidates(self, record: Record) -> list[Layout]:
+        names = tuple(record)
+        if names not in self._possible:
+            if len(self._possible) > MANY:
+                self._possible.clear()
+            self._possible[names] = [layout for layout in self.layouts if not record.keys().isdisjoint(layout.fields)]
+        return self._possible[names]
 
     def _map(self, record: Record) -> None:
         for name, column in self.columns.items():

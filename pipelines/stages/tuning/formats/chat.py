@@ -36,5 +36,5 @@ def _sharegpt_fits(record: Record) -> bool:
     return is_ultrachat or any(_is_list(record.get(name)) for name in LISTS[1:])
 
 
-MESSAGES = Layout("messages", lambda record: _is_list(record.get("messages")), _read)
-SHAREGPT = Layout("sharegpt", _sharegpt_fits, _read)
+MESSAGES = Layout("messages", ("messages",), lambda record: _is_list(record.get("messages")), _read)
+SHAREGPT = Layout("sharegpt", (*LISTS[1:], "data"), _sharegpt_fits, _read)

@@ -38,6 +38,6 @@ def _rounds_read(record: Record) -> list[Conversation]:
     return [conversation(record, messages)]
 
 
-EXAMS = Layout("coig-exam", _exam_fits, _exam_read)
-ROUNDS = Layout("coig-rounds", _rounds_fits, _rounds_read)
+EXAMS = Layout("coig-exam", ("textbox_question",), _exam_fits, _exam_read)
+ROUNDS = Layout("coig-rounds", ("round_0", "round_1"), _rounds_fits, _rounds_read)
 TRANSLATED = pairs("coig-translated", Names("trans_instruction", "trans_output", ("trans_input",)))

@@ -92,5 +92,5 @@ def _objects(text: str) -> list[dict[str, Any]]:
     return found
 
 
-XLAM = Layout("xlam", _xlam_fits, _xlam_read)
-GLAIVE = Layout("glaive", _glaive_fits, _glaive_read)
+XLAM = Layout("xlam", ("query",), _xlam_fits, _xlam_read)
+GLAIVE = Layout("glaive", ("chat",), _glaive_fits, _glaive_read)

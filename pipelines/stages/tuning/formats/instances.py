@@ -26,4 +26,4 @@ def _read(record: Record) -> list[Conversation]:
     return found
 
 
-LAYOUT = Layout("instances", _fits, _read)
+LAYOUT = Layout("instances", ("instances",), _fits, _read)

@@ -13,9 +13,11 @@ from pipelines.stages.tuning.formats.record import Record
 class Layout:
     """`read` takes from a record what it understands, and gives its conversations (a tree has several).
 
-    Raises BadRecord. `fits` looks at the record's fields, and alters nothing.
+    Raises BadRecord. `fits` looks at the record's fields, and alters nothing; it is asked about records that have one
+    of `fields`.
     """
 
     name: str
+    fields: tuple[str, ...]
     fits: Callable[[Record], bool]
     read: Callable[[Record], list[Conversation]]

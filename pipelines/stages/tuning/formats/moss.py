@@ -93,4 +93,4 @@ def _tool(name: str, what: str, parameter: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": what, "parameters": schema}}
 
 
-LAYOUT = Layout("moss", _fits, _read)
+LAYOUT = Layout("moss", ("chat",), _fits, _read)

@@ -74,5 +74,5 @@ def _row_read(record: Record) -> list[Conversation]:
     raise BadRecord("a message of a tree, one a record: give the set's file of whole trees (..._trees.jsonl.gz)")
 
 
-TREES = Layout("oasst", _fits, _read)
-ROWS = Layout("oasst-messages", _row_fits, _row_read)
+TREES = Layout("oasst", ("prompt",), _fits, _read)
+ROWS = Layout("oasst-messages", ("message_id",), _row_fits, _row_read)

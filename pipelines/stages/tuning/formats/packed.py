@@ -75,5 +75,5 @@ def _text_read(record: Record) -> list[Conversation]:
     return [conversation(record, unpacked(text, which))]
 
 
-PACKED = Layout("packed", _fits, _read)
-TEXT = Layout("text", _text_fits, _text_read)
+PACKED = Layout("packed", ("instruction",), _fits, _read)
+TEXT = Layout("text", ("text", "plain_text"), _text_fits, _text_read)

@@ -42,7 +42,7 @@ def pairs(name: str, *known: Names) -> Layout:
         fitting = (names for names in known if names.request in record and names.answer in record)
         return [of_pair(record, next(fitting, known[0]))]
 
-    return Layout(name, fits, read)
+    return Layout(name, tuple(dict.fromkeys(names.request for names in known)), fits, read)
 
 
 def of_pair(record: Record, names: Names) -> Conversation:
@@ -66,8 +66,10 @@ def _request(record: Record, asked: object, names: Names) -> str:
     if request.startswith("Below is") and (found := TEMPLATE.fullmatch(request)):
         record.notes.append("Alpaca's template around the request, taken off")
         request = joined([found[1], found[2] or ""])
-    contexts = (name for name in names.contexts if name != names.request)
-    return joined([request, *(record.text(name, optional=True) for name in contexts if name in record)])
+    for name in names.contexts:
+        if name in record and name != names.request:
+            request = joined([request, record.text(name, optional=True)])
+    return request
 
 
 def _answer(record: Record, answer: object, names: Names) -> Message:
@@ -76,7 +78,7 @@ def _answer(record: Record, answer: object, names: Names) -> Message:
         message["tool_calls"] = calls(record.take("tool_calls"), "tool_calls")
     if answer is not None or "tool_calls" not in message:
         message["content"] = record.noted(plain_text(answer, names.answer))
-    thoughts = joined(record.text(field, optional=True) for field in THOUGHTS if field in record)
+    thoughts = joined([record.text(field, optional=True) for field in THOUGHTS if field in record])
     return {**message, "reasoning_content": thoughts} if thoughts else message
 
 

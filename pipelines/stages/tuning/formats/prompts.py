@@ -32,4 +32,4 @@ def _read(record: Record) -> list[Conversation]:
     return [{**found, "reference": told} if told else found]
 
 
-LAYOUT = Layout("prompts", _fits, _read)
+LAYOUT = Layout("prompts", (*LISTS, *REQUESTS), _fits, _read)

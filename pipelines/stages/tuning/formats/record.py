@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipelines.stages.tuning.conversation import BadRecord, Conversation, Message, Unusable, is_unicode
@@ -26,7 +26,7 @@ BEGINS_AS_LIST = re.compile(r"\[\s*['\"{\[]")  # a list of Python or JSON that w
 class Record(dict[str, Any]):
     """The fields of a record, and in `notes` what is to be counted about it."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__(fields)
         self.notes: list[str] = []
 
@@ -78,7 +78,7 @@ def from_json(value: Any, where: str) -> Any:
 def conversation(record: Record, messages: list[Message]) -> Conversation:
     """The turns with what stands beside them in the record: a system prompt, tools, a weight."""
     for field in SYSTEMS:
-        if value := record.take(field):
+        if field in record and (value := record.take(field)):
             _add_system(messages, plain_text(value, field), field)
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         record.notes.append("empty system turn, left out")
@@ -86,7 +86,7 @@ def conversation(record: Record, messages: list[Message]) -> Conversation:
     if (weight := record.take("weight")) is not None and not weighted(weight, "weight"):
         raise Unusable("nothing to learn: the record's weight is 0")
     found: Conversation = {"messages": messages}
-    if tools := [tool for field in TOOLS for tool in declared(record.take(field), field)]:
+    if tools := [tool for field in TOOLS if field in record for tool in declared(record.take(field), field)]:
         found["tools"] = tools
     refuse(record, MEANINGFUL)
     return found
@@ -94,7 +94,7 @@ def conversation(record: Record, messages: list[Message]) -> Conversation:
 
 def refuse(fields: dict[str, Any], meaningful: Collection[str], where: str = "") -> None:
     """Raise BadRecord for a field that changes the meaning and that no format took."""
-    for field in [name for name in fields if name in meaningful]:
+    for field in fields.keys() & meaningful:
         if fields[field] not in (None, "", [], {}):
             raise BadRecord(f"unknown meaning: {where}{field} is nothing that is learned here")
 
