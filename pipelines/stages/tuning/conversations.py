@@ -78,7 +78,7 @@ def _written(ctx: Context[ConversationsSpec], shelf: Shelf, reasons: Counter[str
     if empty:
         raise InputError(
             f"conversations: nothing is left for {' and '.join(empty)}: {flow}",
-            "Give more text, wider limits or a larger held-out fraction; where all conversations belong together, give a "
+            "Give more text, wider limits or a larger held-out fraction; where all conversations belong together, a "
             "file of your own in validation_path.",
         )
     for split, rows in zip(SPLITS, (train, heldout), strict=True):

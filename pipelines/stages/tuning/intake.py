@@ -87,7 +87,7 @@ class Intake:
             raise InputError(
                 f"{self.path}: {self.bad} of {self.units} records cannot be used, the first ({first.id}) in line "
                 f"{first.line}: {first.reason}{_seems(self.guesses, self.guesses.total())}",
-                self._remedy() if self.guesses.total() else "Mend them, or raise conversations.max_bad_fraction.",
+                self._remedy() if any(self.guesses) else "Mend them, or raise conversations.max_bad_fraction.",
             )
 
     def _of_file(self, file: SourceFile) -> Iterator[Taken | Refused]:

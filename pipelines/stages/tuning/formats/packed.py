@@ -8,15 +8,17 @@ from pipelines.stages.tuning.conversation import BadRecord, Conversation, Messag
 from pipelines.stages.tuning.formats.layout import Layout
 from pipelines.stages.tuning.formats.record import Record, conversation
 
-# The marks of the user and of the assistant, by whom: HuaTuo, BELLE, Guanaco, MOSS 002.
-SPEAKERS = (
-    ("<user>:", "<bot>:"),
-    ("Human:", "Assistant:"),
-    ("### Human:", "### Assistant:"),
-    ("[Human]:", "[MOSS]:"),
+SPEAKERS = (  # the marks of the user and of the assistant
+    ("<user>:", "<bot>:"),  # HuaTuo
+    ("Human:", "Assistant:"),  # BELLE, where they begin a line
+    ("### Human:", "### Assistant:"),  # Guanaco
+    ("[Human]:", "[MOSS]:"),  # MOSS 002
 )
 ENDS = re.compile(r"\s*(?:<eo[a-z]>|</s>)\s*\Z")
-SPLITTERS = [re.compile(rf"(?:^|(?<=\s))({'|'.join(map(re.escape, pair))})", re.MULTILINE) for pair in SPEAKERS]
+SPLITTERS = [
+    re.compile(rf"{'' if user[0] in '<#[' else '^'}({re.escape(user)}|{re.escape(assistant)})", re.MULTILINE)
+    for user, assistant in SPEAKERS
+]
 
 
 def speakers(text: str) -> int | None:
