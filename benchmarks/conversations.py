@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 
@@ -39,17 +40,20 @@ def write_records(path: Path, count: int) -> None:
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     words = np.array(["".join(draw.choice(letters, size)) for size in draw.integers(2, 9, 50_000)])
 
-    def text(length: int) -> str:
-        return " ".join(words[(len(words) * draw.random(length) ** 3).astype(int)])
+    pool = words[(len(words) * draw.random(1 << 22) ** 3).astype(int)].tolist()
 
-    last = {}
+    def text(length: int) -> str:
+        start = random.randrange(len(pool) - length)
+        return " ".join(pool[start : start + length])
+
+    random, last = Random(0), {}
     with path.open("w") as file:
         file.write("[\n")
         for number in range(count):
-            answer = int(draw.integers(1, 5)) if draw.random() < 0.25 else int(draw.integers(10, 100))
+            answer = random.randrange(1, 5) if random.random() < 0.25 else random.randrange(10, 100)
             record = {
-                "instruction": text(int(draw.integers(5, 20))),
-                "input": text(int(draw.integers(3, 30))) if draw.random() < 0.4 else "",
+                "instruction": text(random.randrange(5, 20)),
+                "input": text(random.randrange(3, 30)) if random.random() < 0.4 else "",
                 "output": "" if number % 100 == 50 else text(answer),
             }
             last = last if number % 100 == 99 else record

@@ -17,7 +17,7 @@ from pipelines.stages.tuning.formats.record import Record, conversation, plain_t
 WRAPPED = re.compile(r"\s*(?:<\|[A-Za-z ]+\|>:)?\s*(.*?)\s*(?:<eo[a-z]>)?\s*", re.DOTALL)
 ENABLED = re.compile(r"- ([^\n:]+): enabled\. API: (\w+)\((\w+)\)")
 CALL = re.compile(r'(\w+)\(("(?:[^"\\]|\\.)*")\)')
-CALLS = re.compile(rf"{CALL.pattern}(?:\s*,\s*{CALL.pattern})*", re.DOTALL)
+CALLS = re.compile(rf"{CALL.pattern}(?:[\s,]+{CALL.pattern})*[\s,]*(?:None)?")  # None: and no more
 NONE = ("", "None", "None.")
 PARTS = ("Inner Thoughts", "Commands", "Tool Responses")
 
