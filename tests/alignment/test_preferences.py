@@ -172,7 +172,7 @@ def test_files(layout: str, store: Store, tmp_path: Path) -> None:
 
 
 BAD = [
-    ({"prompt": "Who?", "chosen": "Me."}, "rejected: missing"),
+    ({"prompt": "Who?", "chosen": "Me."}, "missing: rejected"),
     ({"prompt": "Who?", "chosen": "Me.", "rejected": "Me."}, "the same"),
     ({"prompt": "Who?", "chosen": "Me.", "rejected": " "}, "nothing said"),
     ({"prompt": [ASK, ME], "chosen": "Me.", "rejected": "You."}, "turn 3 is of the assistant"),
@@ -181,7 +181,7 @@ BAD = [
     ({"chosen": [ASK, ME], "rejected": [ASK, ME, ASK, YOU]}, "the same prompt"),
     ({"chosen": "Me.", "rejected": "You."}, "no prompt, and no dialogue"),
     ({"chosen": f"{DIALOGUE} Me.", "rejected": DIALOGUE}, "nothing said"),
-    ({"prompt": 7, "chosen": "Me.", "rejected": "You."}, "prompt: int"),
+    ({"prompt": 7, "chosen": "Me.", "rejected": "You."}, "prompt is int"),
 ]
 
 

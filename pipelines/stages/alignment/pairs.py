@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pipelines.stages.tuning.formats import Message, checked, text, turn, turns
-from pipelines.stages.tuning.records import BadRecord
+from pipelines.stages.tuning.conversation import BadRecord, Message, checked
+from pipelines.stages.tuning.formats.record import Record, plain_text
+from pipelines.stages.tuning.formats.turns import turn, turns
 
 SPEAKER = re.compile(r"(?:\A|\n)\n(Human|Assistant): ?")
 
@@ -25,7 +26,7 @@ def pair(record: dict[str, Any]) -> dict[str, Any]:
         prompt = dialogues["chosen"][:-1]
         if dialogues["rejected"][:-1] != prompt:
             raise BadRecord("chosen and rejected do not answer the same prompt")
-        chosen, rejected = (dialogues[side][-1]["content"] for side in ("chosen", "rejected"))
+        chosen, rejected = (_said(dialogues[side][-1]) for side in ("chosen", "rejected"))
     for answer in (chosen, rejected):
         checked([*prompt, {"role": "assistant", "content": answer}])
     if chosen == rejected:
@@ -36,35 +37,39 @@ def pair(record: dict[str, Any]) -> dict[str, Any]:
 def _prompt(record: dict[str, Any]) -> list[Message]:
     """The messages of the prompt; none where the record has no prompt of its own."""
     if isinstance(record.get("prompt"), str):
-        return [{"role": "user", "content": text(record, "prompt")}]
+        return [{"role": "user", "content": plain_text(record["prompt"], "prompt")}]
     if "prompt" in record:
-        return turns(record, "prompt", "role", "content")
-    return turns(record, "conversations", "from", "value") if "conversations" in record else []
+        return turns(record["prompt"], "prompt", Record({}))
+    if "conversations" not in record:
+        return []
+    return turns(record["conversations"], "conversations", Record({}))
 
 
 def _answer(record: dict[str, Any], side: str, prompt: list[Message]) -> str:
     value = record.get(side)
     if isinstance(value, dict):
-        return _turn(value, side)["content"]
+        return _said(turn(value, side))
     if isinstance(value, list):
         dialogue = _dialogue(record, side)
         if dialogue[:-1] not in ([], prompt):
             raise BadRecord(f"{side}: does not answer the prompt")
-        return dialogue[-1]["content"]
-    return text(record, side)
+        return _said(dialogue[-1])
+    return plain_text(record.get(side), side)
 
 
 def _dialogue(record: dict[str, Any], side: str) -> list[Message]:
     value = record.get(side)
     if isinstance(value, list) and value:
-        return [_turn(entry, f"{side}[{index}]") for index, entry in enumerate(value)]
-    _, *said = SPEAKER.split(text(record, side))
+        return [turn(entry, f"{side}[{index}]") for index, entry in enumerate(value)]
+    _, *said = SPEAKER.split(plain_text(record.get(side), side))
     if not said:
         raise BadRecord(f"{side}: no prompt, and no dialogue of Human and Assistant either")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[name], "content": words} for name, words in zip(said[::2], said[1::2], strict=True)]
 
 
-def _turn(value: Any, where: str) -> Message:
-    names = ("from", "value") if isinstance(value, dict) and "from" in value else ("role", "content")
-    return turn(value, where, *names)
+def _said(answer: Message) -> str:
+    """What an answer says; one that thinks or calls tools as well is no mere text."""
+    if beyond := answer.keys() - {"role", "content", "learn"}:
+        raise BadRecord(f"an answer is more than text: {', '.join(sorted(beyond))}")
+    return answer["content"]

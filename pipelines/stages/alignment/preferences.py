@@ -25,13 +25,13 @@ from pipelines.stages.tuning.conversations import (
     SPLITS,
     Row,
     held_out,
-    label,
     read_conversations,
     read_lines,
     without_duplicates,
     write_lines,
 )
 from pipelines.stages.tuning.declared import of_file, of_record
+from pipelines.stages.tuning.intake import label
 from pipelines.stages.tuning.records import read_records
 
 # The splits, what was rejected, what was there twice, and how many records there were.

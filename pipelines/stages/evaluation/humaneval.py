@@ -35,8 +35,9 @@ from pipelines.stages.evaluation.results import (
 )
 from pipelines.stages.evaluation.sandbox import Limits, Trial, Verdict
 from pipelines.stages.generation.answers import answer
+from pipelines.stages.tuning.conversation import BadRecord
 from pipelines.stages.tuning.conversations import read_lines, write_lines
-from pipelines.stages.tuning.records import BadRecord, read_records
+from pipelines.stages.tuning.records import read_records
 
 TASK = "humaneval"
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")

@@ -1,18 +1,18 @@
 """The conversations stage: requests and answers to learn from, split into train and held-out, as JSON lines.
 
-The documents of a corpus are cut in parallel on Ray Data; what remains is sorted and compared by one process, which
-holds all conversations: enough for millions, not for more.
+The documents of a corpus are cut in parallel on Ray Data; files of others are streamed. What is split, ordered and
+compared are hashes (pipelines/stages/tuning/shelf.py), so that millions of conversations fit.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 
 from cluster.control.runtime import connect
@@ -24,11 +24,16 @@ from pipelines.stages import licenses
 from pipelines.stages.corpus.chunks import keyed_hash
 from pipelines.stages.ordered import ordered_map
 from pipelines.stages.tuning import docstrings
-from pipelines.stages.tuning.declared import of_file, of_record
-from pipelines.stages.tuning.formats import FORMATS, checked, is_unicode
-from pipelines.stages.tuning.records import read_records
+from pipelines.stages.tuning.conversation import BadRecord, Conversation
+from pipelines.stages.tuning.formats import AUTO
+from pipelines.stages.tuning.intake import Intake, Refused, Taken
+from pipelines.stages.tuning.shelf import HELDOUT, TRAIN, UNDECIDED, Shelf
 
 SPLITS = ("train", "heldout")
+REJECTED = "rejected.jsonl"
+VALIDATION = "validation/"  # before the ids of what the user's own validation file holds
+SHOWN = 50  # of the names in a table of the report
+TOLD_EVERY = 10_000
 
 Row = dict[str, Any]
 
@@ -37,39 +42,111 @@ def build(ctx: Context[ConversationsSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
     spec = ctx.spec
     spec.check_inputs(ctx.inputs)
-    splits, rejected = _of_corpus(ctx) if spec.source == "docstrings" else _of_file(spec)
-    taken_in = sum(map(len, splits.values())) + len(rejected)
-    for split in SPLITS:
-        splits[split].sort(key=lambda row: (keyed_hash(spec.seed, "order", row["id"]), row["id"]))
-    splits, duplicates = without_duplicates(
-        splits, whole=lambda row: row["messages"], request=lambda row: row["messages"][:-1]
-    )
-    unique = len(splits["train"])
-    splits["train"] = splits["train"][: spec.max_conversations or None]
+    with ctx.scratch() as folder, Shelf(folder, spec.seed) as shelf, (folder / REJECTED).open("w+b") as refused:
+        reasons: Counter[str] = Counter()
+        told: dict[str, Any] = {}
+        for found, split in _of_corpus(ctx) if spec.source == "docstrings" else _of_files(ctx, told):
+            if isinstance(found, Taken):
+                try:
+                    shelf.add(found, split)
+                    continue
+                except BadRecord as error:
+                    found = Refused(found.id, 0, str(error))
+            reasons[found.reason.partition(":")[0]] += 1
+            row = {key: value for key, value in found._asdict().items() if value}
+            refused.write(msgspec.json.encode(row) + b"\n")
+        return _written(ctx, shelf, reasons, refused, told)
+
+
+def _written(ctx: Context[ConversationsSpec], shelf: Shelf, reasons: Counter[str], refused: Any, told: Row) -> Row:
+    """Split, order and write what is on the shelf; the report."""
+    shelf.split(ctx.spec.heldout_fraction)
+    (train, heldout), twins = shelf.sorted()
+    unique = len(train)
+    train = train[: ctx.spec.max_conversations or None]
+    duplicates = (twins >= 0).nonzero()[0]
     flow = {
-        "in": taken_in,
-        **{split: len(splits[split]) for split in SPLITS},
-        "rejected": len(rejected),
+        "in": len(shelf) + reasons.total(),
+        "train": len(train),
+        "heldout": len(heldout),
+        "rejected": reasons.total(),
         "duplicates": len(duplicates),
-        "not_sampled": unique - len(splits["train"]),
+        "not_sampled": unique - len(train),
     }
-    assert sum(flow.values()) == 2 * taken_in, f"conversations were lost or made: {flow}"
-    if not all(splits.values()):
+    assert sum(flow.values()) == 2 * flow["in"], f"conversations were lost or made: {flow}"
+    empty = [split for split, rows in zip(SPLITS, (train, heldout), strict=True) if not len(rows)]
+    if empty:
         raise InputError(
-            f"conversations: nothing is left for {' and '.join(s for s in SPLITS if not splits[s])}: {flow}",
-            "Give more text, wider limits or a larger held-out fraction.",
+            f"conversations: nothing is left for {' and '.join(empty)}: {flow}",
+            "Give more text, wider limits or a larger held-out fraction; where all conversations belong together, a "
+            "file of your own in validation_path.",
         )
+    for split, rows in zip(SPLITS, (train, heldout), strict=True):
+        with ctx.output.open(f"{split}.jsonl", "wb") as file:
+            file.writelines(shelf.lines(rows))
+    with ctx.output.open(REJECTED, "wb") as file:
+        refused.seek(0)
+        file.writelines(refused)
+        for row in duplicates.tolist():
+            twin = {"id": shelf.id(row), "reason": "duplicate", "duplicate_of": shelf.id(int(twins[row]))}
+            file.write(msgspec.json.encode(twin) + b"\n")
+    counted = shelf.counted([train, heldout])
     report = {
         "flow": flow,
-        "reasons": _ranked(Counter(row["reason"].partition(":")[0] for row in rejected)),
-        "licenses": _ranked(Counter(row["license"] for split in SPLITS for row in splits[split])),
-        "sources": _ranked(Counter(row["source"] for split in SPLITS for row in splits[split])),
+        "reasons": _ranked(reasons),
+        **told,
+        "heldout_answers": shelf.trained_twice(train, heldout),
+        **{name: _ranked(counts) for name, counts in counted.items()},
     }
-    for split in SPLITS:
-        write_lines(ctx.output, f"{split}.jsonl", splits[split])
-    write_lines(ctx.output, "rejected.jsonl", rejected + duplicates)
     ctx.output.write_bytes("report.json", (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
-    return {name: report[name] for name in ("flow", "reasons", "licenses")}
+    return {name: report[name] for name in ("flow", "reasons", "licenses", "formats") if name in report}
+
+
+def _of_files(ctx: Context[ConversationsSpec], told: Row) -> Iterator[tuple[Taken | Refused, int]]:
+    """What the spec's files hold, and into which split it goes; what there is to tell of them is put into `told`."""
+    spec = ctx.spec
+    sources = [(Intake(spec, spec.path, spec.hub_split), UNDECIDED)]
+    if spec.validation_path:
+        own = Intake(spec, spec.validation_path, spec.validation_split, VALIDATION)
+        sources = [(sources[0][0], TRAIN), (own, HELDOUT)]
+    number = 0
+    for intake, split in sources:
+        for each in intake:
+            number += 1
+            if number % TOLD_EVERY == 0:
+                ctx.progress(number, number, "conversations")
+            yield each, split
+        tell(ctx, intake)
+    told |= merged([intake for intake, _ in sources])
+
+
+def tell(ctx: Context[ConversationsSpec], intake: Intake) -> None:
+    """Say what a path was taken for, and what else somebody should know of it."""
+    if ctx.spec.format == AUTO and not ctx.spec.columns:
+        known = ", ".join(f"{name} ({count})" for name, count in _ranked(intake.formats).items())
+        ctx.notice(f"{intake.path}: taken for {known or 'no format'} by what is in it")
+    for name, why in list(intake.set_aside.items())[:3]:
+        ctx.notice(f"{intake.path}: {name} is left out: {why}")
+    if len(intake.set_aside) > 3:
+        ctx.notice(f"{intake.path}: {len(intake.set_aside)} files in all are left out, see report.json")
+    for note, count in intake.notes.most_common():
+        if note.startswith(("control token", "blank")):
+            ctx.notice(f"{intake.path}: {note}, in {count} conversations (conversations.control_tokens, .replace)")
+
+
+def merged(intakes: list[Intake]) -> Row:
+    """The figures of what was read, of all paths together."""
+    total = {
+        name: sum((getattr(intake, name) for intake in intakes), Counter[str]())
+        for name in ("formats", "notes", "left_out")
+    }
+    aside = {name: why for intake in intakes for name, why in intake.set_aside.items()}
+    return {
+        "records": sum(intake.records for intake in intakes),
+        "files": sum(len(intake.files) for intake in intakes),
+        **{name: _ranked(counts) for name, counts in total.items()},
+        "set_aside": aside,
+    }
 
 
 def read_conversations(folder: Path, split: str) -> list[Row]:
@@ -108,7 +185,7 @@ def write_lines(output: Location, name: str, rows: list[Row]) -> None:
     output.write_bytes(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
-def _of_corpus(ctx: Context[ConversationsSpec]) -> tuple[dict[str, list[Row]], list[Row]]:
+def _of_corpus(ctx: Context[ConversationsSpec]) -> Iterator[tuple[Taken | Refused, int]]:
     spec, corpus = ctx.spec, ctx.inputs["corpus"].location
     connect(ctx.scaling)
     tasks = [
@@ -117,14 +194,16 @@ def _of_corpus(ctx: Context[ConversationsSpec]) -> tuple[dict[str, list[Row]], l
         for name in corpus.names(split)
         if name.endswith(".parquet")
     ]
-    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    rejected: list[Row] = []
     cut = ordered_map(lambda task: cut_part(corpus, task["part"], spec), tasks, ctx.scaling.data_workers)
+    conversations = 0
     for number, (task, found) in enumerate(zip(tasks, cut, strict=True), 1):
-        splits[task["split"]] += found["conversations"]
-        rejected += found["rejected"]
-        ctx.progress(number, len(tasks), "parts", conversations=sum(map(len, splits.values())))
-    return splits, rejected
+        for row in found["conversations"]:
+            conversations += 1
+            whole: Conversation = {"messages": row["messages"]}
+            yield Taken(row["id"], conversations, whole, row["source"], row["license"]), SPLITS.index(task["split"])
+        for row in found["rejected"]:
+            yield Refused(row["id"], 0, row["reason"]), TRAIN
+        ctx.progress(number, len(tasks), "parts", conversations=conversations)
 
 
 def cut_part(corpus: Location, part: str, spec: ConversationsSpec) -> dict[str, list[Row]]:
@@ -160,25 +239,6 @@ def _check_lengths(request: str, answer: str, spec: ConversationsSpec) -> None:
             raise docstrings.Unfit(f"{name} too long: {len(text)} characters")
 
 
-def _of_file(spec: ConversationsSpec) -> tuple[dict[str, list[Row]], list[Row]]:
-    name = Path(spec.path).name
-    declared = functools.cache(lambda: licenses.normalize(spec.license) if spec.license else of_file(spec.path))
-
-    def read(record: dict[str, Any]) -> Row:
-        messages = checked(FORMATS[spec.format](record))
-        license = of_record(record)
-        return {
-            "messages": messages,
-            "source": label(record.get("source")) or name,
-            "license": declared() if license == licenses.UNKNOWN else license,
-        }
-
-    good, bad = read_records(spec.path, read, spec.max_bad_fraction, "conversations")
-    rows = [{"id": f"{name}:{number}", **row} for number, row in good]
-    rejected = [{"id": f"{name}:{entry.number}", "line": entry.line, "reason": entry.reason} for entry in bad]
-    return held_out(rows, spec.heldout_fraction, spec.seed), rejected
-
-
 def held_out(rows: list[Row], fraction: float, seed: int) -> dict[str, list[Row]]:
     """The rows, split: the first in the order of a hash are held out, at least one."""
     rows = sorted(rows, key=lambda row: (keyed_hash(seed, "heldout", row["id"]), row["id"]))
@@ -186,9 +246,8 @@ def held_out(rows: list[Row], fraction: float, seed: int) -> dict[str, list[Row]
     return {"heldout": rows[:count], "train": rows[count:]}
 
 
-def label(value: Any) -> str:
-    return value if isinstance(value, str) and is_unicode(value) else ""
-
-
 def _ranked(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    """The commonest first, the many that are left together."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ranked[SHOWN:])
+    return dict(ranked[:SHOWN]) | ({f"({len(ranked) - SHOWN} others)": rest} if rest else {})

@@ -18,7 +18,7 @@ from pipelines.stages import licenses
 from pipelines.stages.corpus.readers.huggingface import FRONT_MATTER
 from pipelines.stages.corpus.readers.installed import license_of
 from pipelines.stages.licenses import UNKNOWN
-from pipelines.stages.tuning.formats import is_unicode
+from pipelines.stages.tuning.conversation import is_unicode
 from pipelines.stages.tuning.records import PACKAGE, located
 
 FIELDS = ("license", "licence", "license_name", "license_id", "spdx")
@@ -29,18 +29,19 @@ OTHER = ("other", UNKNOWN)  # the Hub's words for what has no name there
 
 def of_record(record: Mapping[str, Any]) -> str:
     """The licence that a record names, itself or in its metadata; `unknown` where it names none."""
-    places = (record, record.get("metadata"), record.get("meta"))
-    for place in (place for place in places if isinstance(place, Mapping)):
-        for field in FIELDS:
-            if (found := _name(place.get(field))) != UNKNOWN:
-                return found
+    for place in (record, record.get("metadata"), record.get("meta")):
+        if place and isinstance(place, Mapping):
+            for field in FIELDS:
+                if field in place and (found := _name(place[field])) != UNKNOWN:
+                    return found
     return UNKNOWN
 
 
 def of_file(path: str) -> str:
-    """The licence of a file of records: of the data set that its folder is, or of the package that carries it."""
+    """The licence of a file or folder of records: of the data set that it is in, or of the package that carries it."""
     file = located(path)
-    for folder in (file.parent, file.parent.parent):  # a data set keeps its files beside its card, or in `data/`
+    own = (file,) if file.is_dir() else ()
+    for folder in (*own, file.parent, file.parent.parent):  # a data set keeps its files beside its card, or in `data/`
         if (found := of_card(folder)) != UNKNOWN:
             return found
     if not path.startswith(PACKAGE):

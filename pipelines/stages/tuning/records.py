@@ -1,50 +1,102 @@
-"""Records out of a file that others made: a JSON array or JSON lines, plain or gzipped, whatever its name says.
+"""Records out of files that others made: JSON lines, a JSON array, an object a file, CSV, Parquet, whatever the ending.
 
-Every record knows its number and its line, so that a bad one can be named. Files of this kind are read whole; a
-larger one belongs cut into parts.
+Compressed or not, in any encoding, streamed: memory does not grow with a file. Every record knows its number and its
+line, so that a bad one can be named.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib.resources
+import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from cluster.core.errors import InputError
+from pipelines.stages.corpus.documents import SourceFile
+from pipelines.stages.corpus.readers.json_objects import layout, values
+from pipelines.stages.corpus.reading.encodings import likely
+from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES, UNREADABLE, lines, local_file
+from pipelines.stages.tuning import tables
+from pipelines.stages.tuning.conversation import BadRecord
+from pipelines.stages.tuning.streams import opened
 
-GZIP_MAGIC = b"\x1f\x8b"
 PACKAGE = "package:"
-BETWEEN = re.compile(r"[\s,]*")
+KEY = re.compile(rb'"\s*:')
 
 T = TypeVar("T")
 
 
-class BadRecord(Exception):
-    """Why a record is not of its format."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One record of a file; `value` is bytes where a line has yet to be read as JSON."""
+class Row(NamedTuple):
+    """One record of a file: its number and its line, from 1; `value` is text where it is none, and says why."""
 
     number: int
     line: int
-    value: Any
+    value: dict[str, Any] | str
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(NamedTuple):
     """A record that is not of its format, and why."""
 
     number: int
     line: int
     reason: str
+
+
+def records(file: SourceFile, encoding: str = "") -> Iterator[Row]:
+    """The records of a file. Raises InputError where it cannot be read, or is damaged as a whole."""
+    number = 0
+    try:
+        with opened(file, encoding) as stream:
+            head = stream.peek(1)
+            if tables.is_table(file.name, head):
+                found = tables.rows(file, stream, head)
+            elif begun := layout(head):
+                found = _values(stream, begun.start(1), begun[1] == b"[")
+            else:
+                found = ((line, parsed(data)) for line, data in lines(stream) if not data.isspace())
+            for line, value in found:
+                number += 1
+                yield Row(number, line, value)
+    except UNREADABLE as error:
+        raise InputError(f"{file.path}: {_said(error)}", "Give a whole file of JSON, CSV or Parquet.") from error
+
+
+def _values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The values of an array, or objects that are written over several lines. A broken array is a broken file; of
+    objects, what comes before the broken one counts."""
+    line = 1
+    try:
+        for _, line, data in values(stream, start, is_array):
+            yield line, parsed(data)
+    except ValueError as error:
+        if is_array:
+            raise
+        yield line, f"not JSON: {error}; what follows is not read"
+
+
+def parsed(data: bytes) -> dict[str, Any] | str:
+    """The object of some JSON, or why there is none that is sure: an object with two values for a key is refused."""
+    if len(data) > MAX_DOCUMENT_BYTES:
+        return f"record too large: more than {MAX_DOCUMENT_BYTES} bytes"
+    try:
+        try:
+            value = msgspec.json.decode(data)
+        except (msgspec.MsgspecError, ValueError):  # NaN, control characters in strings, half surrogate pairs
+            value = json.loads(data.decode(), strict=False, parse_constant=lambda _: None)
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: byte {error.start + 1}{_encoding_of(data)}"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    if not isinstance(value, dict):
+        return f"not an object: {type(value).__name__}"
+    if len(KEY.findall(data)) != _keys(value) and (twice := _twice(data)):
+        return f"duplicate key: {twice!r} stands twice in one object"
+    return value
 
 
 def read_records(
@@ -57,11 +109,14 @@ def read_records(
     """
     good: list[tuple[int, T]] = []
     bad: list[Rejected] = []
-    for record in _records(path):
+    place = located(path)
+    for number, line, value in records(local_file(place.name, str(place))):
         try:
-            good.append((record.number, read(_mapping(record.value))))
+            if isinstance(value, str):
+                raise BadRecord(value)
+            good.append((number, read(value)))
         except BadRecord as error:
-            bad.append(Rejected(record.number, record.line, str(error)))
+            bad.append(Rejected(number, line, str(error)))
     total = len(good) + len(bad)
     if not total:
         raise InputError(f"{path} holds no record", f"Check {field}.path.")
@@ -77,7 +132,7 @@ def located(path: str) -> Path:
     """The file of a path. `package:NAME/FILE` is one that a Python package carries, wherever it is installed, so that
     a spec which names it is the same on every machine."""
     if not path.startswith(PACKAGE):
-        return Path(path)
+        return Path(path.removeprefix("file://"))
     name, _, file = path.removeprefix(PACKAGE).partition("/")
     try:
         return Path(str(importlib.resources.files(name).joinpath(file)))
@@ -85,59 +140,32 @@ def located(path: str) -> Path:
         raise InputError(f"{path}: there is no Python package {name!r}", "Install it, or give a file.") from None
 
 
-def _records(path: str) -> Iterator[Record]:
-    try:
-        data = located(path).read_bytes()
-        if data.startswith(GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: {error}", "Give a readable file of JSON, plain or gzipped.") from None
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if data.lstrip().startswith(b"["):
-        yield from _array(path, data)
-        return
-    lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
-    for number, (line_number, line) in enumerate(lines, 1):
-        yield Record(number, line_number, line)
+def _keys(value: Any) -> int:
+    """How many keys all objects in a value have."""
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(each) for each in value.values() if isinstance(each, dict | list))
+    return sum(_keys(each) for each in value if isinstance(each, dict | list))
 
 
-def _array(path: str, data: bytes) -> Iterator[Record]:
-    """The elements of a JSON array, one at a time, for the sake of their lines."""
-    decoder = json.JSONDecoder()
-    number, line, counted = 0, 1, 0
-    try:
-        text = data.decode()
-        position = text.index("[") + 1
-        while True:
-            begun, position = position, _skip(text, position)
-            line, counted = line + text.count("\n", counted, position), position
-            commas = text.count(",", begun, position)
-            if commas > min(number, 1):
-                raise ValueError("a value is missing between two commas")
-            if text[position : position + 1] == "]":
-                break
-            if number and not commas and position < len(text):
-                raise ValueError("a comma is missing in front of it")
-            value, position = decoder.raw_decode(text, position)
-            number += 1
-            yield Record(number, line, value)
-        if text[position + 1 :].strip():
-            raise ValueError("text follows the array; is it JSON lines of arrays?")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the JSON array breaks in the record at line {line}: {error}") from None
+def _twice(data: bytes) -> str:
+    """A key that stands twice in one object of some JSON; empty where none does."""
+    found: list[str] = []
+
+    def seen(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            names = [name for name, _ in pairs]
+            found.append(next(name for name in names if names.count(name) > 1))
+        return value
+
+    json.loads(data.decode(), strict=False, object_pairs_hook=seen)
+    return found[0] if found else ""
 
 
-def _skip(text: str, position: int) -> int:
-    between = BETWEEN.match(text, position)
-    return between.end() if between else position
+def _encoding_of(data: bytes) -> str:
+    name = likely(data)
+    return f"; it may be {name}: set `encoding`" if name and name != "utf-8" else ""
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, bytes):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BadRecord(f"not an object but {type(value).__name__}")
-    return value
+def _said(error: BaseException) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

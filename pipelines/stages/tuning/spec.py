@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from cluster.core.errors import SpecError
+from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.training.spec import MODELS, TrainingSpec
+from pipelines.stages.tuning.formats import AUTO, COLUMNS, FORMATS
 from pipelines.stages.tuning.methods import AnyMethod, Full
 
 Template = Literal[
@@ -64,10 +66,31 @@ class ConversationsSpec(Spec, frozen=True):
     source: Literal["docstrings", "file"] = "docstrings"
     """`docstrings`: functions of a Python corpus, head and docstring asked, body answered; `file`: `path`."""
     path: File = ""
-    """JSON array or JSON lines (`.gz` too) of `file`; `package:NAME/FILE` is a file that a Python package carries."""
-    format: Literal["messages", "alpaca", "sharegpt", "prompt-response"] = "messages"
-    """Layout of the file's records: `messages` (role, content), `instruction/input/output`, `conversations`
-    (from, value), `prompt/response`."""
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not; a folder of such or a glob;
+    `package:NAME/FILE`, which a Python package carries; or `hub:OWNER/NAME`, a data set of the Hugging Face hub."""
+    format: str = AUTO
+    """Format of the records, such as `alpaca` or `sharegpt` (docs/tuning.md has them all); `auto`: each is known by
+    what is in it, and the guess is told. `prompts` takes requests without an answer, for `rlhf`."""
+    columns: dict[str, str] = {}
+    """Columns of no format, by what they are to us: `{prompt: question, response: answer}`; dots reach into objects."""
+    encoding: str = ""
+    """Encoding of text files, such as `shift_jis`; empty finds it out (UTF-8, UTF-16, GB18030 or Windows-1252)."""
+    replace: dict[str, str] = {}
+    """Texts to be replaced in every turn, such as the blanks of an identity: `{"{{name}}": Ada}`."""
+    control_tokens: Literal["keep", "strip", "reject"] = "keep"
+    """What becomes of control tokens (`<|im_end|>`, `<eoh>`) in what is said: kept as text, taken out, or a reason to
+    reject the record. They are counted by name in each case."""
+    validation_path: File = ""
+    """A path to hold out instead of a share of `path`; what asks the same as a conversation of the train split counts
+    as a duplicate."""
+    hub_subset: str = ""
+    """Configuration of a hub data set."""
+    hub_split: str = "train"
+    """Split of a hub data set."""
+    validation_split: str = "validation"
+    """Split of a hub data set in `validation_path`."""
+    hub_revision: str = "main"
+    """Branch, tag or commit of a hub data set."""
     license: str = ""
     """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
     the package that carries it."""
@@ -78,15 +101,34 @@ class ConversationsSpec(Spec, frozen=True):
     max_conversations: Annotated[int, Meta(ge=0)] = 0
     """Conversations of the train split to keep, in hash order; 0 keeps all."""
     heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.05
-    """Share held out (`file` only: `docstrings` keeps the corpus's own split)."""
+    """Share held out (`file` only: `docstrings` keeps the corpus's own split). Conversations of one tree, and those
+    that open with the same request or share an answer, stay together."""
     max_bad_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.05
-    """The run fails when a larger share of the file's records is not of its format."""
+    """The run fails when a larger share of the records is broken or not of the format. Empty answers do not count."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the choice and of the split."""
 
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("conversations.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if self.format not in FORMATS:
+            raise SpecError(f"conversations.format: no format {self.format!r}", nearest(self.format, list(FORMATS)))
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise SpecError(f"conversations.columns: nothing is called {name!r}", nearest(name, list(COLUMNS)))
+        if self.columns and "messages" not in self.columns and not {"prompt", "response"} <= self.columns.keys():
+            raise SpecError(
+                "conversations.columns: says neither where the turns are nor where prompt and response are",
+                "Map `messages`, or `prompt` and `response`.",
+            )
+        if self.columns and self.format != AUTO:
+            raise SpecError("conversations.columns: columns are a format of their own", "Leave out the format.")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise SpecError(
+                f"conversations.encoding: Python knows no encoding {self.encoding!r}", "Try utf-8, gb18030 or latin-1."
+            ) from None
 
     def unused_inputs(self) -> Collection[str]:
         return ("corpus",) if self.source == "file" else ()

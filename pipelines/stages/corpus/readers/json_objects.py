@@ -79,12 +79,13 @@ def _whole(stream: io.BufferedReader) -> tuple[Iterator[tuple[int, bytes]], int,
     if wide := wide_encoding(head):
         stream = io.BufferedReader(Narrowed(stream, wide), BUFFER_BYTES)
         head = stream.peek(1)
-    if kind := _layout(head):
-        return _values(stream, kind.start(1), is_array=kind[1] == b"["), 1, "record"
+    if kind := layout(head):
+        found = values(stream, kind.start(1), is_array=kind[1] == b"[")
+        return ((number, data) for number, _, data in found), 1, "record"
     return lines(stream), 1, "line"
 
 
-def _layout(head: bytes) -> re.Match[bytes] | None:
+def layout(head: bytes) -> re.Match[bytes] | None:
     """Where a file begins that has no object a line; None for one that has."""
     beginning = _BEGINNING.match(head)
     return beginning if beginning is not None and beginning[1] else None
@@ -96,7 +97,7 @@ def ranges(file: SourceFile) -> list[SourceFile]:
         return [file]
     with open_stream(file) as stream:
         head = stream.peek(1)
-    if _layout(head) or wide_encoding(head):
+    if layout(head) or wide_encoding(head):
         return [file]
     count = -(-file.size_bytes // RANGE_BYTES)
     bounds = [file.size_bytes * number // count for number in range(count + 1)]
@@ -136,18 +137,19 @@ def _parse_patiently(data: bytes) -> Any:
     return value
 
 
-def _values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[tuple[int, bytes]]:
-    """The bytes of each value of an array, or of values behind one another, from byte `start` of the stream.
+def values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[tuple[int, int, bytes]]:
+    """Number, line and bytes of each value of an array, or of values behind one another, from byte `start` on.
 
     Read as Latin-1, which maps every byte and leaves alone the ASCII that JSON's structure is made of. Between the
     values of an array stands a comma; one behind the last does no harm.
     """
     buffer, position = stream.read1(BUFFER_BYTES).decode("latin-1"), start + is_array
-    before, line, number = 0, 1, 0  # bytes and lines in front of the buffer, values so far
+    before, number = 0, 0  # bytes in front of the buffer, values so far
+    line, counted = 1, 0  # the line of the place in the buffer up to which lines are counted
     has_comma = True  # or need not have one
 
     def broken(place: int, problem: str) -> ValueError:
-        at_line = line + buffer.count(LINE_END, 0, place)
+        at_line = line + buffer.count(LINE_END, counted, place)
         return ValueError(f"record {number + 1} at byte {before + place}: {NO_JSON} {problem} (line {at_line})")
 
     while True:
@@ -170,11 +172,12 @@ def _values(stream: io.BufferedReader, start: int, is_array: bool) -> Iterator[t
         if end in (position, len(buffer)):  # unfinished, or perhaps to be continued
             more = _more(stream, len(buffer) - position)
         if more:
-            before, line = before + position, line + buffer.count("\n", 0, position)
-            buffer, position = buffer[position:] + more.decode("latin-1"), 0
+            before, line = before + position, line + buffer.count(LINE_END, counted, position)
+            buffer, position, counted = buffer[position:] + more.decode("latin-1"), 0, 0
         elif end > position:
             number += 1
-            yield number, buffer[position:end].encode("latin-1")
+            line, counted = line + buffer.count(LINE_END, counted, position), position
+            yield number, line, buffer[position:end].encode("latin-1")
             position, has_comma = end, False
         elif is_array or position < len(buffer):
             raise broken(position, problem)
