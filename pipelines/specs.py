@@ -14,6 +14,7 @@ from pipelines.stages.training.spec import PretrainSpec as PretrainSpec
 from pipelines.stages.tuning.spec import PretrainedSpec as PretrainedSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec as ExtendedModelSpec
 from pipelines.stages.tuning.spec import ConversationsSpec as ConversationsSpec
+from pipelines.stages.making.spec import SyntheticSpec as SyntheticSpec
 from pipelines.stages.tuning.spec import SftSpec as SftSpec
 from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
 from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
@@ -36,6 +37,8 @@ from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
 from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase
+from pipelines.stages.generation.endpoint import ChatEndpoint as ChatEndpoint
+from pipelines.stages.making.makers import *
 from pipelines.stages.training.spec import TrainingSpec as TrainingSpec
 
 SPECS: dict[str, type[Spec]] = {

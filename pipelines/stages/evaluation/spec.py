@@ -9,7 +9,7 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import MODELS
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS
 
 
 class EvaluationSpec(Spec, frozen=True):
@@ -93,7 +93,7 @@ class ComparisonSpec(Spec, frozen=True):
         "sft": MODELS,
         "rlhf": MODELS,
         "int8": MODELS,
-        "prompts": "conversations",
+        "prompts": CONVERSATIONS,
         "corpus": "corpus",
         "reward": "reward",
     }
@@ -114,7 +114,7 @@ class GenerationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "generation"
     stage: ClassVar[str] = "pipelines.stages.evaluation.generation:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations"}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": CONVERSATIONS}
 
     language: Literal["english", "chinese"] = "english"
     """What is counted: `english` words; `chinese` characters and, apart from them, jieba's words."""

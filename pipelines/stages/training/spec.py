@@ -32,6 +32,8 @@ Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
 MODELS = "pretrain|pretrained|extended|sft|rlhf|quantized|model"
+# Whatever holds conversations to learn from, as train.jsonl and heldout.jsonl.
+CONVERSATIONS = "conversations|synthetic"
 VALIDATION = "validation_"  # begins the names of inputs that are validated on only
 
 
