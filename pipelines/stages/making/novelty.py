@@ -50,13 +50,16 @@ class Novelty:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._texts: list[list[str]] = []
+        self._elements: list[frozenset[Element]] = []
         self._with: dict[Element, list[int]] = {}
 
     def add(self, text: str) -> None:
         cut = words(text)
-        for element in _elements(cut):
+        elements = _elements(cut)
+        for element in elements:
             self._with.setdefault(element, []).append(len(self._texts))
         self._texts.append(cut)
+        self._elements.append(frozenset(elements))
 
     def nearest(self, text: str) -> tuple[float, int] | None:
         """The highest ROUGE-L that reaches the threshold, and the number of its text; None where none does."""
@@ -73,10 +76,16 @@ class Novelty:
         shortest = self._shortest(len(cut))
         needed = math.ceil(self._threshold * (len(cut) + shortest) / 2 - 1e-9)
         missing = len(cut) - max(1, needed)
-        rarest = sorted(_elements(cut), key=lambda element: len(self._with.get(element, ())))[: missing + 1]
-        longest = len(cut) * (2 - self._threshold) / self._threshold + 1e-9
+        own = frozenset(_elements(cut))
+        rarest = sorted(own, key=lambda element: len(self._with.get(element, ())))[: missing + 1]
         found = {number for element in rarest for number in self._with.get(element, ())}
-        return {number for number in found if shortest <= len(self._texts[number]) <= longest}
+        return {number for number in found if self._shared_enough(own, len(cut), number)}
+
+    def _shared_enough(self, own: frozenset[Element], length: int, number: int) -> bool:
+        """Whether two texts share as many words, in whatever order, as they would have to in the same one."""
+        other = self._elements[number]
+        needed = self._threshold * (length + len(other)) / 2 - 1e-9
+        return len(other) >= needed and len(own & other) >= needed
 
     def _shortest(self, length: int) -> int:
         """Words that a text must have for its F to reach the threshold: F is at most 2 m / (n + m)."""
