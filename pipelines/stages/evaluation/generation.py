@@ -26,7 +26,7 @@ from pipelines.stages.tuning.templates import prepare
 TASK = "generation"
 ANSWERS_FILE = "answers.jsonl"
 PLAIN = "completion"  # the template of a model that has none
-PACKAGES = ("jieba", "nltk", "rouge-score", "sacrebleu", "vllm")
+PACKAGES = ("jieba", "nltk", "rouge-chinese", "rouge-score", "sacrebleu", "vllm")
 
 
 def build(ctx: Context[GenerationSpec]) -> dict[str, Any]:

@@ -114,10 +114,12 @@ class GenerationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "generation"
     stage: ClassVar[str] = "pipelines.stages.evaluation.generation:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": CONVERSATIONS}
 
     language: Literal["english", "chinese"] = "english"
-    """What is counted: `english` words; `chinese` characters and, apart from them, jieba's words."""
+    """What is counted: `english` words; `chinese` characters, apart from them jieba's words, and both as ChatGLM's
+    evaluate.sh does."""
     max_prompts: Annotated[int, Meta(ge=0)] = 0
     """Held-out conversations to take, the first ones; 0 takes all. The last answer of each is the reference."""
     max_completion_tokens: Annotated[int, Meta(ge=1)] = 256
