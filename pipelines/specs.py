@@ -25,6 +25,7 @@ from pipelines.stages.evaluation.spec import PerplexitySpec as PerplexitySpec
 from pipelines.stages.evaluation.spec import BenchmarkSpec as BenchmarkSpec
 from pipelines.stages.evaluation.spec import ComparisonSpec as ComparisonSpec
 from pipelines.stages.evaluation.spec import GenerationSpec as GenerationSpec
+from pipelines.stages.evaluation.spec import JudgementSpec as JudgementSpec
 from pipelines.stages.evaluation.spec import HumanEvalSpec as HumanEvalSpec
 from pipelines.stages.export.spec import ExportSpec as ExportSpec
 from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
