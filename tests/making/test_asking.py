@@ -53,7 +53,7 @@ def test_answers_come_in_order_with_their_origin(tmp_path: Path) -> None:
         found = asker(server, tmp_path, seed=3, endpoint=server.endpoint(temperature=0.5)).ask(requests(20))
     assert [answer.text for answer in found] == [f"to question {n}" for n in range(20)]
     assert 1 < server.most_at_once <= 8
-    assert {body["temperature"] for body in server.asked} == {0.5}
+    assert {(body["temperature"], body["max_tokens"]) for body in server.asked} == {(0.5, 20)}
     lines = {line["id"]: line for line in written(tmp_path)}
     assert len(lines) == 20
     for body in server.asked:
@@ -61,6 +61,16 @@ def test_answers_come_in_order_with_their_origin(tmp_path: Path) -> None:
         assert line["messages"] == body["messages"] and line["seed"] == body["seed"]
         assert (line["model"], line["text"]) == ("writer-2", f"to {last(body)}")
     assert len({line["seed"] for line in lines.values()}) == 20
+
+
+def test_what_is_asked_is_the_spec_s(tmp_path: Path) -> None:
+    body = {"chat_template_kwargs": {"enable_thinking": False}}
+    with serving(echo) as server:
+        newer = server.endpoint(limit_field="max_completion_tokens", top_p=0.5, temperature=0.25, body=body)
+        asker(server, tmp_path, endpoint=newer).ask(requests(1))
+    (asked,) = server.asked
+    assert asked.pop("messages") and asked.pop("seed") is not None
+    assert asked == {"model": "writer", "max_completion_tokens": 20, "top_p": 0.5, "temperature": 0.25, **body}
 
 
 def test_seeds_follow_from_the_spec_s(tmp_path: Path) -> None:

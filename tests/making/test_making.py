@@ -14,15 +14,26 @@ import pytest
 
 from cluster.core.build import build
 from cluster.core.errors import InputError, JobError, SpecError
+from cluster.core.graph import record
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import DiseaseTable, KnowledgeGraph, ScalingSpec, SelfInstruct, SyntheticSpec
+from pipelines.specs import (
+    DiseaseTable,
+    KnowledgeGraph,
+    PretrainedSpec,
+    ScalingSpec,
+    SelfInstruct,
+    SftSpec,
+    SyntheticSpec,
+)
+from pipelines.stages.export.origins import source_names, sources
 from pipelines.stages.making.makers.self_instruct import read_seeds
 from pipelines.stages.making.novelty import rouge_l, words
 from pipelines.stages.making.parsing import objects
 from pipelines.stages.making.stage import split
 from pipelines.stages.tuning.conversations import read_conversations
 from tests.conftest import SHARED_DATA
+from tests.made import make as store_model
 from tests.making.endpoint import Reply, Server, last, serving
 
 GRAPH = [
@@ -97,6 +108,23 @@ def test_self_instruct_shows_seeds_and_what_was_made(store: Store) -> None:
     texts = [words(text) for text in [*seeds, *instructions]]
     assert all(rouge_l(a, b) < 0.7 for n, a in enumerate(texts) for b in texts[:n] if " ".join(a) not in seeds)
     assert len({body["seed"] for body in server.asked}) == len(server.asked)
+
+
+def test_sft_takes_what_was_made(store: Store) -> None:
+    """And the card of what learns from it has its licence and its writer."""
+    with serving(writer()) as server:
+        made = make(server, store, SelfInstruct(tasks=6, seed_examples=3, tasks_per_request=3), license="MIT")
+    model = store_model(store, PretrainedSpec(), {}, {"config.json": b"{}"}, "base")
+
+    def learn(step: Any) -> Any:
+        return step(SftSpec(), model=model.record.ref, conversations=made.record.ref)
+
+    graph = record("x", learn, {}, store)
+    assert graph.step("sft").inputs["conversations"].fingerprint == made.fingerprint
+    tuned = store_model(store, SftSpec(), {"model": model, "conversations": made}, {}, "tuned")
+    (learned,) = [source for source in sources(tuned) if source.what == "conversations"]
+    assert learned.ref == "synthetic/made" and learned.counts == {"MIT": 5}
+    assert source_names(made) == ["self-instruct by writer-2"]
 
 
 def test_the_same_again(store: Store, tmp_path: Path) -> None:
@@ -319,6 +347,8 @@ def test_a_maker_without_its_file_is_no_spec() -> None:
         ('{"a": 1}\n{"a": "cut', [{"a": 1}], True),
         ("{so} it goes", [], True),
         ("nothing", [], False),
+        ('<think>Maybe {"a": 0}?</think>\n{"a": 1}', [{"a": 1}], False),
+        ('<think>Maybe {"a": 0}?', [], False),
     ],
 )
 def test_objects_in_a_text(text: str, found: list[Any], broken: bool) -> None:

@@ -112,7 +112,10 @@ def _figure(result: Result | None) -> str:
 
 
 def _article(row: Asked, names: list[str]) -> str:
-    turns = "".join(f'<p class="soft">{escape(message["role"])}</p>{_shown(said(message))}' for message in row.request)
+    turns = "".join(
+        (f'<p class="soft">{escape(message["role"])}</p>' if len(row.request) > 1 else "") + _shown(said(message))
+        for message in row.request
+    )
     answers = "".join(
         f'<section class="answer"><h3>{escape(name)}</h3>{_shown(text)}</section>'
         for name, text in zip(names, row.answers, strict=True)

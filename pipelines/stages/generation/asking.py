@@ -199,9 +199,8 @@ class Asker:
                     messages=request.messages,
                     temperature=endpoint.temperature,
                     top_p=endpoint.top_p,
-                    max_tokens=endpoint.max_completion_tokens,
                     seed=seed,
-                    extra_body=endpoint.body or None,
+                    extra_body={endpoint.limit_field: endpoint.max_completion_tokens, **endpoint.body},
                 )
         return read_reply(raw.http_response.content)
 

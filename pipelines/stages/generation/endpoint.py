@@ -4,7 +4,7 @@ matter of `scaling`, so that a run that was stopped by its limits goes on under 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +28,8 @@ class ChatEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Share of probability that tokens are drawn from, the likeliest first (Holtzman et al. 2020)."""
     max_completion_tokens: Annotated[int, Meta(ge=1)] = 3072
     """Longest answer; as of Alpaca's data (Taori et al. 2023)."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the limit is called in a request: every server knows `max_tokens`, but OpenAI's newer models refuse it."""
     body: dict[str, Any] = {}
     """More fields of a request's body, such as `{chat_template_kwargs: {enable_thinking: false}}`."""
 
@@ -43,5 +45,5 @@ class ChatEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if not self.model:
             raise SpecError(f"{where}.model: is empty", "Name the model; `ctl serve list` shows those served here.")
-        if taken := sorted({"messages", "model", "n", "stream"} & self.body.keys()):
+        if taken := sorted({"messages", "model", "n", "seed", "stream"} & self.body.keys()):
             raise SpecError(f"{where}.body: {', '.join(taken)} is not yours to set", "Leave it out.")

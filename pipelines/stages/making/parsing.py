@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 _DECODER = json.JSONDecoder()
+THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)  # of servers that do not take them out
 NOTHING = frozenset({"", "n/a", "na", "none", "null", "<noinput>", "noinput", "无", "空"})
 
 
@@ -16,8 +18,9 @@ class Unreadable(Exception):
 def objects(text: str) -> tuple[list[dict[str, Any]], bool]:
     """The outermost JSON objects in a text, in order, and whether it ends within one that was cut off or is broken.
 
-    In an array, a line each, in a fence of code, or with words around them.
+    In an array, a line each, in a fence of code, with words around them; what a model thinks before is no part of it.
     """
+    text = THOUGHTS.sub("", text)
     found: list[dict[str, Any]] = []
     position, broken = 0, False
     while (start := text.find("{", position)) >= 0:
