@@ -216,18 +216,19 @@ def _without_prompt(answer: Answer) -> Answer:
     return answer
 
 
-def test_nothing_but_refusals_is_no_matter_of_the_requests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [3, 50])
+def test_nothing_but_refusals_is_no_matter_of_the_requests(number: int, tmp_path: Path) -> None:
     refuse = True
 
     def behave(body: dict[str, Any], number: int) -> Reply:
         return Reply(status=400, body={"error": {"message": "no chat template"}}) if refuse else echo(body, number)
 
     with serving(behave) as server:
-        with pytest.raises(JobError, match="no chat template"):
-            asker(server, tmp_path).ask(requests(50))
+        with pytest.raises(JobError, match=f"refused the first {min(number, 8)} requests: 400: no chat template"):
+            asker(server, tmp_path).ask(requests(number))
         assert len(server.asked) < 20 and not written(tmp_path)
         refuse = False
-        assert all(answer.text for answer in asker(server, tmp_path).ask(requests(50)))
+        assert all(answer.text for answer in asker(server, tmp_path).ask(requests(number)))
 
 
 def test_a_cap_on_the_cost_is_never_passed(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ class Asker:
         ):
             for _ in range(min(scaling.endpoint_requests, len(todo))):
                 group.create_task(work())
+        if self._refusals:  # there were not more
+            raise self._all_refused()
 
     async def _ask_one(self, client: Any, key: str, request: Request) -> None:
         at_most = self._bound(request)
@@ -222,10 +224,7 @@ class Asker:
         if answer.refused and not self._answered and not self._answers:
             self._refusals.append(answer)  # maybe all will be: then they are asked again when that is mended
             if len(self._refusals) >= REFUSALS:
-                raise JobError(
-                    f"{self._endpoint.url} refused the first {REFUSALS} requests: {answer.refused}",
-                    "Mend what it says in the spec's endpoint, or take another model.",
-                )
+                raise self._all_refused()
             return
         self._answered += not answer.refused
         for kept in (*self._refusals, answer):
@@ -233,6 +232,12 @@ class Asker:
             self._file.append(msgspec.to_builtins(kept))
         self._refusals = []
         self._file.flush()
+
+    def _all_refused(self) -> TrunklineError:
+        return JobError(
+            f"{self._endpoint.url} refused the first {len(self._refusals)} requests: {self._refusals[-1].refused}",
+            "Mend what it says in the spec's endpoint, or take another model.",
+        )
 
     def _unreachable(self, why: str) -> TrunklineError:
         if self._answers:
