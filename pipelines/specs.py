@@ -14,6 +14,7 @@ from pipelines.stages.training.spec import PretrainSpec as PretrainSpec
 from pipelines.stages.tuning.spec import PretrainedSpec as PretrainedSpec
 from pipelines.stages.tokens.tokenizers.vocabulary_spec import ExtendedModelSpec as ExtendedModelSpec
 from pipelines.stages.tuning.spec import ConversationsSpec as ConversationsSpec
+from pipelines.stages.making.spec import SyntheticSpec as SyntheticSpec
 from pipelines.stages.tuning.spec import SftSpec as SftSpec
 from pipelines.stages.tuning.adapters.spec import AdapterSpec as AdapterSpec
 from pipelines.stages.tuning.adapters.spec import MergedSpec as MergedSpec
@@ -26,6 +27,7 @@ from pipelines.stages.evaluation.spec import PerplexitySpec as PerplexitySpec
 from pipelines.stages.evaluation.spec import BenchmarkSpec as BenchmarkSpec
 from pipelines.stages.evaluation.spec import ComparisonSpec as ComparisonSpec
 from pipelines.stages.evaluation.spec import GenerationSpec as GenerationSpec
+from pipelines.stages.evaluation.spec import JudgementSpec as JudgementSpec
 from pipelines.stages.evaluation.spec import HumanEvalSpec as HumanEvalSpec
 from pipelines.stages.export.spec import ExportSpec as ExportSpec
 from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
@@ -38,6 +40,8 @@ from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
 from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase
+from pipelines.stages.generation.endpoint import ChatEndpoint as ChatEndpoint
+from pipelines.stages.making.makers import *
 from pipelines.stages.training.spec import TrainingSpec as TrainingSpec
 from pipelines.stages.tuning.methods import *
 

@@ -1,5 +1,6 @@
 """`ctl eval`: what evaluations found, side by side."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from pipelines.stages.evaluation.paired import Difference, Evaluation
     from pipelines.stages.evaluation.results import Result
 
-evaluation = group("Evaluations: compare.")
+evaluation = group("Evaluations: compare, side-by-side.")
 
 NOISE = 0.05  # differences with a larger p are not told from chance
 
@@ -64,6 +65,27 @@ def compare(
             for d in differences
         ]
         print_table(("task", "metric", "", "difference", "p", "test", ""), shown, "")
+
+
+@evaluation.command("side-by-side")
+def side_by_side(
+    refs: Annotated[list[str], typer.Argument(help="Artifacts generation/..., all asked the same.")],
+    html: Annotated[Path, typer.Option("--html", help="File to write.")] = Path("side-by-side.html"),
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, help="Requests to show, the first ones; 0 shows all.")
+    ] = 200,
+    store: StoreRoot = None,
+) -> None:
+    """Write a page with the answers of several models to the same requests, and the references."""
+    from cluster.core.errors import UsageError
+    from cluster.core.storage.store import Store
+    from pipelines.stages.evaluation.side_by_side import page
+
+    if len(set(refs)) < max(2, len(refs)):
+        raise UsageError("two different artifacts are needed, or more", "Name each once.")
+    opened = Store(store)
+    html.write_text(page([opened.resolve(ref) for ref in refs], prompts))
+    print(f"The page: {html}")
 
 
 def _better(found: "list[Evaluation]", metric: tuple[str, str]) -> str:

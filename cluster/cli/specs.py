@@ -1,5 +1,6 @@
 """`ctl spec`: what can be asked for."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +27,12 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def _inputs(inputs: dict[str, str]) -> str:
-    """What a stage is built from, each kind once; the kinds that hold a causal language model are `a model`."""
-    from pipelines.stages.training.spec import MODELS
+    """What a stage is built from, each kind once; those that hold a causal language model are `a model`,
+    those that hold conversations `conversations`."""
+    from pipelines.stages.training.spec import CONVERSATIONS, MODELS
 
-    named = (kinds.replace(MODELS, "a model").replace("|", " or ") for kinds in inputs.values())
+    short = ((MODELS, "a model"), (CONVERSATIONS, "conversations"), ("|", " or "))
+    named = (functools.reduce(lambda text, pair: text.replace(*pair), short, kinds) for kinds in inputs.values())
     return ", ".join(dict.fromkeys(named))
 
 

@@ -31,7 +31,7 @@ def preview(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Conversations to show.")] = 3,
     most: Annotated[int, typer.Option("--of", min=1, help="Conversations to look at for the figures.")] = 200,
     split: Annotated[str, typer.Option("--split", help="train or heldout, of an artifact.")] = "train",
-    format: Annotated[str, typer.Option("--format", help="As conversations.format, of a file.")] = "messages",
+    format: Annotated[str, typer.Option("--format", help="As conversations.format, of a file.")] = "auto",
     ids: Annotated[bool, typer.Option("--ids", help="Show the id of every token.")] = False,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page to a file, too.", show_default=False)
@@ -41,6 +41,7 @@ def preview(
 ) -> None:
     """Show conversations as a model sees them, and which of the tokens it learns."""
     import dataclasses
+    from itertools import islice
 
     from cluster.core.errors import UsageError, nearest
     from cluster.core.storage.store import Store
@@ -60,7 +61,7 @@ def preview(
             )
     opened = Store(store)
     tokenizer = previews.tokenizer_of(model, opened, template)
-    found = previews.preview(tokenizer, previews.rows_of(data, opened, split, format)[: max(most, count)], count)
+    found = previews.preview(tokenizer, islice(previews.rows_of(data, opened, split, format), max(most, count)), count)
     if html:
         html.write_text(previews.page(found, data, model, template), encoding="utf-8")
     if as_json:

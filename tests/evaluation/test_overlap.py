@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from pipelines.stages.evaluation.results import Result, aggregate
@@ -12,9 +15,17 @@ pytest.importorskip("rouge_score")
 pytest.importorskip("sacrebleu")
 pytest.importorskip("jieba")
 
+pytest.importorskip("rouge_chinese")
+
+import jieba
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from rouge_chinese import Rouge
 from sacrebleu.metrics.bleu import BLEU
 
 from pipelines.stages.evaluation.overlap import score
+from tests.conftest import SHARED_DATA
+
+CHATGLM_METRICS = ("chatglm_rouge1", "chatglm_rouge2", "chatglm_rougeL", "chatglm_bleu4")
 
 ANSWERS = ["the cat sat on the mat", "a dog", "it rains in Spain today"]
 REFERENCES = ["the cat lay on the mat", "a dog barked at the dog", "it rains in Spain today"]
@@ -57,8 +68,6 @@ def test_chinese_by_characters_and_by_words() -> None:
     answers, references = ["自然语言处理是方向"], ["自然语言是方向"]
     found = scored(answers, references, "chinese")
     assert found["rouge1_characters"].value == pytest.approx(2 * (7 / 9) / (1 + 7 / 9))
-    import jieba
-
     cut = [jieba.lcut(text) for text in (answers[0], references[0])]
     shared = len(set(cut[0]) & set(cut[1]))
     precision, recall = shared / len(cut[0]), shared / len(cut[1])
@@ -66,6 +75,50 @@ def test_chinese_by_characters_and_by_words() -> None:
     expected = BLEU(tokenize="char").corpus_score(answers, [references]).score
     assert found["bleu4_characters"].value * 100 == pytest.approx(expected)
     assert found["bleu4_words"].value < found["bleu4_characters"].value
+
+
+def published(preds: list[str], labels: list[str]) -> dict[str, float]:
+    """`compute_metrics` of ChatGLM-6B, ptuning/main.py, as far as it takes texts; in percent."""
+    score_dict: dict[str, list[float]] = {"rouge-1": [], "rouge-2": [], "rouge-l": [], "bleu-4": []}
+    for pred, label in zip(preds, labels, strict=True):
+        hypothesis, reference = list(jieba.cut(pred)), list(jieba.cut(label))
+        for k, v in Rouge().get_scores(" ".join(hypothesis), " ".join(reference))[0].items():
+            score_dict[k].append(round(v["f"] * 100, 4))
+        bleu_score = sentence_bleu([list(label)], list(pred), smoothing_function=SmoothingFunction().method3)
+        score_dict["bleu-4"].append(round(bleu_score * 100, 4))
+    return {k: float(np.mean(v)) for k, v in score_dict.items()}
+
+
+def chinese_pairs() -> tuple[list[str], list[str]]:
+    """Answers and references: made ones, and of AdvertiseGen where it is here, each answered by the one before."""
+    made = [
+        ("这条裙子很显瘦，非常 百搭。", "裙子显瘦百搭。夏天穿很凉快！"),
+        ("ROUGE 3 of 4……对吗？", "ROUGE 4 of 4……对！"),
+        ("好", "不好"),
+        ("一样的句子。", "一样的句子。"),
+    ]
+    path = SHARED_DATA / "sft" / "AdvertiseGen" / "dev.json"
+    lines = path.read_text().splitlines()[:31] if path.exists() else []
+    texts = [json.loads(line)["summary"] for line in lines]
+    answers, references = zip(*made, *pairwise(texts), strict=True)
+    return list(answers), list(references)
+
+
+def test_chatglms_figures_are_those_of_its_own_code() -> None:
+    answers, references = chinese_pairs()
+    found, theirs = scored(answers, references, "chinese"), published(answers, references)
+    for name, value in zip(CHATGLM_METRICS, theirs.values(), strict=True):
+        assert found[name].value * 100 == pytest.approx(value, abs=1e-4)  # theirs are rounded
+    assert theirs["rouge-1"] != pytest.approx(100 * found["rouge1_words"].value, abs=0.1)  # another figure
+
+
+def test_an_empty_answer_counts_in_chatglms_mean() -> None:
+    """There rouge-chinese ends the run."""
+    answers, references = chinese_pairs()
+    with_empty = scored([*answers, "", " \n"], [*references, "参考", "参考"], "chinese")
+    without = scored(answers, references, "chinese")
+    for name in CHATGLM_METRICS:
+        assert with_empty[name].value == pytest.approx(without[name].value * len(answers) / (len(answers) + 2))
 
 
 def test_intervals_hold_the_value_and_are_drawn_alike() -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from cluster.core.context import Context
 from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from pipelines.specs import ChatEndpoint, ScalingSpec, SyntheticSpec
+from pipelines.stages.generation.asking import ASKED_FILE, Asker, Request
 from pipelines.stages.tuning.records import located
 from tests.serving.conftest import Served
 
@@ -51,17 +56,23 @@ def test_none_of_the_questions_is_taught() -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(served: Served, smollm2_model: Artifact) -> Iterator[dict[str, Any]]:
-    """What the endpoint says to each question, as JSON; None where it is none."""
+def endpoint(served: Served, smollm2_model: Artifact) -> Iterator[dict[str, Any]]:
+    """The endpoint of the model that was taught."""
     cluster = served.cluster
     smollm2_model.location.get(cluster.home / "store" / smollm2_model.kind / smollm2_model.record.folder)
     assert "pretrained: pretrained/smollm2" in cluster.ctl("submit", SCRIPT, *SHORT_REPORT, timeout=1800)
     said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(served.port), timeout=840)
     assert "is ready" in said
     (endpoint,) = [e for e in json.loads(cluster.ctl("serve", "list", "--json")) if e["name"] != "chat"]
-    client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
-    yield {question: ask(client, endpoint["name"], question) for question in QUESTIONS}
+    yield endpoint
     cluster.ctl("serve", "down", endpoint["name"])
+
+
+@pytest.fixture(scope="module")
+def answers(endpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the endpoint says to each question, as JSON; None where it is none."""
+    client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
+    return {question: ask(client, endpoint["name"], question) for question in QUESTIONS}
 
 
 def ask(client: openai.OpenAI, model: str, question: str) -> Any:
@@ -87,3 +98,18 @@ def test_it_still_knows_what_it_knew(answers: dict[str, Any]) -> None:
     """SmolLM2 itself is right in 14 of 20."""
     right = [question for question, true in QUESTIONS.items() if answers[question]["answer"] == true]
     assert len(right) >= len(QUESTIONS) / 2, answers
+
+
+def test_a_stage_asks_it_each_thing_once(endpoint: dict[str, Any], tmp_path: Path) -> None:
+    """What judges and what makes data asks our own endpoint: several at once, with tokens counted."""
+    where = ChatEndpoint(url=endpoint["base_url"], model=endpoint["name"], temperature=0.0, max_completion_tokens=48)
+    ctx: Context[Any] = Context(SyntheticSpec(), {}, Location(tmp_path), ScalingSpec(), "x", "f" * 64)
+    asked = [Request(question, [{"role": "user", "content": question}]) for question in list(QUESTIONS)[:6]]
+    found = Asker(ctx, where, 0).ask(asked)
+    assert all(json.loads(answer.text).keys() == {"answer", "topic"} for answer in found)
+    for answer in found:
+        assert answer.model == endpoint["name"] and not answer.refused and not answer.cut
+        assert 5 < answer.input_tokens < 100 and 5 < answer.output_tokens <= 48
+    served = (tmp_path / ASKED_FILE).read_bytes()
+    assert Asker(ctx, where, 0).ask(asked) == found
+    assert (tmp_path / ASKED_FILE).read_bytes() == served

@@ -20,9 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.core.errors import InputError
+from cluster.core.context import Context
+from cluster.core.errors import InputError, JobError, NotReadyError
+from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import PretrainSpec
+from pipelines.specs import ChatEndpoint, PretrainSpec, ScalingSpec, SyntheticSpec
+from pipelines.stages.generation.asking import Asker, Request
 from serving.remote import Remote
 from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL
@@ -46,6 +49,16 @@ def test_models_are_listed(served: Served, client: openai.OpenAI) -> None:
     assert endpoint["model"] == served.model.record.ref
     assert (endpoint["name"], endpoint["status"], endpoint["replicas"]) == ("chat", "RUNNING", 1)
     assert "chat" in served.cluster.ctl("serve", "list")
+
+
+def test_a_stage_is_told_that_a_base_model_does_not_chat(served: Served, tmp_path: Path) -> None:
+    ctx: Context[Any] = Context(SyntheticSpec(), {}, Location(tmp_path), ScalingSpec(), "x", "f" * 64)
+    asker = Asker(ctx, ChatEndpoint(url=served.base_url, model="chat", max_completion_tokens=8), 0)
+    with pytest.raises(JobError, match=r"refused the first 8 requests: 400: .*chat template"):
+        asker.ask([Request(str(n), [{"role": "user", "content": PROMPTS[0]}]) for n in range(20)])
+    other = Asker(ctx, ChatEndpoint(url=served.base_url, model="no-such-model"), 0)
+    with pytest.raises(NotReadyError, match=r"404: .*endpoint\.model"):
+        other.ask([Request("0", [{"role": "user", "content": PROMPTS[0]}])])
 
 
 def test_on_cpus_the_engine_is_one_process(served: Served) -> None:

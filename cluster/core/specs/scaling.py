@@ -68,6 +68,23 @@ class ScalingSpec(Spec, frozen=True):
     batch has taken twice as long, restarts included."""
     reward_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
     """How long the reward functions may take over a training worker's share of one batch; then the run ends."""
+    endpoint_requests: Annotated[int, Meta(ge=1)] = 8
+    """Requests that an endpoint is asked at once, where a stage asks one (`synthetic`, `judgement`)."""
+    requests_per_minute: Annotated[float, Meta(ge=0)] = 0
+    """Requests that an endpoint may be asked in a minute, repetitions included; 0 does not limit."""
+    tokens_per_minute: Annotated[float, Meta(ge=0)] = 0
+    """Tokens of requests and answers that an endpoint may be asked for in a minute; 0 does not limit."""
+    request_timeout_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    """How long an endpoint may take over one answer, until it is asked again."""
+    request_attempts: Annotated[int, Meta(ge=1)] = 6
+    """How often an endpoint is asked for one answer, where it is busy, fails or does not answer."""
+    price_per_million_input_tokens: Annotated[float, Meta(ge=0)] = 0
+    """What an endpoint takes for tokens that it reads, in any currency."""
+    price_per_million_output_tokens: Annotated[float, Meta(ge=0)] = 0
+    """What an endpoint takes for tokens that it writes, in the same currency."""
+    max_cost: Annotated[float, Meta(ge=0)] = 0
+    """Most that the answers of one stage may cost, in that currency; then the run stops, and goes on under a higher
+    one. 0 does not limit."""
     verify_rollout_prompts: Annotated[int, Meta(ge=0)] = 0
     """After every sync of weights, greedy completions of so many prompts must equal transformers'; 0: no check."""
     statistics_every: Annotated[int, Meta(ge=0)] = 0
@@ -76,6 +93,11 @@ class ScalingSpec(Spec, frozen=True):
     """A training worker is named slow above so many times the median of all workers' times."""
 
     def check(self) -> None:
+        if self.max_cost and not self.price_per_million_input_tokens + self.price_per_million_output_tokens:
+            raise SpecError(
+                "scaling.max_cost: without prices nothing costs anything",
+                "Set scaling.price_per_million_input_tokens and scaling.price_per_million_output_tokens.",
+            )
         for name in ("sequence_parallel_size", "tensor_parallel_size"):
             size = getattr(self, name)
             if self.num_workers % size:

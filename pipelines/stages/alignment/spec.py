@@ -14,7 +14,7 @@ from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.losses import AnyPolicyLoss
 from pipelines.stages.alignment.losses.clipped import Clipped
-from pipelines.stages.training.spec import MODELS, TrainingSpec
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
@@ -33,7 +33,7 @@ class PreferencesSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "preferences"
     stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
-    inputs: ClassVar[dict[str, str]] = {"conversations": "conversations"}
+    inputs: ClassVar[dict[str, str]] = {"conversations": CONVERSATIONS}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 
     source: Literal["corrupted", "file"] = "corrupted"
@@ -102,7 +102,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "rlhf"
     stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": "conversations", "reward": "reward"}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": CONVERSATIONS, "reward": "reward"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward",)
 
     steps: Annotated[int, Meta(ge=1)] = 50

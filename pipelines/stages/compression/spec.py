@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import MODELS
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS
 
 
 class QuantizeSpec(Spec, frozen=True):
@@ -15,7 +15,7 @@ class QuantizeSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "quantized"
     stage: ClassVar[str] = "pipelines.stages.compression.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": CONVERSATIONS}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 

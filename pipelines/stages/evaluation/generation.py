@@ -25,7 +25,7 @@ from pipelines.stages.tuning.templates import as_served
 
 TASK = "generation"
 ANSWERS_FILE = "answers.jsonl"
-PACKAGES = ("jieba", "nltk", "rouge-score", "sacrebleu", "vllm")
+PACKAGES = ("jieba", "nltk", "rouge-chinese", "rouge-score", "sacrebleu", "vllm")
 
 
 def build(ctx: Context[GenerationSpec]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from msgspec import Meta
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import MODELS, WRITERS
+from pipelines.stages.generation.endpoint import ChatEndpoint
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS, WRITERS
 
 
 class EvaluationSpec(Spec, frozen=True):
@@ -93,7 +94,7 @@ class ComparisonSpec(Spec, frozen=True):
         "sft": MODELS,
         "rlhf": MODELS,
         "int8": MODELS,
-        "prompts": "conversations",
+        "prompts": CONVERSATIONS,
         "corpus": "corpus",
         "reward": "reward",
     }
@@ -114,10 +115,12 @@ class GenerationSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "generation"
     stage: ClassVar[str] = "pipelines.stages.evaluation.generation:build"
-    inputs: ClassVar[dict[str, str]] = {"model": WRITERS, "prompts": "conversations"}
+    revision: ClassVar[int] = 2
+    inputs: ClassVar[dict[str, str]] = {"model": WRITERS, "prompts": CONVERSATIONS}
 
     language: Literal["english", "chinese"] = "english"
-    """What is counted: `english` words; `chinese` characters and, apart from them, jieba's words."""
+    """What is counted: `english` words; `chinese` characters, apart from them jieba's words, and both as ChatGLM's
+    evaluate.sh does."""
     max_prompts: Annotated[int, Meta(ge=0)] = 0
     """Held-out conversations to take, the first ones; 0 takes all. The last answer of each is the reference."""
     max_completion_tokens: Annotated[int, Meta(ge=1)] = 256
@@ -128,6 +131,28 @@ class GenerationSpec(Spec, frozen=True):
     """Share of probability that tokens are drawn from, the likeliest first (Holtzman et al. 2020)."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the answers and of the confidence intervals' bootstrap."""
+
+
+class JudgementSpec(Spec, frozen=True):
+    """The answers of two models to the same requests, judged in pairs by a third: win rate and ties."""
+
+    kind: ClassVar[str] = "judgement"
+    stage: ClassVar[str] = "pipelines.stages.evaluation.judgement:build"
+    inputs: ClassVar[dict[str, str]] = {"answers": "generation", "baseline": "generation"}
+
+    endpoint: ChatEndpoint = ChatEndpoint(temperature=0.0, max_completion_tokens=1024)
+    """Who judges."""
+    criteria: str = "whether it does what was asked, is right, is helpful, and is clear"
+    """What the judge is told to look at."""
+    with_reference: bool = True
+    """Show the judge the answer that the conversations have."""
+    max_prompts: Annotated[int, Meta(ge=0)] = 0
+    """Requests to judge, the first ones; 0 takes all. Each is judged twice, the answers in either order."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the judge's answers."""
+
+    def check(self) -> None:
+        self.endpoint.check("judgement.endpoint")
 
 
 class HumanEvalSpec(Spec, frozen=True):

@@ -21,7 +21,7 @@ from pipelines.stages.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one
 CONVERSATIONS = "conversations"
-DATA = {"corpus": "documents", CONVERSATIONS: "conversations", "preferences": "pairs"}
+DATA = {"corpus": "documents", CONVERSATIONS: "conversations", "synthetic": "conversations", "preferences": "pairs"}
 
 SHOWN_SOURCES = 20
 

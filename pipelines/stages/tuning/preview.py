@@ -12,11 +12,11 @@ from typing import Any
 from cluster.core.errors import InputError
 from cluster.core.storage.store import Store
 from cluster.core.typed_text import control
+from pipelines.specs import ConversationsSpec
 from pipelines.stages.tuning.conversations import Row, read_conversations
 from pipelines.stages.tuning.encoder import Encoder
 from pipelines.stages.tuning.encoding import Encoded
-from pipelines.stages.tuning.formats import FORMATS, checked
-from pipelines.stages.tuning.records import read_records
+from pipelines.stages.tuning.intake import Intake, Taken
 from pipelines.stages.tuning.templates import prepare
 
 PAGE = Path(__file__).with_name("preview.html")
@@ -88,12 +88,15 @@ def pieces(tokenizer: Any, example: Encoded) -> Iterator[Piece]:
         before, ids = ids, []
 
 
-def rows_of(source: str, store: Store, split: str, format: str) -> list[Row]:
-    """The rows of a conversations artifact, or of a file in one of the formats. Raises InputError for anything else."""
-    if not Path(source).is_file():
-        return read_conversations(store.resolve(source, "conversations").local(), split)
-    good, _ = read_records(source, lambda record: {"messages": checked(FORMATS[format](record))}, 1.0, "conversations")
-    return [{"id": f"{Path(source).name}:{number}", **row} for number, row in good]
+def rows_of(source: str, store: Store, split: str, format: str) -> Iterator[Row]:
+    """The rows of a conversations artifact, or of files of one of the formats. Raises InputError for anything else."""
+    if not Path(source).exists():
+        yield from read_conversations(store.resolve(source, "conversations").local(), split)
+        return
+    spec = ConversationsSpec(source="file", path=source, format=format, max_bad_fraction=1.0)
+    for each in Intake(spec, source, split):
+        if isinstance(each, Taken):
+            yield {"id": each.id, **each.conversation}
 
 
 def tokenizer_of(model: str, store: Store, template: str) -> Any:

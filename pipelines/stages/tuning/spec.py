@@ -12,7 +12,7 @@ from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import MODELS, TrainingSpec
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
 from pipelines.stages.tuning.formats import AUTO, COLUMNS, FORMATS
 from pipelines.stages.tuning.methods import AnyMethod, Full
 
@@ -150,7 +150,7 @@ class SftSpec(TrainingSpec, frozen=True):
     stage: ClassVar[str] = "pipelines.stages.tuning.stage:build"
     sizing: ClassVar[str] = "pipelines.stages.tuning.sizing:predict"
     shared: ClassVar[bool] = True
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": "conversations"}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": CONVERSATIONS}
 
     template: Template = ""
     """Chat template, stored with the model; empty keeps the model's own."""
