@@ -15,7 +15,6 @@ import ray
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines.stages.alignment.grpo import token_logprobs
 from transformers import AutoModelForCausalLM
 
 from cluster.core.build import build
@@ -23,6 +22,7 @@ from cluster.core.errors import JobError, NotReadyError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, ScalingSpec
+from pipelines.stages.alignment.policy_gradient import token_logprobs
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
 from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
 from pipelines.stages.generation.fleet import PATIENCE, Fleet, start

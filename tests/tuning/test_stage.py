@@ -21,7 +21,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
-from pipelines.specs import PretrainedSpec, QuantizeSpec, SftSpec
+from pipelines.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
@@ -223,3 +223,43 @@ def test_a_quantized_model_is_refused(inputs: Inputs, tmp_path: Path) -> None:
 def test_muon_does_not_go_with_an_adapter() -> None:
     with pytest.raises(SpecError, match="muon trains whole matrices"):
         convert({"method": {"type": "lora"}, "optimizer": "muon"}, SftSpec, "sft")
+
+
+@pytest.fixture(scope="module")
+def second_round(full: Artifact, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model of one round, tuned on conversations of another kind, with some of the first among them."""
+    root = tmp_path_factory.mktemp("second")
+    rows = [{"prompt": f"Say {number}.", "response": f"{number}!"} for number in range(200)]
+    (root / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = ConversationsSpec(source="file", path=str(root / "others.jsonl"), heldout_fraction=0.1)
+    others = build(spec, {}, store=Store(root), name="others")
+    first = inputs["conversations"]
+    given = {"model": full, "conversations": others, "replay_first": first, "validation_first": first}
+    tuning = sft("full", template="", epochs=1.0, replay_fraction=0.25)
+    return run(given, root, tuning, checkpoint_every_seconds=1000.0)
+
+
+def test_a_round_learns_the_rounds_before_again_and_tells_what_it_forgot(
+    second_round: Artifact, full: Artifact, inputs: Inputs
+) -> None:
+    found = second_round.metrics
+    assert (found["replayed"], found["conversations"]) == (60, 240)  # a quarter of the epoch
+    tokenizer = AutoTokenizer.from_pretrained(second_round.local())
+    prepare(tokenizer, "")
+    expected = heldout_loss(loaded(second_round), tokenizer, inputs)
+    assert found["validation_loss_first"] == pytest.approx(expected, rel=1e-4)
+    assert found["validation_loss_first"] != full.metrics["validation_loss"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs", "said"),
+    [
+        ({}, {"earlier": None}, "no input is called 'earlier'"),
+        ({}, {"validation_": None}, "no input is called 'validation_'"),
+        ({"replay_fraction": 0.1}, {}, "replay_fraction: goes with inputs replay_NAME"),
+        ({}, {"replay_first": None}, "replay_fraction: goes with inputs replay_NAME"),
+    ],
+)
+def test_inputs_of_rounds_have_names(fields: dict[str, Any], inputs: dict[str, Any], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        SftSpec(**fields).check_inputs({"model": None, "conversations": None, **inputs})

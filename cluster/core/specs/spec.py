@@ -51,6 +51,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check_scaling(self, scaling: Any) -> None:
         """Raise SpecError where the stage could not run on a ScalingSpec; asked before the first step of a pipeline."""
 
+    @classmethod
+    def measures(cls, name: str) -> bool:
+        """Whether an input is only measured on."""
+        return (name if name in cls.inputs else ANY) in cls.measured_inputs
+
     def unused_inputs(self) -> Collection[str]:
         """The optional inputs that the stage, with these fields, has no use for."""
         return ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from cluster.core.lineage import ancestry
-from cluster.core.specs.spec import ANY, Spec
+from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import SPECS
 from pipelines.stages import licenses
@@ -96,7 +96,7 @@ def _read(artifact: Artifact, learned_only: bool) -> list[str]:
     if not learned_only:
         return roles
     spec = SPECS.get(artifact.kind, Spec)
-    return [role for role in roles if (role if role in spec.inputs else ANY) not in spec.measured_inputs]
+    return [role for role in roles if not spec.measures(role)]
 
 
 def _column(corpus: Artifact, name: str) -> Iterator[str]:

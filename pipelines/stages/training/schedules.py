@@ -10,11 +10,11 @@ from pipelines.specs import TrainingSpec
 def learning_rate_factor(step: int, steps: int, spec: TrainingSpec) -> float:
     """Learning rate of a step (counted from 0, of `steps`) as a fraction of its peak.
 
-    Linear warm-up to 1 over `warmup_steps`, then the schedule falls to `min_learning_rate_fraction`, which the step
-    after the last would have. `wsd` (warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395) falls linearly over
+    Linear warm-up to 1, then the schedule falls to `min_learning_rate_fraction`, which the step after the last would
+    have. `wsd` (warm-up, stable, decay: Hu et al. 2024, arXiv:2404.06395) falls linearly over
     the last `decay_fraction` of the steps after warm-up; `cosine` is Loshchilov and Hutter's (arXiv:1608.03983).
     """
-    warmup = min(spec.warmup_steps, steps)
+    warmup = min(spec.steps_of_warmup(steps), steps)
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

@@ -90,6 +90,10 @@ class TrainingSpec(Spec, frozen=True):
     max_consecutive_skips: Annotated[int, Meta(ge=1)] = 10
     """Steps left out one after another before the run stops after all."""
 
+    def steps_of_warmup(self, steps: int) -> int:
+        """Of a run of `steps`."""
+        return self.warmup_steps
+
     def check(self) -> None:
         if (self.start_batch_size is None) != (self.batch_size_warmup_steps == 0):
             raise SpecError(

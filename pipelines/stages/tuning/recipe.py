@@ -12,6 +12,7 @@ from pipelines.specs import SftSpec
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objective import Objective
+from pipelines.stages.training.spec import VALIDATION
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.attention import apart, keep_apart
 from pipelines.stages.tuning.neftune import add_noise
@@ -50,6 +51,8 @@ def sft(work: Work, rank: int) -> Parts:
     spec, state = work.spec, work.state
     assert isinstance(spec, SftSpec)
     train, heldout = (Sequences.load(state, f"{split}.npz") for split in ("train", "heldout"))
+    names = sorted(name for name in work.inputs if name.startswith(VALIDATION))
+    others = {name.removeprefix(VALIDATION): Sequences.load(state, f"{name}.npz") for name in names}
     folder = work.inputs["model"].local()
     model = load_with_rows(folder, spec, work.extra)
     parameters = model.num_parameters()
@@ -68,7 +71,7 @@ def sft(work: Work, rank: int) -> Parts:
 
     return Parts(
         objective=objective,
-        source=ConversationBatches(train, heldout, work.plan, spec, rank),
+        source=ConversationBatches(train, {"": heldout} | others, work.plan, spec, rank),
         sequence_length=int(train.conversation_lengths.mean()),
         write=write,
         figures=lambda: (

@@ -118,7 +118,10 @@ class Sequences:
 class ConversationBatches(Source):
     """Rows in shuffled order; the loss of a batch is the mean over its learned tokens."""
 
-    def __init__(self, train: Sequences, heldout: Sequences, plan: BatchPlan, spec: TrainingSpec, rank: int) -> None:
+    def __init__(
+        self, train: Sequences, heldout: dict[str, Sequences], plan: BatchPlan, spec: TrainingSpec, rank: int
+    ) -> None:
+        """`heldout` by the name of what else is validated on; the run's own has none."""
         self.train, self.heldout = train, heldout
         self.plan, self.rank = plan, rank
         self.order = Order(len(train), spec.seed)
@@ -131,10 +134,14 @@ class ConversationBatches(Source):
         return Share(list(micro_batches), float(self.train.learned[whole].sum()), int(self.train.lengths[whole].sum()))
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
-        """Mean loss (nats per learned token) over the held-out rows."""
-        summed = torch.zeros((), dtype=torch.float64)
-        for samples, counts in self.rounds(len(self.heldout)):
-            found = engine.evaluate(self.heldout.batch(samples))
-            summed += found[0] if counts else 0.0
+        """Mean loss (nats per learned token) over the held-out rows; of each other set its own."""
+        summed = torch.zeros(len(self.heldout), dtype=torch.float64)
+        for number, rows in enumerate(self.heldout.values()):
+            for samples, counts in self.rounds(len(rows)):
+                found = engine.evaluate(rows.batch(samples))
+                summed[number] += found[0] if counts else 0.0
         dist.all_reduce(summed)
-        return {metrics.VALIDATION_LOSS: float(summed) / float(self.heldout.learned.sum())}
+        return {
+            f"{metrics.VALIDATION_LOSS}_{name}".rstrip("_"): loss / float(rows.learned.sum())
+            for (name, rows), loss in zip(self.heldout.items(), summed.tolist(), strict=True)
+        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,10 +12,12 @@ from msgspec import Meta
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File
 from cluster.core.specs.scaling import ScalingSpec
-from cluster.core.specs.spec import Spec
-from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
+from cluster.core.specs.spec import ANY, Spec
+from pipelines.stages.training.spec import CONVERSATIONS, MODELS, VALIDATION, TrainingSpec
 from pipelines.stages.tuning.formats import AUTO, COLUMNS, FORMATS
 from pipelines.stages.tuning.methods import AnyMethod, Full
+
+REPLAY = "replay_"  # begins the names of inputs that were learned before
 
 Template = Literal[
     "",
@@ -144,13 +147,17 @@ class ConversationsSpec(Spec, frozen=True):
 
 
 class SftSpec(TrainingSpec, frozen=True):
-    """A model fine-tuned on conversations; only the assistant's turns are learned."""
+    """A model fine-tuned on conversations; only the assistant's turns are learned.
+
+    Of conversations as inputs `replay_NAME` a share is learned again; those as inputs `validation_NAME` are validated
+    on besides: their held-out split.
+    """
 
     kind: ClassVar[str] = "sft"
     stage: ClassVar[str] = "pipelines.stages.tuning.stage:build"
     sizing: ClassVar[str] = "pipelines.stages.tuning.sizing:predict"
     shared: ClassVar[bool] = True
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": CONVERSATIONS}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "conversations": CONVERSATIONS, ANY: CONVERSATIONS}
 
     template: Template = ""
     """Chat template, stored with the model; empty keeps the model's own."""
@@ -174,14 +181,37 @@ class SftSpec(TrainingSpec, frozen=True):
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10
     """Steps of linear warm-up."""
+    warmup_fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Share of the steps that warm up, in place of `warmup_steps` (many recipes' warm-up ratio)."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
     validation_sequences: Annotated[int, Meta(ge=1)] = 256
-    """Conversations of the held-out split that the validation loss is taken over."""
+    """Conversations of the held-out split (of each set) that the validation loss is taken over."""
+    replay_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of the conversations of an epoch that are those of inputs `replay_NAME`, in equal parts, as far as they
+    go: what a model learned in a round before is forgotten less."""
 
     def check(self) -> None:
         super().check()
         self.method.check(self)
+
+    def steps_of_warmup(self, steps: int) -> int:
+        return self.warmup_steps if self.warmup_fraction is None else math.ceil(self.warmup_fraction * steps)
+
+    @classmethod
+    def measures(cls, name: str) -> bool:
+        return name.startswith(VALIDATION)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        others = inputs.keys() - SftSpec.inputs.keys()
+        for name in others:
+            if not any(name.startswith(begin) and name != begin for begin in (VALIDATION, REPLAY)):
+                raise SpecError(
+                    f"sft: no input is called {name!r}",
+                    f"Conversations to learn again are {REPLAY}NAME, those to validate on {VALIDATION}NAME.",
+                )
+        if bool(self.replay_fraction) != any(name.startswith(REPLAY) for name in others):
+            raise SpecError(f"sft.replay_fraction: goes with inputs {REPLAY}NAME", "Give both, or neither.")
 
     def check_scaling(self, scaling: ScalingSpec) -> None:
         super().check_scaling(scaling)

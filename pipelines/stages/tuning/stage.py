@@ -22,18 +22,21 @@ from cluster.core.context import Context
 from cluster.core.errors import SpecError
 from cluster.core.model_files import fitting_tokens
 from pipelines.specs import SftSpec
+from pipelines.stages.corpus.chunks import keyed_hash
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import require_rows, require_trainable
 from pipelines.stages.training.parallel.tensor_parallel import check_cut
 from pipelines.stages.training.parallel.ulysses import check_shared
+from pipelines.stages.training.spec import VALIDATION
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.tuning.attention import check_packing
-from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
+from pipelines.stages.tuning.conversations import Row, read_conversations, read_lines, write_lines
 from pipelines.stages.tuning.encoder import Encoder
 from pipelines.stages.tuning.encoding import end_of_turn_ids
 from pipelines.stages.tuning.sequences import Sequences
+from pipelines.stages.tuning.spec import REPLAY
 from pipelines.stages.tuning.templates import missing, prepare
 from pipelines.stages.tuning.truncation import Fitting
 
@@ -46,6 +49,7 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     Raises SpecError and InputError before any cluster time, JobError where training fails.
     """
     spec = ctx.spec
+    spec.check_inputs(ctx.inputs)
     fields = require_trainable(ctx.inputs["model"])
     tokenizer = AutoTokenizer.from_pretrained(ctx.inputs["model"].local())
     config = AutoConfig.from_pretrained(ctx.inputs["model"].local())
@@ -66,9 +70,11 @@ def build(ctx: Context[SftSpec]) -> dict[str, Any]:
     told: dict[str, Any] = {}
 
     def plan() -> BatchPlan:
-        splits = {split: encode_split(ctx, tokenizer, split, longest) for split in ("train", "heldout")}
+        splits = {name: encode_split(ctx, tokenizer, name, longest) for name in ("train", "heldout", *others(ctx))}
         write_lines(ctx.output, REFUSED_FILE, [row for one in splits.values() for row in one.refused])
         conversations, counts = splits["train"].sequences, splits["train"].counts
+        if spec.replay_fraction:
+            counts["replayed"] = splits["train"].replayed
         rows = {n: one.sequences.packed(longest) if spec.packing else one.sequences for n, one in splits.items()}
         for name, sequences in rows.items():
             sequences.save(ctx.output / STATE, f"{name}.npz")
@@ -101,6 +107,7 @@ class Split:
     sequences: Sequences
     counts: dict[str, int]
     refused: list[dict[str, str]]
+    replayed: int
 
 
 def require_tokens(tokenizer: Any, spec: SftSpec) -> None:
@@ -114,20 +121,40 @@ def require_tokens(tokenizer: Any, spec: SftSpec) -> None:
         )
 
 
+def others(ctx: Context[SftSpec]) -> list[str]:
+    """The inputs that are validated on besides."""
+    return sorted(name for name in ctx.inputs if name.startswith(VALIDATION))
+
+
 def encode_split(ctx: Context[SftSpec], tokenizer: Any, split: str, longest: int) -> Split:
-    """The conversations of a split, in `longest` tokens each; of the held-out split those that are validated on.
+    """The conversations of a split, in `longest` tokens each; of the held-out split those that are validated on, as of
+    another input by its name.
 
     Raises InputError where nothing fits, where the template refuses most, and as `sft.too_long` says.
     """
-    name, encoder = f"{ctx.inputs['conversations'].record.ref}, {split}", Encoder(tokenizer)
-    rows = read_conversations(ctx.inputs["conversations"].local(), split)
+    given = ctx.inputs[split if split in ctx.inputs else "conversations"]
+    name, encoder = f"{given.record.ref}, {split}", Encoder(tokenizer)
+    rows = read_conversations(given.local(), "train" if split == "train" else "heldout")
+    again = replayed(ctx, len(rows)) if split == "train" else []
     fitting = Fitting(encoder, longest, ctx.spec.too_long, encoder.refused)
-    limit = ctx.spec.validation_sequences if split == "heldout" else None
-    sequences = Sequences.collect(chain.from_iterable(islice(fitting.examples(rows), limit)))
+    limit = None if split == "train" else ctx.spec.validation_sequences
+    sequences = Sequences.collect(chain.from_iterable(islice(fitting.examples(rows + again), limit)))
     encoder.require(name)
     fitting.require(name)
     refused = [{"id": id, "split": split, "reason": reason} for id, reason in encoder.refused.items()]
-    return Split(sequences, dict(fitting.counts), refused)
+    return Split(sequences, dict(fitting.counts), refused, len(again))
+
+
+def replayed(ctx: Context[SftSpec], count: int) -> list[Row]:
+    """What is learned again beside `count` conversations: of each set as many, the first in the order of a hash."""
+    names, share = sorted(name for name in ctx.inputs if name.startswith(REPLAY)), ctx.spec.replay_fraction
+    wanted = round(count * share / (1 - share) / len(names)) if names else 0
+    found = []
+    for name in names:
+        rows = read_conversations(ctx.inputs[name].local(), "train")
+        rows.sort(key=lambda row: (keyed_hash(ctx.spec.seed, REPLAY, row["id"]), row["id"]))
+        found += [row | {"id": f"{name}/{row['id']}"} for row in rows[:wanted]]
+    return found
 
 
 def tokenizer_files(tokenizer: Any) -> Iterator[tuple[str, bytes]]:
