@@ -327,8 +327,8 @@ def test_rows_of_csv_that_are_none(store: Store, tmp_path: Path) -> None:
     assert artifact.metrics["flow"]["rejected"] == 2
     rejected = read_lines(artifact.location, "rejected.jsonl")
     assert [(row["line"], row["reason"]) for row in rejected] == [
-        (8, "row of 1 cells: the head has 2"),
-        (9, "row of 3 cells: the head has 2"),
+        (8, "cells of a row: 1, where the head has 2"),
+        (9, "cells of a row: 3, where the head has 2"),
     ]
 
 
