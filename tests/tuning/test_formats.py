@@ -85,7 +85,7 @@ GOOD: list[tuple[str, dict[str, Any], list[Any]]] = [
         {"messages": [ASK, {**ME, "weight": 0}, ASK, {**ME, "weight": 1}]},
         [ASK, {**ME, "learn": False}, ASK, ME],
     ),
-    ("messages", {"messages": [ASK, {**ME, "weight": 1.0, "tool_calls": None}]}, [ASK, ME]),
+    ("messages", {"messages": [ASK, {**ME, "weight": "1.0", "tool_calls": None}]}, [ASK, ME]),
     ("messages", {"messages": [ASK, {**ME, "reasoning_content": "Hm."}]}, [ASK, {**ME, "reasoning_content": "Hm."}]),
     (
         "messages",
@@ -102,6 +102,16 @@ GOOD: list[tuple[str, dict[str, Any], list[Any]]] = [
     ),
     ("messages", openai(CALL), [ASK, CALLING, SEEN, ME]),
     ("messages", openai(json.loads(SAID)), [ASK, CALLING, SEEN, ME]),
+    (
+        "messages",
+        {"messages": [ASK, CALLING, {"role": "tool", "content": None}, ME], "tools": TOOLS},
+        [ASK, CALLING, {**SEEN, "content": ""}, ME],
+    ),
+    (
+        "messages",
+        {"messages": [ASK, CALLING, {"role": "tool", "content": {"it": ["is"]}}, ME], "tools": TOOLS},
+        [ASK, CALLING, {**SEEN, "content": '{"it": ["is"]}'}, ME],
+    ),
     (
         "messages",
         openai(
