@@ -381,6 +381,8 @@ def test_columns_of_ones_own() -> None:
     assert found["messages"] == [BE, {**ASK, "content": "Who?\nHere."}, ME]
     with pytest.raises(BadRecord, match=r"no known column: 'q.text' \(for prompt\) is not among 'question'"):
         reader.read({"question": "Who?", "a": "Me."})
+    [found] = Reader(AUTO, {"prompt": "response", "response": "prompt"}).read({"prompt": "Me.", "response": "Who?"})[1]
+    assert found["messages"] == [ASK, ME]
     [found] = Reader(AUTO, {"messages": "talk"}).read({"talk": [ASK, ME], "messages": 3}).conversations
     assert found["messages"] == [ASK, ME]
 
