@@ -85,7 +85,7 @@ GOOD: list[tuple[str, dict[str, Any], list[Any]]] = [
         {"messages": [ASK, {**ME, "weight": 0}, ASK, {**ME, "weight": 1}]},
         [ASK, {**ME, "learn": False}, ASK, ME],
     ),
-    ("messages", {"messages": [ASK, {**ME, "weight": 1.0, "tool_calls": None}]}, [ASK, ME]),
+    ("messages", {"messages": [ASK, {**ME, "weight": "1.0", "tool_calls": None}]}, [ASK, ME]),
     ("messages", {"messages": [ASK, {**ME, "reasoning_content": "Hm."}]}, [ASK, {**ME, "reasoning_content": "Hm."}]),
     (
         "messages",
@@ -102,6 +102,16 @@ GOOD: list[tuple[str, dict[str, Any], list[Any]]] = [
     ),
     ("messages", openai(CALL), [ASK, CALLING, SEEN, ME]),
     ("messages", openai(json.loads(SAID)), [ASK, CALLING, SEEN, ME]),
+    (
+        "messages",
+        {"messages": [ASK, CALLING, {"role": "tool", "content": None}, ME], "tools": TOOLS},
+        [ASK, CALLING, {**SEEN, "content": ""}, ME],
+    ),
+    (
+        "messages",
+        {"messages": [ASK, CALLING, {"role": "tool", "content": {"it": ["is"]}}, ME], "tools": TOOLS},
+        [ASK, CALLING, {**SEEN, "content": '{"it": ["is"]}'}, ME],
+    ),
     (
         "messages",
         openai(
@@ -371,6 +381,8 @@ def test_columns_of_ones_own() -> None:
     assert found["messages"] == [BE, {**ASK, "content": "Who?\nHere."}, ME]
     with pytest.raises(BadRecord, match=r"no known column: 'q.text' \(for prompt\) is not among 'question'"):
         reader.read({"question": "Who?", "a": "Me."})
+    [found] = Reader(AUTO, {"prompt": "response", "response": "prompt"}).read({"prompt": "Me.", "response": "Who?"})[1]
+    assert found["messages"] == [ASK, ME]
     [found] = Reader(AUTO, {"messages": "talk"}).read({"talk": [ASK, ME], "messages": 3}).conversations
     assert found["messages"] == [ASK, ME]
 

@@ -302,6 +302,17 @@ def test_a_table_without_a_known_column(ending: str, write: Any, store: Store, t
     assert artifact.metrics["flow"]["in"] == 30
 
 
+def test_columns_may_say_whence_a_record_is_and_under_which_licence(store: Store, tmp_path: Path) -> None:
+    rows = [
+        {"q": f"Who is {n}?", "a": "Me.", "from": "a ward", "terms": "cc-by-nc-4.0", "on": "2020"} for n in range(9)
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    columns = {"prompt": "q", "response": "a", "source": "from", "license": "terms"}
+    report = report_of(made(store, tmp_path / "x.jsonl", columns=columns))
+    assert (report["sources"], report["licenses"]) == ({"a ward": 9}, {"CC-BY-NC-4.0": 9})
+    assert (report["left_out"], report["formats"]) == ({"on": 9}, {"columns": 9})
+
+
 def test_parquet_of_structs_has_no_nulls_of_other_rows(store: Store, tmp_path: Path) -> None:
     """Arrow gives each struct of a list the fields of all others."""
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
@@ -327,8 +338,8 @@ def test_rows_of_csv_that_are_none(store: Store, tmp_path: Path) -> None:
     assert artifact.metrics["flow"]["rejected"] == 2
     rejected = read_lines(artifact.location, "rejected.jsonl")
     assert [(row["line"], row["reason"]) for row in rejected] == [
-        (8, "row of 1 cells: the head has 2"),
-        (9, "row of 3 cells: the head has 2"),
+        (8, "cells of a row: 1, where the head has 2"),
+        (9, "cells of a row: 3, where the head has 2"),
     ]
 
 

@@ -104,8 +104,21 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
     folder, spec = ctx.inputs["conversations"].local(), ctx.spec
     rows = {split: read_conversations(folder, split) for split in SPLITS}
     counts = {"train": spec.pairs_per_conversation, "heldout": 1}  # an interval wants independent pairs
-    splits = {split: corrupted(rows[split], counts[split], spec) for split in SPLITS}
-    return splits, [], [], sum(len(rows[split]) * counts[split] for split in SPLITS)
+    rejected = [
+        {"id": row["id"], "reason": "no answer in words"}
+        for split in SPLITS
+        for row in rows[split]
+        if not _is_answered(row)
+    ]
+    answered = {split: list(filter(_is_answered, rows[split])) for split in SPLITS}
+    splits = {split: corrupted(answered[split], counts[split], spec) for split in SPLITS}
+    return splits, rejected, [], len(rejected) + sum(map(len, splits.values()))
+
+
+def _is_answered(row: Row) -> bool:
+    """Whether a conversation ends with words of the assistant, and not with a call of a tool or a request."""
+    last = row["messages"][-1]
+    return bool(last["role"] == "assistant" and last["content"].strip())
 
 
 def _of_file(spec: PreferencesSpec) -> Found:

@@ -200,7 +200,7 @@ def _of_corpus(ctx: Context[ConversationsSpec]) -> Iterator[tuple[Taken | Refuse
         for row in found["conversations"]:
             conversations += 1
             whole: Conversation = {"messages": row["messages"]}
-            yield Taken(row["id"], conversations, whole, row["source"], row["license"]), SPLITS.index(task["split"])
+            yield Taken(row["id"], 0, whole, row["source"], row["license"]), SPLITS.index(task["split"])
         for row in found["rejected"]:
             yield Refused(row["id"], 0, row["reason"]), TRAIN
         ctx.progress(number, len(tasks), "parts", conversations=conversations)

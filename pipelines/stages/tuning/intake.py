@@ -17,7 +17,7 @@ from pipelines.stages.corpus.reading.files import find, local_file
 from pipelines.stages.tuning import formats
 from pipelines.stages.tuning.conversation import BadRecord, Conversation, Unusable, checked, is_unicode
 from pipelines.stages.tuning.declared import FIELDS, of_file, of_record
-from pipelines.stages.tuning.formats import AUTO, PROMPTS, Found, NoFormat, Reader
+from pipelines.stages.tuning.formats import ABOUT, AUTO, PROMPTS, Found, NoFormat, Reader, taken
 from pipelines.stages.tuning.records import PACKAGE, Row, located, records
 from pipelines.stages.tuning.texts import Texts
 
@@ -28,7 +28,7 @@ GUESSED = 1000  # records of another format that a guess is made of
 
 
 class Taken(NamedTuple):
-    """A conversation with its place: `record` tells those of one record from others."""
+    """A conversation with its place: `record` is the number of a record that holds several, 0 of one that holds one."""
 
     id: str
     record: int
@@ -120,7 +120,10 @@ class Intake:
         """What a record holds, or why it is refused."""
         if isinstance(row.value, str):
             return BadRecord(row.value)
-        license, source = of_record(row.value), label(row.value.pop("source", None))
+        for name in ABOUT:
+            if name in self.spec.columns:
+                row.value[name] = taken(row.value, self.spec.columns[name])
+        source, license = label(row.value.pop("source", None)), of_record(row.value)
         try:
             return Read(self.reader.read(row.value), source or self.label, license)
         except BadRecord as error:
@@ -134,8 +137,9 @@ class Intake:
         self.left_out.update(name for name in found.left_out if name not in FIELDS)
         if license == licenses.UNKNOWN:
             license = self.declared()
+        record = self.records if len(found.conversations) > 1 else 0
         for number, conversation in enumerate(found.conversations, 1):
-            name = self._id(file, row) + (f".{number}" if len(found.conversations) > 1 else "")
+            name = self._id(file, row) + (f".{number}" if record else "")
             self.units += 1
             try:
                 self.notes.update(self.texts.seen(conversation["messages"]))
@@ -143,7 +147,7 @@ class Intake:
             except BadRecord as error:
                 yield self._told(Refused(name, row.line, str(error)), error)
                 continue
-            yield Taken(name, self.records, conversation, source, license)
+            yield Taken(name, record, conversation, source, license)
 
     def _all_refused(self, file: SourceFile, held: list[tuple[Row, BadRecord]]) -> Iterator[Refused]:
         yield from [self._refused(file, row, error) for row, error in held]

@@ -73,7 +73,7 @@ class Shelf:
         self._orders.append(keyed_hash(self.seed, "order", taken.id))
         self._chances.append(keyed_hash(self.seed, "heldout", taken.id))
         asked = turns if found["messages"][-1]["role"] != "assistant" else turns[:-1]
-        tools = msgspec.json.encode(found.get("tools", []))
+        tools = msgspec.json.encode(found["tools"]) if "tools" in found else b""
         self._requests.append(_hash(b"\0".join([*asked, tools])))
         whole = hashlib.blake2b(b"\0".join([*turns, tools]), digest_size=16).digest()
         for kept, part in zip(self._wholes, (whole[:8], whole[8:]), strict=True):
@@ -158,11 +158,8 @@ def keys(record: int, messages: list[Message]) -> list[int]:
     opening = next((message["content"] for message in messages if message["role"] == "user"), "")
     plain = WORDLESS.sub("", opening.casefold()) or opening
     said = [answer for answer in answers(messages) if len(answer) >= SHARED_CHARS]
-    return [
-        _hash(b"record" + record.to_bytes(8, "big")),
-        _hash(b"asked" + plain.encode()),
-        *(_hash(b"answered" + answer.encode()) for answer in said),
-    ]
+    found = [_hash(b"asked" + plain.encode()), *(_hash(b"answered" + answer.encode()) for answer in said)]
+    return [*found, _hash(b"record" + record.to_bytes(8, "big"))] if record else found
 
 
 def _hash(data: bytes) -> int:

@@ -42,7 +42,7 @@ def _separated(stream: io.BufferedReader, delimiter: str) -> Iterator[tuple[int,
             if not cells:
                 continue
             if len(cells) != len(names):
-                yield line, f"row of {len(cells)} cells: the head has {len(names)}"
+                yield line, f"cells of a row: {len(cells)}, where the head has {len(names)}"
             elif any(not cell.isascii() and _is_broken(cell) for cell in cells):
                 yield line, "not UTF-8: a cell holds other bytes; set `encoding`"
             else:

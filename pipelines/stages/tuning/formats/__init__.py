@@ -73,9 +73,10 @@ FORMATS: dict[str, tuple[Layout, ...]] = {
     "xlam": (function_calls.XLAM,),
     PROMPTS: (prompts.LAYOUT,),
 }
+ABOUT = ("source", "license")  # fields about a record, whatever its format
 COLUMNS = (  # what `columns` maps to
     *("prompt", "response", "context", "system", "history", "messages", "tools", "reasoning_content", "weight"),
-    *("source", "license"),
+    *ABOUT,
 )
 
 
@@ -125,11 +126,12 @@ class Reader:
         return self._possible[names]
 
     def _map(self, record: Record) -> None:
-        for name, column in self.columns.items():
-            value = taken(record, column)
+        known = _listed(record)
+        values = {name: taken(record, column) for name, column in self.columns.items() if name not in ABOUT}
+        for name, value in values.items():
             if value is None and name in ("prompt", "response", "messages"):
-                raise NoFormat(f"no known column: {column!r} (for {name}) is not among {_listed(record)}")
-            record[name] = value
+                raise NoFormat(f"no known column: {self.columns[name]!r} (for {name}) is not among {known}")
+        record.update(values)
 
     def _unknown(self, record: Record) -> str:
         if record.has("chosen", "rejected"):

@@ -101,8 +101,9 @@ def refuse(fields: dict[str, Any], meaningful: Collection[str], where: str = "")
 
 def weighted(value: Any, where: str) -> bool:
     """Whether a weight says that something is learned: 1, or 0. Raises BadRecord for what is between."""
-    if value in (0, 1):  # 0.0 and false, too
-        return bool(value)
+    number = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get(value) if isinstance(value, str) else value  # of a CSV
+    if number in (0, 1):  # 0.0 and false, too
+        return bool(number)
     raise BadRecord(f"weight: {where} is {value!r}, and only 0 and 1 are known")
 
 

@@ -147,10 +147,7 @@ def _message(role: str, fields: dict[str, Any], content_field: str, where: str) 
         if field in fields and not weighted(fields[field], f"{where}.{field}"):
             del fields[field]  # nothing but an assistant's turn is learned: it says what is so
     if role == "tool":
-        message = {"role": role, "content": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
-        if isinstance(value, list) and all(isinstance(part, dict) and "text" in part for part in value):
-            message["content"] = content_text(value, at)[0]
-        plain_text(message["content"], at)
+        message = {"role": role, "content": _result(value, at)}
         if isinstance(fields.get("name"), str):
             message["name"] = fields.pop("name")
         if isinstance(fields.get("tool_call_id"), str):
@@ -165,12 +162,20 @@ def _message(role: str, fields: dict[str, Any], content_field: str, where: str) 
 def _called_and_answered(fields: dict[str, Any], where: str, record: Record) -> list[Message]:
     name, result = plain_text(fields.pop("name", None), f"{where}.name"), fields.pop("observation")
     call = _call({"name": name, "arguments": fields.pop("parameters", {})}, where)
-    result = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     _left(fields, where, record)
     return [
         {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": plain_text(result, f"{where}.observation"), "name": name},
+        {"role": "tool", "content": _result(result, f"{where}.observation"), "name": name},
     ]
+
+
+def _result(value: Any, where: str) -> str:
+    """What a tool returned: text or parts of it, an object or a list as JSON; nothing is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part for part in value):
+        return content_text(value, where)[0]
+    return plain_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), where)
 
 
 def _call(call: Any, where: str) -> ToolCall:
