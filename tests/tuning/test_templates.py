@@ -125,7 +125,9 @@ KINDS: dict[str, tuple[Any, list[str], int]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_models_own_template(kind: str) -> None:
     tokenizer, expected, count = KINDS[kind]
+    before = tokenizer.apply_chat_template(TALK, tokenize=False)
     prepare(tokenizer, "")
+    assert tokenizer.apply_chat_template(TALK, tokenize=False) == before
     assert learned(tokenizer, TALK) == expected
     found = examples(tokenizer, TALK)
     assert len(found) == count
