@@ -9,6 +9,7 @@ give it.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -108,6 +109,12 @@ class Conversation:
         )
         # Some templates write JSON in ASCII.
         return found.replace(json.dumps(self.mark)[1:-1], self.mark) if self.mark else found
+
+    def with_message(self, index: int, **changes: str) -> Conversation:
+        """The conversation with a message changed by texts that spell no control token."""
+        changed = copy.copy(self)
+        changed.messages = [m | changes if i == index else m for i, m in enumerate(self.messages)]
+        return changed
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a rendered text, encoded as a whole but for the control tokens that somebody typed."""

@@ -106,6 +106,17 @@ KINDS: dict[str, tuple[Any, list[str], int]] = {
         ["\n</think>\n\nyes<|end|>", "\n</think>\n\nno<|end|>"],
         2,
     ),
+    "the prompt opens a thought, and an empty one is written otherwise": (
+        own(
+            "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'assistant' %}{{ '<think>' }}"
+            "{{ '\n' + m.reasoning_content + '\n' if m.reasoning_content else '' }}{{ '</think>' }}{% endif %}"
+            "{{ m.content + '<|end|>' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|assistant|><think>\n' }}{% endif %}",
+            (END, *ROLES),
+        ),
+        ["\n</think>yes<|end|>", "\n</think>no<|end|>"],
+        2,
+    ),
     "role markers that are no special tokens": (
         own(TURN + GO_ON, (END,), ROLES),
         ["yes<|end|>", "no<|end|>"],
@@ -125,7 +136,9 @@ KINDS: dict[str, tuple[Any, list[str], int]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_models_own_template(kind: str) -> None:
     tokenizer, expected, count = KINDS[kind]
+    before = tokenizer.apply_chat_template(TALK, tokenize=False)
     prepare(tokenizer, "")
+    assert tokenizer.apply_chat_template(TALK, tokenize=False) == before
     assert learned(tokenizer, TALK) == expected
     found = examples(tokenizer, TALK)
     assert len(found) == count
@@ -166,6 +179,27 @@ def test_what_a_template_leaves_out_is_refused_and_not_dropped() -> None:
     ):
         with pytest.raises(Refused, match=words):
             encode(tokenizer, talk, tools)
+    for beside, words in (
+        ({"content": "Let me see", "tool_calls": [call]}, "leaves out or changes what the assistant says"),
+        ({"content": "", "tool_calls": [call, call]}, "leaves out a call of a tool"),
+        ({"content": "", "reasoning_content": "hm", "tool_calls": [call]}, "leaves out or changes a thought"),
+        ({"content": "<think>hm</think>yes"}, None),
+        ({"content": "hm</cut>yes"}, "leaves out or changes what the assistant says"),
+    ):
+        partial = own(
+            "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.tool_calls %}"
+            "{{ m.tool_calls[0].function.name + m.tool_calls[0].function.arguments|tojson }}{% else %}"
+            "{{ '<think>' + m.reasoning_content + '</think>' if m.reasoning_content else '' }}"
+            "{{ m.content.split('</cut>')[-1] }}{% endif %}{{ '<|end|>' }}{% endfor %}" + GO_ON,
+            (END, *ROLES, "<|tool|>"),
+        )
+        prepare(partial, "")
+        talk = [ASK, {"role": "assistant", **beside}]
+        if words is None:
+            assert learned(partial, talk) == ["<think>hm</think>yes<|end|>"]
+            continue
+        with pytest.raises(Refused, match=words):
+            encode(partial, talk)
     strict = own(
         "{% for m in messages %}{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}"
         "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content + '<|end|>' }}{% endfor %}"
@@ -200,6 +234,22 @@ def test_a_call_is_given_as_the_template_reads_it(arguments: str, end: str, expe
     assert learned(tokenizer, talk) == [expected, "yes<|end|>"]
     stops = {END, "<|call|>" if "<|call|>" in end else END}
     assert stops == {tokenizer.convert_ids_to_tokens(id) for id in end_of_turn_ids(tokenizer)}
+
+
+def test_a_tag_that_closes_a_call_does_not_end_the_answer() -> None:
+    """As in GLM-4.5: an answer ends where the next role begins, and one may call twice."""
+    tokenizer = own(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% for c in m.tool_calls %}"
+        "{{ '<call>' + c.function.name + c.function.arguments|tojson + '</call>' }}{% endfor %}{% endfor %}" + GO_ON,
+        (*ROLES, "<|tool|>"),
+        ("<call>", "</call>"),
+    )
+    prepare(tokenizer, "")
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": c}}} for c in ("Ulm", "Ems")]
+    talk = [ASK, {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "sun"}, YES]
+    call = '<call>weather{"city": "Ulm"}</call><call>weather{"city": "Ems"}</call>'
+    assert learned(tokenizer, talk) == [f"{call}<|tool|>", "yes<|user|>"]
+    assert learned(tokenizer, talk[:2]) == [f"{call}<|tool|>"]
 
 
 def test_role_markers_that_are_no_special_tokens_are_not_to_be_typed() -> None:

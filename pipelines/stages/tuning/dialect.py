@@ -115,7 +115,7 @@ def _end(tokenizer: Any, plain: str) -> End:
     """What ends an answer: the eos, or else the first control token behind it, wherever in a conversation it stands."""
     last = _controls(tokenizer, plain.rpartition(SAID)[2])
     between = _controls(tokenizer, _between(_text(_render(tokenizer, [USER, ANSWER, AGAIN])), SAID, ASKED_AGAIN))
-    always = [token for token in last if token in between] or last
+    always = _ends([token for token in last if token in between] or last)
     if always:
         return End(tokenizer.eos_token if tokenizer.eos_token in always else always[0], written=True)
     if between:
@@ -124,6 +124,15 @@ def _end(tokenizer: Any, plain: str) -> End:
         f"sft.template: {of_template(tokenizer)} ends an answer without a special token, where no reader stops",
         "Choose a template by its name, such as chatml or alpaca.",
     )
+
+
+def _ends(tokens: list[str]) -> list[str]:
+    """Those that may end an answer: a tag that closes what it says, such as `</answer>`, only if there is no other."""
+    return [token for token in tokens if not _closes(token)] or tokens
+
+
+def _closes(token: str) -> bool:
+    return token.startswith("</")
 
 
 def _calls(tokenizer: Any, offered: list[Any] | None) -> tuple[dict[str, Any], str] | None:
@@ -148,10 +157,10 @@ def _end_of_call(tokenizer: Any, message: dict[str, Any], text: str, offered: li
     written = _controls(tokenizer, text.rpartition(GIVEN)[2])
     if end.token in written:
         return end
-    if written:
-        return End(written[-1], written=True)
+    if ends := [token for token in written if not _closes(token)]:
+        return End(ends[-1], written=True)
     answered = _text(_render(tokenizer, [USER, message, TOOL_RESULT], offered))
-    between = _controls(tokenizer, _between(answered, GIVEN, RESULT))
+    between = [t for t in _controls(tokenizer, _between(answered, GIVEN, RESULT)) if not _closes(t)]
     return End(between[0], written=False) if between else None
 
 

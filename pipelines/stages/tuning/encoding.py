@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.core.errors import InputError
 from cluster.core.typed_text import Conversation, Messages, control
-from pipelines.stages.tuning.dialect import OPEN_THOUGHT, Dialect, End, dialect
+from pipelines.stages.tuning.dialect import OPEN_THOUGHT, THOUGHT, Dialect, End, dialect
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
@@ -63,7 +64,9 @@ def encode(tokenizer: Any, messages: Messages, tools: Tools = None) -> Encoded:
 
 def prompt_tokens(tokenizer: Any, messages: Messages, tools: Tools = None) -> list[int]:
     """What generation is given for the assistant's next turn. Raises as `examples` does."""
-    return _Talk(tokenizer, messages, tools).prompt(None)
+    talk = _Talk(tokenizer, messages, tools)
+    talk.require_requests(talk.text(None, prompt=True))
+    return talk.prompt(None)
 
 
 def answer_texts(tokenizer: Any, messages: Messages) -> list[str]:
@@ -79,6 +82,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
 
 def _examples(tokenizer: Any, messages: Messages, tools: Tools) -> Iterator[Encoded]:
     talk = _Talk(tokenizer, messages, tools)
+    talk.require_requests(talk.text(None))
     tokens: list[int] = []
     learn: list[bool] = []
     behind: list[int] = []
@@ -112,13 +116,24 @@ class _Talk:
         self.messages = [_spoken(self.dialect, message) for message in messages]
         _check(self.dialect, self.messages, tools)
         self.conversation = Conversation(tokenizer, self.messages, tools or None)
+        self._texts: dict[tuple[int | None, bool], str] = {}
         self._ids: dict[str, list[int]] = {}
 
     def text(self, until: int | None, prompt: bool = False) -> str:
-        try:
-            return self.conversation.text(until, prompt)
-        except Exception as error:  # whatever a template raises, it is this conversation that it does not take
-            raise Refused(f"refuses it: {error}") from None
+        """The first `until` messages as the template renders them."""
+        key = (until, prompt)
+        if key not in self._texts:
+            try:
+                self._texts[key] = self.conversation.text(until, prompt)
+            except Exception as error:  # whatever a template raises, it is this conversation that it does not take
+                raise Refused(f"refuses it: {error}") from None
+        return self._texts[key]
+
+    def require_requests(self, text: str) -> None:
+        """Raise Refused unless what was asked and ruled stands in a rendered text."""
+        for message in self.conversation.messages:
+            if message["role"] in ("system", "user") and message["content"].strip() not in text:
+                raise Refused(f"leaves out or changes what the {message['role']} says")
 
     def ids(self, text: str) -> list[int]:
         if text not in self._ids:
@@ -158,15 +173,31 @@ class _Talk:
         body, found, after = behind.partition(end.token)
         if end.written and not found:
             raise Refused(f"ends an answer without {end.token}")
+        self._require_said(self.conversation.messages[index], body)
         return body, after
+
+    def _require_said(self, message: Message, body: str) -> None:
+        """Raise Refused unless an answer's words, thought and calls are all in its rendered text."""
+        if message.get("content", "").strip() not in body:
+            raise Refused("leaves out or changes what the assistant says")
+        if message.get("reasoning_content", "").strip() not in body:
+            raise Refused("leaves out or changes a thought of the assistant")
+        names = Counter(call["function"]["name"] for call in message.get("tool_calls", ()))
+        if any(body.count(name) < count for name, count in names.items()):
+            raise Refused("leaves out a call of a tool")
 
     def _end(self, index: int) -> End:
         calls = self.dialect.end_of_call if self.messages[index].get("tool_calls") else None
         return calls or self.dialect.end
 
     def _behind_thought(self, index: int, asked: str, said: str) -> str:
-        """The answer to a prompt that opens a thought, of a template that cuts thoughts: the thought is put back."""
+        """The answer to a prompt that opens a thought, of a template that cuts thoughts, or that writes none in another
+        way than it opens one: the thought is put back, if it is empty."""
         before = OPEN_THOUGHT.sub("", asked)
+        if self.dialect.thoughts and before != asked and not self.messages[index].get("reasoning_content"):
+            with_thought = self.conversation.with_message(index, reasoning_content=THOUGHT).text(index + 1)
+            if with_thought.startswith(asked):
+                return with_thought[len(asked) :].replace(THOUGHT, "", 1)
         if not self.dialect.open_thought or not said.startswith(before):
             raise Refused("changes what it has said before when the answer follows")
         thought = self.conversation.messages[index].get("reasoning_content", "").strip("\n")

@@ -5,6 +5,7 @@ Each is a file of this folder, in Jinja, written after the published models that
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,10 @@ def _finish(tokenizer: Any) -> None:
         _put_in_front(tokenizer, MERGE)
         if not dialect(tokenizer).system:  # nor does it take a longer request: such records are refused
             tokenizer.chat_template = own
-    tokenizer.eos_token = dialect(tokenizer).end.token
+    end, eos = dialect(tokenizer).end.token, tokenizer.eos_token
+    if eos not in (None, end) and "eos_token" in str(tokenizer.chat_template):  # where it writes one, it goes on to
+        _put_in_front(tokenizer, f"{{%- set eos_token = {json.dumps(eos)} %}}\n")
+    tokenizer.eos_token = end
     check(tokenizer)
 
 
