@@ -196,7 +196,7 @@ def test_a_model_of_others(store: Store, spec: Any, metrics: dict[str, Any], bas
     assert front["base_model"] == (base or tuned.record.ref)
 
 
-@pytest.mark.parametrize("method", [Lora(rank=4, dora=True), PTuningV2(pre_seq_len=8)])
+@pytest.mark.parametrize("method", [Lora(rank=4), Lora(rank=4, dora=True), PTuningV2(pre_seq_len=8)])
 def test_an_adapter_tells_its_base_and_how_to_call_it(store: Store, method: Any) -> None:
     base = lines.commit(store, PretrainedSpec(), lines.folder(chat=True), {"hub": "org/model", "license": "mit"})
     files = lines.folder(chat=True)
@@ -217,7 +217,7 @@ def test_an_adapter_tells_its_base_and_how_to_call_it(store: Store, method: Any)
     assert {"adapter", method.name, "conversational"} <= set(front["tags"]) and front["license"] == "cc-by-nc-4.0"
     assert f"An adapter with 1,234 parameters over org/model: {method.told}." in card
     assert f"`{base.fingerprint}`" in card and f"`{weights_digest(base)}`" in card
-    assert ("vLLM serves it as a LoRA" in card) == method.merges
+    assert ("vLLM serves it as a LoRA" in card) == method.loads_in_vllm
     assert "one chat template, `alpaca`" in card
     opening = 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("org/model"), "law")'
     assert opening in card and "/home" not in card

@@ -180,7 +180,7 @@ def test_neftune_noise_is_as_published() -> None:
     long, short = list(range(1, 31)), list(range(1, 8))
     noise = noise_of(batch(long, short), width=16, alpha=5.0, seed=3).numpy()
     for row, tokens in zip(noise, (long, short), strict=True):
-        inputs = len(tokens) - 1
+        inputs = len(tokens)
         bound = 5.0 / math.sqrt(inputs * 16)
         assert not row[inputs:].any()
         assert 0.9 * bound < np.abs(row[:inputs]).max() <= bound
@@ -199,12 +199,21 @@ def test_neftune_noise_depends_on_step_and_text_alone() -> None:
     assert not torch.equal(both, plain)
     torch.manual_seed(99)  # nothing of the process's own generator
     longer = objective(batch(second, first, length=12))
-    assert torch.equal(longer[1, :5], both[0, :5]) and torch.equal(longer[0, :3], both[1, :3])
-    assert torch.equal(longer[1, 5:], objective.model.get_input_embeddings().weight[:1].expand(6, -1))
+    assert torch.equal(longer[1, :5], both[0, :5]) and torch.equal(longer[0, :4], both[1, :4])
+    assert torch.equal(longer[1, 6:], objective.model.get_input_embeddings().weight[:1].expand(5, -1))
     objective.step = 8
     assert not torch.equal(objective(batch(first, second)), both)
     objective.eval()
     assert torch.equal(objective(batch(first, second)), plain)
+
+
+def test_packed_conversations_have_the_noise_that_they_have_alone() -> None:
+    first, second = [5, 6, 7, 8], [9, 8, 7, 6, 5]
+    alone = noise_of(batch(first, second, length=8), width=4, alpha=5.0, seed=3)
+    packed = batch(first + second, length=12)
+    packed["starts"] = torch.tensor([[place in (0, 4, 9) for place in range(11)]])  # and where padding does
+    found = noise_of(packed, width=4, alpha=5.0, seed=3)[0]
+    assert torch.equal(found[:4], alone[0, :4]) and torch.equal(found[4:9], alone[1, :5]) and not found[9:].any()
 
 
 @pytest.mark.parametrize(

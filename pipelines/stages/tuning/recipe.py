@@ -25,6 +25,7 @@ class AnswerLM(Objective):
         learn = self.chunk.of(batch["learn"])
         with self.autocast(inputs):
             logits = self.model(inputs, use_cache=False).logits
+        logits = logits[:, -labels.size(1) :]  # without those of virtual tokens, which stand before the text
         return cross_entropy(logits[learn], labels[learn])[0]
 
 

@@ -20,6 +20,7 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
     spec.check_scaling(scaling)
     config, sequence_length = model_of(step)
     method = spec.method
+    method.check_model(config)
     if isinstance(method, QLora) and method.dora:
         raise Unsized("the lengths of packed weights (qlora with dora) are not predicted")
 
