@@ -9,12 +9,23 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+)
 
+from cluster.core.adapters import text_only
 from cluster.core.errors import SpecError
 from cluster.core.specs.overlay import steps
 from cluster.core.specs.spec import convert, fingerprint, override
-from pipelines.specs import Freeze, Full, Lora, PTuningV2, QLora, ScalingSpec, SftSpec
+from pipelines.specs import Freeze, Full, Lora, PromptTuning, PTuningV2, QLora, ScalingSpec, SftSpec
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.tuning.methods.method import blocks
@@ -137,15 +148,49 @@ def test_what_is_trained_besides(tied: bool) -> None:
         assert method.learns_rows(tied) == (tied or len(also) == 2)
 
 
-@pytest.mark.parametrize(
-    "config", [LlamaConfig(**SIZES), GPTNeoXConfig(**SIZES), GPT2Config(n_layer=3, n_embd=16, n_head=2)]
-)
+FAMILIES = [LlamaConfig(**SIZES), GPTNeoXConfig(**SIZES), GPT2Config(n_layer=3, n_embd=16, n_head=2)]
+
+
+@pytest.mark.parametrize("config", FAMILIES)
 def test_layers_are_found_whatever_the_family_calls_them(config: Any) -> None:
     model = AutoModelForCausalLM.from_config(config)
     assert len(blocks(model)) == 3
     Freeze(layers=1, end="first").apply(model, 0)
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert trained == {id(p) for p in blocks(model)[0].parameters()}
+
+
+WITH_PREFIX = [
+    *FAMILIES,
+    LlamaConfig(**SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}),
+    Qwen3Config(**SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}),
+    Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=8),
+    BloomConfig(vocab_size=40, hidden_size=16, n_layer=3, n_head=2),
+]
+
+
+@pytest.mark.parametrize("method", [PTuningV2(pre_seq_len=4), PromptTuning(tokens=4)])
+@pytest.mark.parametrize("config", WITH_PREFIX)
+def test_virtual_tokens_before_any_family(config: Any, method: Any) -> None:
+    """They are seen, what is behind a token is not, and a cache that grows token by token finds the same."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    tokens = torch.arange(5, 14)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+        adapted = text_only(method.apply(model, 0)).eval()
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+        found = adapted(tokens, use_cache=False).logits
+        longer = adapted(torch.cat([tokens, tokens], dim=1), use_cache=False).logits
+        asked = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        answer = adapted.generate(**asked, max_new_tokens=6, do_sample=False)
+        path = adapted(answer, use_cache=False).logits[0, 8:-1].argmax(-1)
+    assert found.shape == before.shape and (found - before).abs().max() > 1e-3
+    torch.testing.assert_close(longer[:, :9], found, rtol=1e-4, atol=1e-5)
+    assert path.tolist() == answer[0, 9:].tolist()
 
 
 def test_updates_of_transposed_layers() -> None:
