@@ -9,11 +9,13 @@ import pytest
 import transformers
 import yaml
 
+from cluster.core.adapters import weights_digest
 from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import (
+    AdapterSpec,
     ConversationsSpec,
     CorpusSpec,
     ExportSpec,
@@ -23,6 +25,7 @@ from pipelines.specs import (
     PreferencesSpec,
     PretrainedSpec,
     PretrainSpec,
+    PTuningV2,
     QuantizeSpec,
     RewardSpec,
     RlhfSpec,
@@ -183,7 +186,7 @@ def test_a_model_of_others(store: Store, spec: Any, metrics: dict[str, Any], bas
     _, front, card = export(store, tuned)
     assert front["base_model"] == (base or taken_in.record.ref) and front["base_model_relation"] == "finetune"
     assert front["license"] == license and "lora" in front["tags"]
-    assert "low-rank updates (rank 16), merged" in card and "/home" not in card
+    assert "low-rank updates of all linear layers (rank 16), merged" in card and "/home" not in card
     further = lines.commit(
         store, PretrainSpec(), lines.folder(), model=tuned,
         tokens=lines.commit(store, TokensSpec(), {}, corpus=lines.corpus(store, "MIT"), tokenizer=tuned),
@@ -191,6 +194,34 @@ def test_a_model_of_others(store: Store, spec: Any, metrics: dict[str, Any], bas
     _, front, card = export(store, further)
     assert "trained further on text" in card and "what tuning taught may be lost" in card
     assert front["base_model"] == (base or tuned.record.ref)
+
+
+@pytest.mark.parametrize("method", [Lora(rank=4), Lora(rank=4, dora=True), PTuningV2(pre_seq_len=8)])
+def test_an_adapter_tells_its_base_and_how_to_call_it(store: Store, method: Any) -> None:
+    base = lines.commit(store, PretrainedSpec(), lines.folder(chat=True), {"hub": "org/model", "license": "mit"})
+    files = lines.folder(chat=True)
+    if not method.merges:
+        del files["model.safetensors"]
+    files |= {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetensors": b"weights"}
+    spec = SftSpec(method=method, template="alpaca")
+    given = {"model": base, "conversations": conversations(store, "CC-BY-NC-4.0")}
+    tuned = lines.commit(store, spec, files, {"trained_parameters": 1234}, **given)
+    made = build(AdapterSpec(), {"model": tuned}, store=store, name="law")
+    card = made.location.read_bytes("README.md").decode()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["library_name"], front["base_model"], front["base_model_relation"]) == (
+        "peft",
+        "org/model",
+        "adapter",
+    )
+    assert {"adapter", method.name, "conversational"} <= set(front["tags"]) and front["license"] == "cc-by-nc-4.0"
+    assert f"An adapter with 1,234 parameters over org/model: {method.told}." in card
+    assert f"`{base.fingerprint}`" in card and f"`{weights_digest(base)}`" in card
+    assert ("vLLM serves it as a LoRA" in card) == method.loads_in_vllm
+    assert "one chat template, `alpaca`" in card
+    opening = 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("org/model"), "law")'
+    assert opening in card and "/home" not in card
+    compile(card.split("```python")[1].split("```")[0], "card", "exec")
 
 
 def test_what_was_only_measured_on_is_no_source(store: Store) -> None:

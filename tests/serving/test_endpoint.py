@@ -26,11 +26,14 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ChatEndpoint, PretrainSpec, ScalingSpec, SyntheticSpec
 from pipelines.stages.generation.asking import Asker, Request
+from serving.in_process import InProcess
 from serving.remote import Remote
 from serving.talk import SPEAKERS, Sampling, fitted
 from tests.cluster.local_cluster import CTL
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import CONTEXT, Served
+from tests.tuning.made_adapters import by_method
+from tests.tuning.tiny_sft import make_inputs, write_sources
 
 pytestmark = pytest.mark.heavy
 
@@ -251,3 +254,23 @@ def test_the_model_of_an_endpoint_that_is_down_is_in_use_no_more(served: Served)
     while served.model.record.ref not in _may_go(served):
         assert time.monotonic() < deadline
         time.sleep(1)  # the last processes of the endpoint end on their own
+
+
+def test_a_soft_prompt_is_served_over_transformers(served: Served, tmp_path: Path) -> None:
+    """Beside the other endpoint, below its own name; vLLM knows no such models."""
+    store = Store(tmp_path / "store")
+    prefix, _ = by_method(make_inputs(store, write_sources(tmp_path)), store, "prefix")
+    options = ("--port", str(served.port), "--name", "soft", "--store", store.root.url)
+    said = served.cluster.ctl("serve", "up", "sft/prefix", *options, timeout=300)
+    assert "is an adapter: transformers serves it, one answer at a time" in said and "is ready" in said
+    try:
+        listed = {entry["name"]: entry for entry in json.loads(served.cluster.ctl("serve", "list", "--json"))}
+        assert listed["soft"]["model"] == prefix.record.ref and listed["soft"]["replicas"] == 1
+        talker = Remote(listed["soft"]["base_url"])
+        asked = [{"role": "user", "content": "def add(x):"}]
+        assert talker.context_tokens == 256 - 8
+        there = "".join(talker.answer(asked, Sampling(max_tokens=8)))
+        assert there == "".join(InProcess(prefix).answer(asked, Sampling(max_tokens=8)))
+        assert talker.chats
+    finally:
+        served.cluster.ctl("serve", "down", "soft")

@@ -9,12 +9,23 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+)
 
+from cluster.core.adapters import text_only
 from cluster.core.errors import SpecError
 from cluster.core.specs.overlay import steps
 from cluster.core.specs.spec import convert, fingerprint, override
-from pipelines.specs import Freeze, Full, Lora, PTuningV2, QLora, ScalingSpec, SftSpec
+from pipelines.specs import Freeze, Full, Lora, PromptTuning, PTuningV2, QLora, ScalingSpec, SftSpec
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.tuning.methods.method import blocks
@@ -137,15 +148,49 @@ def test_what_is_trained_besides(tied: bool) -> None:
         assert method.learns_rows(tied) == (tied or len(also) == 2)
 
 
-@pytest.mark.parametrize(
-    "config", [LlamaConfig(**SIZES), GPTNeoXConfig(**SIZES), GPT2Config(n_layer=3, n_embd=16, n_head=2)]
-)
+FAMILIES = [LlamaConfig(**SIZES), GPTNeoXConfig(**SIZES), GPT2Config(n_layer=3, n_embd=16, n_head=2)]
+
+
+@pytest.mark.parametrize("config", FAMILIES)
 def test_layers_are_found_whatever_the_family_calls_them(config: Any) -> None:
     model = AutoModelForCausalLM.from_config(config)
     assert len(blocks(model)) == 3
     Freeze(layers=1, end="first").apply(model, 0)
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert trained == {id(p) for p in blocks(model)[0].parameters()}
+
+
+WITH_PREFIX = [
+    *FAMILIES,
+    LlamaConfig(**SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}),
+    Qwen3Config(**SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}),
+    Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=8),
+    BloomConfig(vocab_size=40, hidden_size=16, n_layer=3, n_head=2),
+]
+
+
+@pytest.mark.parametrize("method", [PTuningV2(pre_seq_len=4), PromptTuning(tokens=4)])
+@pytest.mark.parametrize("config", WITH_PREFIX)
+def test_virtual_tokens_before_any_family(config: Any, method: Any) -> None:
+    """They are seen, what is behind a token is not, and a cache that grows token by token finds the same."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    tokens = torch.arange(5, 14)[None]
+    with torch.no_grad():
+        before = model(tokens).logits
+        adapted = text_only(method.apply(model, 0)).eval()
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+        found = adapted(tokens, use_cache=False).logits
+        longer = adapted(torch.cat([tokens, tokens], dim=1), use_cache=False).logits
+        asked = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        answer = adapted.generate(**asked, max_new_tokens=6, do_sample=False)
+        path = adapted(answer, use_cache=False).logits[0, 8:-1].argmax(-1)
+    assert found.shape == before.shape and (found - before).abs().max() > 1e-3
+    torch.testing.assert_close(longer[:, :9], found, rtol=1e-4, atol=1e-5)
+    assert path.tolist() == answer[0, 9:].tolist()
 
 
 def test_updates_of_transposed_layers() -> None:
@@ -180,7 +225,7 @@ def test_neftune_noise_is_as_published() -> None:
     long, short = list(range(1, 31)), list(range(1, 8))
     noise = noise_of(batch(long, short), width=16, alpha=5.0, seed=3).numpy()
     for row, tokens in zip(noise, (long, short), strict=True):
-        inputs = len(tokens) - 1
+        inputs = len(tokens)
         bound = 5.0 / math.sqrt(inputs * 16)
         assert not row[inputs:].any()
         assert 0.9 * bound < np.abs(row[:inputs]).max() <= bound
@@ -199,12 +244,21 @@ def test_neftune_noise_depends_on_step_and_text_alone() -> None:
     assert not torch.equal(both, plain)
     torch.manual_seed(99)  # nothing of the process's own generator
     longer = objective(batch(second, first, length=12))
-    assert torch.equal(longer[1, :5], both[0, :5]) and torch.equal(longer[0, :3], both[1, :3])
-    assert torch.equal(longer[1, 5:], objective.model.get_input_embeddings().weight[:1].expand(6, -1))
+    assert torch.equal(longer[1, :5], both[0, :5]) and torch.equal(longer[0, :4], both[1, :4])
+    assert torch.equal(longer[1, 6:], objective.model.get_input_embeddings().weight[:1].expand(5, -1))
     objective.step = 8
     assert not torch.equal(objective(batch(first, second)), both)
     objective.eval()
     assert torch.equal(objective(batch(first, second)), plain)
+
+
+def test_packed_conversations_have_the_noise_that_they_have_alone() -> None:
+    first, second = [5, 6, 7, 8], [9, 8, 7, 6, 5]
+    alone = noise_of(batch(first, second, length=8), width=4, alpha=5.0, seed=3)
+    packed = batch(first + second, length=12)
+    packed["starts"] = torch.tensor([[place in (0, 4, 9) for place in range(11)]])  # and where padding does
+    found = noise_of(packed, width=4, alpha=5.0, seed=3)[0]
+    assert torch.equal(found[:4], alone[0, :4]) and torch.equal(found[4:9], alone[1, :5]) and not found[9:].any()
 
 
 @pytest.mark.parametrize(

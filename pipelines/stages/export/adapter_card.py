@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from cluster.core.adapters import adapter_place, weights_digest
 from cluster.core.storage.artifact import Artifact
 from pipelines.stages.export.card import (
@@ -18,6 +20,7 @@ from pipelines.stages.export.claim import claim
 from pipelines.stages.export.kinds import Kind, method_of, stages
 from pipelines.stages.export.origins import DATA, lineage, sources
 from pipelines.stages.export.usage import usage
+from pipelines.stages.tuning.methods import AnyMethod
 
 
 def adapter_card(name: str, tuned: Artifact, base: Artifact) -> str:
@@ -36,9 +39,7 @@ def adapter_card(name: str, tuned: Artifact, base: Artifact) -> str:
         "## Its base",
         "It was trained over these weights and means nothing over others, which Trunkline refuses.",
         table(("base", ""), rows),
-        "It cannot be merged into them, and vLLM does not serve it: transformers does."
-        if adapter_place(tuned)
-        else "It can be merged into them, and vLLM serves it as a LoRA.",
+        served(tuned),
         *usage(name, tuned, called),
         "## Intended use",
         kind.intended_use(),
@@ -59,3 +60,13 @@ def metadata(kind: Kind, base: str) -> dict[str, Any]:
     """The Hub's fields that say what it is and what it belongs to."""
     found = kind.metadata() | {"library_name": "peft", "base_model": base, "base_model_relation": "adapter"}
     return found | {"tags": [*found["tags"], "adapter"]}
+
+
+def served(tuned: Artifact) -> str:
+    """Who serves it."""
+    if adapter_place(tuned):
+        return "It cannot be merged into them, and vLLM does not serve it: transformers does."
+    method = tuned.spec.get("method")
+    loads = method is None or msgspec.convert(method, AnyMethod).loads_in_vllm  # older records know plain LoRA alone
+    who = "vLLM serves it as a LoRA" if loads else "vLLM serves the merged model, but not this adapter"
+    return f"It can be merged into them. {who}."

@@ -17,6 +17,7 @@ from cluster.core.storage.artifact import Artifact
 from pipelines.stages.export.claim import claim
 from pipelines.stages.export.kinds import Kind, stages
 from pipelines.stages.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources
+from pipelines.stages.export.usage import usage
 
 BENCHMARKS = (
     ("bits_per_byte", "bits per byte, this model"),
@@ -39,12 +40,14 @@ def model_card(name: str, kind: Kind, inputs: dict[str, Artifact], parameters: i
     tokenizers = [artifact for artifact in ancestors if artifact.kind in ("tokenizer", "vocabulary")]
     made = claim(license for source in learned for license in source.counts)
     data = [a for a in lineage([inputs["model"]], learned_only=True) if a.kind in DATA]
+    tuned = next((model for model in reversed(kind.chain) if "template" in model.spec), inputs["model"])
     sections = [
         front_matter(kind.metadata() | made.fields),
         f"# {name}",
         kind.summary(parameters, dtype),
         "## Intended use",
         kind.intended_use(),
+        *(usage(name, tuned) if kind.chats else ()),
         "## Licences",
         made.sentence,
         *license_table(learned),

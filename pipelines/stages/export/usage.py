@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cluster.core.storage.artifact import Artifact
 
 QUESTION = "What can you do?"
 
 
 def usage(name: str, model: Artifact, base: str = "") -> list[str]:
-    """The sections on the chat template and on calling; of an adapter, over `base`."""
-    spec: dict[str, Any] = model.spec
-    named = spec.get("template", "")
-    template = f"`{named}`" if named else "the base model's own"
+    """The section on template and calling; `model` is the one that was tuned, of an adapter over `base`."""
+    named = str(model.spec.get("template", ""))
+    template = f"`{named}`" if named else "the base model's own" if base else "its own"
     opening = (
         f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{name}")'
         if base
@@ -35,7 +32,6 @@ def usage(name: str, model: Artifact, base: str = "") -> list[str]:
     lines = "\n".join(code)
     return [
         "## How to call it",
-        f"It was trained on one chat template, {template} (`chat_template.jinja`, which the tokenizer brings): give it "
-        "conversations in that, and nothing else.",
+        f"It takes conversations in one chat template, {template}, which its tokenizer brings (`chat_template.jinja`).",
         f"```python\n{lines}\n```",
     ]

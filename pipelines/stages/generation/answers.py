@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+import torch
 
 from cluster.control.failures import explained
 from cluster.control.runtime import connect
@@ -41,7 +42,7 @@ def answer(
     seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
     if adapter_place(model) is not None:
         ctx.notice(f"{model.record.ref} is an adapter: transformers answers, one prompt after the other, and not vLLM")
-        return plain.answer(open_model(model, dtype="auto"), prompts, seeds, max_tokens, ctx.progress, **asked)
+        return plain.answer(open_model(model, dtype=torch.float32), prompts, seeds, max_tokens, ctx.progress, **asked)
     connect(ctx.scaling)
     options = engine_options(ctx.scaling, limit or longest, engine_dtype(ctx.scaling, read_config(model)))
     engines = fleet.start(model, options, ctx.scaling)

@@ -7,6 +7,7 @@ the number of workers nor the size of micro-batches changes it. In validation th
 from __future__ import annotations
 
 import zlib
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,12 +41,19 @@ def add_noise(objective: Objective, alpha: float, seed: int) -> None:
 
 
 def noise_of(batch: dict[str, Tensor], width: int, alpha: float, seed: int) -> Tensor:
-    """Noise (batch, length, width) float32 for the inputs of a batch, whose `tokens` are (batch, length + 1)."""
+    """Noise (batch, length, width) float32 for the inputs of a batch, whose `tokens` are (batch, length + 1).
+
+    Conversations that are packed into a row, as its `starts` tell, have each the noise that they have alone.
+    """
     tokens, learn = batch["tokens"].cpu(), batch["learn"].cpu()
     noise = torch.zeros(len(tokens), tokens.size(1) - 1, width)
-    places = torch.arange(1, tokens.size(1))
-    for row, (ids, learned) in enumerate(zip(tokens, learn, strict=True)):
-        length = int(places[(ids[1:] != 0) | learned].max())  # the padding is zeros, from which nothing is learned
-        drawn = torch.Generator().manual_seed(mix(seed, zlib.crc32(ids[: length + 1].numpy().tobytes())))
-        noise[row, :length].uniform_(-1, 1, generator=drawn).mul_(alpha / (length * width) ** 0.5)
+    places = torch.arange(1, tokens.size(1) + 1)
+    for row, (ids, learned) in enumerate(zip(tokens, F.pad(learn, (1, 0)), strict=True)):
+        end = int(places[(ids != 0) | learned].max())  # the padding is zeros, from which nothing is learned
+        starts = batch["starts"][row].nonzero().flatten().tolist() if "starts" in batch else [0]
+        for begin, stop in pairwise([*starts, max(end, starts[-1])]):
+            drawn = torch.Generator().manual_seed(mix(seed, zlib.crc32(ids[begin:stop].numpy().tobytes())))
+            bound = alpha / ((stop - begin) * width) ** 0.5 if stop > begin else 0.0
+            into = noise[row, begin:stop]
+            into += torch.empty(stop - begin, width).uniform_(-bound, bound, generator=drawn)[: len(into)]
     return noise

@@ -25,6 +25,7 @@ def predict(step: Step, scaling: ScalingSpec, hardware: Hardware) -> Prediction:
         if needs_no_mask(config, scaling):
             config._attn_implementation = NAME
     method = spec.method
+    method.check_model(config)
     if isinstance(method, QLora) and method.dora:
         raise Unsized("the lengths of packed weights (qlora with dora) are not predicted")
 

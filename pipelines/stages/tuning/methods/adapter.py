@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.core.adapters import CONFIG, FOLDER, text_only
+from cluster.core.adapters import CONFIG, FOLDER
 from pipelines.stages.tuning.methods.method import Method, load_trained
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Adapter(Method, frozen=True):
         torch.manual_seed(seed)
         with warnings.catch_warnings():  # what peft has to say of its own releases
             warnings.simplefilter("ignore")
-            return text_only(get_peft_model(model, self.config(model, values)))
+            return get_peft_model(model, self.config(model, values))
 
     def write(
         self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int

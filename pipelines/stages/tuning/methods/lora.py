@@ -51,6 +51,10 @@ class LowRank(Adapter, frozen=True):
     def unfit_for_zero_3(self) -> str:
         return "weights whose lengths dora takes" if self.dora else ""
 
+    @property
+    def loads_in_vllm(self) -> bool:
+        return not (self.dora or self.also)
+
     def check(self, spec: Any) -> None:
         super().check(spec)
         if not self.targets:

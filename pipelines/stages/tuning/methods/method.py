@@ -34,6 +34,8 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether workers can share the layers that are trained (scaling.tensor_parallel_size)."""
     shares: ClassVar[bool] = True
     """Whether workers can share sequences (scaling.sequence_parallel_size)."""
+    packs: ClassVar[bool] = True
+    """Whether several conversations can stand in a row, each of which attends to itself alone."""
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again (scaling.activation_checkpointing)."""
     packs: ClassVar[bool] = True
@@ -58,12 +60,23 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return ALL_STAGES[:-1] if self.unfit_for_zero_3 else ALL_STAGES
 
     @property
+    def loads_in_vllm(self) -> bool:
+        """Whether vLLM takes the adapter that is left."""
+        return False
+
+    @property
     def also(self) -> tuple[Outer, ...]:
         """What is trained besides, whole."""
         return ()
 
     def check(self, spec: Any) -> None:
         """Raise SpecError where the fields contradict each other, or those of an SftSpec."""
+        if getattr(spec, "packing", False) and not self.packs:
+            raise SpecError(
+                f"sft.packing: {self.name} has one prompt of virtual tokens for a row, and packed rows hold several "
+                "conversations",
+                "Set it to false.",
+            )
         if self.adapts and spec.optimizer == "muon":
             raise SpecError(
                 f"sft.optimizer: muon trains whole matrices, and {self.name} an adapter", "Set it to adamw."
