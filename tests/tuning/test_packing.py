@@ -122,6 +122,17 @@ def test_padding_does_not_enter(family: str = "llama") -> None:
     torch.testing.assert_close(both, torch.cat([told(lm, sequences, [0]), told(lm, sequences, [1])]))
 
 
+def test_it_compiles_as_one_graph() -> None:
+    """With masks: lengths would have it compiled anew for each batch. What is learned of a batch breaks no graph."""
+    compiling = ScalingSpec(compile=True)
+    packed = Sequences.collect(conversations()).packed(CAPACITY)
+    lm = objective("llama", compiling)
+    expected, _ = losses(lm, packed)
+    lm.model.compile(backend="eager", fullgraph=True)
+    found, _ = losses(lm, packed)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_families_of_which_nothing_is_known_are_refused() -> None:
     with pytest.raises(SpecError, match=r"sft.packing: nothing shows that the family 'mamba'.*Set it to false"):
         check_packing(AutoConfig.for_model("mamba"))

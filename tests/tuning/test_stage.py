@@ -54,7 +54,9 @@ def full(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: 
 
 @pytest.fixture(scope="module")
 def lora(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Artifact:
-    return run(inputs, tmp_path_factory.mktemp("lora"), sft("lora"), checkpoint_every_seconds=1000.0)
+    """Packed: 4 rows hold some 15 conversations."""
+    spec = sft("lora", packing=True, global_batch_size=4)
+    return run(inputs, tmp_path_factory.mktemp("lora"), spec, checkpoint_every_seconds=1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,11 @@ def test_lora_learns_and_the_figures_are_true(lora: Artifact, inputs: Inputs) ->
     before, after = (heldout_loss(loaded(artifact), tokenizer, inputs) for artifact in (inputs["model"], lora))
     assert lora.metrics["validation_loss"] == pytest.approx(after, rel=1e-4)
     assert after < 0.9 * before
+    told, whole = lora.metrics, lengths(tokenizer, inputs)
+    assert (told["conversations"], told["too_long"], told["lost_tokens"]) == (len(whole), 0, 0)
+    assert sum(whole) / LENGTH <= told["rows"] < 1.1 * sum(whole) / LENGTH
+    assert told["padding_share"] < 0.1 < told["padding_share_unpacked"] < 0.6
+    assert told["epochs"] == pytest.approx(3.0, abs=4 / told["rows"])
 
 
 def test_qlora_learns_over_packed_weights(qlora: Artifact, inputs: Inputs) -> None:
@@ -170,6 +177,8 @@ def test_conversations_that_are_too_long_are_counted(qlora: Artifact, inputs: In
     too_long = sum(length > qlora.spec["sequence_length"] for length in found)
     assert 0 < too_long < len(found)
     assert (qlora.metrics["too_long"], qlora.metrics["conversations"]) == (too_long, len(found) - too_long)
+    lost = sum(length for length in found if length > qlora.spec["sequence_length"])
+    assert (qlora.metrics["lost_tokens"], qlora.metrics["cut"]) == (lost, 0)
 
 
 @pytest.mark.parametrize(
