@@ -347,6 +347,8 @@ def test_a_maker_without_its_file_is_no_spec() -> None:
         ('{"a": 1}\n{"a": "cut', [{"a": 1}], True),
         ("{so} it goes", [], True),
         ("nothing", [], False),
+        ('{"tasks": [{"a": 1}, {"a": 2}]}', [{"a": 1}, {"a": 2}], False),
+        ('{"tasks": []}', [{"tasks": []}], False),
         ('<think>Maybe {"a": 0}?</think>\n{"a": 1}', [{"a": 1}], False),
         ('<think>Maybe {"a": 0}?', [], False),
     ],

@@ -16,9 +16,10 @@ class Unreadable(Exception):
 
 
 def objects(text: str) -> tuple[list[dict[str, Any]], bool]:
-    """The outermost JSON objects in a text, in order, and whether it ends within one that was cut off or is broken.
+    """The JSON objects in a text, in order, and whether it ends within one that was cut off or is broken.
 
-    In an array, a line each, in a fence of code, with words around them; what a model thinks before is no part of it.
+    In an array, in an object that holds nothing else (`{"tasks": [...]}`), a line each, in a fence of code, with words
+    around them. What a model thinks before is no part of it.
     """
     text = THOUGHTS.sub("", text)
     found: list[dict[str, Any]] = []
@@ -26,11 +27,19 @@ def objects(text: str) -> tuple[list[dict[str, Any]], bool]:
     while (start := text.find("{", position)) >= 0:
         try:
             value, position = _DECODER.raw_decode(text, start)
-            found.append(value)
+            found += _within(value)
             broken = False
         except (ValueError, RecursionError):
             position, broken = start + 1, True
     return found, broken
+
+
+def _within(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The objects of the list that is all an object holds; else the object."""
+    inner = next(iter(value.values())) if len(value) == 1 else None
+    if isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner):
+        return inner
+    return [value]
 
 
 def said(record: dict[str, Any], field: str) -> str:
