@@ -35,11 +35,9 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shares: ClassVar[bool] = True
     """Whether workers can share sequences (scaling.sequence_parallel_size)."""
     packs: ClassVar[bool] = True
-    """Whether several conversations can stand in a row, each of which attends to itself alone."""
+    """Whether several conversations can stand in a row (sft.packing), each of which attends to itself alone."""
     recomputes: ClassVar[bool] = True
     """Whether layers can be computed again (scaling.activation_checkpointing)."""
-    packs: ClassVar[bool] = True
-    """Whether several conversations can stand in one row (sft.packing)."""
 
     @property
     def name(self) -> str:
@@ -71,7 +69,7 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def check(self, spec: Any) -> None:
         """Raise SpecError where the fields contradict each other, or those of an SftSpec."""
-        if getattr(spec, "packing", False) and not self.packs:
+        if spec.packing and not self.packs:
             raise SpecError(
                 f"sft.packing: {self.name} has one prompt of virtual tokens for a row, and packed rows hold several "
                 "conversations",
@@ -80,11 +78,6 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.adapts and spec.optimizer == "muon":
             raise SpecError(
                 f"sft.optimizer: muon trains whole matrices, and {self.name} an adapter", "Set it to adamw."
-            )
-        if spec.packing and not self.packs:
-            raise SpecError(
-                f"sft.packing: the conversations of a row cannot share the virtual tokens of {self.name}",
-                "Set it to false.",
             )
 
     def check_scaling(self, scaling: ScalingSpec) -> None:

@@ -19,7 +19,6 @@ class PTuningV2(Adapter, frozen=True, tag="p-tuning-v2"):
     packs: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     shares: ClassVar[bool] = False
-    packs: ClassVar[bool] = False
     recomputes: ClassVar[bool] = False
 
     pre_seq_len: Annotated[int, Meta(ge=1)] = 128

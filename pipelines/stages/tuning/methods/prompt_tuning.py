@@ -18,7 +18,6 @@ class PromptTuning(Adapter, frozen=True, tag="prompt-tuning"):
     packs: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     shares: ClassVar[bool] = False
-    packs: ClassVar[bool] = False
 
     tokens: Annotated[int, Meta(ge=1)] = 20
     """Virtual tokens of the prompt."""
