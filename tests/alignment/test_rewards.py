@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -16,11 +17,13 @@ import torch
 from cluster.core.errors import InputError, JobError, SpecError
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.calls import apply, as_number
+from pipelines.stages.alignment.rewards.gsm8k import gsm8k, number
 from pipelines.stages.alignment.rewards.rewards import reward_function
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.generation.engine import Completion
 from tests.alignment.tiny_chat import rlhf
+from tests.conftest import SHARED_DATA
 
 SAMPLES = [Sample([{"role": "user", "content": f"Count to {n}."}], "one" * n, True) for n in range(4)]
 
@@ -212,3 +215,44 @@ def test_a_function_sees_all_of_an_answer_and_what_would_have_been_right() -> No
     whole, cut = seen.samples  # type: ignore[attr-defined]
     assert (whole.answer, whole.text, whole.tokens, whole.finish_reason) == ("7 8", "7 8 0", (7, 8, 0), "stop")
     assert (cut.answer, cut.text, cut.finish_reason, cut.reference) == ("7 8", "7 8", "length", "1 2")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "reward"),
+    [
+        ("6 * 7 = 42\n#### 42", "It is 42.\n#### 42", 1.0),
+        ("#### 42", "42", 1.0),
+        ("#### 1,234", "#### 1234", 1.0),
+        ("#### $1,234.50 a year", "#### 1234.5", 1.0),
+        ("#### -5", "#### -5", 1.0),
+        ("#### -$5", "#### -5", 1.0),
+        ("#### 5", "#### -5", 0.0),
+        ("#### 41\n#### 42", "#### 42", 0.0),  # the first counts
+        ("The answer is 42.", "#### 42", 0.0),
+        ("####", "#### 42", 0.0),
+        ("#### none of the 42", "#### 42", 0.0),
+        ("#### 42", "#### 420", 0.0),
+        ("#### 18 apples and 3 pears", "#### 18", 1.0),
+    ],
+)
+def test_gsm8k(answer: str, reference: str, reward: float) -> None:
+    request = [{"role": "user", "content": "How many?"}]
+    assert gsm8k(Sample(request, answer, True, reference=reference)) == reward
+    assert gsm8k(Sample(request, answer, False, reference=reference)) == 0.0  # cut off
+
+
+def test_gsm8k_needs_a_reference() -> None:
+    with pytest.raises(InputError, match="no number"):
+        gsm8k(Sample([{"role": "user", "content": "How many?"}], "#### 1", True))
+
+
+def test_gsm8k_reads_its_own_answers() -> None:
+    file = SHARED_DATA / "rl_prompts" / "gsm8k"
+    lines = [line for path in sorted(file.rglob("*.jsonl")) for line in path.read_text().splitlines()]
+    if not lines:
+        pytest.skip(f"{file} is not there")
+    for line in lines:
+        reference = json.loads(line)["answer"]
+        own = float(reference.rpartition("####")[2].strip().replace(",", ""))
+        sample = Sample([{"role": "user", "content": "?"}], reference, True, reference=reference)
+        assert gsm8k(sample) == 1.0 and float(number(reference) or 0) == own

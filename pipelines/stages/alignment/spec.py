@@ -23,6 +23,7 @@ Damage = Literal[
 REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
 # What is not named `module:function`: each, but the model, is a module of its name in rewards/.
 REWARDS = (
+    "gsm8k",
     "python_parses",
     REWARD_MODEL,
 )

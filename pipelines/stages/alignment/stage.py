@@ -112,7 +112,7 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
     """The prompts of a split that the template renders and that are not too long, and how many are not so."""
     prompts, refused = [], 0
     for row in read_conversations(ctx.inputs["prompts"].local(), split):
-        messages, reference = row["messages"], ""
+        messages, reference = row["messages"], row.get("reference", "")
         while messages and messages[-1]["role"] == "assistant":
             reference = reference or messages[-1]["content"]
             messages = messages[:-1]
