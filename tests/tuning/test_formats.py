@@ -222,7 +222,7 @@ GOOD: list[tuple[str, dict[str, Any], list[Any]]] = [
     ("belle", {"question": "Who?", "std_answer": "Me.", "class": "qa"}, [ASK, ME]),
     (
         "belle",
-        {"instruction": "Human:Who?\nAssistant:Me.\nHuman:Who?\nAssistant:", "input": "", "output": "Me."},
+        {"instruction": " Human:Who?\nAssistant: Me.\n Human:Who?\nAssistant:", "input": "", "output": "Me."},
         [ASK, ME, ASK, ME],
     ),
     (

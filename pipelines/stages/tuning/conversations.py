@@ -129,9 +129,11 @@ def tell(ctx: Context[ConversationsSpec], intake: Intake) -> None:
         ctx.notice(f"{intake.path}: {name} is left out: {why}")
     if len(intake.set_aside) > 3:
         ctx.notice(f"{intake.path}: {len(intake.set_aside)} files in all are left out, see report.json")
-    for note, count in intake.notes.most_common():
-        if note.startswith(("control token", "blank")):
-            ctx.notice(f"{intake.path}: {note}, in {count} conversations (conversations.control_tokens, .replace)")
+    strange = [
+        (note, count) for note, count in intake.notes.most_common() if note.startswith(("control token", "blank"))
+    ]
+    for note, count in strange[:3]:
+        ctx.notice(f"{intake.path}: {note}, in {count} conversations (conversations.control_tokens, .replace)")
 
 
 def merged(intakes: list[Intake]) -> Row:

@@ -114,6 +114,8 @@ class ConversationsSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("conversations.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if self.validation_path and not self.path:
+            raise SpecError("conversations.validation_path: a corpus has a held-out split of its own", "Leave it out.")
         if self.format not in FORMATS:
             raise SpecError(f"conversations.format: no format {self.format!r}", nearest(self.format, list(FORMATS)))
         for name in self.columns:

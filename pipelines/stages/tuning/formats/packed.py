@@ -15,9 +15,10 @@ SPEAKERS = (  # the marks of the user and of the assistant
     ("[Human]:", "[MOSS]:"),  # MOSS 002
 )
 ENDS = re.compile(r"\s*(?:<eo[a-z]>|</s>)\s*\Z")
+AT_LINE = r"^[ \t]*"  # where a name is a plain word, which may stand in a sentence
 SPLITTERS = [
-    re.compile(rf"{'' if user[0] in '<#[' else '^'}({re.escape(user)}|{re.escape(assistant)})", re.MULTILINE)
-    for user, assistant in SPEAKERS
+    re.compile(rf"{AT_LINE if user.isalnum() else ''}({user}|{assistant}):", re.MULTILINE)
+    for user, assistant in ((re.escape(user[:-1]), re.escape(assistant[:-1])) for user, assistant in SPEAKERS)
 ]
 
 
@@ -35,7 +36,7 @@ def unpacked(text: str, which: int) -> list[Message]:
         raise BadRecord(f"no dialogue: it does not begin with {user}")
     found: list[Message] = []
     for name, words in zip(said[::2], said[1::2], strict=True):
-        found.append({"role": "user" if name == user else "assistant", "content": ENDS.sub("", words).strip()})
+        found.append({"role": "user" if f"{name}:" == user else "assistant", "content": ENDS.sub("", words).strip()})
     return found
 
 
