@@ -15,6 +15,7 @@ from pipelines.stages.tuning import spec
 from pipelines.stages.tuning.dialect import dialect
 from pipelines.stages.tuning.encoding import Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from pipelines.stages.tuning.templates import NAMED, TEMPLATES, TURN_END, as_served, missing, prepare
+from tests.conftest import ROOT
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand, llama, with_tokens
 
 SYSTEM: Message = {"role": "system", "content": "Be brief"}
@@ -362,3 +363,20 @@ def test_a_named_template_wants_an_eos() -> None:
         prepare(tokenizer, "alpaca")
     prepare(tokenizer, "chatml")
     assert (tokenizer.eos_token, dialect(tokenizer).ends) == (TURN_END, (TURN_END,))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_table_of_the_docs_is_true(name: str) -> None:
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    section = text.partition("## Templates and loss masks")[2].partition("\n## ")[0]
+    row = next(line for line in section.splitlines() if line.startswith("| ") and f"`{name}`" in line.split(" | ")[0])
+    _, _, system, tools, thoughts, ends, tokens = row.replace("\\|", "¦").strip("| ").split(" | ")
+    tokenizer = by_hand()
+    prepare(tokenizer, name)
+    found = dialect(tokenizer)
+    assert found.system and system
+    assert found.tools == (tools != "no")
+    assert found.thoughts == (thoughts != "no")
+    assert str(len(NAMED[name].needed) or "none") in tokens.split(", ")
+    stops = [f"`{token.replace('|', '¦')}`" for token in found.ends if token != END_OF_TEXT] or ["the eos"]
+    assert all(stop in ends for stop in stops)
