@@ -237,6 +237,18 @@ def test_a_call_is_given_as_the_template_reads_it(arguments: str, end: str, expe
     assert stops == {tokenizer.convert_ids_to_tokens(id) for id in end_of_turn_ids(tokenizer)}
 
 
+def test_mistrals_calls_have_ids_of_nine_characters() -> None:
+    tokenizer = by_hand()
+    prepare(tokenizer, "mistral")
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    for given, written in (({}, "000000001"), ({"id": "call_abcdefghi"}, "abcdefghi"), ({"id": "1"}, "000000001")):
+        call = {"type": "function", **given, "function": {"name": "weather", "arguments": {}}}
+        result = {"role": "tool", "content": "sun"} | ({"tool_call_id": given["id"]} if given else {})
+        talk = [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, result, YES]
+        assert learned(tokenizer, talk, tools)[0].endswith(f'"id": "{written}"}}]{END_OF_TEXT}')
+        assert f'"call_id": "{written}"' in tokenizer.decode(encode(tokenizer, talk, tools).tokens)
+
+
 def test_a_tag_that_closes_a_call_does_not_end_the_answer() -> None:
     """As in GLM-4.5: an answer ends where the next role begins, and one may call twice."""
     tokenizer = own(
@@ -335,7 +347,10 @@ ECHO = (  # says again what was asked, before the answer ends
             "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
             "ends an answer without a special",
         ),
-        ("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}", "ends an answer without a special token"),
+        (
+            "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}",
+            r"special token.*: '<\|im_end\|>' is none",
+        ),
         (
             "{% for m in messages %}{{ m.content if loop.last else 'cut' }}{{ eos_token }}{% endfor %}",
             "changes what it",
