@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import logging
 
@@ -58,7 +59,10 @@ class InProcess:
         if isinstance(given, str) or not self.tokenizer.chat_template:
             text = given if isinstance(given, str) else transcript(given)
             return dict(self.tokenizer(text, return_tensors="pt", return_token_type_ids=False))
-        ids = torch.tensor([prompt_ids(self.tokenizer, given)])
+        try:
+            ids = torch.tensor([prompt_ids(self.tokenizer, given)])
+        except TemplateError as error:
+            raise InputError(f"the chat template of {self.name} refuses the conversation: {error}") from None
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _stream(self, inputs: dict[str, Any], sampling: Sampling, told: Told) -> Iterator[str]:

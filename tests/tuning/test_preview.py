@@ -72,5 +72,5 @@ def test_it_is_shown_in_a_terminal(tmp_path: Path) -> None:
     said = ctl(*asked, "--template", "chatmi")
     assert (said.returncode, said.stderr) == (
         2,
-        "Error: --template chatmi: there is no such template. Did you mean 'chatml'?\n",
+        "ctl: --template chatmi: there is no such template. Did you mean 'chatml'?\n",
     )

@@ -15,6 +15,7 @@ from pipelines.stages.tuning import spec
 from pipelines.stages.tuning.dialect import dialect
 from pipelines.stages.tuning.encoding import Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from pipelines.stages.tuning.templates import NAMED, TEMPLATES, TURN_END, as_served, missing, prepare
+from tests.conftest import ROOT
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand, llama, with_tokens
 
 SYSTEM: Message = {"role": "system", "content": "Be brief"}
@@ -236,6 +237,18 @@ def test_a_call_is_given_as_the_template_reads_it(arguments: str, end: str, expe
     assert stops == {tokenizer.convert_ids_to_tokens(id) for id in end_of_turn_ids(tokenizer)}
 
 
+def test_mistrals_calls_have_ids_of_nine_characters() -> None:
+    tokenizer = by_hand()
+    prepare(tokenizer, "mistral")
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    for given, written in (({}, "000000001"), ({"id": "call_abcdefghi"}, "abcdefghi"), ({"id": "1"}, "000000001")):
+        call = {"type": "function", **given, "function": {"name": "weather", "arguments": {}}}
+        result = {"role": "tool", "content": "sun"} | ({"tool_call_id": given["id"]} if given else {})
+        talk = [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}, result, YES]
+        assert learned(tokenizer, talk, tools)[0].endswith(f'"id": "{written}"}}]{END_OF_TEXT}')
+        assert f'"call_id": "{written}"' in tokenizer.decode(encode(tokenizer, talk, tools).tokens)
+
+
 def test_a_tag_that_closes_a_call_does_not_end_the_answer() -> None:
     """As in GLM-4.5: an answer ends where the next role begins, and one may call twice."""
     tokenizer = own(
@@ -334,7 +347,10 @@ ECHO = (  # says again what was asked, before the answer ends
             "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
             "ends an answer without a special",
         ),
-        ("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}", "ends an answer without a special token"),
+        (
+            "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}",
+            r"special token.*: '<\|im_end\|>' is none",
+        ),
         (
             "{% for m in messages %}{{ m.content if loop.last else 'cut' }}{{ eos_token }}{% endfor %}",
             "changes what it",
@@ -362,3 +378,20 @@ def test_a_named_template_wants_an_eos() -> None:
         prepare(tokenizer, "alpaca")
     prepare(tokenizer, "chatml")
     assert (tokenizer.eos_token, dialect(tokenizer).ends) == (TURN_END, (TURN_END,))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_table_of_the_docs_is_true(name: str) -> None:
+    text = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    section = text.partition("## Templates and loss masks")[2].partition("\n## ")[0]
+    row = next(line for line in section.splitlines() if line.startswith("| ") and f"`{name}`" in line.split(" | ")[0])
+    _, _, system, tools, thoughts, ends, tokens = row.replace("\\|", "¦").strip("| ").split(" | ")
+    tokenizer = by_hand()
+    prepare(tokenizer, name)
+    found = dialect(tokenizer)
+    assert found.system and system
+    assert found.tools == (tools != "no")
+    assert found.thoughts == (thoughts != "no")
+    assert str(len(NAMED[name].needed) or "none") in tokens.split(", ")
+    stops = [f"`{token.replace('|', '¦')}`" for token in found.ends if token != END_OF_TEXT] or ["the eos"]
+    assert all(stop in ends for stop in stops)

@@ -20,7 +20,7 @@ from pipelines.stages.evaluation import overlap
 from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Results, encode_outcomes, encode_results
 from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
-from pipelines.stages.tuning.encoding import prompt_tokens
+from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
 
 TASK = "generation"
@@ -45,21 +45,36 @@ def build(ctx: Context[GenerationSpec]) -> dict[str, Any]:
     )
     ctx.output.write_bytes(SAMPLES_FILE, encode_outcomes(outcomes))
     ctx.output.write_bytes(RESULTS_FILE, encode_results(report))
-    return {result.metric: round(result.value, 4) for result in results} | {"prompts": len(rows)}
+    counts = {"prompts": len(rows), "refused": len(_asked(ctx)) - len(rows)}
+    return {result.metric: round(result.value, 4) for result in results} | counts
+
+
+def _asked(ctx: Context[GenerationSpec]) -> list[dict[str, Any]]:
+    """The held-out conversations that end with an answer, as many as are asked for."""
+    rows = [row for row in read_conversations(ctx.inputs["prompts"].local(), "heldout") if is_answered(row)]
+    return rows[: ctx.spec.max_prompts or None]
 
 
 def _answers(ctx: Context[GenerationSpec]) -> list[dict[str, Any]]:
     spec, model = ctx.spec, ctx.inputs["model"]
-    rows = [row for row in read_conversations(ctx.inputs["prompts"].local(), "heldout") if is_answered(row)]
-    rows = rows[: spec.max_prompts or None]
-    if not rows:
+    asked = _asked(ctx)
+    if not asked:
         raise InputError("generation: no held-out conversation ends with an answer", "Give other conversations.")
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     as_served(tokenizer)
+    rows, prompts, refusal = [], [], None
+    for row in asked:
+        try:
+            prompts.append(prompt_tokens(tokenizer, row["messages"][:-1], row.get("tools")))
+            rows.append(row)
+        except Refused as error:  # counted: `refused`
+            refusal = error
+    if not rows and refusal:
+        raise refusal
     completions = answer(
         ctx,
         model,
-        [prompt_tokens(tokenizer, row["messages"][:-1], row.get("tools")) for row in rows],
+        prompts,
         seed=spec.seed,
         max_tokens=spec.max_completion_tokens,
         temperature=spec.temperature,

@@ -120,8 +120,10 @@ def _end(tokenizer: Any, plain: str) -> End:
         return End(tokenizer.eos_token if tokenizer.eos_token in always else always[0], written=True)
     if between:
         return End(between[0], written=False)
+    tail = plain.rpartition(SAID)[2]
     raise SpecError(
-        f"sft.template: {of_template(tokenizer)} ends an answer without a special token, where no reader stops",
+        f"sft.template: {of_template(tokenizer)} ends an answer without a special token, where no reader stops"
+        + (f": {tail.strip()!r} is none of the tokenizer's" if tail.strip() else ""),
         "Choose a template by its name, such as chatml or alpaca.",
     )
 

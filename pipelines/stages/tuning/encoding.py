@@ -116,15 +116,15 @@ class _Talk:
         self.messages = [_spoken(self.dialect, message) for message in messages]
         _check(self.dialect, self.messages, tools)
         self.conversation = Conversation(tokenizer, self.messages, tools or None)
-        self._texts: dict[tuple[int | None, bool], str] = {}
+        self._texts: dict[tuple[int, bool], str] = {}
         self._ids: dict[str, list[int]] = {}
 
     def text(self, until: int | None, prompt: bool = False) -> str:
         """The first `until` messages as the template renders them."""
-        key = (until, prompt)
+        key = (len(self.messages) if until is None else until, prompt)
         if key not in self._texts:
             try:
-                self._texts[key] = self.conversation.text(until, prompt)
+                self._texts[key] = self.conversation.text(*key)
             except Exception as error:  # whatever a template raises, it is this conversation that it does not take
                 raise Refused(f"refuses it: {error}") from None
         return self._texts[key]
