@@ -9,11 +9,12 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
+from anyio import CancelScope
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from cluster.core.errors import InputError, TrunklineError
@@ -50,10 +51,10 @@ def openai_app(serving: Callable[[], tuple[str, InProcess]]) -> FastAPI:
         try:
             asked = json.loads(await request.body())
             call = await run_in_threadpool(Call.of, asked, kind, given, *serving())
-        except (ValueError, TrunklineError) as error:
+        except (ValueError, TypeError, TrunklineError) as error:
             return refusal(error)
         if call.streamed:
-            return StreamingResponse(call.events(turn), media_type="text/event-stream")
+            return StreamingResponse(closed(call.events(turn)), media_type="text/event-stream")
         try:
             return JSONResponse(await run_in_threadpool(call.whole, turn))
         except TrunklineError as error:
@@ -62,9 +63,19 @@ def openai_app(serving: Callable[[], tuple[str, InProcess]]) -> FastAPI:
     return app
 
 
+async def closed(events: Generator[str]) -> AsyncIterator[str]:
+    """The events, which end where whoever asked goes: else the model would go on, and the next one wait."""
+    try:
+        async for event in iterate_in_threadpool(events):
+            yield event
+    finally:
+        with CancelScope(shield=True):
+            await run_in_threadpool(events.close)
+
+
 def refusal(error: Exception) -> JSONResponse:
     """An error as clients of the API expect it."""
-    status = 400 if isinstance(error, (ValueError, InputError)) else 500
+    status = 400 if isinstance(error, (ValueError, TypeError, InputError)) else 500
     told = {"message": str(error), "type": "invalid_request_error" if status == 400 else "server_error", "code": status}
     return JSONResponse({"error": told}, status)
 
@@ -100,6 +111,8 @@ class Call:
         if room < (wanted or 1):
             raise too_long(talker.context_tokens)
         temperature, seed = asked.get("temperature"), asked.get("seed")
+        if float(temperature or 0) < 0 or int(wanted or 1) < 1:
+            raise InputError("temperature is not negative, and max_tokens at least 1")
         call.sampling = Sampling(
             max_tokens=int(wanted or (room if given == "messages" else COMPLETION_TOKENS)),
             temperature=1.0 if temperature is None else float(temperature),
@@ -118,7 +131,7 @@ class Call:
         choice = {"index": 0, **body, "finish_reason": _reason(told), "logprobs": None}
         return {**self.identity, "object": self.kind, "choices": [choice], "usage": self._usage(told)}
 
-    def events(self, turn: threading.Lock) -> Iterator[str]:
+    def events(self, turn: threading.Lock) -> Generator[str]:
         """The answer piece by piece, as server-sent events; an error among them is the last."""
         told = Told()
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import transformers
 import yaml
+from msgspec import structs
 
 from cluster.core.adapters import weights_digest
 from cluster.core.build import build
@@ -36,6 +37,7 @@ from pipelines.specs import (
 from pipelines.stages.compression.weights import quantize
 from pipelines.stages.export.card import without_places
 from pipelines.stages.export.claim import claim
+from pipelines.stages.export.kinds import Kind, stages
 from pipelines.stages.export.origins import lineage
 from tests.export import lines
 
@@ -222,6 +224,17 @@ def test_an_adapter_tells_its_base_and_how_to_call_it(store: Store, method: Any)
     opening = 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("org/model"), "law")'
     assert opening in card and "/home" not in card
     compile(card.split("```python")[1].split("```")[0], "card", "exec")
+
+
+def test_records_from_before_there_were_methods(store: Store) -> None:
+    base = lines.commit(store, PretrainedSpec(), lines.folder(chat=True), {"hub": "org/model", "license": "mit"})
+    now = sft(store, base, conversations(store, "MIT"))
+    fields = {name: value for name, value in now.spec.items() if name != "method"}
+    for adapter, words in (("none", "all weights"), ("qlora", "over NF4 (rank 4), merged into the weights")):
+        spec = fields | {"adapter": adapter, "lora_rank": 4}
+        older = Artifact(structs.replace(now.record, spec=spec), now.location, store)
+        assert stages([older])[0].endswith(words)
+        assert (adapter in Kind.of(older).metadata()["tags"]) == (adapter == "qlora")
 
 
 def test_what_was_only_measured_on_is_no_source(store: Store) -> None:

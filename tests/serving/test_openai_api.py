@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import openai
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from serving.in_process import InProcess
 from serving.openai_api import openai_app
+from serving.remote import Remote
 from serving.talk import Sampling
+from tests.cluster.local_cluster import free_port
 from tests.tuning.made_adapters import by_method
 from tests.tuning.tiny_sft import make_inputs, write_sources
 
@@ -65,12 +69,36 @@ def test_completions_and_seeds(client: openai.OpenAI, talker: InProcess) -> None
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProcess) -> None:
+    port = free_port()
+    config = uvicorn.Config(openai_app(lambda: ("tuned", talker)), port=port, log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+        remote = Remote(f"http://127.0.0.1:{port}")
+        begun: Generator[str] = remote.answer(  # type: ignore[assignment]
+            ASKED, Sampling(max_tokens=200, temperature=1.0)
+        )
+        assert next(begun)
+        begun.close()
+        asked = Sampling(max_tokens=8)
+        assert "".join(remote.answer(ASKED, asked)) == "".join(talker.answer(ASKED, asked))
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"model": "other"}, "there is no model 'other' here, only 'tuned'"),
         ({"stop": ["\n"]}, "stop: this endpoint, over transformers, does not know it"),
         ({"n": 2}, "n: this endpoint"),
+        ({"temperature": -1}, "temperature is not negative"),
+        ({"temperature": "hot"}, "could not convert"),
         ({"messages": []}, "messages: missing"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a text as its content"),
         ({"messages": [{"role": "user", "content": "x " * 600}]}, "does not fit into the model's context of 248"),

@@ -22,7 +22,7 @@ class PTuningV2(Adapter, frozen=True, tag="p-tuning-v2"):
     recomputes: ClassVar[bool] = False
 
     pre_seq_len: Annotated[int, Meta(ge=1)] = 128
-    """Virtual tokens of the prefix (ChatGLM's AdvertiseGen: 128, and 8 for its ChatGLM2)."""
+    """Virtual tokens of the prefix (ChatGLM on AdvertiseGen: 8 and 128)."""
     projection: bool = False
     """Learn the prefix through an embedding and two layers (as for small models and few data), which are left out of
     the adapter: it holds what they make."""
