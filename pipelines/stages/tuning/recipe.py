@@ -96,9 +96,18 @@ def load_with_rows(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: b
         options["quantization_config"] = nf4(spec)
         options["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     model = load_model(folder, **options)
+    if options:
+        _let_go(model)
     torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
     if extra["vocab_size"] > model.config.vocab_size:
         model.resize_token_embeddings(extra["vocab_size"])
     for config in (model.config, model.generation_config):
         config.eos_token_id = extra["eos_token_id"]
     return model
+
+
+def _let_go(model: Any) -> None:
+    """Copy what was not packed out of the model's file: one weight that lies in it keeps all of it in memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.is_floating_point():
+            tensor.data = tensor.data.clone()
