@@ -10,7 +10,7 @@ micro-batches of all rows of a step and of one, and the better one counts. Sides
 a process of its own, since machines drift; a rate is the median of the steps behind the first quarter, by wall time and
 by the process's CPU time, which other work on the machine slows less; a ratio is the median over the rounds. Memory is
 the growth of a process's peak from before the model is loaded to its last step, and to its end, where ours has merged
-and written the model.
+and written the model. Ours alone runs with glibc told to keep memory, as its workers do (launch.py).
 """
 
 from __future__ import annotations
@@ -266,9 +266,11 @@ def theirs(
 
 
 def ask(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    from pipelines.stages.training.launch import CPU_MEMORY
+
     command = [sys.executable, __file__, arguments.alpaca, "--case", json.dumps(asdict(case))]
     command += ["--store", arguments.store, "--threads", str(arguments.threads)]
-    environment = os.environ | ({"PYTHONPATH": arguments.trl} if case.side == "trl" else {})
+    environment = os.environ | ({"PYTHONPATH": arguments.trl} if case.side == "trl" else CPU_MEMORY)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{case} ended with {done.returncode}: {done.stderr[-3000:]}")

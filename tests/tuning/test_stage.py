@@ -151,7 +151,7 @@ def test_lora_learns_and_the_figures_are_true(lora: Artifact, inputs: Inputs) ->
     assert after < 0.9 * before
     told, whole = lora.metrics, lengths(tokenizer, inputs)
     assert (told["conversations"], told["too_long"], told["lost_tokens"]) == (len(whole), 0, 0)
-    assert sum(whole) / LENGTH <= told["rows"] < 1.1 * sum(whole) / LENGTH
+    assert sum(whole) / LENGTH <= told["rows"] < 1.2 * sum(whole) / LENGTH
     assert told["padding_share"] < 0.1 < told["padding_share_unpacked"] < 0.6
     assert told["epochs"] == pytest.approx(3.0, abs=4 / told["rows"])
 

@@ -91,10 +91,20 @@ def sft(work: Work, rank: int) -> Parts:
 def load_with_rows(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
     """The model in fp32, its linear layers `packed` as the method has it, with rows for the tokens that the template
     added."""
-    model = load_model(folder, **spec.method.load_options(spec.precision) if packed else {})
+    options = spec.method.load_options(spec.precision) if packed else {}
+    model = load_model(folder, **options)
+    if options:
+        _let_go(model)
     torch.manual_seed(spec.seed)  # new rows are drawn around the mean of the old
     if extra["vocab_size"] > model.config.vocab_size:
         model.resize_token_embeddings(extra["vocab_size"])
     for config in (model.config, model.generation_config):
         config.eos_token_id = extra["eos_token_id"]
     return model
+
+
+def _let_go(model: Any) -> None:
+    """Copy what was not packed out of the model's file: one weight that lies in it keeps all of it in memory."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.is_floating_point():
+            tensor.data = tensor.data.clone()
