@@ -1,5 +1,5 @@
-"""Coroutines for a thread that signals and lost leases interrupt: what these raise must not meet asyncio, which swallows
-it in a callback and groups it in a task."""
+"""Coroutines for a thread that signals and lost leases interrupt: what these raise must not meet asyncio, which
+swallows it in a callback and groups it in a task."""
 
 from __future__ import annotations
 
