@@ -24,6 +24,7 @@ from cluster.core.specs.spec import canonical
 from cluster.core.storage import lines
 from cluster.core.storage.lines import LineFile
 from pipelines.stages.corpus.documents import keyed_hash
+from pipelines.stages.generation import background
 from pipelines.stages.generation.endpoint import ChatEndpoint
 from pipelines.stages.generation.limits import Budget, Pace
 from pipelines.stages.generation.replies import Again, Reply, Stop, Unfit, no_connection, read_reply, sorted_out
@@ -91,7 +92,7 @@ class Asker:
         failed: ExceptionGroup[TrunklineError] | None = None
         try:
             if todo:
-                asyncio.run(self._ask_all(todo, len(requests), progress))
+                background.run(self._ask_all(todo, len(requests), progress))
         except* TrunklineError as group:
             failed = group
         if failed:
