@@ -203,7 +203,7 @@ SCALES = LINEAR // 64
         (QLora(rank=4, double_quantization=False), LINEAR // 2 + 4 * SCALES + 28 * 16 * 4),
         # A byte for each scale, an fp32 scale each 256 of these, the 256 values and the mean for each layer.
         (QLora(rank=4), LINEAR // 2 + SCALES + 4 * SCALES // 256 + 28 * (16 + 256 + 1) * 4),
-        (QLora(rank=4, packing="int8"), LINEAR + 4 * ROWS),
+        (QLora(rank=4, weights="int8"), LINEAR + 4 * ROWS),
     ],
 )
 def test_a_frozen_base_takes_what_it_is_stored_in(
@@ -247,7 +247,7 @@ def test_what_is_trained_is_counted(
     [
         (Lora(rank=4), False, False),
         (QLora(rank=4), False, False),
-        (QLora(rank=4, packing="int8"), False, False),
+        (QLora(rank=4, weights="int8"), False, False),
         (PTuningV2(), False, False),
         (Lora(rank=4), True, False),
         (Lora(rank=4), True, True),
@@ -279,7 +279,7 @@ def test_activations_over_a_frozen_base_are_what_a_real_pass_saves(
         batch["starts"] = torch.arange(LENGTH).expand(NUMBER, LENGTH) % 10 == 0
     kept = saved_bytes(objective, batch)
     logits = NUMBER * LENGTH * VOCAB * (4 if precision == "fp32" else 2)
-    size = {"nf4": 4 if precision == "fp32" else 2, "int8": 4}.get(getattr(method, "packing", ""), 0)
+    size = {"nf4": 4 if precision == "fp32" else 2, "int8": 4}.get(getattr(method, "weights", ""), 0)
     assert found.memory.activations == pytest.approx(kept + logits + HIDDEN * 352 * size, rel=0.03)
 
 

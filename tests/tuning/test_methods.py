@@ -63,7 +63,7 @@ def test_a_method_is_laid_over_by_its_type() -> None:
         ({"method": {"type": "lora", "init": "pissa", "dora": True}}, "dora: does not go with `init: pissa`"),
         ({"method": {"type": "lora", "init": "pissa", "also": ["head"]}}, "also: does not go with `init: pissa`"),
         ({"method": {"type": "qlora", "init": "pissa"}}, "packed weights have no components"),
-        ({"method": {"type": "qlora", "packing": "int8"}, "precision": "fp16"}, "in fp16 already"),
+        ({"method": {"type": "qlora", "weights": "int8"}, "precision": "fp16"}, "in fp16 already"),
         ({"method": {"type": "prompt-tuning"}, "optimizer": "muon"}, "muon trains whole matrices"),
         ({"adapter": "lora"}, r"sft\.adapter: unknown field"),
     ],

@@ -32,7 +32,7 @@ METHODS = {
     "pissa": Lora(rank=8, alpha=16, init="pissa"),
     "whole": Lora(rank=8, alpha=16, also=("embeddings", "head")),  # so that new tokens are learned
     "qlora": QLora(rank=8, alpha=16),
-    "int8": QLora(rank=8, alpha=16, packing="int8"),
+    "int8": QLora(rank=8, alpha=16, weights="int8"),
     "prefix": PTuningV2(pre_seq_len=8),
     "projected": PTuningV2(pre_seq_len=8, projection=True),
     "prompt": PromptTuning(tokens=8),

@@ -19,7 +19,7 @@ class QLora(LowRank, frozen=True, tag="qlora"):
     The updates are merged into the weights as they are stored, not into their packed copy.
     """
 
-    packing: Literal["nf4", "int8"] = "nf4"
+    weights: Literal["nf4", "int8"] = "nf4"
     """How the frozen linear layers are packed: 4-bit NormalFloat in blocks of 64, or LLM.int8, a scale a row."""
     double_quantization: bool = True
     """Pack the scales of `nf4` as well, in 8 bits: half a bit a weight becomes an eighth."""
@@ -32,7 +32,7 @@ class QLora(LowRank, frozen=True, tag="qlora"):
         super().check(spec)
         if self.init == "pissa":
             raise SpecError(f"{FIELD}.init: packed weights have no components that pissa could take out", "Use lora.")
-        if self.packing == "int8" and spec.precision == "fp16":
+        if self.weights == "int8" and spec.precision == "fp16":
             raise SpecError("sft.precision: the scales of int8 are taken in fp16 already", "Set it to bf16 or fp32.")
 
     def quantization(self, precision: str) -> BitsAndBytesConfig:
@@ -42,7 +42,7 @@ class QLora(LowRank, frozen=True, tag="qlora"):
 
         from pipelines.stages.training.objectives.objective import HALVES
 
-        if self.packing == "int8":
+        if self.weights == "int8":
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -62,9 +62,9 @@ class QLora(LowRank, frozen=True, tag="qlora"):
         from transformers.quantizers.base import get_keys_to_not_convert
 
         replace_with_bnb_linear(model, get_keys_to_not_convert(model), self.quantization(precision))
-        setattr(model, f"is_loaded_in_{8 if self.packing == 'int8' else 4}bit", True)  # peft asks
+        setattr(model, f"is_loaded_in_{8 if self.weights == 'int8' else 4}bit", True)  # peft asks
 
     @property
     def told(self) -> str:
-        over = "INT8 (LLM.int8)" if self.packing == "int8" else "NF4"
+        over = "INT8 (LLM.int8)" if self.weights == "int8" else "NF4"
         return f"{super().told}, over {over}"
