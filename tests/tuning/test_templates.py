@@ -210,6 +210,16 @@ def test_what_a_template_leaves_out_is_refused_and_not_dropped() -> None:
         encode(strict, [ASK, MORE, YES])
 
 
+def test_a_template_of_one_turn_serves_for_one_turn() -> None:
+    tokenizer = own(
+        "{% if messages|length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + TURN, (END, *ROLES)
+    )
+    prepare(tokenizer, "")
+    assert learned(tokenizer, TALK[:2]) == ["<|assistant|>yes<|end|>"]
+    with pytest.raises(Refused, match="refuses it: one turn only"):
+        examples(tokenizer, TALK)
+
+
 CALL_WITH = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.tool_calls %}{% for c in m.tool_calls %}"
     "{{ 'call ' + c.function.name + ' ' + ARGUMENTS }}{% endfor %}{% else %}{{ m.content }}{% endif %}{{ END }}"

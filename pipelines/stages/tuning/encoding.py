@@ -206,10 +206,10 @@ class _Talk:
 
 def _spoken(known: Dialect, message: Message) -> Message:
     """A message in the form that the template takes: thoughts apart from what is said, calls as it reads them."""
-    found = {name: value for name, value in message.items() if name != "learn"}
+    content = message.get("content") or ""
+    found = {name: value for name, value in message.items() if name != "learn"} | {"content": content}
     if message["role"] != "assistant":
         return found
-    content = found.get("content") or ""
     if (known.thoughts or known.open_thought) and CLOSED_THOUGHT in content and not found.get("reasoning_content"):
         thought, _, content = content.rpartition(CLOSED_THOUGHT)
         thought = re.sub(r"\A\s*<think>", "", thought).strip("\n")

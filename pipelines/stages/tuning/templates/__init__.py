@@ -127,13 +127,7 @@ def _finish(tokenizer: Any) -> None:
 
 def check(tokenizer: Any) -> None:
     """Raise SpecError unless of a short conversation exactly the answers are learned."""
-    talk = [probes.USER, probes.ANSWER, probes.AGAIN, probes.ANSWER]
-    if dialect(tokenizer).system:
-        talk = [probes.SYSTEM, *talk]
-    try:
-        learned = answer_texts(tokenizer, talk)
-    except Refused as error:
-        raise SpecError(f"sft.template: {of_template(tokenizer)} {error.reason}", _choose()) from None
+    learned = _learned(tokenizer)
     for word in (probes.ASKED, probes.ASKED_AGAIN, probes.RULED):
         if any(word in text for text in learned):
             whose = "the system's" if word == probes.RULED else "the user's"
@@ -142,6 +136,19 @@ def check(tokenizer: Any) -> None:
             )
     if any(text.count(probes.SAID) != 1 for text in learned):
         raise SpecError(f"sft.template: {of_template(tokenizer)} does not write every answer once", _choose())
+
+
+def _learned(tokenizer: Any) -> list[str]:
+    """The answers of a short conversation, of one turn for a template that takes no more."""
+    first = [probes.SYSTEM] if dialect(tokenizer).system else []
+    one = [*first, probes.USER, probes.ANSWER]
+    try:
+        return answer_texts(tokenizer, [*one, probes.AGAIN, probes.ANSWER])
+    except Refused as error:
+        try:
+            return answer_texts(tokenizer, one)
+        except Refused:
+            raise SpecError(f"sft.template: {of_template(tokenizer)} {error.reason}", _choose()) from None
 
 
 def _set(tokenizer: Any, name: str) -> int:
