@@ -39,7 +39,7 @@ def test_the_schema_describes_every_field_of_what_is_in_a_spec_too(kind: str) ->
     for name, definition in specs.schema(SPECS[kind])["$defs"].items():
         assert definition["description"], name
         for field, property_ in definition["properties"].items():
-            assert field in ("rule", "reader", "maker") or property_.get("description"), f"{name}.{field}"
+            assert field in ("rule", "reader", "maker", "type") or property_.get("description"), f"{name}.{field}"
 
 
 def test_stages_can_be_loaded() -> None:
