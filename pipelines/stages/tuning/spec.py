@@ -177,8 +177,8 @@ class SftSpec(TrainingSpec, frozen=True):
     prompt alone is longer; `cut-turns` cuts the oldest turns, whole, and keeps the system message; `cut-end` cuts the
     end, which is then not learned. What does not fit even so is left out. All is counted."""
     packing: bool = False
-    """Several conversations to a row of `sequence_length` tokens, which do not see each other: no padding, and twice
-    the speed on short ones. `global_batch_size` then counts rows, so that a batch holds more conversations."""
+    """Several conversations to a row of `sequence_length` tokens, which do not see each other: hardly any padding,
+    and up to twice the speed on short ones. `global_batch_size` then counts rows, so a batch holds more of them."""
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Meta(ge=0)] = 10
