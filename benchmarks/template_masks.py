@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from cluster.core.typed_text import control
 from pipelines.specs import PretrainedSpec
 from pipelines.stages.tuning.encoding import Encoded, examples
-from pipelines.stages.tuning.formats import prompt_response
+from pipelines.stages.tuning.formats import Reader
 from pipelines.stages.tuning.pretrained import find
 from pipelines.stages.tuning.templates import NAMED, prepare
 
@@ -65,7 +65,8 @@ class Tally:
 
 def conversations(limit: int, system: bool) -> list[list[dict[str, str]]]:
     lines = QUESTIONS.read_text().splitlines()[:limit]
-    single = [prompt_response(json.loads(line)) for line in lines]
+    reader = Reader("prompt-response")
+    single: list[Any] = [reader.read(json.loads(line)).conversations[0]["messages"] for line in lines]
     pairs = [first + second for first, second in zip(single[::2], single[1::2], strict=False)]
     ruled = [[{"role": "system", "content": "Be brief."}, *each] for each in pairs] if system else []
     return single + pairs + ruled

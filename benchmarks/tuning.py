@@ -37,7 +37,7 @@ from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import ConversationsSpec, PretrainedSpec, ScalingSpec, SftSpec
+from pipelines.specs import ConversationsSpec, Full, Lora, PretrainedSpec, QLora, ScalingSpec, SftSpec
 
 STEPS_OF_LOSSES = 20
 COUNTS = {"train": 500, "heldout": 1}
@@ -47,13 +47,16 @@ MODULES = {
 }
 
 
+METHODS = {"full": Full(), "lora": Lora(), "qlora": QLora()}
+
+
 @dataclass(frozen=True)
 class Case:
     """One run. `batch` rows a step, in micro-batches of `micro`, of at most `length` tokens."""
 
     side: str
     steps: int
-    adapter: str = "lora"
+    method: str = "lora"
     packing: bool = True
     length: int = 512
     batch: int = 4
@@ -62,7 +65,7 @@ class Case:
 
     def spec(self) -> SftSpec:
         return SftSpec(
-            adapter=self.adapter,  # type: ignore[arg-type]
+            method=METHODS[self.method],
             packing=self.packing,
             sequence_length=self.length,
             global_batch_size=self.batch,
@@ -198,7 +201,6 @@ def theirs(
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from pipelines.stages.tuning.adapters import add_adapter
     from pipelines.stages.tuning.recipe import load_with_rows
 
     spec = case.spec()
@@ -256,7 +258,7 @@ def theirs(
     )
     model = load_with_rows(inputs["model"].local(), spec, extra)
     tokenizer = AutoTokenizer.from_pretrained(inputs["model"].local())
-    trained = add_adapter(model, spec)
+    trained = spec.method.apply(model, spec.seed)
     trainer = Trainer(
         trained, config, train_dataset=Dataset.from_list(data), processing_class=tokenizer, callbacks=[Steps()]
     )
@@ -319,10 +321,10 @@ def packing(arguments: argparse.Namespace) -> None:
 
 def memory(arguments: argparse.Namespace) -> None:
     for case in (Case("ours", 2, length=256, batch=1, micro=1), Case("ours", 2, batch=1, micro=1, checkpointing=True)):
-        found = {adapter: ask(replace(case, adapter=adapter), arguments) for adapter in ("none", "lora", "qlora")}
-        for adapter in ("lora", "qlora"):
-            shares = " and ".join(f"{found[adapter][n] / found['none'][n]:.1%}" for n in ("trained", "ended"))
-            print(f"{adapter}: {shares} of full fine-tuning's peak, to the last step and to the end (bar: 45 %)")
+        found = {method: ask(replace(case, method=method), arguments) for method in METHODS}
+        for method in ("lora", "qlora"):
+            shares = " and ".join(f"{found[method][n] / found['full'][n]:.1%}" for n in ("trained", "ended"))
+            print(f"{method}: {shares} of full fine-tuning's peak, to the last step and to the end (bar: 45 %)")
 
 
 WHAT = {"losses": losses, "speed": speed, "packing": packing, "memory": memory}

@@ -26,6 +26,7 @@ RECIPE = {
     "epochs": 3.0,
     "global_batch_size": 192,
     "sequence_length": 512,
+    "too_long": "cut-end",
     "learning_rate": 2e-5,
     "warmup_fraction": 0.03,
     "weight_decay": 0.0,

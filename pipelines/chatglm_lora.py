@@ -24,6 +24,7 @@ def chatglm_lora(step):
         epochs=6.0,
         global_batch_size=6,
         sequence_length=200,
+        too_long="cut-end",
         learning_rate=1e-4,
         warmup_steps=0,
         schedule="linear",

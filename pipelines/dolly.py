@@ -22,6 +22,7 @@ def dolly(step):
         epochs=2.0,
         global_batch_size=64,
         sequence_length=1024,
+        too_long="cut-end",
         learning_rate=5e-6,
         warmup_steps=50,
         schedule="linear",

@@ -16,6 +16,7 @@ RECIPE = {
     "epochs": 10.0,
     "global_batch_size": 128,
     "sequence_length": 256,
+    "too_long": "cut-end",
     "learning_rate": 3e-4,
     "warmup_steps": 100,
     "schedule": "linear",
