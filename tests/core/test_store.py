@@ -140,6 +140,16 @@ def test_a_machine_that_slept_longer_than_its_leases_wakes_up_with_them(any_stor
     slept.release()
 
 
+def test_a_large_file_is_written_whole_or_not_at_all(any_store: Store, tmp_path: Path) -> None:
+    place, source = any_store.staging("words", "toy", "a" * 64), tmp_path / "large"
+    source.write_bytes(os.urandom(3 << 20))
+    place.write_file("deep/large", source)
+    assert place.read_bytes("deep/large") == source.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        place.write_file("other", tmp_path / "missing")
+    assert sorted(place.walk()) == ["deep/large"]
+
+
 def test_a_file_replaced_while_it_is_read_is_read_whole(any_store: Store) -> None:
     """A lease is renewed while others look at it: on S3 a reader that opens first and reads then met a newer file."""
     place, texts, read = any_store.root / "seen", (b"a" * 100, b"b" * 200), set()

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -99,13 +99,24 @@ class Location:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file so that a reader sees the old one or the new one, never a part."""
-        if not self.is_local:
+        if self.is_local:
+            self._replace(name, lambda file: file.write(data))
+        else:
             self.fs.pipe_file(self._at(name), data)
-            return
+
+    def write_file(self, name: str, source: Path) -> None:
+        """Write a copy of a local file, whole as `write_bytes` does, and without having it in memory."""
+        if self.is_local:
+            with source.open("rb") as opened:
+                self._replace(name, lambda file: shutil.copyfileobj(opened, file, CHUNK_BYTES))
+        else:
+            self.fs.put_file(str(source), self._at(name))
+
+    def _replace(self, name: str, write: Callable[[IO[Any]], object]) -> None:
         partial = f"{name}{PARTIAL}{os.getpid()}"
         try:
             with self.open(partial, "wb") as file:
-                file.write(data)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

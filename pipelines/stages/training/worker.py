@@ -118,7 +118,7 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
             parts.write(weights, Path(folder))
             for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):  # each file whole or not at all
-                work.output.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
+                work.output.write_file(path.relative_to(folder).as_posix(), path)
     return {**figures, "parameters": parameters, "steps": work.plan.steps, **parts.figures()}
 
 
