@@ -33,10 +33,11 @@ def build(ctx: Context[SlopeSpec]) -> dict[str, Any]:
         with open(ctx.spec.log, "a") as file:
             file.write(f"{text} {ctx.spec.learning_rate}\n")
 
-    log("begins")
     if ctx.spec.learning_rate < 0:
+        log("begins")
         raise ValueError("a negative learning rate")
     try:
+        log("begins")
         lines: list[dict[str, Any]] = []
         for step in range(1, LINES + 1):
             lines.append({"step": step, "loss": ctx.spec.learning_rate})

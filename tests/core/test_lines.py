@@ -117,7 +117,7 @@ def test_metrics_and_ledgers_are_written_line_by_line(any_store: Store, monkeypa
         log.write({"step": step, "loss": 1.0, "notices": prompts})
         log.flush()
         ledger.issued(step, step, prompts)
-        ledger.consumed(step)
+        ledger.consumed(step, [0])
     log.close()
     assert written.most < SEGMENT_BYTES + 3000
     assert [line["step"] for line in read_metrics(place)] == list(range(LINES))
