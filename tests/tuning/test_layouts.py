@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.tuning.group import STEPS
 from tests.tuning.tiny_sft import METHODS, make_inputs, write_sources
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1700)]
 
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -33,20 +33,16 @@ PACKED = {"packing": True, "sequence_length": 128}
 SHARED = ("full", "lora", "qlora")  # by workers that have one sequence
 CUT = {  # stages of ZeRO besides 1
     "full": (3,),
-    "freeze": (3,),
     "lora": (0, 2, 3),
     "dora": (2,),
     "whole": (3,),
-    "qlora": (0, 2),
-    "int8": (2,),
-    "prefix": (0, 3),
-    "prompt": (3,),
+    "qlora": (2,),
+    "prefix": (3,),
 }
 SAME = {  # cases of two ranks, by what they must agree with
     **{f"{name}-zero{stage}": case(name, zero_stage=stage) for name, stages in CUT.items() for stage in stages},
     **{f"{name}-shared": case(name, sequence_parallel_size=2) for name in SHARED},
     "full-micro2": case("full", micro_batch_size=2),
-    "noised-micro2": case("lora", NOISED, micro_batch_size=2, zero_stage=2),
     "noised-shared": case("lora", NOISED, sequence_parallel_size=2),
     "packed-micro2": case("lora", PACKED, micro_batch_size=2),
     "packed-shared": case("lora", PACKED, sequence_parallel_size=2),
@@ -64,7 +60,7 @@ TWO_RANKS = {
     "adamw-cut": case("full", ADAMW, tensor_parallel_size=2),
     "adamw-packed-cut": case("full", ADAMW | PACKED, tensor_parallel_size=2),
 }
-ONE_RANK = {f"{name}-one": case(name) for name in ("full", "lora", "qlora", "prefix")} | {
+ONE_RANK = {f"{name}-one": case(name) for name in ("lora", "qlora", "prefix")} | {
     "noised-one": case("lora", NOISED),
     "packed-one": case("lora", PACKED),
     "adamw-one": case("full", ADAMW),
@@ -82,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for ranks, cases in ((2, TWO_RANKS), (1, ONE_RANK)):
         (root / f"{ranks}.json").write_text(json.dumps(cases))
         command = [sys.executable, "-m", "tests.tuning.group", str(root), str(ranks), str(root / f"{ranks}.json")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=840)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1400)
         assert done.returncode == 0, done.stderr[-3000:]
     return root
 
