@@ -42,8 +42,8 @@ def chatdoctor(step):
     for name, spec in ROUNDS.items():
         conversations = step(spec, name=name)
         replayed = REPLAYED if earlier else 0.0
-        before = {f"validation_{round}": given for round, given in earlier.items()}
-        before |= {f"replay_{round}": given for round, given in earlier.items()} if replayed else {}
+        before = {f"validation_{known}": given for known, given in earlier.items()}
+        before |= {f"replay_{known}": given for known, given in earlier.items()} if replayed else {}
         tuning = SftSpec(**RECIPE, replay_fraction=replayed)
         model = step(tuning, name=f"{name}_sft", model=model, conversations=conversations, **before)
         step(GenerationSpec(max_prompts=200), name=f"{name}_answers", model=model, prompts=conversations)

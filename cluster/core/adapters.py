@@ -72,7 +72,7 @@ def require_whole(model: Artifact) -> None:
     if CONFIG in model.record.files:
         raise InputError(
             f"{model.record.ref} is an adapter and has no weights of a model",
-            f"Give {model.record.parents['model'].ref}, or merge it into its base first (`AdapterMergeSpec`).",
+            f"Give {model.record.parents['model'].ref}, or merge it into its base first (`MergedSpec`).",
         )
     raise InputError(
         f"{model.record.ref} is {over} that cannot be merged, and has no weights of its own",

@@ -1,7 +1,9 @@
-"""Fields of a spec that name something outside of it, whose content is part of the identity: files and functions."""
+"""Names in specs: of what is outside of one and whose content is part of the identity, files and functions; and tags,
+which tell the structs of a union apart."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -18,6 +20,16 @@ def names_files(suffixes: str = "", beside: tuple[str, ...] = ()) -> Any:
     all count); `beside`: files of the same folder that are read with it.
     """
     return Meta(extra={NAMES: FILES, "suffixes": suffixes, "beside": beside})
+
+
+def snake(name: str) -> str:
+    """A class's name as a tag: `GopherQuality` as `gopher_quality`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def kebab(name: str) -> str:
+    """A class's name as a tag: `SelfInstruct` as `self-instruct`."""
+    return snake(name).replace("_", "-")
 
 
 File = Annotated[str, names_files()]

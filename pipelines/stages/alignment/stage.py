@@ -154,9 +154,9 @@ def recipe(work: Work, rank: int) -> Parts:
     spec, scaling = work.spec, work.scaling
     assert isinstance(spec, RlhfSpec)
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
-    policy = load_model(folder)
-    reference = load_model(folder).eval() if spec.kl_coef else None
     device = "cuda" if scaling.gpus_per_worker else "cpu"
+    policy = load_model(folder)
+    reference = load_model(folder).eval().to(device) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward = work.inputs["reward"].local() if "reward" in work.inputs else None
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
@@ -177,7 +177,7 @@ def recipe(work: Work, rank: int) -> Parts:
         heldout=heldout,
         sync=sync,
         scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
-        reference=reference and reference.to(device),
+        reference=reference,
         output=work.output,
         state=work.state,
         eos_token_id=eos,

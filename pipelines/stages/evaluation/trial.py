@@ -159,14 +159,26 @@ def _raised(error: BaseException) -> dict[str, Any]:
 
 
 def _judge(link: socket.socket, entry_point: str, setup: str, test: str) -> dict[str, Any]:
-    """What to report: passed only where the tests have come to their end here."""
+    """What to report: passed only where the tests have come to their end here, and the candidate lived to see it."""
+    gone = False
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        send(link, {"args": encode(args), "kwargs": encode(kwargs)})
+        try:
+            send(link, {"args": encode(args), "kwargs": encode(kwargs)})
+        except OSError:  # nobody is there: no error for a test to expect
+            raise left() from None
         return answer()
 
+    def left() -> Gone:
+        nonlocal gone
+        gone = True
+        return Gone()
+
     def answer() -> Any:
-        found = receive(link)
+        try:
+            found = receive(link)
+        except Gone:
+            raise left() from None
         if "raised" not in found:
             return decode(found.get("value"))
         name, message = map(str, found["raised"])
@@ -181,14 +193,11 @@ def _judge(link: socket.socket, entry_point: str, setup: str, test: str) -> dict
         exec(compile(setup, "setup", "exec"), names)
         names[entry_point] = call
         exec(compile(test, "test", "exec"), names)
-    except Gone:
-        return {"error": GONE}
-    except BrokenPipeError:
-        return {"error": GONE}
     except BaseException as error:
-        told = _raised(error)["raised"]
-        return {"error": told[1] if told[0] == "RuntimeError" else f"{told[0]}: {told[1]}"}
-    return {"passed": True}
+        if not gone:
+            told = _raised(error)["raised"]
+            return {"error": told[1] if told[0] == "RuntimeError" else f"{told[0]}: {told[1]}"}
+    return {"error": GONE} if gone else {"passed": True}
 
 
 def _first_line(descriptor: int) -> bytes:

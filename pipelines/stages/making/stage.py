@@ -28,14 +28,13 @@ def build(ctx: Context[SyntheticSpec]) -> dict[str, Any]:
     spec = ctx.spec
     asker = Asker(ctx, spec.endpoint, spec.seed)
     gathered = Gathered(spec, licenses.normalize(spec.license))
-    counts_itself = hasattr(spec.maker, "tasks")
 
     def told(kept: int, wanted: int) -> None:
         ctx.progress(kept, wanted, "tasks", **asker.told())
 
     spec.maker.make(
         Means(
-            ask=lambda requests: asker.ask(requests, progress=not counts_itself),
+            ask=lambda requests: asker.ask(requests, progress=not spec.maker.counts),
             collection=gathered,
             seed=spec.seed,
             progress=told,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
-import tempfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from cluster.core.storage.location import PACKED
 from pipelines.stages.corpus.documents import SourceFile
-from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES
+from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES, seekable
 from pipelines.stages.tuning.streams import PARQUET
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -63,7 +61,7 @@ def _parquet(stream: io.BufferedReader) -> Iterator[tuple[int, dict[str, Any] | 
 
     number = 0
     try:
-        with _seekable(stream) as whole, pq.ParquetFile(whole, pre_buffer=False) as parquet:
+        with seekable(stream) as whole, pq.ParquetFile(whole, pre_buffer=False) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS):
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 for row in rows(columns, batch.num_rows):
@@ -82,16 +80,6 @@ def _pruned(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _pruned(each) for key, each in value.items() if each is not None}
     return [_pruned(each) for each in value] if isinstance(value, list) else value
-
-
-def _seekable(stream: IO[bytes]) -> IO[bytes]:
-    """The stream, or a copy on the disk of one that is decompressed on the way: Parquet is read from its end."""
-    if stream.seekable():
-        return stream
-    whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    shutil.copyfileobj(stream, whole)
-    whole.seek(0)
-    return whole
 
 
 def _delimiter(name: str) -> str:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
+
+from cluster.core.specs.naming import snake
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EPSILON = 1e-4
-
-
-def snake(name: str) -> str:
-    """`LeaveOneOut` as `leave_one_out`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 class Advantage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=snake):

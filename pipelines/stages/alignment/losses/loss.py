@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cluster.core.specs.naming import snake
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PolicyLoss(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower
-):
+class PolicyLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=snake):
     """Base of all losses. In YAML `type` tells them apart."""
 
     def of(self, logprobs: Tensor, log_ratio: Tensor, advantages: Tensor, learn: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from typing import IO, ClassVar
+from typing import ClassVar
 
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
 from pipelines.stages.corpus.readers.records import from_record
 from pipelines.stages.corpus.readers.source import Source
-from pipelines.stages.corpus.reading.files import open_stream
+from pipelines.stages.corpus.reading.files import open_stream, seekable
 
 BATCH_ROWS = 64  # rows of a file in memory at once
 
@@ -36,7 +34,7 @@ class ParquetSource(Source, frozen=True, tag="parquet"):
         number = 0
         with (
             open_stream(file) as stream,
-            _seekable(stream) as whole,
+            seekable(stream) as whole,
             pq.ParquetFile(whole, buffer_size=1 << 20, pre_buffer=False) as parquet,
         ):
             schema = parquet.schema_arrow
@@ -55,13 +53,3 @@ class ParquetSource(Source, frozen=True, tag="parquet"):
                 for record in rows({name: batch.column(place) for name, place in places.items()}, batch.num_rows):
                     number += 1
                     yield from_record(file, number, record, self.text_field, self.id_field, "row")
-
-
-def _seekable(stream: IO[bytes]) -> IO[bytes]:
-    """The stream, or a copy on the disk of one that is decompressed on the way: Parquet is read from its end."""
-    if stream.seekable():
-        return stream
-    whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    shutil.copyfileobj(stream, whole)
-    whole.seek(0)
-    return whole

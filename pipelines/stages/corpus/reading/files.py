@@ -10,7 +10,9 @@ import errno
 import io
 import os
 import re
+import shutil
 import stat
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -111,6 +113,16 @@ def _open(file: SourceFile) -> Any:
     if not stat.S_ISREG(os.stat(file.path).st_mode):  # reading a pipe would wait for ever
         raise OSError(errno.EINVAL, "not a regular file", file.path)
     return open(file.path, "rb", buffering=0)
+
+
+def seekable(stream: IO[bytes]) -> IO[bytes]:
+    """The stream, or a copy on the disk of one that is decompressed on the way: for what is read from its end."""
+    if stream.seekable():
+        return stream
+    whole = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    shutil.copyfileobj(stream, whole)
+    whole.seek(0)
+    return whole
 
 
 def lines(stream: IO[bytes], limit_bytes: int = MAX_DOCUMENT_BYTES) -> Iterator[tuple[int, bytes]]:

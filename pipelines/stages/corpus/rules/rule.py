@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -14,17 +13,13 @@ from msgspec import Meta
 
 from cluster.control.failures import describe
 from cluster.core.errors import JobError, TrunklineError
+from cluster.core.specs.naming import snake
 from pipelines.stages.corpus.documents import Document
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Amount = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-
-
-def snake(name: str) -> str:
-    """`GopherQuality` as `gopher_quality`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="rule", tag=snake):

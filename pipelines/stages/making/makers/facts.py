@@ -10,8 +10,8 @@ from typing import Any
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File
 from pipelines.stages.corpus.documents import keyed_hash
-from pipelines.stages.making.makers.maker import Language, Made, Maker, Means, Positive
-from pipelines.stages.making.parsing import Unreadable, objects, said
+from pipelines.stages.making.makers.maker import Language, Made, Maker, Means, Positive, records
+from pipelines.stages.making.parsing import Unreadable, said
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,7 @@ class FactsMaker(Maker, frozen=True):
             self._take(answer, entity, values, means)
 
     def _take(self, answer: Any, entity: Entity, values: list[str], means: Means) -> None:
-        if answer.refused:
-            means.collection.reject(answer.id, f"refused: {answer.refused}")
-            return
-        records, broken = objects(answer.text)
-        if broken or not records:
-            means.collection.reject(f"{answer.id}/end", "cut off" if answer.cut else "unparseable: no JSON object")
-        for number, record in enumerate(records):
-            id = f"{answer.id}/{number}"
+        for id, record in records(answer, means.collection):
             try:
                 question, reply = said(record, "question"), said(record, "answer")
             except Unreadable as error:

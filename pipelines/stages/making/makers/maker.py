@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
+
+from cluster.core.specs.naming import kebab
+from pipelines.stages.making.parsing import objects
 
 if TYPE_CHECKING:
     from pipelines.stages.generation.asking import Answer, Request
@@ -16,11 +18,6 @@ if TYPE_CHECKING:
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Language = Literal["english", "chinese"]
-
-
-def kebab(name: str) -> str:
-    """`SelfInstruct` as `self-instruct`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,23 @@ class Means:
     """Tell people one sentence."""
 
 
+def records(answer: Answer, collection: Collection) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of an answer, each with its id; what of the answer is none is counted."""
+    if answer.refused:
+        collection.reject(answer.id, f"refused: {answer.refused}")
+        return
+    found, broken = objects(answer.text)
+    if broken or not found:
+        collection.reject(f"{answer.id}/end", "cut off" if answer.cut else "unparseable: no JSON object")
+    for number, record in enumerate(found):
+        yield f"{answer.id}/{number}", record
+
+
 class Maker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="maker", tag=kebab):
     """Base of all makers. In YAML `maker` tells them apart."""
+
+    counts: ClassVar[bool] = False
+    """Whether it tells its own progress, in what it keeps; else the answers are counted."""
 
     def make(self, means: Means) -> None:
         """Ask, and offer what comes of it. The same seed and the same answers make the same, in the same order.

@@ -11,14 +11,14 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.naming import File
 from pipelines.stages.corpus.documents import keyed_hash
-from pipelines.stages.making.makers.maker import Count, Language, Made, Maker, Means, Positive
+from pipelines.stages.making.makers.maker import Count, Language, Made, Maker, Means, Positive, records
 from pipelines.stages.making.novelty import words
-from pipelines.stages.making.parsing import Unreadable, objects, said, said_or_nothing
+from pipelines.stages.making.parsing import Unreadable, said, said_or_nothing
 from pipelines.stages.making.sources import read_objects
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Task:
 class SelfInstruct(Maker, frozen=True):
     """Tasks in the manner of Self-Instruct, as many as are wanted."""
 
+    counts: ClassVar[bool] = True
     seeds: File = "package:pipelines/data/seed_tasks.jsonl"
     """Tasks written by people, JSON lines or an array: `instruction`, `input`, `output`, or `instances` of the last
     two, as Self-Instruct's file has them."""
@@ -139,14 +140,7 @@ class SelfInstruct(Maker, frozen=True):
 
     def _kept(self, answer: Answer, means: Means, wanted: int) -> Iterator[Task]:
         """The tasks of an answer that are kept, at most so many as are wanted; the others are counted."""
-        if answer.refused:
-            means.collection.reject(answer.id, f"refused: {answer.refused}")
-            return
-        records, broken = objects(answer.text)
-        if broken or not records:
-            means.collection.reject(f"{answer.id}/end", "cut off" if answer.cut else "unparseable: no JSON object")
-        for number, record in enumerate(records):
-            id = f"{answer.id}/{number}"
+        for id, record in records(answer, means.collection):
             try:
                 task = Task(said(record, "instruction"), said_or_nothing(record, "input"), said(record, "output"))
             except Unreadable as error:
