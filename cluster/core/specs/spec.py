@@ -51,6 +51,11 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def check_scaling(self, scaling: Any) -> None:
         """Raise SpecError where the stage could not run on a ScalingSpec; asked before the first step of a pipeline."""
 
+    def later(self) -> Collection[str]:
+        """Fields that came when there were artifacts already: at their defaults they are no part of the identity, so
+        that what was built without them is what these fields say."""
+        return ()
+
     @classmethod
     def measures(cls, name: str) -> bool:
         """Whether an input is only measured on."""
@@ -80,7 +85,11 @@ def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None
 
     `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/references.py).
     """
-    identity = {"kind": spec.kind, "revision": spec.revision, "spec": fields(spec), "inputs": inputs}
+    told = fields(spec)
+    for field in msgspec.structs.fields(spec):
+        if field.name in spec.later() and getattr(spec, field.name) == field.default:
+            del told[field.name]
+    identity = {"kind": spec.kind, "revision": spec.revision, "spec": told, "inputs": inputs}
     if named:
         identity["named"] = named
     return hashlib.sha256(canonical(identity).encode()).hexdigest()

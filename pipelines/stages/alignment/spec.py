@@ -10,6 +10,7 @@ from msgspec import Meta, field
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
+from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.losses import AnyPolicyLoss
@@ -30,7 +31,7 @@ REWARDS = (
 
 
 class PreferencesSpec(Spec, frozen=True):
-    """Pairs of answers to one request, the better (`chosen`) and the worse (`rejected`), split as JSON lines."""
+    """Answers to one request, of which one is better: pairs, ranked lists, single ones, split as JSON lines."""
 
     kind: ClassVar[str] = "preferences"
     stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
@@ -40,7 +41,9 @@ class PreferencesSpec(Spec, frozen=True):
     source: Literal["corrupted", "file"] = "corrupted"
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
     path: File = ""
-    """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not."""
+    format: str = formats.AUTO
+    """Format of its records (docs/alignment.md has them all); `auto`: each is known by what is in it."""
     license: str = ""
     """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
     the package that carries it."""
@@ -60,8 +63,14 @@ class PreferencesSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if self.format not in formats.FORMATS:
+            known = list(formats.FORMATS)
+            raise SpecError(f"preferences.format: no format {self.format!r}", nearest(self.format, known))
         if not self.damage:
             raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
+
+    def later(self) -> Collection[str]:
+        return () if self.source == "file" else ("format",)
 
     def unused_inputs(self) -> Collection[str]:
         return ("conversations",) if self.source == "file" else ()
