@@ -85,9 +85,9 @@ def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None
 
     `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/references.py).
     """
-    told = fields(spec)
+    told, later = fields(spec), spec.later()
     for field in msgspec.structs.fields(spec):
-        if field.name in spec.later() and getattr(spec, field.name) == field.default:
+        if field.name in later and getattr(spec, field.name) == field.default:
             del told[field.name]
     identity = {"kind": spec.kind, "revision": spec.revision, "spec": told, "inputs": inputs}
     if named:

@@ -19,8 +19,8 @@ from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from pipelines.specs import PreferencesSpec
 from pipelines.stages import licenses
-from pipelines.stages.alignment.corruption import corrupt
 from pipelines.stages.alignment import formats
+from pipelines.stages.alignment.corruption import corrupt
 from pipelines.stages.alignment.formats.layout import NothingCompared
 from pipelines.stages.tuning.conversations import (
     SPLITS,
@@ -74,10 +74,12 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
 
 
 def read_preferences(folder: Path, split: str) -> list[Row]:
-    """The pairs of a split (`id`, `prompt`, `chosen`, `rejected`, perhaps `margin` or `tie`, `how`, `source`, `license`)
-    of a preferences folder, and its single answers (`answer`, `desirable`), in their order; of each list all its pairs.
-    Older folders have neither source nor licence."""
-    return [row for whole in read_rankings(folder, split) for row in (pairs_of(whole) if "ranked" in whole else [whole])]
+    """The pairs of a split of a preferences folder (`id`, `prompt`, `chosen`, `rejected`, perhaps `margin` or `tie`,
+    `how`, `source`, `license`), and its single answers (`answer`, `desirable`), in their order; of each list all its
+    pairs. Older folders have neither source nor licence."""
+    return [
+        row for whole in read_rankings(folder, split) for row in (pairs_of(whole) if "ranked" in whole else [whole])
+    ]
 
 
 def read_rankings(folder: Path, split: str) -> list[Row]:

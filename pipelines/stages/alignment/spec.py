@@ -86,7 +86,8 @@ class PreferencesSpec(Spec, frozen=True):
 
 
 class RewardSpec(TrainingSpec, frozen=True):
-    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry)."""
+    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry) and ranked lists
+    (Plackett-Luce)."""
 
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
@@ -104,7 +105,15 @@ class RewardSpec(TrainingSpec, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
     validation_pairs: Annotated[int, Meta(ge=1)] = 1000
-    """Pairs of the held-out split that the accuracy is taken over."""
+    """Pairs and lists of the held-out split that the accuracy is taken over; ties are no part of them."""
+    margin_scale: Annotated[float, Meta(ge=0)] = 1.0
+    """What the margins of pairs are multiplied by, where records have such: the score of the chosen answer is to be so
+    much higher (Llama 2, arXiv:2307.09288); 0: margins count for nothing."""
+    center_coef: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of the square of the sum of a pair's scores, which keeps their mean near 0 (arXiv:2312.09244: 0.01)."""
+
+    def later(self) -> Collection[str]:
+        return ("margin_scale", "center_coef")
 
 
 class RlhfSpec(TrainingSpec, frozen=True):

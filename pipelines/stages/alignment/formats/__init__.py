@@ -56,11 +56,13 @@ def read(name: str, fields: Mapping[str, Any]) -> Found:
         listed = ", ".join(map(repr, list(record)[:12])) or "none"
         raise BadRecord(f"not of format {name}: the fields are {listed}" if name != AUTO else _unknown(record, listed))
     rows = layout.read(record)
-    return Found(layout.name, rows, record.notes, [key for key, value in record.items() if value not in (None, "", [], {})])
+    return Found(
+        layout.name, rows, record.notes, [key for key, value in record.items() if value not in (None, "", [], {})]
+    )
 
 
 def _unknown(record: Record, listed: str) -> str:
-    if missing := [side for side in ("chosen", "rejected") if not record.has(side)]:
-        if len(missing) == 1:
-            return f"missing: {missing[0]}"
+    missing = [side for side in ("chosen", "rejected") if not record.has(side)]
+    if len(missing) == 1:
+        return f"missing: {missing[0]}"
     return f"no known format of preferences: the fields are {listed}"

@@ -93,7 +93,9 @@ def pair(prompt: list[Message], chosen: str, rejected: str, margin: float | None
     return row if margin is None else row | {"margin": margin}
 
 
-def ordered(record: Record, prompt: list[Message], answers: Sequence[str], scores: Sequence[float], ranks: bool) -> list[Row]:
+def ordered(
+    record: Record, prompt: list[Message], answers: Sequence[str], scores: Sequence[float], ranks: bool
+) -> list[Row]:
     """Rows of answers with scores, of which the higher is the better (`ranks`: the lower, and they are no distances).
 
     All differ: one list, or a pair with its margin. Else the pairs, ties among them. An answer that is empty or there

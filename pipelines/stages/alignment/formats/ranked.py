@@ -14,7 +14,13 @@ from pipelines.stages.tuning.formats.record import Record, plain_text
 
 ANSWERS = ("completions", "responses", "answers", "outputs", "candidates")
 TEXTS = ("response", "text", "content", "answer", "output", "completion")
-SCORES = ("fine-grained_score", "score", "overall_score", "rating", "reward")  # UltraFeedback's overall ones have errors
+SCORES = (
+    "fine-grained_score",
+    "score",
+    "overall_score",
+    "rating",
+    "reward",
+)  # the best first: UltraFeedback has two
 RANKS = ("rank", "ranking")
 LISTS = {"scores": False, "ratings": False, "ranks": True, "rank": True, "ranking": True}  # whether they are ranks
 

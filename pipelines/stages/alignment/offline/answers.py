@@ -49,7 +49,7 @@ class AnswerReader:
     def __init__(self, tokenizer: Any, longest: int, policy: TooLong, paired: bool) -> None:
         self.tokenizer, self.longest, self.policy, self.paired = tokenizer, longest, policy, paired
         self.unit = "pairs" if paired else "answers"
-        self.counts = Counter({name: 0 for name in (self.unit, "cut", *LEFT_OUT)})
+        self.counts = Counter(dict.fromkeys((self.unit, "cut", *LEFT_OUT), 0))
 
     def read(self, rows: Sequence[Row]) -> tuple[list[Answer], list[Encoded]]:
         """The answers that are learned, in the order of the rows, of pairs the chosen one first."""

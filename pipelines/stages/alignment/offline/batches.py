@@ -66,7 +66,12 @@ class PreferenceBatches(Source):
         named = {HELDOUT + name: figure for name, figure in zip(Preference.names, figures, strict=True)}
         low, high = wilson(named[HELDOUT + ACCURACY] * count, count)
         interval = {f"{HELDOUT}{ACCURACY}_low": low, f"{HELDOUT}{ACCURACY}_high": high}
-        return {metrics.VALIDATION_LOSS: loss, **named, **interval, HELDOUT + ("pairs" if heldout.paired else "answers"): count}
+        return {
+            metrics.VALIDATION_LOSS: loss,
+            **named,
+            **interval,
+            HELDOUT + ("pairs" if heldout.paired else "answers"): count,
+        }
 
     @staticmethod
     def _baseline(engine: Engine, of: AnswerSet, parts: Iterable[tuple[list[int], bool]], count: int) -> float:

@@ -117,7 +117,7 @@ def require_tokens(tokenizer: Any, spec: ReferenceSpec | DpoSpec) -> None:
     """Raise SpecError where a template writes tokens that the model does not have."""
     if absent := missing(tokenizer, spec.template):
         raise SpecError(
-            f"{spec.kind}.template: {spec.template} needs {', '.join(absent)}, which the model's tokenizer does not have",
+            f"{spec.kind}.template: {spec.template} needs {', '.join(absent)}, which the model's tokenizer has not",
             "Fine-tune the model with this template first (`sft`), or leave it empty for the model's own.",
         )
 

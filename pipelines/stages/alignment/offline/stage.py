@@ -71,9 +71,7 @@ def build(ctx: Context[DpoSpec]) -> dict[str, Any]:
         eos = stops if len(stops) > 1 else stops[0]
         return {"vocab_size": len(tokenizer), "eos_token_id": eos, "told": told}
 
-    return run_training(
-        ctx, "pipelines.stages.alignment.offline.stage:recipe", plan, tokenizer_files(tokenizer), needs
-    )
+    return run_training(ctx, "pipelines.stages.alignment.offline.stage:recipe", plan, tokenizer_files(tokenizer), needs)
 
 
 def tell_of_another_model(ctx: Context[DpoSpec]) -> None:
@@ -83,9 +81,7 @@ def tell_of_another_model(ctx: Context[DpoSpec]) -> None:
         ctx.notice(f"the reference is {measured.ref}, and training starts from {model.record.ref}")
 
 
-def encode_split(
-    ctx: Context[DpoSpec], tokenizer: Any, split: str, longest: int
-) -> tuple[AnswerSet, dict[str, int]]:
+def encode_split(ctx: Context[DpoSpec], tokenizer: Any, split: str, longest: int) -> tuple[AnswerSet, dict[str, int]]:
     """The preferences of a split, and how many became what. Raises InputError where none is left, or where the
     reference does not know them."""
     spec, given = ctx.spec, ctx.inputs["preferences"]

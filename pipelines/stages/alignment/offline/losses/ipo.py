@@ -19,8 +19,8 @@ class Ipo(PreferenceLoss, frozen=True):
     tau: Annotated[float, Meta(gt=0)] = 0.1
     """Strength of the regularization: the margin that is aimed at is 1 / (2 tau)."""
     per_token: bool = True
-    """Take the mean log ratio of a token for that of an answer, as the authors did for what they published (so TRL, which
-    asked them); false: their sum, as equation 17 reads."""
+    """Take an answer's mean log ratio of a token, as the authors did for what they published (says TRL, which asked
+    them); false: the sum, as equation 17 reads."""
 
     def rewards(self, answers: Answers) -> Tensor:
         ratios = answers.log_ratios / answers.tokens if self.per_token else answers.log_ratios

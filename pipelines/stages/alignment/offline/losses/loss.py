@@ -33,7 +33,9 @@ class Answers:
         return self.logprobs / self.tokens
 
 
-class PreferenceLoss(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=snake):
+class PreferenceLoss(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=snake
+):
     """Base of all losses. In YAML `type` tells them apart."""
 
     paired: ClassVar[bool] = True

@@ -15,8 +15,8 @@ SURE = -1e-6  # a mean log-probability above it counts as this one: of a sure an
 
 
 class Orpo(PreferenceLoss, frozen=True):
-    """NLL of a token of the chosen answer - weight log sigmoid(log odds of the chosen - log odds of the rejected), of an
-    answer's mean probability of a token. Tuning and alignment in one: it may start from a base model."""
+    """The chosen answer's NLL of a token - weight log sigmoid(log odds of the chosen - log odds of the rejected), of
+    the mean probability of an answer's token. Tuning and alignment in one: it may start from a base model."""
 
     compares_with_start: ClassVar[bool] = False
 
