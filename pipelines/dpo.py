@@ -1,7 +1,7 @@
 """Tune a fine-tuned model on preferences without rollouts: by DPO, or IPO, KTO, ORPO, SimPO.
 
-ctl run pipelines/dpo.py --set preferences.source=file --set preferences.path=pairs.jsonl --set dpo.inputs.model=sft/mine \\
-    --set reference.inputs.model=sft/mine
+ctl run pipelines/dpo.py --set preferences.source=file --set preferences.path=pairs.jsonl \\
+    --set dpo.inputs.model=sft/mine --set reference.inputs.model=sft/mine
 """
 
 from cluster.pipeline import main, pipeline

@@ -38,25 +38,25 @@ def pairs(values: Array) -> tuple[Array, Array]:
 
 
 def dpo(loss: Dpo, logprobs: Array) -> Array:
-    (w, l), (rw, rl) = pairs(logprobs), pairs(REFERENCE)
-    h = loss.beta * ((w - rw) - (l - rl))
+    won, lost = pairs(logprobs - REFERENCE)
+    h = loss.beta * (won - lost)
     return (1 - loss.label_smoothing) * softplus(-h) + loss.label_smoothing * softplus(h)
 
 
 def ipo(loss: Ipo, logprobs: Array) -> Array:
-    w, l = pairs((logprobs - REFERENCE) / (TOKENS if loss.per_token else 1))
-    return (w - l - 1 / (2 * loss.tau)) ** 2
+    won, lost = pairs((logprobs - REFERENCE) / (TOKENS if loss.per_token else 1))
+    return (won - lost - 1 / (2 * loss.tau)) ** 2
 
 
 def orpo(loss: Orpo, logprobs: Array) -> Array:
-    w, l = pairs(logprobs / TOKENS)
-    odds = [np.log(np.exp(p) / -np.expm1(p)) for p in (np.minimum(w, -1e-6), np.minimum(l, -1e-6))]
-    return -w + loss.weight * softplus(-(odds[0] - odds[1]))
+    means = pairs(logprobs / TOKENS)
+    odds = [np.log(np.exp(mean) / -np.expm1(mean)) for mean in means]
+    return -means[0] + loss.weight * softplus(-(odds[0] - odds[1]))
 
 
 def simpo(loss: Simpo, logprobs: Array) -> Array:
-    w, l = pairs(logprobs / TOKENS)
-    return softplus(-(loss.beta * (w - l) - loss.gamma))
+    won, lost = pairs(logprobs / TOKENS)
+    return softplus(-(loss.beta * (won - lost) - loss.gamma))
 
 
 PAIRED: list[tuple[PreferenceLoss, Any]] = [
@@ -153,7 +153,7 @@ def plackett_luce(scores: Array) -> Array:
 
 
 def test_reward_models_loss_of_pairs_lists_margins_and_ties() -> None:
-    flat, sizes = np.array(sum(LISTS, [])), torch.tensor([len(one) for one in LISTS])
+    flat, sizes = np.array(list(itertools.chain.from_iterable(LISTS))), torch.tensor([len(one) for one in LISTS])
     scores = torch.from_numpy(flat.copy()).requires_grad_()
     lists = in_lists(scores, sizes)
     found = ranking_losses(lists, sizes, torch.from_numpy(MARGINS), torch.from_numpy(TIES))
