@@ -69,9 +69,8 @@ def told(name: str, ours: Tensor, own: dict[str, Tensor], theirs: Tensor, other:
     """A line of the table: both losses, and the largest difference of a gradient relative to the largest gradient."""
     largest = max(g.abs().max() for g in other.values())
     apart = max((own[key] - other[key]).abs().max() for key in other) / largest
-    print(
-        f"| {name} | {ours.item():.7f} | {theirs.item():.7f} | {float((ours - theirs).abs() / theirs.abs()):.1e} | {apart:.1e} |"
-    )
+    one, two = float(ours.detach()), float(theirs.detach())
+    print(f"| {name} | {one:.7f} | {two:.7f} | {abs(one - two) / abs(two):.1e} | {float(apart):.1e} |")
 
 
 def interleaved(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,7 +153,6 @@ def without_reference() -> None:
     simpo = SimpleNamespace(
         loss_type="simpo", simpo_gamma=1.6, beta=2.0, alpha=0.0, label_smoothing=0.0, accelerator=accelerator
     )
-    ones = torch.ones(4)
 
     def answers(means: Tensor) -> Answers:
         return Answers(means, torch.zeros(4), torch.ones(4))

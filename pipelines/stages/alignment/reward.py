@@ -84,8 +84,7 @@ def judged(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, Any]:
     with ctx.scratch() as folder:
         ctx.output.get(folder)
         model = RewardModel(folder)
-    dialogues = [[*row["prompt"], {"role": "assistant", "content": text}] for row in rows for text in answers(row)]
-    found = iter(model.score(dialogues))
+    found = iter(model.score([messages for row in rows for messages in dialogues(row)]))
     kinds: dict[str, list[float]] = {}
     margins: list[float] = []
     weights: list[float] = []
@@ -121,7 +120,7 @@ def read_lists(
             continue
         texts = answers(row)
         try:
-            found = [encode(tokenizer, [*row["prompt"], {"role": "assistant", "content": text}]) for text in texts]
+            found = [encode(tokenizer, messages) for messages in dialogues(row)]
         except Refused:
             left_out["refused"] += 1
             continue
@@ -148,9 +147,9 @@ def read_lists(
     return kept, lists, dict(left_out)
 
 
-def dialogue(row: Row, role: str) -> list[dict[str, str]]:
-    """The conversation of a pair that ends with its `chosen` or its `rejected` answer."""
-    return [*row["prompt"], {"role": "assistant", "content": row[role]}]
+def dialogues(row: Row) -> list[list[dict[str, Any]]]:
+    """The conversations of a row, each with one of its answers at the end, the best first."""
+    return [[*row["prompt"], {"role": "assistant", "content": text}] for text in answers(row)]
 
 
 def recipe(work: Work, rank: int) -> Parts:

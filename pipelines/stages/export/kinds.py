@@ -24,7 +24,7 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "dpo": ("preferences",), "pretrained": (), "merged": ("merge",)}  # fmt: skip
+        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -179,7 +179,12 @@ def _called(artifact: Artifact) -> str:
 def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
         return (artifact.spec["scheme"], "compressed-tensors")
-    return (*TAGS.get(artifact.kind, ()), *([name] if (name := _method_name(artifact)) not in ("", "full") else []))
+    losses = (artifact.spec["loss"]["type"],) if artifact.kind == "dpo" else ()
+    return (
+        *TAGS.get(artifact.kind, ()),
+        *losses,
+        *([name] if (name := _method_name(artifact)) not in ("", "full") else []),
+    )
 
 
 def _method_name(artifact: Artifact) -> str:

@@ -29,9 +29,6 @@ class AnswerLogprobs(AnswerLM):
         found = label_logprobs(logits, labels[learn])
         return found.new_zeros(len(inputs)).index_add(0, learn.nonzero()[:, 0], found)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.of(batch).sum()
-
 
 def label_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
     """log softmax(logits)[label] of each row (nats, (rows,) fp32; of float64, float64).
