@@ -218,7 +218,8 @@ def test_built_tokens_say_what_they_are(tmp_path: Path) -> None:
         for loss in (Dpo(), Kto())
     )
     assert pairs is not None and single is not None
-    assert pairs.memory.activations == 2 * single.memory.activations == 2 * tuned.memory.activations
+    assert single.memory.activations == tuned.memory.activations
+    assert pairs.memory.activations == pytest.approx(2 * single.memory.activations, rel=0.01)
 
 
 def test_what_is_not_known_yet_is_said(store: Store) -> None:

@@ -25,10 +25,10 @@ def _read(record: Record) -> list[Row]:
     preference = number(value, "preference")
     if preference not in TIES and not 1 <= preference <= 2:
         raise BadRecord(f"score: preference is {value!r}, which is neither 0 nor between 1 and 2")
-    answers = [record.text(name) for name in ("output_1", "output_2")]
+    better, worse = record.text("output_1"), record.text("output_2")
     if preference > TIES[1]:
-        answers.reverse()
-    return [pair(prompt_of(record), *answers, tie=preference in TIES)]
+        better, worse = worse, better
+    return [pair(prompt_of(record), better, worse, tie=preference in TIES)]
 
 
 LAYOUT = Layout("alpaca-eval", _fits, _read)
