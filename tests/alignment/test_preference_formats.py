@@ -161,6 +161,7 @@ REFUSED = [
     ({"prompt": "Who?", "completion": "Me.", "label": "good"}, "label: label is 'good', where true or false belongs"),
     ({"prompt": "Who?"}, "no known format of preferences: the fields are 'prompt'"),
     (TWO | {"history": "Hi"}, "history: not a list of pairs"),
+    (TWO | {"tools": [{"name": "look"}]}, "unknown meaning: tools is nothing that is learned here"),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipelines.stages.alignment.formats import judgements, pairs, ranked, single, trees
 from pipelines.stages.alignment.formats.layout import Layout, Row
 from pipelines.stages.tuning.conversation import BadRecord
-from pipelines.stages.tuning.formats.record import Record
+from pipelines.stages.tuning.formats.record import MEANINGFUL, TOOLS, Record, refuse
 
 AUTO = "auto"
 LAYOUTS = (  # a record is of the first that it fits
@@ -56,6 +56,7 @@ def read(name: str, fields: Mapping[str, Any]) -> Found:
         listed = ", ".join(map(repr, list(record)[:12])) or "none"
         raise BadRecord(f"not of format {name}: the fields are {listed}" if name != AUTO else _unknown(record, listed))
     rows = layout.read(record)
+    refuse(record, {*MEANINGFUL, *TOOLS})
     return Found(
         layout.name, rows, record.notes, [key for key, value in record.items() if value not in (None, "", [], {})]
     )
