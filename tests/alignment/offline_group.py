@@ -1,4 +1,4 @@
-"""Tunes on preferences on one rank without Ray, whole and stopped in between: run by test_dpo as
+"""Tunes on preferences on one rank without Ray, whole and stopped in between, asks a reference twice: by test_dpo, as
 
 `python -m tests.alignment.offline_group ROOT CASES.json`; inputs are told by role, kind, store and fingerprint."""
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.core.context import Context
+from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import DpoSpec, ScalingSpec
@@ -46,7 +47,26 @@ def main(root: str, cases: dict[str, dict[str, Any]]) -> None:
         if stop_at := case.get("stop_at"):
             assert train(work, StopAt(stop_at)) is None
         output.write_bytes("figures.json", json.dumps(train(work)).encode())
+    ask_twice(Location(f"{root}/asked"), inputs["model"], Location(f"{root}/{name}"))
     dist.destroy_process_group()
+
+
+def ask_twice(state: Location, model: Artifact, made: Location) -> None:
+    """Ask a model about the held-out answers of a case; then again, where one batch is missing and another is not what
+    the model would say, as if written by an attempt that was killed."""
+    from pipelines.stages.alignment.offline import reference
+    from pipelines.stages.tuning.sequences import Sequences
+
+    Sequences.load(made, "heldout.npz").save(state, reference.ASKED_FILE)
+    asked = reference.Asked(model, state, "fp32", 1)
+    reference.ask(asked, None)
+    names = sorted(name for name in state.walk() if name.startswith("part-"))
+    before = {name: state.read_bytes(name) for name in names}
+    state.remove(names[1])
+    state.write_bytes(names[0], b"of before")
+    reference.ask(asked, None)
+    after = {name: state.read_bytes(name) for name in names}
+    assert after == before | {names[0]: b"of before"} and len(names) > 2
 
 
 if __name__ == "__main__":

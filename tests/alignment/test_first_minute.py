@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_trained(
     elif kind == "rlhf":
         spec, inputs["prompts"] = RlhfSpec(**RLHF | {"max_completion_tokens": 64}), conversations
     else:
-        spec = RewardSpec() if kind == "reward" else DpoSpec(loss=Simpo())
+        spec = RewardSpec() if kind == "reward" else DpoSpec(loss=Simpo(), method=Lora())
         inputs["preferences"] = build(PreferencesSpec(), {"conversations": conversations}, store=store, name="tiny")
     refused(spec, inputs, store, words)
 
