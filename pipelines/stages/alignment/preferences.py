@@ -35,8 +35,8 @@ from pipelines.stages.tuning.declared import FIELDS, of_file, of_record
 from pipelines.stages.tuning.intake import label
 from pipelines.stages.tuning.records import read_records
 
-# The splits, what was rejected, what was there twice, and what else there is to tell.
-Found = tuple[dict[str, list[Row]], list[Row], list[Row], dict[str, Any]]
+# The splits, what was rejected, what was there twice, how many there were in all, and what else there is to tell.
+Found = tuple[dict[str, list[Row]], list[Row], list[Row], int, dict[str, Any]]
 
 FOREIGN = "foreign"
 WHOLE = ("prompt", "chosen", "rejected", "ranked", "answer", "desirable")  # rows that are equal in these are one
@@ -47,13 +47,14 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
     ctx.spec.check_inputs(ctx.inputs)
     found = _of_file(ctx.spec) if ctx.spec.source == "file" else _of_conversations(ctx)
-    splits, rejected, duplicates, told = found
+    splits, rejected, duplicates, given, told = found
     flow = {
-        "in": len(rejected) + len(duplicates) + sum(map(len, splits.values())),
+        "in": given,
         **{split: len(splits[split]) for split in SPLITS},
         "rejected": len(rejected),
         "duplicates": len(duplicates),
     }
+    assert sum(flow.values()) == 2 * given, f"preferences were lost or made: {flow}"
     if not all(splits.values()):
         raise InputError(
             f"preferences: nothing is left for {' and '.join(s for s in SPLITS if not splits[s])}: {flow}",
@@ -131,7 +132,8 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
         if not _is_answered(row)
     ]
     answered = {split: list(filter(_is_answered, rows[split])) for split in SPLITS}
-    return {split: corrupted(answered[split], counts[split], spec) for split in SPLITS}, rejected, [], {}
+    splits = {split: corrupted(answered[split], counts[split], spec) for split in SPLITS}
+    return splits, rejected, [], len(rejected) + sum(map(len, splits.values())), {}
 
 
 def _is_answered(row: Row) -> bool:
@@ -173,7 +175,8 @@ def _of_file(spec: PreferencesSpec) -> Found:
         request=lambda row: row["prompt"],
     )
     told: dict[str, Any] = {each: dict(found.most_common()) for each, found in counts.items()}
-    return splits, rejected, duplicates, told | {"contradicting": contradicting(rows)}
+    told["contradicting"] = contradicting(rows)
+    return splits, rejected, duplicates, len(rows) + len(rejected), told
 
 
 def contradicting(rows: list[Row]) -> int:
