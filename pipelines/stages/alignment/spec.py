@@ -193,10 +193,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.max_kl: a step beyond it learns from the KL penalty alone, and kl_coef is 0",
                 "Set rlhf.kl_coef above 0, or leave max_kl out.",
             )
-        if self.redraws and not self.advantage.compares:
+        if self.redraws and self.group_size == 1:
             raise SpecError(
-                f"rlhf.redraws: {self.advantage.name} learns from answers that are all alike, too",
-                "Leave it at 0, or set rlhf.advantage to group or leave_one_out.",
+                "rlhf.redraws: one answer to a prompt cannot differ from the others",
+                "Leave it at 0, or set rlhf.group_size to 2 or more.",
             )
         critic = self.advantage.value_function
         if critic and critic.start == "reward" and REWARD_MODEL not in self.rewards:
