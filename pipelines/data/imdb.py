@@ -1,4 +1,4 @@
-"""Film reviews as what `pipelines/imdb_ppo.py` reads: openings with how they go on, and pairs of a kind and a harsh one.
+"""Film reviews as `pipelines/imdb_ppo.py` reads them: openings with how they go on, pairs of a kind and a harsh one.
 
 python -m pipelines.data.imdb FOLDER INTO
 
