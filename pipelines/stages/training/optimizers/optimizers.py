@@ -98,11 +98,13 @@ def build_optimizer(
     """
     found = _groups(model, spec, rate)
     for module, factor in beside:
-        found += _groups(module, spec, lambda weight, factor=factor: factor)  # type: ignore[misc]
+        found += [{**group, "peak": group["peak"] * factor} for group in _groups(module, spec)]
     return Optimizer(found, torch.bfloat16 if spec.precision == "bf16" else torch.float32)
 
 
-def _groups(model: torch.nn.Module, spec: TrainingSpec, rate: Callable[[str], float]) -> list[dict[str, Any]]:
+def _groups(
+    model: torch.nn.Module, spec: TrainingSpec, rate: Callable[[str], float] = lambda weight: 1.0
+) -> list[dict[str, Any]]:
     """The groups of one model."""
     hidden = dict(_hidden_matrices(model))
     rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]
