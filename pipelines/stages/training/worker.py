@@ -88,7 +88,8 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
     parameters = count_parameters(model)
     if work.scaling.sequence_parallel_size > 1:
         parts.objective.sequence_part = share_sequences(model, work.scaling.sequence_parallel_size)
-    engine = Engine(parts.objective, build_optimizer(model, work.spec, parts.rate), work.spec, work.scaling, work.plan)
+    optimizer = build_optimizer(model, work.spec, parts.rate, parts.objective.beside())
+    engine = Engine(parts.objective, optimizer, work.spec, work.scaling, work.plan)
     flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)
     loop = Loop(
         spec=work.spec,

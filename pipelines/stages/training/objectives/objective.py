@@ -9,6 +9,7 @@ built once a batch and shared by all layers.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -92,6 +93,10 @@ class Objective(torch.nn.Module):
         self.part = SequencePart()  # what the model tells the logits of
         self.step = 0  # that is being taken: what is drawn at random is a function of it
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
+
+    def beside(self) -> Sequence[tuple[torch.nn.Module, float]]:
+        """What is trained beside the model, parts of this module, each with the factor on its learning rates."""
+        return ()
 
     def add_sums(self, *sums: Tensor) -> None:
         self._sums += torch.stack(sums).detach().cpu().double()
