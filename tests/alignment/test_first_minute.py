@@ -18,7 +18,9 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import (
     ConversationsSpec,
+    Distillation,
     DpoSpec,
+    Gae,
     Kto,
     Lora,
     PreferencesSpec,
@@ -30,6 +32,7 @@ from pipelines.specs import (
     SftSpec,
     Simpo,
     Spec,
+    ValueFunction,
 )
 from pipelines.stages.alignment.offline.answers import digest, last_answer
 from pipelines.stages.alignment.preferences import read_preferences
@@ -169,6 +172,27 @@ def test_a_reward_model_without_a_chat_template(store: Store, files: dict[str, b
     inputs = {"model": model(store, files), "prompts": conversations, "reward": model(store, plain, RewardSpec())}
     spec = RlhfSpec(**RLHF | {"max_completion_tokens": 9, "rewards": {"reward_model": 1.0}})
     refused(spec, inputs, store, "chat template")
+
+
+def test_a_teacher_that_cannot_read_what_the_policy_writes(
+    store: Store, files: dict[str, bytes], conversations: Artifact
+) -> None:
+    """Or a critic that begins as a reward model of another tokenizer."""
+    tokenizer = json.loads(files["tokenizer.json"])
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = [piece for piece, number in vocabulary.items() if number in (40, 41)]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    other = files | {"tokenizer.json": json.dumps(tokenizer).encode()}
+    spec = RlhfSpec(**RLHF | {"max_completion_tokens": 64, "advantage": Distillation(), "rewards": {}})
+    inputs = {"model": model(store, files), "prompts": conversations}
+    refused(spec, inputs, store, "`distillation` and the input `teacher` go together")
+    refused(spec, inputs | {"teacher": model(store, other, hidden_act="relu")}, store, "as the teacher .* is not the")
+    short = model(store, files, max_position_embeddings=100)
+    refused(spec, inputs | {"teacher": short}, store, "192 tokens together, and the teacher, .* takes 100")
+    critic = Gae(critic=ValueFunction(start="reward"))
+    spec = RlhfSpec(**RLHF | {"max_completion_tokens": 64, "advantage": critic, "rewards": {"reward_model": 1.0}})
+    inputs["reward"] = model(store, other, RewardSpec(), hidden_act="relu")
+    refused(spec, inputs, store, "as a critic .* is given the policy's token ids")
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.advantages import Group, LeaveOneOut, NormalizedBatch
 from pipelines.stages.alignment.losses import Cispo, Clipped, Gspo
+from pipelines.stages.alignment.packing import overlong, token_weights
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3
 from pipelines.stages.alignment.rewards.python_parses import python_parses
 from pipelines.stages.alignment.rewards.rewards import reward_function
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
-from pipelines.stages.alignment.rollouts import overlong, token_weights
 from pipelines.stages.generation.engine import Completion
 from tests.alignment.tiny_chat import rlhf
 

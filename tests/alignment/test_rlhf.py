@@ -1,7 +1,8 @@
-"""RLHF with real vLLM rollouts: it learns, its engines hold the learner's weights, and no kill changes a bit of it."""
+"""PPO with real vLLM rollouts: it learns, its engines hold the learner's weights, and no kill changes a bit of it."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -23,9 +24,11 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.stages.alignment import curve, ledger
+from pipelines.stages.alignment.advantages import Distillation
+from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
-from tests.alignment.tiny_chat import SCALING, rlhf
+from tests.alignment.tiny_chat import SCALING, ppo, rlhf
 from tests.conftest import ROOT
 
 STEPS = 24  # two of each rollout
@@ -42,7 +45,7 @@ def inputs(chat_inputs: dict[str, Artifact]) -> dict[str, Artifact]:
 def run(inputs: dict[str, Artifact], root: Path, steps: int = STEPS, **scaling: Any) -> Artifact:
     """Train in a store of its own, from the shared inputs."""
     scaled = msgspec.structs.replace(SCALING, **scaling)
-    return build(rlhf(steps), inputs, store=Store(root), scaling=scaled, name="tiny")
+    return build(ppo(steps), inputs, store=Store(root), scaling=scaled, name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,17 @@ def test_every_sync_was_verified_and_both_sides_agree(undisturbed: Artifact) -> 
     assert max(fresh) < 1e-4 < min(moved)  # the second step of a rollout finds other weights than drew it
 
 
+def test_the_critic_learns_and_the_kl_coefficient_moves(undisturbed: Artifact) -> None:
+    lines = read(undisturbed.location)[::2]  # of each rollout's first step
+    assert lines[0]["explained_variance"] == 0 and lines[0]["value_loss"] > 0  # a head of zeros
+    assert max(line["explained_variance"] for line in lines[len(lines) // 2 :]) > 0.05
+    control = AdaptiveKl(**undisturbed.spec["kl_coef"])
+    coefficients = [line["kl_coef"] for line in lines]
+    assert coefficients[:2] == [control.start, control.after(control.start, 0.0, 64)]  # no KL yet: it falls
+    assert all(abs(b / a - 1) <= 0.2 * 64 / control.horizon + 1e-9 for a, b in itertools.pairwise(coefficients))
+    assert len(set(coefficients)) == len(coefficients)
+
+
 def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
     points = curve.read(undisturbed.location)
     assert [point["step"] for point in points] == [0, 10, 20, STEPS]
@@ -81,12 +95,18 @@ def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
 def test_the_ledger_is_the_order(undisturbed: Artifact, inputs: dict[str, Artifact]) -> None:
     events = ledger.read(undisturbed.location)
     assert sum(event["event"] == "issued" for event in events) == STEPS / 2
-    consumed = ledger.account(events).consumed
+    found = ledger.account(events)
     ids = [row["id"] for row in read_conversations(inputs["prompts"].local(), "train")]
     spec = undisturbed.spec
     count = STEPS * spec["global_batch_size"] // spec["group_size"]
-    assert consumed == [ids[i] for i in Order(len(ids), spec["seed"]).samples(0, count)]
-    assert len(set(consumed)) == count  # less than an epoch: none twice
+    assert len(found.consumed) == count and undisturbed.metrics["prompts_dropped"] == len(found.dropped) > 0
+    issued = [name for event in events if "prompts" in event for name in event["prompts"]]
+    assert issued == [ids[i] for i in Order(len(ids), spec["seed"]).samples(0, len(issued))]
+    assert sorted(issued) == sorted([*found.consumed, *found.dropped])
+    assert len(set(issued)) == len(issued)  # less than an epoch: none twice
+    lines = read(undisturbed.location)[::2]
+    assert sum(line["dropped_groups"] for line in lines) == len(found.dropped)
+    assert all(line["zero_variance_groups"] >= line["dropped_groups"] for line in lines)
 
 
 def same(artifact: Artifact, reference: Artifact) -> None:
@@ -169,6 +189,18 @@ def test_kills_of_engine_learner_and_driver_change_no_bit(
     assert len(everyone) > 4
     assert not Store(root).list("rlhf"), "it had finished before it was killed"
     same(run(inputs, root), undisturbed)
+
+
+def test_a_teacher_is_followed_on_the_students_own_answers(
+    undisturbed: Artifact, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """The tuned model as the teacher of the one that it began from: no reward, and no groups."""
+    spec = rlhf(6, advantage=Distillation(), rewards={}, group_size=1, kl_coef=0.0, max_kl=0.0)
+    given = {"model": inputs["model"], "teacher": undisturbed}
+    found = build(spec, inputs | given, store=Store(tmp_path), scaling=SCALING, name="tiny").metrics
+    assert found["first_heldout_teacher_kl"] > 0.05
+    assert found["heldout_teacher_kl"] < 0.6 * found["first_heldout_teacher_kl"]
+    assert found["heldout_completion_tokens"] < found["first_heldout_completion_tokens"]  # as the teacher's are
 
 
 def test_what_is_wrong_with_the_rewards_is_said_before_any_work(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
+from pipelines.stages.alignment.advantages import Gae
+from pipelines.stages.alignment.kl_control import AdaptiveKl
 
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=1.0, max_failures=3)
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
@@ -107,6 +109,17 @@ def rlhf(steps: int, **changes: Any) -> RlhfSpec:
     return RlhfSpec(**(fields | changes))
 
 
+def ppo(steps: int, **changes: Any) -> RlhfSpec:
+    """All state that there can be between two steps: a critic, a KL coefficient that moves, prompts drawn besides."""
+    fields: dict[str, Any] = {
+        "advantage": Gae(),
+        "kl_penalty": "reward",
+        "kl_coef": AdaptiveKl(start=0.02, target=0.2, horizon=1000),
+        "redraws": 1,
+    }
+    return rlhf(steps, **(fields | changes))
+
+
 if __name__ == "__main__":
     own = Store(sys.argv[1])
-    build(rlhf(int(sys.argv[2])), make_sft(own), store=own, scaling=SCALING, name="tiny")
+    build(ppo(int(sys.argv[2])), make_sft(own), store=own, scaling=SCALING, name="tiny")

@@ -159,6 +159,7 @@ class Hangs(GenerationEngine):
         return []
 
 
+@pytest.mark.exhaustive
 def test_where_an_engine_hangs_is_told(ray_cluster: None) -> None:
     options = EngineOptions(max_model_len=128, timeout_seconds=3)
     handle = ray.remote(Hangs).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(options)
@@ -199,6 +200,7 @@ def test_ranks_wait_for_one_another_longer_than_for_engines_and_rewards() -> Non
         assert collective_seconds(scaling) > 1.2 * waits
 
 
+@pytest.mark.exhaustive
 def test_an_engine_that_keeps_its_own_copies_is_found_out(model: Artifact, ray_cluster: None) -> None:
     """An engine for serving packs its matrices: weights that are assigned to it would not be used."""
     (handle,) = start(model, EngineOptions(max_model_len=128, threads=2, takes_weights=False), ScalingSpec())

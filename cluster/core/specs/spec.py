@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import msgspec.inspect
+import msgspec.structs
 
 from cluster.core.errors import SpecError
 from cluster.core.specs import overlay
@@ -39,6 +40,9 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Whether the stage trains a model, and its metrics are those of a run (cluster/core/metrics.py)."""
     sizing: ClassVar[str] = ""
     """Import string of what predicts the stage's memory and time (cluster/control/planning/prediction.py)."""
+    later_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that artifacts were built without: at its default such a field is no part of the identity, so that what
+    was built before keeps its fingerprint."""
     readable_early: ClassVar[bool] = False
     """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 
@@ -50,11 +54,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def check_scaling(self, scaling: Any) -> None:
         """Raise SpecError where the stage could not run on a ScalingSpec; asked before the first step of a pipeline."""
-
-    def later(self) -> Collection[str]:
-        """Fields that came when there were artifacts already: at their defaults they are no part of the identity, so
-        that what was built without them is what these fields say."""
-        return ()
 
     @classmethod
     def measures(cls, name: str) -> bool:
@@ -85,14 +84,17 @@ def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None
 
     `named`: the digests of the files and functions that the spec names, by field (cluster/core/identity/references.py).
     """
-    told, later = fields(spec), spec.later()
-    for field in msgspec.structs.fields(spec):
-        if field.name in later and getattr(spec, field.name) == field.default:
-            del told[field.name]
-    identity = {"kind": spec.kind, "revision": spec.revision, "spec": told, "inputs": inputs}
+    identity = {"kind": spec.kind, "revision": spec.revision, "spec": _identifying(spec), "inputs": inputs}
     if named:
         identity["named"] = named
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def _identifying(spec: Spec) -> dict[str, Any]:
+    """The fields of a spec without those that came later and are at their default."""
+    usual = {field.name: field.default for field in msgspec.structs.fields(spec)}
+    idle = {name for name in spec.later_fields if getattr(spec, name) == usual[name]}
+    return {name: value for name, value in fields(spec).items() if name not in idle}
 
 
 def convert(data: dict[str, Any], cls: type[S], where: str) -> S:

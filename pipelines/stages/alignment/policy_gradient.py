@@ -14,7 +14,10 @@ fixed, that one descends KL(pi_ref || pi).
     sequence:  penalty_t = rho_t * sum_{s >= t} d_s, the sum held fixed
 
 `token` has the gradient of the KL at each token, the tokens before it held fixed; `sequence` that of the KL of whole
-completions, to which an earlier token also contributes by where it leads, at a higher variance.
+completions, to which an earlier token also contributes by where it leads, at a higher variance. A penalty that is part
+of the reward has this gradient by itself, and is no term here.
+
+A critic adds its own loss (critic.py), a mean over tokens.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pipelines.stages.alignment.critic import Critic, value_losses
 from pipelines.stages.alignment.losses.loss import PolicyLoss
 from pipelines.stages.training.objectives.objective import Objective
 
 ROLLOUT_GAP = "rollout_logprob_gap"  # |log pi - log pi_engine|, mean over the tokens of the batch
 CLIPPED = "clip_fraction"  # share of the tokens whose gradient a bound took
 ENTROPY = "entropy"  # nats per token, estimated by -log pi of the drawn tokens
+VALUE_LOSS = "value_loss"  # of the critic, mean over the tokens of the batch
+VALUE_CLIPPED = "value_clip_fraction"  # share of the tokens of which a bound took the critic's gradient
 
 KlPenalty = Literal["token", "sequence"]
 
@@ -52,15 +58,21 @@ def kl_penalties(logprobs: Tensor, behaviour: Tensor, reference: Tensor, learn: 
 
 def token_logprobs(model: Any, tokens: Tensor, temperature: float) -> Tensor:
     """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1) at a temperature."""
-    logits = model(tokens[:, :-1], use_cache=False).logits.float() / temperature
+    return _logprobs(model(tokens[:, :-1], use_cache=False).logits, tokens, temperature)
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    logits = logits.float() / temperature
     return torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
 
 
 class PolicyGradient(Objective):
-    """tokens (batch, length + 1); learn, behaviour (batch, length); advantages, weights (batch,); and, where there is
-    a penalty, reference (batch, length)."""
+    """tokens (batch, length + 1); learn, behaviour (batch, length); weights (batch,); advantages (batch,) of answers or
+    (batch, length) of tokens; where there is a penalty, reference (batch, length); for a critic values, what it said at
+    the rollout, and returns, what it should have said (batch, length). Of tokens alone: the critic's values there.
+    """
 
-    names = (ROLLOUT_GAP, CLIPPED, ENTROPY)
+    names: tuple[str, ...] = (ROLLOUT_GAP, CLIPPED, ENTROPY)
 
     def __init__(
         self,
@@ -71,19 +83,55 @@ class PolicyGradient(Objective):
         kl_coef: float,
         kl_penalty: KlPenalty,
         temperature: float,
+        critic: Critic | None = None,
     ) -> None:
+        if critic is not None:
+            self.names = (*self.names, VALUE_LOSS, VALUE_CLIPPED)
         super().__init__(model, precision)
         self.loss, self.temperature = loss, temperature
-        self.kl_coef, self.kl_penalty = kl_coef, kl_penalty
+        self.kl_coef, self.kl_penalty = kl_coef, kl_penalty  # the coefficient of the step that is being taken
+        self.critic = critic
+
+    def beside(self) -> list[tuple[torch.nn.Module, float]]:
+        return [(self.critic, self.critic.fields.rate)] if self.critic is not None else []
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        tokens = batch["tokens"]
+        if "learn" not in batch:
+            return self._values(tokens[:, :-1])
         learn, behaviour = batch["learn"], batch["behaviour"]
-        with self.autocast(batch["tokens"]):
-            logprobs = token_logprobs(self.model, batch["tokens"], self.temperature)
+        values = None
+        with self.autocast(tokens):
+            if self.critic is None:
+                logprobs = token_logprobs(self.model, tokens, self.temperature)
+            else:
+                shared = self.critic.trunk is None
+                output: Any = self.model(tokens[:, :-1], use_cache=False, output_hidden_states=shared)
+                logprobs = _logprobs(output.logits, tokens, self.temperature)
+                values = self.critic(tokens[:, :-1], output.hidden_states[-1] if shared else None)
         log_ratio = (logprobs - behaviour).where(learn, 0)
-        losses, clipped = self.loss.of(logprobs, log_ratio, batch["advantages"].unsqueeze(1), learn)
-        self.add_sums(log_ratio.abs().sum(), (clipped & learn).sum(), -logprobs[learn].sum())
+        advantages = batch["advantages"]
+        advantages = advantages if advantages.dim() > 1 else advantages.unsqueeze(1)
+        losses, clipped = self.loss.of(logprobs, log_ratio, advantages, learn)
+        sums = [log_ratio.abs().sum(), (clipped & learn).sum(), -logprobs[learn].sum()]
         if self.kl_coef:
             penalty = kl_penalties(logprobs, behaviour, batch["reference"], learn, self.kl_penalty)
             losses = losses + self.kl_coef * penalty
-        return (losses * batch["weights"].unsqueeze(1))[learn].sum()
+        total = (losses * batch["weights"].unsqueeze(1))[learn].sum()
+        if self.critic is not None and values is not None:
+            fields = self.critic.fields
+            of_values, bounded = value_losses(values, batch["values"], batch["returns"], fields.clip)
+            sums += [of_values[learn].sum(), (bounded & learn).sum()]
+            total = total + fields.coef * of_values[learn].sum()
+        self.add_sums(*sums)
+        return total
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        """What the critic expects after each of the tokens (batch, length)."""
+        assert self.critic is not None
+        with self.autocast(tokens):
+            if self.critic.trunk is not None:
+                return self.critic(tokens)
+            model: Any = self.model
+            base = getattr(model, model.base_model_prefix)
+            return self.critic(tokens, base(tokens, use_cache=False).last_hidden_state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,21 @@ STEP = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class Rollout:
-    """Completions of prompts (positions in the train split), `group_size` of each beside each other; their advantages;
-    what there is to tell of them."""
+    """Completions of prompts (positions in the train split), `group_size` of each beside each other; their advantages,
+    or those of their tokens; what there is to tell of them.
+
+    `places` are those of the groups among all that were issued for the rollout. `rows` are figures of each completion's
+    tokens, by name: reference, values, returns. `kl_coef` is that of the steps that learn from it.
+    """
 
     number: int
     prompts: list[int]
     completions: list[Completion]
-    advantages: list[float]
+    advantages: list[float] | list[list[float]]
     figures: dict[str, Any]
+    places: list[int] = field(default_factory=list)
+    rows: dict[str, list[list[float]]] = field(default_factory=dict)
+    kl_coef: float = 0.0
 
     def save(self, state: Location) -> None:
         state.write_bytes(_name(self.number), json.dumps(asdict(self)).encode())

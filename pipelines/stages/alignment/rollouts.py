@@ -1,13 +1,12 @@
 """The batches of RLHF: prompts from the order, completions from vLLM, rewards, advantages.
 
-A rollout is a function of the weights before it, its number and the seed: after a crash the same prompts get the same
-completions again. One or more steps learn from it, each from a minibatch. Rank 0 talks to the engines and keeps the
-ledger; every rank scores and learns its own share.
+A rollout is a function of the weights before it, its number, its place in the order and the seed: after a crash the
+same prompts get the same completions again. One or more steps learn from it, each from a minibatch. Rank 0 talks to the
+engines and keeps the ledger; every rank scores and learns its own share.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -18,32 +17,21 @@ from cluster.core import metrics
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.curve import Curve
+from pipelines.stages.alignment.judging import Judge
+from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.ledger import Ledger
-from pipelines.stages.alignment.policy_gradient import k3, token_logprobs
+from pipelines.stages.alignment.packing import micro_batches, placed, token_weights
+from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
+from pipelines.stages.alignment.sampling import Sampling
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
-from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.loop import mix
 from pipelines.stages.training.sources import Source
-
-
-def overlong(lengths: Tensor, max_tokens: int, within: int) -> Tensor:
-    """The penalty (n,) of completions of `lengths` (n,): 0 up to `within` tokens below the maximum, -1 at it."""
-    return -((lengths - (max_tokens - within)) / within).clamp(0, 1)
-
-
-def token_weights(spec: RlhfSpec, completions: list[Completion]) -> Tensor:
-    """What a token of each completion weighs (n,), so that the sum over tokens by all tokens is the mean asked for."""
-    lengths = torch.tensor([float(len(c.tokens)) for c in completions])
-    if spec.mean_over == "tokens":
-        return torch.ones_like(lengths)
-    own = lengths if spec.mean_over == "answers" else torch.full_like(lengths, spec.max_completion_tokens)
-    return lengths.sum() / (len(completions) * own)
 
 
 class RolloutBatches(Source):
@@ -59,23 +47,37 @@ class RolloutBatches(Source):
         sync: WeightSync,
         scorer: Scorer,
         reference: Any | None,
+        teacher: Any | None,
         output: Location,
         state: Location,
         eos_token_id: int,
     ) -> None:
         self.spec, self.plan, self.rank = spec, plan, rank
         self.train, self.heldout = train, heldout[: spec.evaluation_prompts]
-        self.order = Order(len(train), spec.seed)
-        self.sync, self.scorer, self.reference = sync, scorer, reference
-        self.eos_token_id, self.state = eos_token_id, state
+        self.sync, self.reference = sync, reference
+        self.judge = Judge(spec, plan, rank, reference, teacher)
+        self.state = state
         self.ledger = Ledger(output) if rank == 0 else None
+        self.sampling = Sampling(spec, plan, rank, train, sync, scorer, self.ledger, eos_token_id)
         self.curve = Curve(output) if rank == 0 else None
         self._figures: dict[str, Any] = {}
         self._rollout: Rollout | None = None
-        self._groups: list[int] = []  # of the rollout, in the last update
+        self._groups: list[int] = []  # places in the rollout, in the last update
+        self._kl_coef = spec.first_kl_coef  # of the next rollout
+        self._resumed: dict[str, Any] = {}
+
+    def save_state(self) -> dict[str, Any]:
+        return {"position": self.sampling.position, "kl_coef": self._kl_coef}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._resumed = state
 
     def restart(self, step: int) -> None:
         self._rollout = None
+        # A checkpoint of before has no state: each rollout had as many prompts.
+        begun = -(-step // self.spec.steps_per_rollout)
+        self.sampling.position = self._resumed.get("position", begun * self.sampling.groups)
+        self._kl_coef = self._resumed.get("kl_coef", self.spec.first_kl_coef)
         if self.ledger and self.curve:
             self.ledger.resumed(step)
             self.curve.cut(step)
@@ -97,38 +99,37 @@ class RolloutBatches(Source):
             self.sync(step, engine)
             if step == 0:
                 self._evaluate(engine, 0)
-            self._rollout = self._draw(number)
+            self._rollout = self._draw(number, engine)
         elif self._rollout is None:
             self._rollout = Rollout.load(self.state, number)
         return self._learn_from(self._rollout, update, engine)
 
-    def _draw(self, number: int) -> Rollout:
+    def _draw(self, number: int, engine: Engine) -> Rollout:
         """The rollout of a number, from the weights that the engines hold; the same on every rank."""
-        began = time.monotonic()
-        spec, steps = self.spec, self.spec.steps_per_rollout
-        groups = spec.global_batch_size // spec.group_size * spec.minibatches_per_rollout
-        positions = self.order.samples(number * groups, (number + 1) * groups).tolist()
-        if self.ledger:
-            self.ledger.issued(number * steps, number * groups, [self.train[i].id for i in positions], steps)
-        chosen = [i for i in positions for _ in range(spec.group_size)]
-        prompts = [self.train[i] for i in chosen]
-        completions = self._complete(prompts, [mix(spec.seed, number, i) for i in range(len(prompts))])
-        seconds = time.monotonic() - began
-        rewards, by_name = self._scores(prompts, completions)
-        by_group = rewards.view(-1, spec.group_size)
+        spec, size = self.spec, self.spec.group_size
+        drawn, flat, places = self.sampling(number)
+        rows = [place * size + member for place in places for member in range(size)]
+        chosen, completions = [drawn.prompts[row] for row in rows], [drawn.completions[row] for row in rows]
+        coefficient = self._kl_coef
+        verdict = self.judge(engine, [self.train[i] for i in chosen], completions, drawn.rewards[rows], coefficient)
         figures = {
-            metrics.REWARD: round(float(rewards.mean()), 6),
-            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
-            "flat_groups_fraction": round(float((by_group.amax(1) == by_group.amin(1)).float().mean()), 4),
-            "completion_tokens": round(sum(len(c.tokens) for c in completions) / len(completions), 2),
-            "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
-            "rollout_seconds": round(seconds, 3),
+            metrics.REWARD: round(float(drawn.rewards.mean()), 6),
+            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in drawn.by_name.items()},
+            "zero_variance_groups": int(flat.sum()),
+            **({"dropped_groups": len(flat) - len(places)} if spec.redraws else {}),
+            "completion_tokens": round(sum(len(c.tokens) for c in drawn.completions) / len(drawn.completions), 2),
+            "finished_fraction": round(sum(c.finished for c in drawn.completions) / len(drawn.completions), 4),
+            "rollout_seconds": round(drawn.seconds, 3),
+            **{name: round(figure, 6) for name, figure in verdict.figures.items()},
         }
-        rollout = Rollout(number, chosen, completions, spec.advantage.of(rewards, spec.group_size).tolist(), figures)
-        if steps > 1:
+        if isinstance(spec.kl_coef, AdaptiveKl) and verdict.kl is not None:
+            figures["kl_coef"] = coefficient
+            self._kl_coef = spec.kl_coef.after(coefficient, verdict.kl, len(chosen))
+        rollout = Rollout(number, chosen, completions, verdict.advantages, figures, places, verdict.rows, coefficient)
+        if spec.steps_per_rollout > 1:
             if self.ledger:
                 rollout.save(self.state)
-                forget(self.state, number, steps)
+                forget(self.state, number, spec.steps_per_rollout)
             dist.barrier()
         return rollout
 
@@ -139,7 +140,8 @@ class RolloutBatches(Source):
         groups = len(rollout.prompts) // spec.group_size
         seed = (spec.seed, rollout.number, epoch)
         rows = minibatch(seed, groups, spec.group_size, part, spec.minibatches_per_rollout)
-        self._groups = [row // spec.group_size for row in rows[:: spec.group_size]]
+        places = rollout.places or list(range(groups))
+        self._groups = [places[row // spec.group_size] for row in rows[:: spec.group_size]]
         completions = [rollout.completions[row] for row in rows]
         tokens = sum(len(c.tokens) for c in completions)
         first, last = self.plan.positions(0, self.rank)
@@ -148,14 +150,16 @@ class RolloutBatches(Source):
             engine,
             [self.train[rollout.prompts[row]] for row in rows[own]],
             completions[own],
-            torch.tensor([rollout.advantages[row] for row in rows[own]]),
+            [rollout.advantages[row] for row in rows[own]],
             token_weights(spec, completions)[own],
+            {name: [figures[row] for row in rows[own]] for name, figures in rollout.rows.items()},
         )
         kl = self._kl(batches, tokens)
         limited = bool(spec.max_kl and kl is not None and kl > spec.max_kl)
         if limited:
             for batch in batches:
                 batch["advantages"].zero_()  # this step only pulls the policy back
+        self._penalize(engine, rollout, limited)
         self._figures = {
             **rollout.figures,
             **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
@@ -166,6 +170,13 @@ class RolloutBatches(Source):
         asked = sum(len(self.train[rollout.prompts[row]].tokens) for row in rows)
         return Share(list(batches), tokens, tokens + asked)
 
+    def _penalize(self, engine: Engine, rollout: Rollout, limited: bool) -> None:
+        """Tell the objective the KL coefficient of the step. One that is part of the reward is no term of the loss,
+        but in a step that learns from nothing else."""
+        assert isinstance(engine.objective, PolicyGradient)
+        known = rollout.kl_coef if isinstance(self.spec.kl_coef, AdaptiveKl) else self.spec.kl_coef
+        engine.objective.kl_coef = known if limited or self.spec.kl_penalty != "reward" else 0.0
+
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
         self.sync(step, engine)
         return self._evaluate(engine, step)
@@ -173,18 +184,20 @@ class RolloutBatches(Source):
     def _evaluate(self, engine: Engine, step: int) -> dict[str, Any]:
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
-        completions = self._complete(self.heldout, seeds)
-        rewards, by_name = self._scores(self.heldout, completions)
+        completions = self.sampling.complete(self.heldout, seeds)
+        rewards, by_name = self.sampling.scores(self.heldout, completions)
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
-        batches = self._batches(engine, self.heldout[own], completions[own], zeros, zeros)
+        batches = self._batches(engine, self.heldout[own], completions[own], zeros.tolist(), zeros, {})
         tokens = sum(len(c.tokens) for c in completions)
-        kl = self._kl(batches, tokens)
+        kl, judge = self._kl(batches, tokens), self.judge
+        taught = judge.teacher_kl(engine, self.heldout[own], completions[own]) if judge.teacher is not None else None
         found = {
             "heldout_reward": round(float(rewards.mean()), 6),
             **{f"heldout_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
             **({} if kl is None else {"heldout_kl": round(kl, 6)}),
+            **({} if taught is None else {"heldout_teacher_kl": round(taught, 6)}),
             "heldout_completion_tokens": round(tokens / len(completions), 2),
             "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
         }
@@ -192,59 +205,28 @@ class RolloutBatches(Source):
             self.curve.add({metrics.STEP: step, **found})
         return found
 
-    def _complete(self, prompts: list[Prompt], seeds: list[int]) -> list[Completion]:
-        """A completion of each prompt, on every rank."""
-        box: list[Any] = [None]
-        if self.sync.fleet:
-            options = {"max_tokens": self.spec.max_completion_tokens, "temperature": self.spec.temperature}
-            tokens = [prompt.tokens for prompt in prompts]
-            box = [self.sync.fleet.generate(tokens, seeds, eos_token_id=self.eos_token_id, **options)]
-        dist.broadcast_object_list(box)
-        completions: list[Completion] = box[0]
-        return completions
-
-    def _scores(self, prompts: list[Prompt], completions: list[Completion]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted reward of each completion, and each function's, in order; every rank scores its share."""
-        share = -(-len(prompts) // self.plan.num_workers)
-        own = slice(self.rank * share, (self.rank + 1) * share)
-        parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
-        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
-        by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
-        total = torch.stack([weight * by_name[name] for name, weight in self.spec.rewards.items()]).sum(0)
-        if self.spec.overlong_tokens:
-            lengths = torch.tensor([len(c.tokens) for c in completions])
-            by_name["overlong"] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
-            total = total + by_name["overlong"]
-        return total, by_name
-
     @torch.no_grad()
     def _batches(
         self,
         engine: Engine,
         prompts: list[Prompt],
         completions: list[Completion],
-        advantages: Tensor,
+        advantages: list[float] | list[list[float]],
         weights: Tensor,
+        rows: dict[str, list[list[float]]],
     ) -> list[dict[str, Tensor]]:
-        """Micro-batches, right-padded, with the log-probabilities of the reference where there is one."""
-        size, batches = self.plan.micro_batch, []
-        for start in range(0, len(prompts), size):
-            rows = list(zip(prompts[start : start + size], completions[start : start + size], strict=True))
-            length = max(len(p.tokens) + len(c.tokens) for p, c in rows)
-            tokens = torch.zeros((len(rows), length), dtype=torch.int64)
-            learn = torch.zeros((len(rows), length), dtype=torch.bool)
-            behaviour = torch.zeros((len(rows), length))
-            for row, (prompt, completion) in enumerate(rows):
-                begin, end = len(prompt.tokens), len(prompt.tokens) + len(completion.tokens)
-                tokens[row, :end] = torch.tensor(prompt.tokens + completion.tokens)
-                learn[row, begin:end] = True
-                behaviour[row, begin:end] = torch.tensor(completion.logprobs)
-            batch = {"tokens": tokens, "learn": learn[:, 1:], "behaviour": behaviour[:, 1:]}
-            if self.reference is not None:
-                found = token_logprobs(self.reference, tokens.to(engine.device), self.spec.temperature)
+        """Micro-batches, with `rows`, figures of each completion's tokens, and with the log-probabilities of the
+        reference where there is one."""
+        batches = []
+        for own, batch in micro_batches(prompts, completions, self.plan.micro_batch):
+            batch |= {name: placed(figures[own], batch["learn"]) for name, figures in rows.items()}
+            if self.reference is not None and "reference" not in batch:
+                found = token_logprobs(self.reference, batch["tokens"].to(engine.device), self.spec.temperature)
                 batch["reference"] = found.cpu()
-            of_rows = {"advantages": advantages, "weights": weights}
-            batches.append(batch | {name: values[start : start + size].clone() for name, values in of_rows.items()})
+            of_rows: Any = advantages[own]
+            by_token = isinstance(of_rows[0], list)
+            batch["advantages"] = placed(of_rows, batch["learn"]) if by_token else torch.tensor(of_rows)
+            batches.append(batch | {"weights": weights[own].clone()})
         return batches
 
     def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float | None:

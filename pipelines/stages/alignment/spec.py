@@ -13,6 +13,7 @@ from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
+from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.losses import AnyPolicyLoss
 from pipelines.stages.alignment.losses.clipped import Clipped
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
@@ -69,8 +70,9 @@ class PreferencesSpec(Spec, frozen=True):
         if not self.damage:
             raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
 
-    def later(self) -> Collection[str]:
-        return () if self.source == "file" else ("format",)
+    @property
+    def later_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.source == "file" else ("format",)  # files are read otherwise than they were
 
     def unused_inputs(self) -> Collection[str]:
         return ("conversations",) if self.source == "file" else ()
@@ -92,6 +94,7 @@ class RewardSpec(TrainingSpec, frozen=True):
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
+    later_fields: ClassVar[tuple[str, ...]] = ("margin_scale", "center_coef")
 
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
@@ -112,17 +115,20 @@ class RewardSpec(TrainingSpec, frozen=True):
     center_coef: Annotated[float, Meta(ge=0)] = 0.0
     """Weight of the square of the sum of a pair's scores, which keeps their mean near 0 (arXiv:2312.09244: 0.01)."""
 
-    def later(self) -> Collection[str]:
-        return ("margin_scale", "center_coef")
-
 
 class RlhfSpec(TrainingSpec, frozen=True):
     """A model tuned by a policy gradient with a KL penalty, on completions that vLLM samples from its own weights."""
 
     kind: ClassVar[str] = "rlhf"
     stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, "prompts": CONVERSATIONS, "reward": "reward"}
-    optional_inputs: ClassVar[tuple[str, ...]] = ("reward",)
+    inputs: ClassVar[dict[str, str]] = {
+        "model": MODELS,
+        "prompts": CONVERSATIONS,
+        "reward": "reward",
+        "teacher": MODELS,
+    }
+    optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher")
+    later_fields: ClassVar[tuple[str, ...]] = ("redraws",)
 
     steps: Annotated[int, Meta(ge=1)] = 50
     """Optimizer steps, each on `global_batch_size` completions."""
@@ -132,6 +138,9 @@ class RlhfSpec(TrainingSpec, frozen=True):
     """Passes over the completions of a rollout (PPO's epochs, GRPO's mu), each in an order of its own."""
     group_size: Annotated[int, Meta(ge=1)] = 8
     """Completions of one prompt (GRPO's G)."""
+    redraws: Annotated[int, Meta(ge=0)] = 0
+    """Times that prompts whose answers all have the same reward are dropped for the next ones of the order (DAPO's
+    dynamic sampling, arXiv:2503.14476, section 3.2); what is still missing then is filled up with dropped ones."""
     rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
     """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
     `reward_model` (the sigmoid of the reward model's score)."""
@@ -140,18 +149,19 @@ class RlhfSpec(TrainingSpec, frozen=True):
     punishment, arXiv:2503.14476, equation 13); 0: none."""
     advantage: AnyAdvantage = Group()
     """How much better an answer is than expected: `group` (GRPO, Dr. GRPO), `leave_one_out` (RLOO), `normalized_batch`
-    (REINFORCE++)."""
+    (REINFORCE++), `gae` (PPO, with a critic), `distillation` (by a teacher)."""
     loss: AnyPolicyLoss = Clipped()
     """The loss of a token: `clipped` (PPO, GRPO, DAPO), `gspo`, `cispo`."""
     mean_over: Literal["tokens", "answers", "length"] = "tokens"
     """The mean of the losses is over all tokens of a step (DAPO), over answers of their own means (GRPO, GSPO), or over
     answers of `max_completion_tokens` each (Dr. GRPO)."""
-    kl_coef: Annotated[float, Meta(ge=0)] = 0.02
+    kl_coef: Annotated[float, Meta(ge=0)] | AdaptiveKl = 0.02
     """Weight of the KL penalty towards the model that training starts from; at 0 that model is not loaded, and no KL is
-    told."""
-    kl_penalty: Literal["token", "sequence"] = "token"
+    told. Or `{start, target, horizon}`: it follows the KL (Ziegler et al. 2019, arXiv:1909.08593)."""
+    kl_penalty: Literal["token", "sequence", "reward"] = "token"
     """What the penalty descends, KL(policy || start): at each token, the tokens before it held fixed (k3 times the
-    probability ratio), or of whole completions (the KL of the tokens still to come, too; higher variance)."""
+    probability ratio), or of whole completions (the KL of the tokens still to come, too; higher variance). `reward`: it
+    is no term of the loss, but taken off the reward of each token, as usual for PPO."""
     max_kl: Annotated[float, Meta(ge=0)] = 0.0
     """Bound on the mean KL (nats per token): a step that finds it exceeded learns from the penalty alone; 0: none."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
@@ -200,7 +210,18 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.max_kl: a step beyond it learns from the KL penalty alone, and kl_coef is 0",
                 "Set rlhf.kl_coef above 0, or leave max_kl out.",
             )
-        if not any(self.rewards.values()):
+        if self.redraws and self.group_size == 1:
+            raise SpecError(
+                "rlhf.redraws: one answer to a prompt cannot differ from the others",
+                "Leave it at 0, or set rlhf.group_size to 2 or more.",
+            )
+        critic = self.advantage.value_function
+        if critic and critic.start == "reward" and REWARD_MODEL not in self.rewards:
+            raise SpecError(
+                "rlhf.advantage.critic.start: `reward` begins as the reward model, which is not among rlhf.rewards",
+                f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
+            )
+        if not any(self.rewards.values()) and not self.advantage.teaches:
             raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")
         for name in self.rewards:
             if ":" not in name and name not in REWARDS:
@@ -213,6 +234,22 @@ class RlhfSpec(TrainingSpec, frozen=True):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         if (REWARD_MODEL in self.rewards) != ("reward" in inputs):
             raise SpecError("rlhf.rewards: `reward_model` and the input `reward` go together", "Give both, or neither.")
+        if self.advantage.teaches != ("teacher" in inputs):
+            raise SpecError(
+                "rlhf.advantage: `distillation` and the input `teacher` go together", "Give both, or neither."
+            )
+
+    @property
+    def first_kl_coef(self) -> float:
+        """The KL coefficient of the first rollout."""
+        return self.kl_coef.start if isinstance(self.kl_coef, AdaptiveKl) else self.kl_coef
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether more than its rewards must be known of a rollout before it is learned from."""
+        known = self.advantage.value_function is not None or self.advantage.teaches
+        return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl)
 
     def unused_inputs(self) -> Collection[str]:
-        return () if REWARD_MODEL in self.rewards else ("reward",)
+        used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches}
+        return [name for name, wanted in used.items() if not wanted]

@@ -16,6 +16,7 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
+from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
@@ -49,6 +50,7 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     left_out: dict[str, dict[str, int]] = {}
 
     def plan() -> BatchPlan:
+        check_companions(ctx, tokenizer)
         for name in spec.rewards:
             if name != REWARD_MODEL:
                 reward_function(name)
@@ -85,6 +87,33 @@ def check_model(ctx: Context[RlhfSpec]) -> Any:
     require_rows(model, config, tokenizer)
     prepare(tokenizer, "")
     return tokenizer
+
+
+def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
+    """Raise InputError or SpecError where a teacher, or a critic that begins as the reward model, cannot read the
+    policy's own token ids, or not as many."""
+    spec, read = ctx.spec, {}
+    if teacher := ctx.inputs.get("teacher"):
+        require_rows(teacher, require_trainable(teacher), tokenizer)
+        read["the teacher"] = teacher
+    critic = spec.advantage.value_function
+    if critic and critic.start == "reward":
+        read["a critic (rlhf.advantage.critic.start: reward)"] = ctx.inputs["reward"]
+    asked = spec.max_prompt_tokens + spec.max_completion_tokens
+    for role, model in read.items():
+        theirs = AutoTokenizer.from_pretrained(model.local()).get_vocab()
+        if strange := next((t for t, number in tokenizer.get_vocab().items() if theirs.get(t) != number), None):
+            raise InputError(
+                f"{model.record.ref} as {role} is given the policy's token ids, and {strange!r} is not the same there",
+                "Give a model with the policy's tokenizer.",
+            )
+        limit = context_tokens(read_config(model))
+        if limit and asked > limit:
+            raise SpecError(
+                f"rlhf.max_prompt_tokens and rlhf.max_completion_tokens: {asked} tokens together, and {role}, "
+                f"{model.record.ref}, takes {limit}",
+                "Lower one of them.",
+            )
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
@@ -148,7 +177,8 @@ def stop(engine: Any) -> None:
 
 
 def recipe(work: Work, rank: int) -> Parts:
-    """A policy, its frozen beginning where there is a penalty, and batches that the policy samples itself."""
+    """A policy, its frozen beginning where there is a penalty, critic and teacher where the advantage needs them, and
+    batches that the policy samples itself."""
     from pipelines.stages.generation.fleet import Fleet
 
     spec, scaling = work.spec, work.scaling
@@ -158,7 +188,9 @@ def recipe(work: Work, rank: int) -> Parts:
     policy = load_model(folder)
     reference = load_model(folder).eval().to(device) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    reward = work.inputs["reward"].local() if "reward" in work.inputs else None
+    reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
+    values = spec.advantage.value_function
+    critic = Critic.of(values, policy, folder, reward) if values else None
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
     verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
     sync = WeightSync(
@@ -178,6 +210,7 @@ def recipe(work: Work, rank: int) -> Parts:
         sync=sync,
         scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
         reference=reference,
+        teacher=load_model(teacher).eval().to(device) if teacher else None,
         output=work.output,
         state=work.state,
         eos_token_id=eos,
@@ -191,9 +224,10 @@ def recipe(work: Work, rank: int) -> Parts:
             policy,
             spec.precision,
             loss=spec.loss,
-            kl_coef=spec.kl_coef,
-            kl_penalty=spec.kl_penalty,
+            kl_coef=spec.first_kl_coef,
+            kl_penalty="token" if spec.kl_penalty == "reward" else spec.kl_penalty,
             temperature=spec.temperature,
+            critic=critic,
         ),
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
@@ -209,4 +243,5 @@ def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
     ctx.output.write_bytes(curve.TEXT_FILE, curve.in_text(points).encode())
     first = {f"first_{name}": points[0][name] for name in curve.names(points)}
-    return {"prompts_consumed": len(account.consumed), "prompts_skipped": len(account.skipped), **first}
+    counts = {"prompts_consumed": len(account.consumed), "prompts_skipped": len(account.skipped)}
+    return counts | ({"prompts_dropped": len(account.dropped)} if ctx.spec.redraws else {}) | first

@@ -1,7 +1,8 @@
 """The training loop: steps, log lines, checkpoints, validation. It knows neither stages nor clusters nor ZeRO.
 
 Everything random or ordered is a function of (seed, step), so that the state of a run is the engine's, the step, and
-what its policy for bad steps remembers. What wall time decides (when to save) never touches the numbers.
+what its policy for bad steps and, in RL, its source remember. What wall time decides (when to save) never touches the
+numbers.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Loop:
         if part := self.checkpoints.load(self.engine.load_state):
             done, tokens = part.step, part.tokens
             self.divergence.load_state(part.notes["divergence"])
+            self.source.load_state(part.notes.get("source", {}))
         self.source.restart(done)
         log = self.open_log(done) if rank == 0 else None
         saved_at = time.monotonic()
@@ -140,7 +142,8 @@ class Loop:
             if (urgent or (agreed.due and not agreed.writing)) and not last:
                 if log:
                     log.flush()
-                notes = self.engine.notes() | {"divergence": self.divergence.save_state()}
+                own = {"divergence": self.divergence.save_state(), "source": self.source.save_state()}
+                notes = self.engine.notes() | own
                 self.checkpoints.save(done, tokens, self.engine.save_state, notes)
                 saved_at = time.monotonic()
             if urgent and not last:

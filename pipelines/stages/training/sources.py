@@ -21,13 +21,20 @@ from pipelines.stages.training.samples import Sampler
 
 
 class Source:
-    """Where the batches of a run come from: a function of the step (and, in RL, of the weights), without state.
+    """Where the batches of a run come from: a function of the step, and in RL of the weights and of what it kept.
 
     All ranks call everything in the same order.
     """
 
     plan: BatchPlan
     rank: int
+
+    def save_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on as if nothing had happened, the same on all ranks: plain JSON."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `save_state` returned; of a checkpoint of before it did, `{}`."""
 
     def restart(self, step: int) -> None:
         """The run begins or goes on at `step`: whatever was begun later did not happen."""

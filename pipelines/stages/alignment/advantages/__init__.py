@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cluster.core.specs.listing import listed
 from pipelines.stages.alignment.advantages.advantage import Advantage
+from pipelines.stages.alignment.advantages.distillation import Distillation
+from pipelines.stages.alignment.advantages.gae import Gae
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.advantages.leave_one_out import LeaveOneOut
 from pipelines.stages.alignment.advantages.normalized_batch import NormalizedBatch

@@ -61,7 +61,8 @@ class Engine:
         self.overflowed = False
         self.gradient_scale = 1.0  # of the gradients that `Hooks.gradients` sees
         if scaling.activation_checkpointing:
-            objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            for module in (objective.model, *(beside for beside, _ in objective.beside())):
+                module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if scaling.compile:
             objective.model.compile()  # in place: weights keep their names
         trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
@@ -157,10 +158,15 @@ class Engine:
     def evaluate(self, batch: Batch) -> Tensor:
         """This rank's part of the summed loss and further figures of a batch, a float64 vector; those of all ranks add
         up. Every rank must call it equally often."""
+        return self._part(self.look(batch), self.objective.pop_sums())
+
+    @torch.no_grad()
+    def look(self, batch: Batch) -> Tensor:
+        """What the objective makes of a batch in evaluation. Every rank must call it equally often."""
         self.engine.eval()
-        loss = self.engine(self.to_device(batch))
+        found: Tensor = self.engine(self.to_device(batch))
         self.engine.train()
-        return self._part(loss, self.objective.pop_sums())
+        return found
 
     def save_state(self, snapshot: Snapshot) -> dict[str, dict[str, float]]:
         """Copy this rank's part of weights and optimizer state; return what is one number for a group, by group.

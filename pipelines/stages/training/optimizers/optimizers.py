@@ -7,7 +7,7 @@ need whole matrices learn from `layouts` where these lie.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -84,21 +84,33 @@ class Optimizer(Sharded):
 
 
 def build_optimizer(
-    model: torch.nn.Module, spec: TrainingSpec, rate: Callable[[str], float] = lambda weight: 1.0
+    model: torch.nn.Module,
+    spec: TrainingSpec,
+    rate: Callable[[str], float] = lambda weight: 1.0,
+    beside: Sequence[tuple[torch.nn.Module, float]] = (),
 ) -> Optimizer:
     """The optimizer of a spec for a model whose parameters are still whole. `rate` is the factor on the learning rate
-    of a weight, by its name.
+    of a weight, by its name; what is trained `beside` it has groups of its own, each with one factor.
 
     Weight decay touches the hidden matrices only. Not norms and biases, as usual for GPT and Llama; and not embeddings
     and the output layer, which those decay: rows of rare tokens would shrink in all the steps that give them no
     gradient (OLMo 2, arXiv:2501.00656, exempts embeddings, too).
     """
+    found = _groups(model, spec, rate)
+    for module, factor in beside:
+        found += [{**group, "peak": group["peak"] * factor} for group in _groups(module, spec)]
+    return Optimizer(found, torch.bfloat16 if spec.precision == "bf16" else torch.float32)
+
+
+def _groups(
+    model: torch.nn.Module, spec: TrainingSpec, rate: Callable[[str], float] = lambda weight: 1.0
+) -> list[dict[str, Any]]:
+    """The groups of one model."""
     hidden = dict(_hidden_matrices(model))
     rest = [p for p in model.parameters() if p.requires_grad and p not in hidden]
     groups = RULES[spec.optimizer].groups(spec, hidden, rest)
     rates = {parameter: rate(name) for name, parameter in model.named_parameters()}
-    found = [part for group in groups for part in _by_rate(group, rates)]
-    return Optimizer(found, torch.bfloat16 if spec.precision == "bf16" else torch.float32)
+    return [part for group in groups for part in _by_rate(group, rates)]
 
 
 def _by_rate(group: dict[str, Any], rates: dict[torch.nn.Parameter, float]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,120 @@
+"""Drawing a rollout: prompts from the order, completions from vLLM, rewards; and, where asked for, other prompts for
+those that cannot teach (DAPO's dynamic sampling). What stands for what is written to the ledger first."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.ledger import Ledger
+from pipelines.stages.alignment.packing import overlong
+from pipelines.stages.alignment.prompts import Prompt
+from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.alignment.sync import WeightSync
+from pipelines.stages.generation.engine import Completion
+from pipelines.stages.tokens.order import Order
+from pipelines.stages.training.batches import BatchPlan
+from pipelines.stages.training.loop import mix
+
+
+@dataclass
+class Sampled:
+    """Completions of prompts (positions in the train split), groups beside each other, with their rewards."""
+
+    prompts: list[int]
+    completions: list[Completion]
+    rewards: Tensor  # (n,)
+    by_name: dict[str, Tensor]
+    seconds: float  # that the engines took
+
+    def __add__(self, more: Sampled) -> Sampled:
+        by_name = {name: torch.cat([values, more.by_name[name]]) for name, values in self.by_name.items()}
+        rewards, seconds = torch.cat([self.rewards, more.rewards]), self.seconds + more.seconds
+        return Sampled(self.prompts + more.prompts, self.completions + more.completions, rewards, by_name, seconds)
+
+
+class Sampling:
+    """Rollouts' completions and rewards, the same on every rank. All ranks call everything in the same order; rank 0
+    has the ledger. `position` is that of the next prompt in the order: all the state there is."""
+
+    def __init__(
+        self,
+        spec: RlhfSpec,
+        plan: BatchPlan,
+        rank: int,
+        train: list[Prompt],
+        sync: WeightSync,
+        scorer: Scorer,
+        ledger: Ledger | None,
+        eos_token_id: int,
+    ) -> None:
+        self.spec, self.plan, self.rank, self.train = spec, plan, rank, train
+        self.sync, self.scorer, self.ledger, self.eos_token_id = sync, scorer, ledger, eos_token_id
+        self.order = Order(len(train), spec.seed)
+        self.groups = spec.global_batch_size // spec.group_size * spec.minibatches_per_rollout  # of a rollout
+        self.position = 0
+
+    def __call__(self, number: int) -> tuple[Sampled, Tensor, list[int]]:
+        """All that is drawn for a rollout, whose groups have rewards that are all alike, and the places of those to
+        learn from: in their order, as many as there are to be."""
+        spec, step = self.spec, number * self.spec.steps_per_rollout
+        missing = self.groups
+        drawn, flat = Sampled([], [], torch.empty(0), {}, 0.0), torch.empty(0, dtype=torch.bool)
+        for attempt in range(spec.redraws + 1):
+            positions = self.order.samples(self.position, self.position + missing).tolist()
+            if self.ledger:
+                names = [self.train[i].id for i in positions]
+                if attempt:
+                    self.ledger.redrawn(step, names)
+                else:
+                    self.ledger.issued(step, self.position, names, spec.steps_per_rollout)
+            self.position += missing
+            chosen, first = [i for i in positions for _ in range(spec.group_size)], len(drawn.prompts)
+            prompts, began = [self.train[i] for i in chosen], time.monotonic()
+            seeds = [mix(spec.seed, number, first + i) for i in range(len(prompts))]
+            completions = self.complete(prompts, seeds)
+            seconds = time.monotonic() - began
+            more = Sampled(chosen, completions, *self.scores(prompts, completions), seconds)
+            drawn = drawn + more if attempt else more
+            by_group = drawn.rewards.view(-1, spec.group_size)
+            flat = by_group.amax(1) == by_group.amin(1)
+            missing = self.groups - int((~flat).sum())
+            if missing <= 0:
+                break
+        wanted = [*(~flat).nonzero().flatten().tolist(), *flat.nonzero().flatten().tolist()][: self.groups]
+        places = sorted(wanted)
+        if self.ledger and len(flat) > self.groups:
+            self.ledger.dropped(step, sorted(set(range(len(flat))) - set(places)))
+        return drawn, flat, places
+
+    def complete(self, prompts: list[Prompt], seeds: list[int]) -> list[Completion]:
+        """A completion of each prompt, on every rank."""
+        box: list[Any] = [None]
+        if self.sync.fleet:
+            options = {"max_tokens": self.spec.max_completion_tokens, "temperature": self.spec.temperature}
+            tokens = [prompt.tokens for prompt in prompts]
+            box = [self.sync.fleet.generate(tokens, seeds, eos_token_id=self.eos_token_id, **options)]
+        dist.broadcast_object_list(box)
+        completions: list[Completion] = box[0]
+        return completions
+
+    def scores(self, prompts: list[Prompt], completions: list[Completion]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted reward of each completion, and each function's, in order; every rank scores its share."""
+        share = -(-len(prompts) // self.plan.num_workers)
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
+        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
+        by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
+        weighted = [weight * by_name[name] for name, weight in self.spec.rewards.items()]
+        total = torch.stack(weighted).sum(0) if weighted else torch.zeros(len(prompts))
+        if self.spec.overlong_tokens:
+            lengths = torch.tensor([len(c.tokens) for c in completions])
+            by_name["overlong"] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
+            total = total + by_name["overlong"]
+        return total, by_name
