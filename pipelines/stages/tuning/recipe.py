@@ -38,10 +38,10 @@ class AnswerLM(Objective):
         return (hidden.flatten(0, 1).index_select(0, self.learned),)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        inputs, labels = batch["tokens"][:, :-1], self.chunk.of(batch["tokens"][:, 1:])
-        learn = self.chunk.of(batch["learn"])
+        inputs, labels = batch["tokens"][:, :-1], self.part.of(batch["tokens"][:, 1:])
+        learn = self.part.of(batch["learn"])
         self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
-        own = apart(self.model, self.chunk.lengthened(batch["starts"], True)) if "starts" in batch else {}
+        own = apart(self.model, self.part.lengthened(batch["starts"], True)) if "starts" in batch else {}
         with self.autocast(inputs):
             logits = self.model(inputs, **own, use_cache=False).logits
         return cross_entropy(logits, labels[learn])[0]
