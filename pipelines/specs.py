@@ -35,6 +35,7 @@ from cluster.core.specs.infra import InfraSpec as InfraSpec
 from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 
 # Parts of specs and their bases, which have no kind. Of readers, rules and methods all that their lists have.
+from pipelines.stages.alignment.rewards import *
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.corpus.readers import *

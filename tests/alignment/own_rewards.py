@@ -28,3 +28,13 @@ def hangs(sample: Sample) -> float:
 
 def none(sample: Sample) -> float | None:
     return None if "return" in sample.answer else 0.5
+
+
+def all_of_it(sample: Sample) -> int:
+    """1 of a whole answer and 2 of one that was cut off, where all that a sample has is as it should be."""
+    assert (sample.answer, sample.reference, sample.request) == ("good fine", "1 2", "Say.")
+    if sample.finish_reason == "stop":
+        assert (sample.text, sample.tokens) == ("good fine <end>", (1, 2, 0))
+        return 1
+    assert (sample.text, sample.tokens) == ("good fine", (1, 2))
+    return 2

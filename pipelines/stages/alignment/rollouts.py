@@ -21,8 +21,9 @@ from pipelines.stages.alignment.curve import Curve
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.policy_gradient import k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
+from pipelines.stages.alignment.rewards.named import OVERLONG
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
-from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.alignment.scoring import Failures, Scorer, Summed, summed
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.tokens.order import Order
@@ -67,9 +68,10 @@ class RolloutBatches(Source):
         self.train, self.heldout = train, heldout[: spec.evaluation_prompts]
         self.order = Order(len(train), spec.seed)
         self.sync, self.scorer, self.reference = sync, scorer, reference
-        self.eos_token_id, self.state = eos_token_id, state
+        self.eos_token_id, self.output, self.state = eos_token_id, output, state
         self.ledger = Ledger(output) if rank == 0 else None
         self.curve = Curve(output) if rank == 0 else None
+        self.failures: Failures | None = None
         self._figures: dict[str, Any] = {}
         self._rollout: Rollout | None = None
         self._groups: list[int] = []  # of the rollout, in the last update
@@ -79,6 +81,8 @@ class RolloutBatches(Source):
         if self.ledger and self.curve:
             self.ledger.resumed(step)
             self.curve.cut(step)
+            if self.scorer.may_fail:
+                self.failures = Failures(self.output, step)
 
     def taken(self, step: int) -> None:
         if self.ledger:
@@ -114,17 +118,18 @@ class RolloutBatches(Source):
         prompts = [self.train[i] for i in chosen]
         completions = self._complete(prompts, [mix(spec.seed, number, i) for i in range(len(prompts))])
         seconds = time.monotonic() - began
-        rewards, by_name = self._scores(prompts, completions)
-        by_group = rewards.view(-1, spec.group_size)
+        scores = self._scores(prompts, completions, number * steps, heldout=False)
         figures = {
-            metrics.REWARD: round(float(rewards.mean()), 6),
-            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
-            "flat_groups_fraction": round(float((by_group.amax(1) == by_group.amin(1)).float().mean()), 4),
+            metrics.REWARD: round(scores.mean, 6),
+            **{f"reward_{name}": round(mean, 6) for name, mean in scores.means().items()},
+            **({"reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
+            "flat_groups_fraction": round(scores.flat(spec.group_size), 4),
             "completion_tokens": round(sum(len(c.tokens) for c in completions) / len(completions), 2),
             "finished_fraction": round(sum(c.finished for c in completions) / len(completions), 4),
             "rollout_seconds": round(seconds, 3),
         }
-        rollout = Rollout(number, chosen, completions, spec.advantage.of(rewards, spec.group_size).tolist(), figures)
+        advantages = spec.advantage.among(scores.total, scores.present, spec.group_size)
+        rollout = Rollout(number, chosen, completions, advantages.tolist(), figures)
         if steps > 1:
             if self.ledger:
                 rollout.save(self.state)
@@ -174,7 +179,7 @@ class RolloutBatches(Source):
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
         completions = self._complete(self.heldout, seeds)
-        rewards, by_name = self._scores(self.heldout, completions)
+        scores = self._scores(self.heldout, completions, step, heldout=True)
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
@@ -182,8 +187,9 @@ class RolloutBatches(Source):
         tokens = sum(len(c.tokens) for c in completions)
         kl = self._kl(batches, tokens)
         found = {
-            "heldout_reward": round(float(rewards.mean()), 6),
-            **{f"heldout_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            "heldout_reward": round(scores.mean, 6),
+            **{f"heldout_{name}": round(mean, 6) for name, mean in scores.means().items()},
+            **({"heldout_reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
             **({} if kl is None else {"heldout_kl": round(kl, 6)}),
             "heldout_completion_tokens": round(tokens / len(completions), 2),
             "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
@@ -203,19 +209,20 @@ class RolloutBatches(Source):
         completions: list[Completion] = box[0]
         return completions
 
-    def _scores(self, prompts: list[Prompt], completions: list[Completion]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted reward of each completion, and each function's, in order; every rank scores its share."""
+    def _scores(self, prompts: list[Prompt], completions: list[Completion], step: int, heldout: bool) -> Summed:
+        """The reward of each completion, in order; every rank scores its share."""
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
-        parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
+        parts: list[Any] = [None] * self.plan.num_workers
         dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
-        by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
-        total = torch.stack([weight * by_name[name] for name, weight in self.spec.rewards.items()]).sum(0)
+        also: dict[str, Tensor] = {}
         if self.spec.overlong_tokens:
             lengths = torch.tensor([len(c.tokens) for c in completions])
-            by_name["overlong"] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
-            total = total + by_name["overlong"]
-        return total, by_name
+            also[OVERLONG] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
+        scores = summed(self.spec, parts, also)
+        if self.failures:
+            self.failures.add(step, heldout, scores.failures)
+        return scores
 
     @torch.no_grad()
     def _batches(

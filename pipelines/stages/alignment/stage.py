@@ -19,10 +19,9 @@ from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rollouts import RolloutBatches
-from pipelines.stages.alignment.scoring import Scorer
-from pipelines.stages.alignment.spec import REWARD_MODEL
+from pipelines.stages.alignment.scoring import JUDGED, Scorer
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
@@ -49,11 +48,11 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     left_out: dict[str, dict[str, int]] = {}
 
     def plan() -> BatchPlan:
-        for name in spec.rewards:
-            if name != REWARD_MODEL:
-                reward_function(name)
+        for reward in named(spec.rewards).values():
+            reward.require()
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
+            check_references(ctx, prompts, split)
             check_reward_context(ctx, prompts)
             write_prompts(ctx.output / STATE, split, prompts)
         return plan_batches(spec, ctx.scaling, spec.steps)
@@ -85,6 +84,26 @@ def check_model(ctx: Context[RlhfSpec]) -> Any:
     require_rows(model, config, tokenizer)
     prepare(tokenizer, "")
     return tokenizer
+
+
+def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
+    """Raise InputError where a reward compares with references, and prompts have none that it can."""
+    for name, reward in named(ctx.spec.rewards).items():
+        if not reward.needs_reference:
+            continue
+        for prompt in prompts:
+            try:
+                if not prompt.reference.strip():
+                    raise ValueError("is empty")
+                reward.check_reference(prompt.reference)
+            except ValueError as error:
+                without = sum(not each.reference.strip() for each in prompts)
+                raise InputError(
+                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
+                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
+                    "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
+                    "answer, solution, tests, ...), or leave the reward out.",
+                ) from None
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
@@ -176,7 +195,9 @@ def recipe(work: Work, rank: int) -> Parts:
         train=train,
         heldout=heldout,
         sync=sync,
-        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
+        scorer=Scorer(
+            spec, tokenizer, RewardModel(reward, device) if reward else None, scaling, work.output / JUDGED / f"{rank}"
+        ),
         reference=reference,
         output=work.output,
         state=work.state,

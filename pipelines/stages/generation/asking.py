@@ -71,7 +71,7 @@ class Asker:
 
     def __init__(self, ctx: Context[Any], endpoint: ChatEndpoint, seed: int) -> None:
         self._ctx, self._endpoint, self._seed = ctx, endpoint, seed
-        self._key = _api_key(endpoint)
+        self._key = api_key(endpoint)
         self._file = LineFile(ctx.output, ASKED_FILE)
         self._answers = {line["key"]: _bare(line) for line in lines.read(ctx.output, ASKED_FILE)}
         self._requests = Pace(ctx.scaling.requests_per_minute)
@@ -289,7 +289,7 @@ class Asker:
         return text.replace(self._key, "***") if self._endpoint.api_key_env else text
 
 
-def _api_key(endpoint: ChatEndpoint) -> str:
+def api_key(endpoint: ChatEndpoint) -> str:
     """The key. Raises NotReadyError where the variable that should hold it is not set, and without `openai`."""
     if not importlib.util.find_spec("openai"):
         raise NotReadyError("asking an endpoint needs openai", "`pip install 'trunkline[serve]'`.")

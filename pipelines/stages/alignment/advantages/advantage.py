@@ -27,3 +27,16 @@ class Advantage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def of(self, rewards: Tensor, group_size: int) -> Tensor:
         """Advantages (n,) of rewards (n,), whose groups of answers to one prompt stand one after another."""
         raise NotImplementedError
+
+    def among(self, rewards: Tensor, present: Tensor, group_size: int) -> Tensor:
+        """Advantages (n,) of the rewards (n,) that are `present` (n,), as if the others had not been drawn; 0 of those,
+        and of one that is left alone where answers are compared."""
+        if bool(present.all()):
+            return self.of(rewards, group_size)
+        found = rewards.new_zeros(rewards.shape)
+        sizes = present.view(-1, group_size).sum(1).repeat_interleave(group_size)
+        for size in range(2 if self.compares else 1, group_size + 1):
+            rows = present & (sizes == size)
+            if rows.any():
+                found[rows] = self.of(rewards[rows], size)
+        return found
