@@ -34,6 +34,8 @@ from pipelines.stages.tuning.encoding import Refused, encode, prompt_tokens
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
 
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
 
 def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     """Tune by a policy gradient; a run that was killed goes on from its newest whole checkpoint.
@@ -166,6 +168,12 @@ def stop(engine: Any) -> None:
     ray.kill(engine)
 
 
+def load_reference(folder: Path, spec: RlhfSpec, device: str) -> Any:
+    """The model that training starts from, frozen, in the numbers that the policy computes with: in 16 bits half of
+    what fp32 takes; in fp32 on a CPU all ranks of a machine read the pages of one file."""
+    return load_model(folder, PRECISIONS[spec.precision]).eval().requires_grad_(False).to(device)
+
+
 def recipe(work: Work, rank: int) -> Parts:
     """A policy, its frozen beginning where there is a penalty, and batches that the policy samples itself."""
     from pipelines.stages.generation.fleet import Fleet
@@ -175,7 +183,7 @@ def recipe(work: Work, rank: int) -> Parts:
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
     device = "cuda" if scaling.gpus_per_worker else "cpu"
     policy = load_model(folder)
-    reference = load_model(folder).eval().to(device) if spec.kl_coef else None
+    reference = load_reference(folder, spec, device) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward = work.inputs["reward"].local() if "reward" in work.inputs else None
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
