@@ -32,6 +32,7 @@ from pipelines.stages.alignment.scoring import FAILURES_FILE, Failures, Scorer, 
 from pipelines.stages.generation.engine import Completion
 from tests.alignment import broken_rewards
 from tests.alignment.tiny_chat import rlhf
+from tests.making.endpoint import Reply, last, serving
 
 BROKEN = broken_rewards.__name__
 OWN = "tests.alignment.own_rewards"
@@ -156,6 +157,26 @@ def test_what_becomes_of_a_failure_is_the_specs_to_say(tmp_path: Path) -> None:
         scored({"c": nan}, tmp_path, [[3, 0]])
     with pytest.raises(JobError, match="a failed on a sample of every completion of a batch, the first: returned nan"):
         summed(spec, [scored(rewards, tmp_path, [[3, 0]])], {})
+
+
+def test_a_judge_is_asked_once_about_an_answer(tmp_path: Path) -> None:
+    """By a run that goes on, too; and one that says nothing in time, or nothing that can be read, is told."""
+
+    def mark(body: dict[str, Any], number: int) -> Reply:
+        return Reply("Hm.\n[[7]]" if "<answer>\ngood" in last(body) else "I like it.")
+
+    def judged(server: Any, **fields: Any) -> Scores:
+        judge = {"type": "judge", "endpoint": msgspec.to_builtins(server.endpoint()), **fields}
+        return scored({"judge": judge, f"{OWN}:letters": 1.0}, tmp_path, [[1, 0], [3, 0]])
+
+    with serving(mark) as server:
+        for _ in range(2):
+            found = judged(server, on_failure="score")
+            assert found.by_name == {"judge": [0.7, 0.0], f"{OWN}:letters": [4.0, 3.0]}
+            assert len(server.asked) == 2
+        assert "no mark of [[0]] to [[10]]: 'I like it.'" in found.failures[0]["why"]
+        with pytest.raises(InputError, match=r"judge failed: the judge's last line .* for the answer 'bad'"):
+            judged(server)
 
 
 def test_a_function_sees_all_of_an_answer_and_what_would_have_been_right(tmp_path: Path) -> None:

@@ -365,12 +365,12 @@ def test_a_file_that_a_package_carries_is_found_from_anywhere(
         ({"prompt": "How many?", "solution": 0.5}, "0.5"),
         ({"prompt": "Is it?", "answer": True}, None),
         ({"prompt": "Add.", "tests": "assert add(1) == 2"}, "assert add(1) == 2"),
-        ({"prompt": "Add.", "test_list": ["assert add(1) == 2", "assert add(2) == 3"]}, "assert add(1) == 2\nassert add(2) == 3"),
-        ({"prompt": "def add", "entry_point": "add", "test": "def check(f): pass"}, "def check(f): pass\n\ncheck(add)\n"),
+        ({"prompt": "Add.", "test_list": ["assert a(1)", "assert a(2)"]}, "assert a(1)\nassert a(2)"),
+        ({"prompt": "def a", "entry_point": "a", "test": "def check(f): pass"}, "def check(f): pass\n\ncheck(a)\n"),
         ({"prompt": [{"role": "user", "content": "How many?"}], "reference": "4"}, "4"),
     ],
 )
-def test_a_prompt_and_what_a_right_answer_says_are_a_whole_record(record: dict[str, Any], reference: str | None) -> None:
+def test_a_prompt_and_what_a_right_answer_says_are_a_record(record: dict[str, Any], reference: str | None) -> None:
     [found] = prompts.LAYOUT.read(Record(record))
     assert [message["role"] for message in found["messages"]] == ["user"] and found.get("reference") == reference
 

@@ -4,6 +4,7 @@ sample that one of them fails on."""
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,10 +70,10 @@ class Scorer:
             Sample.of(self.tokenizer, prompt.messages, completion, prompt.reference)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
+        end = time.monotonic() + self.timeout_seconds
         scored: dict[str, list[Scored]] = dict(self.pool.score(samples, self.timeout_seconds))
-        for name, judge in self.judges.items():
-            ids = [f"{prompt.id}/{row}" for row, prompt in enumerate(prompts)]
-            scored[name] = _judged(judge, self.askers[name], ids, samples)
+        for name in self.judges:
+            scored[name] = self._judged(name, [prompt.id for prompt in prompts], samples, end - time.monotonic())
         found = Scores({})
         for name in self.rewards:
             found.by_name[name] = [
@@ -85,6 +86,24 @@ class Scorer:
                 if not math.isfinite(value):
                     raise InputError(f"rlhf.rewards: {REWARD_MODEL} gave {value} to {sample.told}", "Train it again.")
             found.by_name[REWARD_MODEL] = values
+        return found
+
+    def _judged(self, name: str, ids: list[str], samples: list[Sample], timeout_seconds: float) -> list[Scored]:
+        judge, found = self.judges[name], []
+        requests = [judge.request(f"{id}/{row}", each) for row, (id, each) in enumerate(zip(ids, samples, strict=True))]
+        try:
+            answers = self.askers[name].ask(requests, progress=False, timeout_seconds=max(0.0, timeout_seconds))
+        except TimeoutError:
+            raise JobError(
+                f"rlhf.rewards: {name} did not judge {len(requests)} answers within {self.timeout_seconds:g} s",
+                "What it said is kept: run the same command again, with a higher scaling.reward_timeout_seconds or "
+                "scaling.endpoint_requests.",
+            ) from None
+        for answer in answers:
+            try:
+                found.append(judge.read(answer))
+            except ValueError as error:
+                found.append(Failed(f"failed: {error}"))
         return found
 
     def _number(
@@ -106,17 +125,6 @@ class Scorer:
             }
         )
         return reward.failure_score if reward.on_failure == "score" else ABSENT
-
-
-def _judged(judge: Judge, asker: Asker, ids: list[str], samples: list[Sample]) -> list[Scored]:
-    found: list[Scored] = []
-    requests = [judge.request(id, sample) for id, sample in zip(ids, samples, strict=True)]
-    for answer in asker.ask(requests, progress=False):
-        try:
-            found.append(judge.read(answer))
-        except ValueError as error:
-            found.append(Failed(f"failed: {error}"))
-    return found
 
 
 class Failures:

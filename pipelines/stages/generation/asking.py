@@ -81,18 +81,21 @@ class Asker:
         self._refusals: list[Answer] = []  # that are not written: those before the first answer
         self._budget = Budget(0, 0)
 
-    def ask(self, requests: Sequence[Request], progress: bool = True) -> list[Answer]:
+    def ask(
+        self, requests: Sequence[Request], progress: bool = True, timeout_seconds: float | None = None
+    ) -> list[Answer]:
         """The answers, in order.
 
-        Raises NotReadyError where nobody answers at the endpoint or it does not let us in, and JobError where it fails
-        again and again, refuses everything, or would cost more than `scaling.max_cost`. What was answered is kept.
+        Raises TimeoutError where they take longer than `timeout_seconds`, NotReadyError where nobody answers at the
+        endpoint or it does not let us in, and JobError where it fails again and again, refuses everything, or would
+        cost more than `scaling.max_cost`. What was answered is kept.
         """
         keys = [self._digest(request) for request in requests]
         todo = {key: r for key, r in zip(keys, requests, strict=True) if key not in self._answers}
         failed: ExceptionGroup[TrunklineError] | None = None
         try:
             if todo:
-                background.run(self._ask_all(todo, len(requests), progress))
+                background.run(asyncio.wait_for(self._ask_all(todo, len(requests), progress), timeout_seconds))
         except* TrunklineError as group:
             failed = group
         if failed:
