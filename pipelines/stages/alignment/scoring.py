@@ -89,7 +89,8 @@ class Scorer:
         return found
 
     def _judged(self, name: str, ids: list[str], samples: list[Sample], timeout_seconds: float) -> list[Scored]:
-        judge, found = self.judges[name], []
+        judge = self.judges[name]
+        found: list[Scored] = []
         requests = [judge.request(f"{id}/{row}", each) for row, (id, each) in enumerate(zip(ids, samples, strict=True))]
         try:
             answers = self.askers[name].ask(requests, progress=False, timeout_seconds=max(0.0, timeout_seconds))
