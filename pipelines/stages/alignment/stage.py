@@ -20,10 +20,9 @@ from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rollouts import RolloutBatches
-from pipelines.stages.alignment.scoring import Scorer
-from pipelines.stages.alignment.spec import REWARD_MODEL
+from pipelines.stages.alignment.scoring import JUDGED, Scorer
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
@@ -35,6 +34,8 @@ from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Refused, encode, prompt_tokens
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
@@ -51,11 +52,11 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
 
     def plan() -> BatchPlan:
         check_companions(ctx, tokenizer)
-        for name in spec.rewards:
-            if name != REWARD_MODEL:
-                reward_function(name)
+        for reward in named(spec.rewards).values():
+            reward.require()
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
+            check_references(ctx, prompts, split)
             check_reward_context(ctx, prompts)
             write_prompts(ctx.output / STATE, split, prompts)
         return plan_batches(spec, ctx.scaling, spec.steps)
@@ -114,6 +115,26 @@ def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
                 f"{model.record.ref}, takes {limit}",
                 "Lower one of them.",
             )
+
+
+def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
+    """Raise InputError where a reward compares with references, and prompts have none that it can."""
+    for name, reward in named(ctx.spec.rewards).items():
+        if not reward.needs_reference:
+            continue
+        for prompt in prompts:
+            try:
+                if not prompt.reference.strip():
+                    raise ValueError("is empty")
+                reward.check_reference(prompt.reference)
+            except ValueError as error:
+                without = sum(not each.reference.strip() for each in prompts)
+                raise InputError(
+                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
+                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
+                    "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
+                    "answer, solution, tests, ...), or leave the reward out.",
+                ) from None
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
@@ -176,6 +197,12 @@ def stop(engine: Any) -> None:
     ray.kill(engine)
 
 
+def load_reference(folder: Path, spec: RlhfSpec, device: str) -> Any:
+    """The model that training starts from, frozen, in the numbers that the policy computes with: in 16 bits half of
+    what fp32 takes; in fp32 on a CPU all ranks of a machine read the pages of one file."""
+    return load_model(folder, PRECISIONS[spec.precision]).eval().requires_grad_(False).to(device)
+
+
 def recipe(work: Work, rank: int) -> Parts:
     """A policy, its frozen beginning where there is a penalty, critic and teacher where the advantage needs them, and
     batches that the policy samples itself."""
@@ -186,7 +213,7 @@ def recipe(work: Work, rank: int) -> Parts:
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
     device = "cuda" if scaling.gpus_per_worker else "cpu"
     policy = load_model(folder)
-    reference = load_model(folder).eval().to(device) if spec.kl_coef else None
+    reference = load_reference(folder, spec, device) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
     values = spec.advantage.value_function
@@ -208,7 +235,9 @@ def recipe(work: Work, rank: int) -> Parts:
         train=train,
         heldout=heldout,
         sync=sync,
-        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
+        scorer=Scorer(
+            spec, tokenizer, RewardModel(reward, device) if reward else None, scaling, work.output / JUDGED / f"{rank}"
+        ),
         reference=reference,
         teacher=load_model(teacher).eval().to(device) if teacher else None,
         output=work.output,
