@@ -30,6 +30,7 @@ from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.advantages import Distillation
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.scoring import FAILURES_FILE
+from pipelines.stages.alignment.watching import transcripts
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
 from tests.alignment.tiny_chat import SCALING, ppo, rlhf
@@ -96,6 +97,20 @@ def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
     assert len(parses.split()[2]) == len(points)
 
 
+def test_what_was_said_is_part_of_the_artifact(undisturbed: Artifact) -> None:
+    found = transcripts.read(undisturbed.location)
+    assert [one.step for one in found if not one.heldout] == list(range(0, STEPS, 2))
+    assert {one.step for one in found if one.heldout} == {0, 10, 20, STEPS}
+    for one in found:
+        assert len(one.answers) == (1 if one.heldout else undisturbed.spec["group_size"])
+        for answer in one.answers:
+            assert answer.reward == pytest.approx(answer.by_name["python_parses"])
+            assert one.heldout == (answer.pieces[0].advantage is None)
+    page = undisturbed.location.read_bytes(transcripts.PAGE_FILE).decode()
+    assert page.count("<article") == len(found) and found[0].answers[0].finish_reason in page
+    assert isinstance(undisturbed.metrics["alarms"], list)
+
+
 def test_the_ledger_is_the_order(undisturbed: Artifact, inputs: dict[str, Artifact]) -> None:
     events = ledger.read(undisturbed.location)
     assert sum(event["event"] == "issued" for event in events) == STEPS / 2
@@ -117,7 +132,8 @@ def same(artifact: Artifact, reference: Artifact) -> None:
     """The same weights, held-out figures, curve and prompts, to the bit."""
     kept = [name for name in reference.metrics if not name.startswith("verified")]
     assert {name: artifact.metrics[name] for name in kept} == {name: reference.metrics[name] for name in kept}
-    for name in ("model.safetensors", curve.CURVE_FILE, curve.PICTURE_FILE, curve.TEXT_FILE):
+    said = (transcripts.TRANSCRIPTS_FILE, transcripts.PAGE_FILE)
+    for name in ("model.safetensors", curve.CURVE_FILE, curve.PICTURE_FILE, curve.TEXT_FILE, *said):
         assert artifact.record.files[name] == reference.record.files[name], name
     assert ledger.account(ledger.read(artifact.location)) == ledger.account(ledger.read(reference.location))
 

@@ -20,13 +20,15 @@ from pipelines.stages.alignment.appraisal import Appraiser
 from pipelines.stages.alignment.curve import Curve
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.ledger import Ledger
-from pipelines.stages.alignment.packing import micro_batches, placed, token_weights
+from pipelines.stages.alignment.packing import micro_batches, placed, repetition, token_weights
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.alignment.sampling import Sampling
 from pipelines.stages.alignment.scoring import Failures, Scorer, Summed
 from pipelines.stages.alignment.sync import WeightSync
+from pipelines.stages.alignment.watching.alarms import alarms
+from pipelines.stages.alignment.watching.transcripts import Said, Transcripts
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
@@ -48,6 +50,7 @@ class RolloutBatches(Source):
         scorer: Scorer,
         reference: Any | None,
         teacher: Any | None,
+        transcripts: Transcripts | None,
         output: Location,
         state: Location,
         eos_token_id: int,
@@ -61,6 +64,8 @@ class RolloutBatches(Source):
         self.sampling = Sampling(spec, plan, rank, train, sync, scorer, self.ledger, eos_token_id)
         self.curve = Curve(output) if rank == 0 else None
         self.failures: Failures | None = None
+        self.transcripts = transcripts
+        self._alarmed: set[str] = set()
         self._figures: dict[str, Any] = {}
         self._rollout: Rollout | None = None
         self._groups: list[int] = []  # places in the rollout, in the last update
@@ -82,6 +87,9 @@ class RolloutBatches(Source):
         if self.ledger and self.curve:
             self.ledger.resumed(step)
             self.curve.cut(step)
+            self._alarmed = {alarm.name for alarm in alarms(self.spec, self._lines(step), self.curve.points)}
+        if self.transcripts:
+            self.transcripts.cut(step)
             if self.scorer.may_fail:
                 self.failures = Failures(self.output, step)
 
@@ -95,6 +103,19 @@ class RolloutBatches(Source):
 
     def figures(self) -> dict[str, Any]:
         return self._figures
+
+    def notices(self) -> list[str]:
+        """Signs of a policy that collapses, each when it is seen first."""
+        if not self.curve:
+            return []
+        seen = alarms(self.spec, self._lines(), self.curve.points)
+        new = [alarm for alarm in seen if alarm.name not in self._alarmed]
+        self._alarmed |= {alarm.name for alarm in new}
+        return [f"alarm: {alarm}" for alarm in new]
+
+    def _lines(self, until: int | None = None) -> list[dict[str, Any]]:
+        """The metrics of the steps so far, or of those up to one."""
+        return [line for line in metrics.read(self.output) if until is None or line[metrics.STEP] <= until]
 
     def share(self, step: int, engine: Engine) -> Share:
         number, update = divmod(step, self.spec.steps_per_rollout)
@@ -138,6 +159,11 @@ class RolloutBatches(Source):
         if isinstance(spec.kl_coef, AdaptiveKl) and verdict.kl is not None:
             figures["kl_coef"] = coefficient
             self._kl_coef = spec.kl_coef.after(coefficient, verdict.kl, len(chosen))
+        if self.transcripts:
+            of_rows = {name: values[rows].tolist() for name, values in scores.by_name.items()}
+            prompts, total = [self.train[i] for i in chosen], scores.total[rows].tolist()
+            said = Said(prompts, completions, total, of_rows, verdict.advantages)
+            self.transcripts.add_rollout(number, number * spec.steps_per_rollout, size, said)
         rollout = Rollout(number, chosen, completions, verdict.advantages, figures, places, verdict.rows, coefficient)
         if spec.steps_per_rollout > 1:
             if self.ledger:
@@ -217,7 +243,12 @@ class RolloutBatches(Source):
             **({} if taught is None else {"heldout_teacher_kl": round(taught, 6)}),
             "heldout_completion_tokens": round(tokens / len(completions), 2),
             "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
+            "heldout_repetition": round(sum(repetition(c.tokens) for c in completions) / len(completions), 4),
         }
+        if self.transcripts:
+            of_rows = {name: values.tolist() for name, values in scores.by_name.items()}
+            said = Said(self.heldout, completions, scores.total.tolist(), of_rows, [None] * len(completions))
+            self.transcripts.add_heldout(step, said)
         if self.curve:
             self.curve.add({metrics.STEP: step, **found})
         return found

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from cluster.control.runtime import require_gpus
+from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
@@ -24,6 +25,9 @@ from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rollouts import RolloutBatches
 from pipelines.stages.alignment.scoring import JUDGED, Scorer
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
+from pipelines.stages.alignment.watching import transcripts
+from pipelines.stages.alignment.watching.alarms import alarms
+from pipelines.stages.alignment.watching.transcripts import Transcripts
 from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import load_model, require_rows, require_trainable
@@ -240,6 +244,7 @@ def recipe(work: Work, rank: int) -> Parts:
         ),
         reference=reference,
         teacher=load_model(teacher).eval().to(device) if teacher else None,
+        transcripts=Transcripts(work.output, tokenizer, spec.steps // spec.steps_per_rollout) if rank == 0 else None,
         output=work.output,
         state=work.state,
         eos_token_id=eos,
@@ -266,11 +271,16 @@ def recipe(work: Work, rank: int) -> Parts:
 
 
 def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
-    """Check the ledger, draw the curve, and tell what changed between the first and the last evaluation."""
+    """Check the ledger, draw the curve, show what was said, and tell what changed between the first and the last
+    evaluation."""
     account = ledger.account(ledger.read(ctx.output))
     points = curve.read(ctx.output)
     ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
     ctx.output.write_bytes(curve.TEXT_FILE, curve.in_text(points).encode())
+    page = transcripts.page(transcripts.read(ctx.output), ctx.name)
+    ctx.output.write_bytes(transcripts.PAGE_FILE, page.encode())
+    seen = [alarm.name for alarm in alarms(ctx.spec, metrics.read(ctx.output), points)]
     first = {f"first_{name}": points[0][name] for name in curve.names(points)}
     counts = {"prompts_consumed": len(account.consumed), "prompts_skipped": len(account.skipped)}
-    return counts | ({"prompts_dropped": len(account.dropped)} if ctx.spec.redraws else {}) | first
+    dropped = {"prompts_dropped": len(account.dropped)} if ctx.spec.redraws else {}
+    return counts | dropped | first | {"alarms": seen}
