@@ -41,6 +41,7 @@ from pipelines.stages.alignment.advantages import *
 from pipelines.stages.alignment.advantages.advantage import ValueFunction as ValueFunction
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
+from pipelines.stages.alignment.rewards import *
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.alignment.offline.losses import *

@@ -19,7 +19,7 @@ def point(step: int, **changes: float) -> dict[str, Any]:
 
 
 def line(step: int, **changes: Any) -> dict[str, Any]:
-    figures = {"entropy": 1.0, "zero_variance_share": 0.3, "clip_fraction": 0.1, "kl_limited": False}
+    figures = {"entropy": 1.0, "zero_variance_fraction": 0.3, "clip_fraction": 0.1, "kl_limited": False}
     return {"step": step, **figures, "rollout_logprob_gap": 1e-5, "staleness_steps": 0} | changes
 
 
@@ -51,7 +51,7 @@ def test_an_evaluation_that_shows_a_sign(name: str) -> None:
 
 LINES: dict[str, dict[str, Any]] = {
     "entropy_collapse": {"entropy": 0.01},
-    "nothing_to_compare": {"zero_variance_share": 1.0},
+    "nothing_to_compare": {"zero_variance_fraction": 1.0},
     "steps_too_long": {"clip_fraction": 0.9},
     "at_the_bound": {"kl_limited": True},
     "engine_and_learner_differ": {"rollout_logprob_gap": 0.3},

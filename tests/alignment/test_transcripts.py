@@ -55,6 +55,15 @@ def test_advantages_are_of_tokens_or_of_answers(tokenizer: PreTrainedTokenizerFa
     assert (found.prompt, found.reference, found.heldout) == ("p1", "42", False)
 
 
+def test_a_reward_that_failed_is_told_so(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    failed = said(tokenizer, ["x"], [0.0])
+    failed.by_name["judge"] = [float("nan")]
+    Transcripts(Location(tmp_path), tokenizer, rollouts=1).add_heldout(5, failed)
+    found = read(Location(tmp_path))
+    assert found[0].answers[0].by_name == {"mine": 0.0, "judge": None}
+    assert "judge failed" in page(found, "x")
+
+
 def test_what_is_said_again_after_a_resume_stands_there_once(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

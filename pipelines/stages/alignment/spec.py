@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
-from cluster.core.errors import SpecError, nearest
+from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
@@ -16,19 +16,13 @@ from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.losses import AnyPolicyLoss
 from pipelines.stages.alignment.losses.clipped import Clipped
+from pipelines.stages.alignment.rewards import AnyReward, named
+from pipelines.stages.alignment.rewards.named import REWARD_MODEL
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
 ]
-
-REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
-# What is not named `module:function`: each, but the model, is a module of its name in rewards/.
-REWARDS = (
-    "gsm8k",
-    "python_parses",
-    REWARD_MODEL,
-)
 
 
 class PreferencesSpec(Spec, frozen=True):
@@ -141,9 +135,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
     redraws: Annotated[int, Meta(ge=0)] = 0
     """Times that prompts whose answers all have the same reward are dropped for the next ones of the order (DAPO's
     dynamic sampling, arXiv:2503.14476, section 3.2); what is still missing then is filled up with dropped ones."""
-    rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
-    """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
-    `reward_model` (the sigmoid of the reward model's score)."""
+    rewards: dict[Function, float | AnyReward] = field(default_factory=lambda: {"python_parses": 1.0})
+    """The parts of the reward, whose weighted sum counts. A number is a weight: of a type of
+    pipelines/stages/alignment/rewards/, of `module:function`, or of `reward_model` (the sigmoid of the reward model's
+    score). A struct says its `type`, its weight and more, under a name of yours."""
     overlong_tokens: Annotated[int, Meta(ge=0)] = 0
     """Over the last so many tokens of `max_completion_tokens` a penalty grows from 0 to 1 (DAPO's soft overlong
     punishment, arXiv:2503.14476, equation 13); 0: none."""
@@ -221,11 +216,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.advantage.critic.start: `reward` begins as the reward model, which is not among rlhf.rewards",
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
-        if not any(self.rewards.values()) and not self.advantage.teaches:
-            raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")
-        for name in self.rewards:
-            if ":" not in name and name not in REWARDS:
-                raise SpecError(f"rlhf.rewards: no function {name!r}", nearest(name, list(REWARDS)))
+        named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
 
     @property
     def steps_per_rollout(self) -> int:

@@ -110,7 +110,7 @@ def _of_lines(begun: Sequence[Line], lately: Sequence[Line]) -> Iterator[Alarm]:
             f"entropy fell from {was:.3g} to {now:.3g} nats a token",
             "Nothing is left to explore: lower the learning rate, raise rlhf.kl_coef, or set rlhf.loss.high above low.",
         )
-    shares = _usual(lately, "zero_variance_share")
+    shares = _usual(lately, "zero_variance_fraction")
     if shares is not None and shares > FLAT:
         yield Alarm(
             "nothing_to_compare",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -36,11 +37,11 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer: its pieces, its reward and each component's, and how it ended."""
+    """One answer: its pieces, its reward and each component's (None: it failed), and how it ended."""
 
     pieces: list[Piece]
     reward: float
-    by_name: dict[str, float]
+    by_name: dict[str, float | None]
     tokens: int
     finish_reason: str
 
@@ -79,7 +80,7 @@ class Transcripts:
 
     def cut(self, step: int) -> None:
         """The run goes on at a step: what was said from there on is said again."""
-        self._kept = [one for one in self._kept if one.step < step]
+        self._kept = [one for one in self._kept if one.step < step or (one.heldout and 0 < one.step == step)]
         self._write()
 
     def add_rollout(self, number: int, step: int, group_size: int, said: Said) -> None:
@@ -92,6 +93,7 @@ class Transcripts:
         self._add(step, True, 1, said, HELDOUT_ANSWERS)
 
     def _add(self, step: int, heldout: bool, group_size: int, said: Said, groups: int) -> None:
+        self._kept = [one for one in self._kept if (one.step, one.heldout) != (step, heldout)]
         for first in range(0, min(groups * group_size, len(said.prompts)), group_size):
             prompt = said.prompts[first]
             self._kept.append(
@@ -112,13 +114,17 @@ class Transcripts:
         return Answer(
             pieces=list(pieces(self._tokenizer, said.prompts[row].tokens, completion.tokens, by_token)),
             reward=round(float(said.rewards[row]), 6),
-            by_name={name: round(float(values[row]), 6) for name, values in said.by_name.items()},
+            by_name={name: _known(values[row]) for name, values in said.by_name.items()},
             tokens=len(completion.tokens),
             finish_reason="stop" if completion.finished else "length",
         )
 
     def _write(self) -> None:
         self._place.write_bytes(TRANSCRIPTS_FILE, b"".join(msgspec.json.encode(one) + b"\n" for one in self._kept))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 6)
 
 
 def read(place: Location) -> list[Transcript]:
@@ -184,7 +190,9 @@ def _content(message: dict[str, Any]) -> str:
 
 
 def _answer(answer: Answer, strongest: float) -> str:
-    named = ", ".join(f"{name} {value:.3g}" for name, value in answer.by_name.items())
+    named = ", ".join(
+        f"{name} {'failed' if value is None else f'{value:.3g}'}" for name, value in answer.by_name.items()
+    )
     head = f"reward {answer.reward:.3g} ({named}), {answer.tokens} tokens, {answer.finish_reason}"
     text = "".join(_span(piece, strongest) for piece in answer.pieces)
     return f'<section class="answer"><h3>{escape(head)}</h3><p class="said" dir="auto">{text}</p></section>'
