@@ -10,6 +10,7 @@ from msgspec import Meta, field
 from cluster.core.errors import SpecError
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
+from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.kl_control import AdaptiveKl
@@ -25,7 +26,7 @@ Damage = Literal[
 
 
 class PreferencesSpec(Spec, frozen=True):
-    """Pairs of answers to one request, the better (`chosen`) and the worse (`rejected`), split as JSON lines."""
+    """Answers to one request, of which one is better: pairs, ranked lists, single ones, split as JSON lines."""
 
     kind: ClassVar[str] = "preferences"
     stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
@@ -35,7 +36,9 @@ class PreferencesSpec(Spec, frozen=True):
     source: Literal["corrupted", "file"] = "corrupted"
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
     path: File = ""
-    """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not."""
+    format: str = formats.AUTO
+    """Format of its records (docs/alignment.md has them all); `auto`: each is known by what is in it."""
     license: str = ""
     """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
     the package that carries it."""
@@ -55,8 +58,15 @@ class PreferencesSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if self.format not in formats.FORMATS:
+            known = list(formats.FORMATS)
+            raise SpecError(f"preferences.format: no format {self.format!r}", nearest(self.format, known))
         if not self.damage:
             raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
+
+    @property
+    def later_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.source == "file" else ("format",)  # files are read otherwise than they were
 
     def unused_inputs(self) -> Collection[str]:
         return ("conversations",) if self.source == "file" else ()
@@ -72,11 +82,13 @@ class PreferencesSpec(Spec, frozen=True):
 
 
 class RewardSpec(TrainingSpec, frozen=True):
-    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry)."""
+    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry) and ranked lists
+    (Plackett-Luce)."""
 
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
+    later_fields: ClassVar[tuple[str, ...]] = ("margin_scale", "center_coef")
 
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
@@ -90,7 +102,12 @@ class RewardSpec(TrainingSpec, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
     validation_pairs: Annotated[int, Meta(ge=1)] = 1000
-    """Pairs of the held-out split that the accuracy is taken over."""
+    """Pairs and lists of the held-out split that the accuracy is taken over; ties are no part of them."""
+    margin_scale: Annotated[float, Meta(ge=0)] = 1.0
+    """What the margins of pairs are multiplied by, where records have such: the score of the chosen answer is to be so
+    much higher (Llama 2, arXiv:2307.09288); 0: margins count for nothing."""
+    center_coef: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of the square of the sum of a pair's scores, which keeps their mean near 0 (arXiv:2312.09244: 0.01)."""
 
 
 class RlhfSpec(TrainingSpec, frozen=True):
