@@ -156,7 +156,7 @@ def test_what_becomes_of_a_failure_is_the_specs_to_say(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rlhf.rewards: c returned nan, for the answer 'bad'"):
         scored({"c": nan}, tmp_path, [[3, 0]])
     with pytest.raises(JobError, match="a failed on a sample of every completion of a batch, the first: returned nan"):
-        summed(spec, 2, [scored(rewards, tmp_path, [[3, 0]])], {})
+        summed(spec, 1, [scored(rewards, tmp_path, [[3, 0]])], {})
 
 
 def test_a_judge_is_asked_once_about_an_answer(tmp_path: Path) -> None:

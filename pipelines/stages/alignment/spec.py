@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta, field
 
-from cluster.core.errors import SpecError
+from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
