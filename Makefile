@@ -4,7 +4,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint clean
+.PHONY: help setup demo check test exhaustive lint clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,12 @@ check: lint  ## Check style and types and run the tests that start nothing
 	$(BIN)/pytest -n 2 --dist loadfile -m "not heavy" $(ARGS)
 
 # Two files of tests at a time, those that share a cluster one after the other (tests/conftest.py).
-test: lint  ## Check style and types and run all tests
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: lint  ## Check style and types and run the tests
+	$(PYTEST) -m "not exhaustive" $(ARGS)
+
+exhaustive: lint  ## The same, with tests that try at length what another shows once: before a release
+	$(PYTEST) $(ARGS)
 
 clean:  ## Remove .venv and caches (artifacts stay)
 	rm -rf .venv *.egg-info build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,6 +20,8 @@ from pipelines.stages.tuning.adapters.spec import AdapterSpec as AdapterSpec
 from pipelines.stages.tuning.adapters.spec import MergedSpec as MergedSpec
 from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
 from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
+from pipelines.stages.alignment.offline.spec import ReferenceSpec as ReferenceSpec
+from pipelines.stages.alignment.offline.spec import DpoSpec as DpoSpec
 from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec
 from pipelines.stages.compression.spec import QuantizeSpec as QuantizeSpec
 from pipelines.stages.evaluation.spec import EvaluationSpec as EvaluationSpec
@@ -39,8 +41,10 @@ from pipelines.stages.alignment.advantages import *
 from pipelines.stages.alignment.advantages.advantage import ValueFunction as ValueFunction
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
+from pipelines.stages.alignment.rewards import *
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
+from pipelines.stages.alignment.offline.losses import *
 from pipelines.stages.corpus.readers import *
 from pipelines.stages.corpus.rules import *
 from pipelines.stages.tokens.mixing.spec import MixturePhase as MixturePhase

@@ -10,12 +10,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # read by vLLM at import
 
 import ray
 import requests
@@ -30,6 +27,7 @@ from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
+from serving.application import application
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
 from serving.keeping import keep_model
 
@@ -74,10 +72,9 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
     if adapter_place(artifact) is not None:
         notice(f"{artifact.record.ref} is an adapter: transformers serves it, one answer at a time, and not vLLM")
-    with _own_logging():
-        from serving.application import application  # imports vLLM: after everything that may be wrong without it
-
-        target = application(spec, name, artifact, surge=surge)
+    if not runtime.debugging():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    target = application(spec, name, artifact, surge=surge)
     serve.start(http_options={"host": spec.host, "port": spec.port})
     route = _route(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
@@ -97,8 +94,6 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
 
 def _serve_again(before: dict[str, Any], name: str, route: str) -> str:
     """Serve what an endpoint was made of; replicas of it that are left answer meanwhile. Its artifact's name."""
-    from serving.application import application
-
     artifact = Store(before["store"]).get(before["kind"], before["fingerprint"])
     spec = convert(before["spec"], EndpointSpec, "endpoint")
     serve._run(application(spec, name, artifact), name=name, route_prefix=route, _blocking=False)
@@ -175,20 +170,6 @@ def _route(details: dict[str, Any] | None, name: str) -> str:
     if name in routes:
         return str(routes[name])
     return f"/{name}" if "/" in routes.values() else "/"
-
-
-@contextmanager
-def _own_logging() -> Iterator[None]:
-    """Keep this process's logging as it was: ray.llm, at import, sends every library's INFO lines to stderr as JSON."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    if not runtime.debugging():
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
 
 
 def _check_port(port: int) -> None:

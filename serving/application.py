@@ -1,15 +1,23 @@
-"""The Serve application of an endpoint: vLLM's for a whole model, transformers' for an adapter over its base."""
+"""From a spec to the Serve application of an endpoint: vLLM for a whole model, transformers for an adapter."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+from typing import TYPE_CHECKING, Any
 
-from cluster.core.adapters import adapter_place
+from cluster.core.adapters import adapter_place, context_of
+from cluster.core.errors import SpecError
 from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
+from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
+from serving.engine import check_served, engine_arguments, engine_environment
 
 if TYPE_CHECKING:
     from ray.serve import Application
+
+TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
 
 
 def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
@@ -17,10 +25,50 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
 
     Raises InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
     """
-    if adapter_place(artifact) is None:
-        from serving.engine import application as over_vllm  # imports vLLM
+    origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
+    over_vllm = adapter_place(artifact) is None
+    (check_served if over_vllm else _check_adapter)(spec, artifact)
+    environment = {
+        MODEL_VARIABLE: artifact.record.ref,
+        ORIGIN_VARIABLE: json.dumps({"spec": fields(spec), **origin}),
+        "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
+        **(engine_environment(spec) if over_vllm else {}),
+    }
+    if cache := os.environ.get("TRUNKLINE_CACHE"):
+        environment["TRUNKLINE_CACHE"] = cache
+    options = _options(spec, environment) | {"max_surge_percent": 100 if surge else 0}
+    from serving.keeping import Keeper
 
-        return over_vllm(spec, name, artifact, surge=surge)
-    from serving.over_transformers import application as over_transformers
+    keeper: Any = Keeper
+    given = origin | {"keeper": keeper.bind(**origin)}
+    replica: Any
+    if over_vllm:
+        from serving.over_vllm import Vllm as replica
 
-    return over_transformers(spec, name, artifact, surge=surge)
+        return replica.options(**options).bind(name, engine_arguments(spec, artifact), spec.limits, **given)
+    from serving.over_transformers import Transformers as replica
+
+    return replica.options(**options).bind(name, max(1, round(spec.cpus)), spec.max_model_len, spec.limits, **given)
+
+
+def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
+    if spec.gpus > 1:
+        raise SpecError("endpoint.gpus: a model over transformers is on one GPU", "Set it to 1 or 0.")
+    limit = context_of(artifact)
+    if limit and spec.max_model_len > limit:
+        raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
+
+
+def _options(spec: EndpointSpec, environment: dict[str, str]) -> dict[str, Any]:
+    """Where replicas run, and how many."""
+    actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": environment}}
+    if spec.accelerator_type:
+        actor["accelerator_type"] = spec.accelerator_type
+    if spec.max_replicas == spec.min_replicas:
+        return {"ray_actor_options": actor, "num_replicas": spec.min_replicas}
+    scale = {
+        "min_replicas": spec.min_replicas,
+        "max_replicas": spec.max_replicas,
+        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+    }
+    return {"ray_actor_options": actor, "autoscaling_config": scale}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 
+from ray import serve
+
 from cluster.core.storage.store import Store
 from cluster.core.storage.uses import Used
 
@@ -19,3 +21,11 @@ def keep_model(store: str, kind: str, fingerprint: str) -> None:
         logging.getLogger("ray.serve").warning(
             "%s: %s. `ctl artifacts gc` cannot see that this endpoint uses its model: give it an alias.", store, error
         )
+
+
+@serve.deployment(name="Keeper", ray_actor_options={"num_cpus": 0})
+class Keeper:
+    """Keeps a model as long as the endpoint stands, also where no replica does or one starts again."""
+
+    def __init__(self, store: str, kind: str, fingerprint: str) -> None:
+        keep_model(store, kind, fingerprint)

@@ -9,7 +9,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 from anyio import CancelScope
@@ -28,14 +28,13 @@ AS_IT_IS = {"n": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "
             "best_of": 1, "parallel_tool_calls": True}  # fmt: skip
 
 
-def openai_app(serving: Callable[[], tuple[str, InProcess]]) -> FastAPI:
-    """The application. `serving` tells what the model is called, and the model."""
+def openai_app(name: str, talker: InProcess) -> FastAPI:
+    """The application of a model that clients know under a name."""
     app = FastAPI(openapi_url=None)
     turn = threading.Lock()
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
-        name, talker = serving()
         card = {"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}
         return {"object": "list", "data": [card | {"max_model_len": talker.context_tokens or None}]}
 
@@ -50,7 +49,7 @@ def openai_app(serving: Callable[[], tuple[str, InProcess]]) -> FastAPI:
     async def answer(request: Request, kind: str, given: str) -> Response:
         try:
             asked = json.loads(await request.body())
-            call = await run_in_threadpool(Call.of, asked, kind, given, *serving())
+            call = await run_in_threadpool(Call.of, asked, kind, given, name, talker)
         except (ValueError, TypeError, TrunklineError) as error:
             return refusal(error)
         if call.streamed:

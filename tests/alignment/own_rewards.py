@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -21,10 +19,15 @@ def share(sample: Sample) -> np.float32:
     return np.float32(min(1.0, len(sample.answer) / 40))
 
 
-def hangs(sample: Sample) -> float:
-    threading.Event().wait()
-    return 0.0
-
-
 def none(sample: Sample) -> float | None:
-    return None if "return" in sample.answer else 0.5
+    return 0.5 if len(sample.answer) % 2 else None
+
+
+def all_of_it(sample: Sample) -> int:
+    """1 of a whole answer and 2 of one that was cut off, where all that a sample has is as it should be."""
+    assert (sample.answer, sample.reference, sample.request) == ("good fine", "1 2", "Say.")
+    if sample.finish_reason == "stop":
+        assert (sample.text, sample.tokens) == ("good fine <end>", (1, 2, 0))
+        return 1
+    assert (sample.text, sample.tokens) == ("good fine", (1, 2))
+    return 2

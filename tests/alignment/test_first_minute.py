@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -17,17 +19,23 @@ from cluster.core.storage.store import Store
 from pipelines.specs import (
     ConversationsSpec,
     Distillation,
+    DpoSpec,
     Gae,
+    Kto,
     Lora,
     PreferencesSpec,
     PretrainedSpec,
+    ReferenceSpec,
     RewardSpec,
     RlhfSpec,
     ScalingSpec,
     SftSpec,
+    Simpo,
     Spec,
     ValueFunction,
 )
+from pipelines.stages.alignment.offline.answers import digest, last_answer
+from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.made import make
@@ -86,7 +94,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", MODELS)
-@pytest.mark.parametrize("kind", ["sft", "reward", "rlhf"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "rlhf"])
 def test_a_model_that_cannot_be_trained(
     kind: str, fault: str, store: Store, files: dict[str, bytes], conversations: Artifact
 ) -> None:
@@ -98,9 +106,31 @@ def test_a_model_that_cannot_be_trained(
     elif kind == "rlhf":
         spec, inputs["prompts"] = RlhfSpec(**RLHF | {"max_completion_tokens": 64}), conversations
     else:
-        spec = RewardSpec()
+        spec = RewardSpec() if kind == "reward" else DpoSpec(loss=Simpo(), method=Lora())
         inputs["preferences"] = build(PreferencesSpec(), {"conversations": conversations}, store=store, name="tiny")
     refused(spec, inputs, store, words)
+
+
+def test_a_reference_that_does_not_know_the_answers(
+    store: Store, files: dict[str, bytes], conversations: Artifact
+) -> None:
+    """It was made for another length, or without what KTO asks."""
+    pairs = build(PreferencesSpec(), {"conversations": conversations}, store=store, name="tiny")
+    inputs = {"model": model(store, files), "preferences": pairs}
+    tokenizer = AutoTokenizer.from_pretrained(inputs["model"].local())
+    rows = [row for split in ("train", "heldout") for row in read_preferences(pairs.local(), split)]
+    digests = [
+        digest(last_answer(tokenizer, row["prompt"], row[side])) for row in rows for side in ("chosen", "rejected")
+    ]
+    buffer = io.BytesIO()
+    np.savez(buffer, digests=np.array(digests[2:], np.uint64), logprobs=np.full(len(digests) - 2, -9.0))
+    inputs["reference"] = make(store, ReferenceSpec(), inputs, {"logprobs.npz": buffer.getvalue()}, "r")
+    refused(DpoSpec(), inputs, store, r"reference/r-\w+ does not have [12] of the \d+ sequences")
+    inputs["preferences"] = build(PreferencesSpec(seed=1), {"conversations": conversations}, store=store, name="tiny")
+    refused(DpoSpec(loss=Kto()), inputs, store, "and for kto with `mismatched: true`")
+    refused(
+        DpoSpec(template="llama3"), inputs, store, r"dpo\.template: llama3 needs .* which the model's tokenizer has not"
+    )
 
 
 def test_a_family_without_a_classifier(store: Store, files: dict[str, bytes], conversations: Artifact) -> None:

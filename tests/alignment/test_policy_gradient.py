@@ -23,8 +23,7 @@ from pipelines.stages.alignment.advantages import Group, LeaveOneOut, Normalized
 from pipelines.stages.alignment.losses import Cispo, Clipped, Gspo
 from pipelines.stages.alignment.packing import overlong, token_weights
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3
-from pipelines.stages.alignment.rewards.python_parses import python_parses
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.python_parses import PythonParses
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.generation.engine import Completion
@@ -317,12 +316,4 @@ REQUEST = 'def add(a, b):\n    """Add two numbers."""'
 )
 def test_python_parses(answer: str, finished: bool, reward: float) -> None:
     sample = Sample([{"role": "user", "content": REQUEST}], answer, finished)
-    assert python_parses(sample) == reward
-
-
-def test_a_reward_of_ones_own_and_one_that_is_not_there() -> None:
-    assert reward_function("math:sqrt") is math.sqrt
-    with pytest.raises(SpecError, match="python_parses"):
-        reward_function("python_parse")
-    with pytest.raises(SpecError, match="nowhere"):
-        reward_function("math:nowhere")
+    assert PythonParses().of(sample) == reward

@@ -1,31 +1,39 @@
-"""Reward functions of one's own: what is wrong with them is said before a run, or with their name and the sample."""
+"""Rewards: what is wrong with one of one's own is said before a run; what ours say of answers is what they should."""
 
 from __future__ import annotations
 
 import json
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cluster.core.errors import InputError, JobError, SpecError
-from pipelines.stages.alignment.prompts import Prompt
-from pipelines.stages.alignment.rewards.calls import apply, as_number
-from pipelines.stages.alignment.rewards.gsm8k import gsm8k, number
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from cluster.core.errors import NotReadyError, SpecError
+from cluster.core.specs.spec import convert, fields
+from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.rewards.calls import as_number
+from pipelines.stages.alignment.rewards.format import FormatReward
+from pipelines.stages.alignment.rewards.gsm8k import Gsm8k, number
+from pipelines.stages.alignment.rewards.judge import Judge
+from pipelines.stages.alignment.rewards.language import LanguageReward
+from pipelines.stages.alignment.rewards.length import LengthReward
+from pipelines.stages.alignment.rewards.mathematics import Mathematics, boxed
+from pipelines.stages.alignment.rewards.named import named, weights
+from pipelines.stages.alignment.rewards.passes_tests import PassesTests, entry_point
+from pipelines.stages.alignment.rewards.python import PythonReward
+from pipelines.stages.alignment.rewards.repetition import RepetitionReward
+from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.alignment.scoring import Scorer
-from pipelines.stages.generation.engine import Completion
-from tests.alignment.tiny_chat import rlhf
+from pipelines.stages.generation.asking import Answer
+from pipelines.stages.generation.endpoint import ChatEndpoint
 from tests.conftest import SHARED_DATA
 
-SAMPLES = [Sample([{"role": "user", "content": f"Count to {n}."}], "one" * n, True) for n in range(4)]
+ANSWERS = [json.loads(line) for line in Path(__file__).with_name("answers.jsonl").read_text().splitlines()]
 
 MODULE = """
 import asyncio
@@ -47,10 +55,6 @@ class Judge:
     def of_class(cls, sample): return 4
 
 judge = Judge()
-
-def seen(sample):
-    seen.samples = [*getattr(seen, "samples", []), sample]
-    return 0.0
 """
 
 
@@ -88,24 +92,17 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_what_cannot_be_called_is_refused(name: str, words: str) -> None:
     with pytest.raises(SpecError, match=words) as caught:
-        reward_function(name)
+        PythonReward(function=name).require()
     assert str(caught.value).startswith("rlhf.rewards: ")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("graders:letters", [0, 3, 6, 9]),
-        ("graders:defaults", [2] * 4),
-        ("graders:judge", [1] * 4),
-        ("graders:judge.method", [3] * 4),
-        ("graders:Judge.of_class", [4] * 4),
-    ],
-)
-def test_what_can_be_called_is_taken(name: str, expected: list[float]) -> None:
-    found = apply(name, reward_function(name), SAMPLES, 60)
-    assert found == expected
-    assert all(type(value) is float for value in found)
+def test_what_can_be_called_is_taken_with_its_options() -> None:
+    for name in ("letters", "defaults", "judge", "judge.method", "Judge.of_class"):
+        PythonReward(function=f"graders:{name}").require()
+    PythonReward(function="graders:keyword", options={"weight": 3}).require()
+    assert PythonReward(function="graders:defaults", options={"weight": 3}).of(asked("one")) == 3
+    with pytest.raises(SpecError, match=r"graders:letters\(sample\) cannot be called with one Sample and weight"):
+        PythonReward(function="graders:letters", options={"weight": 3}).require()
 
 
 @pytest.mark.parametrize(
@@ -134,10 +131,10 @@ def test_numbers_of_every_kind_are_rewards(value: object, expected: float) -> No
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "returned None of type NoneType"),
-        ("0.5", "returned '0.5' of type str"),
-        (float("nan"), "returned nan"),
-        (float("-inf"), "returned -inf"),
+        (None, "None of type NoneType"),
+        ("0.5", "'0.5' of type str"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
         (np.float32("nan"), "nan"),
         (torch.tensor(float("inf")), "inf"),
         (10**400, "beyond a float"),
@@ -151,99 +148,81 @@ def test_numbers_of_every_kind_are_rewards(value: object, expected: float) -> No
         (torch.ones(2, 3), "6 numbers"),
     ],
 )
-def test_what_is_no_number_is_told_with_function_and_sample(value: object, words: str) -> None:
-    """Of four samples the third is wrong."""
-
-    def mostly(sample: Sample) -> object:
-        return value if sample is SAMPLES[2] else 1.0
-
-    with pytest.raises(InputError, match=words) as caught:
-        apply("graders:mostly", mostly, SAMPLES, 60)  # type: ignore[arg-type]
-    assert "rlhf.rewards: graders:mostly" in str(caught.value)
-    assert "'oneone'" in str(caught.value) and "Count to 2." in str(caught.value)
+def test_what_is_no_number_is_told(value: object, words: str) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError), match=words):
+        as_number(value)
 
 
-@pytest.mark.parametrize("error", [ValueError("no verdict"), KeyError("x"), SystemExit(3)])
-def test_a_function_that_fails_is_told_with_its_line(error: BaseException) -> None:
-    def fails(sample: Sample) -> float:
-        raise error
-
-    with pytest.raises(InputError, match=rf"graders:fails failed on the answer '' .*{type(error).__name__}.*test_rew"):
-        apply("graders:fails", fails, SAMPLES, 60)
+def asked(answer: str, reference: str = "", request: str = "How many?", finished: bool = True) -> Sample:
+    return Sample([{"role": "user", "content": request}], answer, finished, reference=reference)
 
 
-def test_a_function_that_does_not_return_ends_the_run_in_time() -> None:
-    release = threading.Event()
-
-    def waits(sample: Sample) -> float:
-        if sample is SAMPLES[1]:
-            release.wait()
-        return 0.0
-
-    began = time.monotonic()
-    try:
-        with pytest.raises(JobError, match=r"graders:waits did not return within 0.2 s: of 4 samples .* number 2") as c:
-            apply("graders:waits", waits, SAMPLES, 0.2)
-    finally:
-        release.set()
-    assert "Count to 1." in str(c.value) and "reward_timeout_seconds" in str(c.value)
-    assert time.monotonic() - began < 60
+def spec(rewards: dict[str, Any]) -> RlhfSpec:
+    return convert({"rewards": rewards}, RlhfSpec, "rlhf")
 
 
-class Words:
-    """A tokenizer whose tokens are words."""
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
-        return " ".join(str(token) for token in tokens if token or not skip_special_tokens)
-
-
-def test_the_scorer_gives_floats_whatever_the_functions_give() -> None:
-    """Whole numbers and truth values made integer tensors, whose mean torch refuses."""
-    spec = rlhf(1, rewards={"graders:letters": 1.0, "graders:judge": 0.5})
-    scorer = Scorer(spec, Words(), None, 60)
-    prompts = [Prompt(str(n), sample.messages, [1]) for n, sample in enumerate(SAMPLES[:2])]
-    found = scorer(prompts, [Completion([7], [0.0], True), Completion([7, 8], [0.0] * 2, True)])
-    assert found == {"graders:letters": [1.0, 3.0], "graders:judge": [1.0, 1.0]}
-    assert torch.tensor([x for row in found.values() for x in row]).is_floating_point()
+def test_a_reward_is_a_weight_or_a_struct() -> None:
+    brief = {"type": "length", "at_most": 9, "unit": "words", "weight": 0.5}
+    made = spec({"python_parses": 1, "graders:letters": 0.1, "reward_model": 2, "brief": brief})
+    assert {name: reward.name for name, reward in named(made.rewards).items()} == {
+        "python_parses": "python_parses",
+        "graders:letters": "python",
+        "brief": "length",
+    }
+    assert weights(made.rewards) == {"python_parses": 1, "graders:letters": 0.1, "reward_model": 2, "brief": 0.5}
+    plain = fields(made)["rewards"]
+    assert plain["python_parses"] == 1.0 and plain["brief"]["unit"] == "words"
+    assert convert(fields(made), RlhfSpec, "rlhf") == made
 
 
-def test_a_function_sees_all_of_an_answer_and_what_would_have_been_right() -> None:
-    seen = reward_function("graders:seen")
-    prompt = Prompt("a", [{"role": "user", "content": "Count."}], [1], reference="1 2")
-    scorer = Scorer(rlhf(1, rewards={"graders:seen": 1.0}), Words(), None, 60)
-    scorer([prompt, prompt], [Completion([7, 8, 0], [0.0] * 3, True), Completion([7, 8], [0.0] * 2, False)])
-    whole, cut = seen.samples  # type: ignore[attr-defined]
-    assert (whole.answer, whole.text, whole.tokens, whole.finish_reason) == ("7 8", "7 8 0", (7, 8, 0), "stop")
-    assert (cut.answer, cut.text, cut.finish_reason, cut.reference) == ("7 8", "7 8", "length", "1 2")
+def test_a_spec_of_weights_alone_is_written_as_before() -> None:
+    """Artifacts of before rewards had more than a weight are found by the same fingerprint."""
+    assert fields(RlhfSpec(rewards={"gsm8k": 1, "m:f": 2.0}))["rewards"] == {"gsm8k": 1.0, "m:f": 2.0}
 
 
 @pytest.mark.parametrize(
-    ("answer", "reference", "reward"),
+    ("rewards", "words"),
     [
-        ("6 * 7 = 42\n#### 42", "It is 42.\n#### 42", 1.0),
-        ("#### 42", "42", 1.0),
-        ("#### 1,234", "#### 1234", 1.0),
-        ("#### $1,234.50 a year", "#### 1234.5", 1.0),
-        ("#### -5", "#### -5", 1.0),
-        ("#### -$5", "#### -5", 1.0),
-        ("#### 5", "#### -5", 0.0),
-        ("#### 41\n#### 42", "#### 42", 0.0),  # the first counts
-        ("The answer is 42.", "#### 42", 0.0),
-        ("####", "#### 42", 0.0),
-        ("#### none of the 42", "#### 42", 0.0),
-        ("#### 42", "#### 420", 0.0),
-        ("#### 18 apples and 3 pears", "#### 18", 1.0),
+        ({"gsm": 1}, r"no function 'gsm'.* 'gsm8k'"),
+        ({"format": 1}, r"rlhf.rewards.format: says nothing of pattern.*\{type: format, weight: 1, pattern: ...\}"),
+        ({"x": {"type": "lenght", "at_most": 1}}, r"rlhf.rewards.x.type: there is no 'lenght'.*'length'"),
+        ({"x": {"type": "length", "at_mots": 1}}, r"rlhf.rewards.x.at_mots: unknown field.*'at_most'"),
+        ({"x": {"type": "length", "at_most": 1, "at_least": 2}}, "x.at_least: 2 is more than"),
+        ({"x": {"type": "format", "pattern": "("}}, "x.pattern: missing"),
+        ({"m:f": {"type": "format", "pattern": "a"}}, "no name for a reward that says its type"),
+        ({"overlong": {"type": "format", "pattern": "a"}}, "no name for a reward"),
+        ({"x": {"type": "gsm8k", "failure_score": 1}}, "x.failure_score: goes with"),
+        ({"reward_model": {"type": "gsm8k"}}, "has a weight only"),
+        ({"gsm8k": 0, "x": {"type": "gsm8k", "weight": 0}}, "nothing to learn from"),
+        ({"x": {"type": "judge", "endpoint": {"url": "nowhere", "model": "m"}}}, "x.endpoint.url"),
     ],
 )
-def test_gsm8k(answer: str, reference: str, reward: float) -> None:
-    request = [{"role": "user", "content": "How many?"}]
-    assert gsm8k(Sample(request, answer, True, reference=reference)) == reward
-    assert gsm8k(Sample(request, answer, False, reference=reference)) == 0.0  # cut off
+def test_what_is_no_reward_is_refused(rewards: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        spec(rewards)
 
 
-def test_gsm8k_needs_a_reference() -> None:
-    with pytest.raises(InputError, match="no number"):
-        gsm8k(Sample([{"role": "user", "content": "How many?"}], "#### 1", True))
+@pytest.mark.parametrize("row", ANSWERS, ids=lambda row: row["answer"][:30])
+def test_answers_that_a_person_has_checked(row: dict[str, Any]) -> None:
+    """60 answers: our checkers agree with a person everywhere, math-verify but where the row says why not."""
+    from math_verify import parse, verify
+
+    reward: Reward = {"gsm8k": Gsm8k, "mathematics": Mathematics}[row["reward"]]()
+    sample = asked(row["answer"], row["reference"], row["request"])
+    assert reward.of(sample) == row["right"]
+    assert reward.of(asked(row["answer"], row["reference"], row["request"], finished=False)) == 0.0
+    said = row["reference"] if "boxed" in row["reference"] else f"${row['reference'].rpartition('####')[2].strip()}$"
+    assert verify(parse(said), parse(row["answer"])) == row.get("math_verify", row["right"])
+    assert ("because" in row) == (row.get("math_verify", row["right"]) != row["right"])
+
+
+def test_the_answers_are_sixty() -> None:
+    assert len(ANSWERS) == 60 and len({(row["reference"], row["answer"], row["request"]) for row in ANSWERS}) == 60
+
+
+def test_boxes() -> None:
+    assert boxed(r"\boxed{\frac{1}{2}} and \fbox{\{3\}}") == r"\{3\}"
+    assert boxed(r"\boxed{1") is None and boxed("1") is None
 
 
 def test_gsm8k_reads_its_own_answers() -> None:
@@ -254,5 +233,85 @@ def test_gsm8k_reads_its_own_answers() -> None:
     for line in lines:
         reference = json.loads(line)["answer"]
         own = float(reference.rpartition("####")[2].strip().replace(",", ""))
-        sample = Sample([{"role": "user", "content": "?"}], reference, True, reference=reference)
-        assert gsm8k(sample) == 1.0 and float(number(reference) or 0) == own
+        assert Gsm8k().of(asked(reference, reference)) == 1.0 and float(number(reference) or 0) == own
+
+
+@pytest.mark.parametrize(
+    ("reward", "reference", "words"),
+    [
+        (Gsm8k(), "many", "has no number"),
+        (Mathematics(), " $ $ ", "says nothing"),
+        (PassesTests(), "assert add(1", "is not Python"),
+        (PassesTests(), "assert 1 + 1 == 2", "here they are: none"),
+        (PassesTests(), "assert add(1) == sub(1)", "here they are: add, sub"),
+    ],
+)
+def test_references_that_nothing_compares_with(reward: Reward, reference: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        reward.check_reference(reference)
+
+
+def test_the_function_that_tests_are_about() -> None:
+    assert entry_point("assert add(1, 2) == max(3, 2)\nassert add(*[0] * 2) == 0") == "add"
+    human = "import math\n\ndef check(candidate):\n    for x in range(3):\n        assert candidate(x) == math.sqrt(x)"
+    assert entry_point(human + "\n\ncheck(root)\n") == "root"
+
+
+def test_the_program_of_an_answer() -> None:
+    fenced = asked("First:\n```python\nx = 1\n```\nBetter:\n```\nx = 2\n```\nDone.")
+    assert PassesTests().program(fenced) == "x = 2\n"
+    assert PassesTests().program(asked("x = 3")) == "x = 3"
+    assert PassesTests(code="request_and_answer").program(asked("    return 1", request="def f():")).startswith("def f")
+
+
+@pytest.mark.parametrize(
+    ("reward", "answer", "expected"),
+    [
+        (
+            FormatReward(pattern=r"<think>.*</think>\s*<answer>.*</answer>"),
+            "<think>\na</think>\n<answer>b</answer>\n",
+            1,
+        ),
+        (FormatReward(pattern=r"<think>.*</think>"), "<think>a</think> b", 0),
+        (FormatReward(pattern=r"<think>.*</think>", match="part"), "<think>a</think> b", 1),
+        (LengthReward(at_most=3, at_least=2, unit="words"), "one two", 1),
+        (LengthReward(at_most=3, at_least=2, unit="words"), "one", 0),
+        (LengthReward(at_most=3, unit="words", slack=4), "one two three four", 0.75),
+        (LengthReward(at_most=1, unit="lines"), "one\ntwo", 0),
+        (LengthReward(at_most=1, unit="tokens", slack=10), "no tokens at all", 1),
+        (LengthReward(at_most=3, unit="characters", slack=2), "four", 0.5),
+        (RepetitionReward(ngram=2), "a b a b a", 0.5),
+        (RepetitionReward(), "all of it is new", 1),
+        (RepetitionReward(ngram=1), "我我", 0.5),
+        (RepetitionReward(), "", 1),
+    ],
+)
+def test_form_length_and_repetition(reward: Reward, answer: str, expected: float) -> None:
+    assert reward.of(asked(answer)) == expected
+
+
+def test_language() -> None:
+    english, chinese = "The house by the river is old.", "河边的房子很老，没有人住在里面。"
+    assert LanguageReward(language="zh").of(asked(chinese)) > 0.5
+    assert LanguageReward(language="en").of(asked(chinese)) == 0
+    assert LanguageReward().of(asked(english, request="What is this old house by the river?")) > 0.5
+    assert LanguageReward().of(asked(chinese, request="What is this old house by the river?")) == 0
+
+
+def test_a_judge_is_asked_and_its_last_line_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge(endpoint=ChatEndpoint(model="m", api_key_env="TL_NO_KEY"), best=5)
+    text = judge.request("a", asked("[[5]] {reference}", "42", finished=False)).messages[0]["content"]
+    for words in ("<request>\nHow many?", "known to be right", "42", "cut off", "[[5]] {reference}"):
+        assert words in text
+    assert "known to be right" not in judge.request("a", asked("x")).messages[0]["content"]
+
+    def said(text: str, refused: str = "") -> Answer:
+        return Answer(key="", id="", seed=0, text=text, refused=refused)
+
+    assert judge.read(said("The answer says [[5]].\n[[2]]\n")) == 0.4
+    for verdict, words in ((said("[[5]] it is"), "no mark"), (said("[[6]]"), "no mark"), (said("", "busy"), "busy")):
+        with pytest.raises(ValueError, match=words):
+            judge.read(verdict)
+    monkeypatch.delenv("TL_NO_KEY", raising=False)
+    with pytest.raises(NotReadyError, match="TL_NO_KEY is not set"):
+        judge.require()

@@ -91,6 +91,7 @@ def test_another_budget_runs_only_what_follows(local_cluster: LocalCluster, subm
     assert [reason.partition(":")[0] for reason in plan[4]["reasons"]] == ["input model"]
 
 
+@pytest.mark.exhaustive
 def test_stop_in_the_middle_of_training(local_cluster: LocalCluster, submitted: str) -> None:
     long = [*SETS, "--set", "pretrain.total_tokens=400_000_000"]
     job = local_cluster.ctl("submit", QUICKSTART, *long, "--detach").strip().splitlines()[-1]

@@ -142,6 +142,7 @@ def test_a_script_that_trains_saves_first(script: Path) -> None:
     nothing_runs(script.parent)
 
 
+@pytest.mark.exhaustive
 def test_a_terminal_that_is_gone_ends_ctl_run_in_order(script: Path) -> None:
     """A dropped SSH session: SIGHUP to all processes of the terminal, and nothing can be printed any more."""
     child = pexpect.spawn(

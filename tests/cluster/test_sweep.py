@@ -124,6 +124,7 @@ def test_a_trial_that_fails_is_told_and_does_not_end_the_others(ray_cluster: Non
     assert "a negative learning rate" in bad.error
 
 
+@pytest.mark.exhaustive
 def test_a_trial_that_hangs_is_stopped_and_told(ray_cluster: None, tmp_path: Path) -> None:
     asked = plan(tmp_path, "2.0,10.0,0.5", 3)
     found = run_sweep(asked, View(), prune=False, concurrent=1, stall_seconds=30)

@@ -68,14 +68,17 @@ SECTIONS = {
     "A reader": READER,
     "A rule": RULE,
     "A reward": """
+from cluster.core.specs.spec import convert
 from pipelines.specs import RlhfSpec
-from pipelines.stages.alignment.rewards.calls import apply
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.named import named
+from pipelines.stages.alignment.rewards.pool import Pool
 from pipelines.stages.alignment.rewards.sample import Sample
 
-RlhfSpec(rewards={"concise": 1.0}).check()
-samples = [Sample([{"role": "user", "content": "Count."}], "one\\ntwo", finished) for finished in (True, False)]
-assert apply("concise", reward_function("concise"), samples, 60) == [0.5, 0.0]
+spec = convert({"rewards": {"concise": 1.0, "short": {"type": "concise", "lines": 2}}}, RlhfSpec, "rlhf")
+samples = [Sample([{"role": "user", "content": "Count."}], "one\\ntwo\\nthree", ended) for ended in (True, False)]
+pool = Pool(named(spec.rewards), 0, 1, 1 << 30)
+assert pool.score(samples, 60) == {"concise": [1 / 3, 0.0], "short": [2 / 3, 0.0]}
+pool.close()
 """,
     "An objective": MODEL
     + """

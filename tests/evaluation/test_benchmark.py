@@ -58,6 +58,7 @@ def test_figures_are_those_of_lm_eval_run_directly(smollm2_model: Artifact, tmp_
         assert result.ci_low <= result.value <= result.ci_high
 
 
+@pytest.mark.exhaustive
 def test_what_cannot_be_asked_is_named(smollm2_model: Artifact, tmp_path: Path) -> None:
     def said(**fields: object) -> str:
         with pytest.raises((InputError, NotReadyError)) as raised:

@@ -19,6 +19,7 @@ from pipelines.specs import (
     AdapterSpec,
     ConversationsSpec,
     CorpusSpec,
+    DpoSpec,
     ExportSpec,
     ExtendedModelSpec,
     JsonLinesSource,
@@ -31,6 +32,7 @@ from pipelines.specs import (
     RewardSpec,
     RlhfSpec,
     SftSpec,
+    Simpo,
     TokensSpec,
     VocabularySpec,
 )
@@ -107,6 +109,10 @@ def test_preferences_and_prompts_count_through_reward_and_rlhf(store: Store) -> 
     )  # fmt: skip
     _, front, card = export(store, rlhf)
     assert {"sft", "rlhf", "grpo"} <= set(front["tags"]) and front["license"] == "cc-by-sa-4.0"
+    dpo = lines.commit(store, DpoSpec(loss=Simpo()), lines.folder(chat=True), model=tuned, preferences=pairs)
+    _, front, own = export(store, dpo)
+    assert {"sft", "simpo"} <= set(front["tags"]) and front["license"] == "cc-by-sa-4.0"
+    assert "aligned by preferences (SimPO)" in own and "preference optimization (SimPO), all weights" in own
     assert "aligned by reinforcement learning (GRPO)" in card and "`rules.py:short`, `reward_model`" in card
     assert "/home/" not in card and "base model" not in card
     assert front["base_model"] == tuned.record.ref

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,7 @@ class Hangs(GenerationEngine):
         return []
 
 
+@pytest.mark.exhaustive
 def test_where_an_engine_hangs_is_told(ray_cluster: None) -> None:
     options = EngineOptions(max_model_len=128, timeout_seconds=3)
     handle = ray.remote(Hangs).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(options)
@@ -171,6 +173,45 @@ def test_where_an_engine_hangs_is_told(ray_cluster: None) -> None:
         ray.kill(handle)
     assert "the batch has begun" in str(caught.value)
     assert "in wait" in str(caught.value) and "test_engine.py" in str(caught.value), "the stack is in the log"
+
+
+class InTurns(Hangs):
+    """One of two engines without a model: the first answers when the second has been brought back from its death. That
+    has lost its weights by then, and says so."""
+
+    def __init__(self, options: EngineOptions, folder: Path, first: bool) -> None:
+        super().__init__(options)
+        self.died, self.back, self.first = folder / "died", folder / "back", first
+        self.version = -1 if self.died.exists() else 0
+
+    def load(self, version: Any, weights: Any) -> tuple[Any, int]:
+        self.version = version
+        return version, 0
+
+    def generate(self, version: Any, prompts: list[list[int]], *given: Any, **asked: Any) -> list[Any]:
+        while self.first and not self.back.exists():
+            threading.Event().wait(0.1)
+        if not self.first and not self.died.exists():
+            self.died.touch()
+            os._exit(1)
+        if self.version != version:
+            raise StaleWeights("the engine has been started anew")
+        self.back.touch()
+        return prompts
+
+
+def test_an_engine_is_brought_back_while_others_work(ray_cluster: None, tmp_path: Path) -> None:
+    made = ray.remote(InTurns).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    handles = [made.remote(EngineOptions(max_model_len=128), tmp_path, first) for first in (True, False)]
+    try:
+        ray.get([handle.pid.remote() for handle in handles], timeout=480)
+        pair = Fleet(handles, timeout_seconds=120, max_failures=3)
+        pair.version = 0
+        assert pair.generate(PROMPTS, [0, 0, 0]) == PROMPTS
+        assert pair.restarts == 1
+    finally:
+        for handle in handles:
+            ray.kill(handle)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -199,6 +240,7 @@ def test_ranks_wait_for_one_another_longer_than_for_engines_and_rewards() -> Non
         assert collective_seconds(scaling) > 1.2 * waits
 
 
+@pytest.mark.exhaustive
 def test_an_engine_that_keeps_its_own_copies_is_found_out(model: Artifact, ray_cluster: None) -> None:
     """An engine for serving packs its matrices: weights that are assigned to it would not be used."""
     (handle,) = start(model, EngineOptions(max_model_len=128, threads=2, takes_weights=False), ScalingSpec())

@@ -87,6 +87,49 @@ def test_greedy_equals_transformers(served: Served, client: openai.OpenAI, promp
     assert len(pieces) > 1 and "".join(pieces) == whole.text
 
 
+def test_the_api_is_open_as_far_as_it_is_named(served: Served, client: openai.OpenAI) -> None:
+    root = served.base_url.removesuffix("/v1")
+    assert requests.get(f"{root}/health", timeout=60).status_code == 200
+    asked = requests.post(f"{root}/tokenize", json={"model": "chat", "prompt": PROMPTS[0]}, timeout=60)
+    tokens = AutoTokenizer.from_pretrained(served.model.local())(PROMPTS[0])["input_ids"]
+    assert asked.json()["tokens"] == tokens
+    assert asked.headers["trunkline-artifact"] == served.model.record.ref
+    back = requests.post(f"{root}/detokenize", json={"model": "chat", "tokens": tokens}, timeout=60)
+    assert back.json()["prompt"] == PROMPTS[0]
+    for path in ("/scale_elastic_ep", "/invocations", "/pause", "/docs"):
+        assert requests.post(f"{root}{path}", json={}, timeout=60).status_code == 404
+    both = client.completions.create(model="chat", prompt=PROMPTS[0], n=2, max_tokens=4, logprobs=2, seed=1)
+    assert len(both.choices) == 2 and both.choices[0].logprobs is not None
+    pattern = client.completions.create(
+        model="chat", prompt=PROMPTS[0], max_tokens=8, extra_body={"structured_outputs": {"regex": "[ab]{4}"}}
+    )
+    assert set(pattern.choices[0].text) <= set("ab") and len(pattern.choices[0].text) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"n": 16_384}, 400, "endpoint.limits.completions"),
+        ({"structured_outputs": {"regex": "("}}, 400, "no regular expression"),
+        ({"structured_outputs": {"regex": r"(?=a)b"}}, 400, ""),
+        ({"max_tokens": -1}, 400, "max_tokens"),
+        ({"temperature": "hot"}, 400, "temperature"),
+        ({"model": "no-such-model"}, 404, "no-such-model"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_the_clients_mistake(
+    served: Served, client: openai.OpenAI, asked: dict[str, Any], status: int, said: str
+) -> None:
+    """In OpenAI's shape, at once, and without the engine's internals; and the endpoint goes on."""
+    body = {"model": "chat", "prompt": PROMPTS[0], "max_tokens": 1} | asked
+    reply = requests.post(f"{served.base_url}/completions", json=body, timeout=60)
+    error = reply.json()["error"]
+    assert (reply.status_code, said in error["message"]) == (status, True), reply.text
+    assert "Traceback" not in reply.text and "vllm" not in reply.text and "/site-packages/" not in reply.text
+    assert reply.headers["x-request-id"]
+    assert client.completions.create(model="chat", prompt="x", max_tokens=1).choices
+
+
 def test_generate_here_and_at_the_endpoint(served: Served) -> None:
     prompt = ("generate", "def function(", "--max-tokens", "16")
     there = served.cluster.ctl(*prompt, "--endpoint", served.base_url)

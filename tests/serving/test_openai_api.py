@@ -38,7 +38,7 @@ def talker(prefix: Artifact) -> InProcess:
 
 @pytest.fixture(scope="module")
 def client(talker: InProcess) -> Iterator[openai.OpenAI]:
-    with TestClient(openai_app(lambda: ("tuned", talker))) as http:
+    with TestClient(openai_app("tuned", talker)) as http:
         yield openai.OpenAI(base_url="http://testserver/v1", api_key="none", http_client=http, max_retries=0)
 
 
@@ -71,7 +71,7 @@ def test_completions_and_seeds(client: openai.OpenAI, talker: InProcess) -> None
 
 def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProcess) -> None:
     port = free_port()
-    config = uvicorn.Config(openai_app(lambda: ("tuned", talker)), port=port, log_level="error")
+    config = uvicorn.Config(openai_app("tuned", talker), port=port, log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

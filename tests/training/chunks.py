@@ -40,7 +40,7 @@ def rank_main(rank: int, root: str, ranks: int) -> None:
     first = next(iter(batches.values()))
     found = {"whole": look(), "whole_bytes": saved_bytes(objective, first)}
     logits.clear()
-    objective.chunk = share_sequences(objective.model, ranks)
+    objective.sequence_part = share_sequences(objective.model, ranks)
     torch.save(found | {"chunk": look(), "chunk_bytes": saved_bytes(objective, first)}, f"{root}/{rank}.pt")
     dist.destroy_process_group()
 

@@ -1,4 +1,7 @@
-"""Trains a list of cases on gloo ranks without Ray: `python group.py ROOT RANKS CASES.json` (run by test_layouts)."""
+"""Trains a list of cases on gloo ranks without Ray: `python group.py ROOT RANKS CASES.json` (run by test_layouts).
+
+Ranks are forked from one process, which has imported everything.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ import os
 import sys
 from pathlib import Path
 
+os.environ["DS_ACCELERATOR"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import bitsandbytes.functional  # noqa: F401 (as the next: imported once, and not by every rank)
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ScalingSpec
+from pipelines.stages.training.batches import plan_batches, pretrain_steps
 from pipelines.stages.training.interruption import Request, Undisturbed
+from pipelines.stages.training.worker import Work, train
 from tests.training.tiny import LENGTH, pretrain
 
 
@@ -31,10 +39,7 @@ class StopAt(Undisturbed):
 
 
 def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
-    from pipelines.stages.training.batches import plan_batches, pretrain_steps
-    from pipelines.stages.training.worker import Work, train
-
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
     store = Store(f"{root}/store")
     tokens = store.list("tokens")[0]
@@ -56,4 +61,5 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
 
 if __name__ == "__main__":
     root, ranks = sys.argv[1], int(sys.argv[2])
-    mp.spawn(rank_main, (ranks, root, json.loads(Path(sys.argv[3]).read_text())), nprocs=ranks)
+    arguments = (ranks, root, json.loads(Path(sys.argv[3]).read_text()))
+    mp.start_processes(rank_main, arguments, ranks, start_method="fork")

@@ -1,8 +1,8 @@
 """Workers, a node and the driver are killed at random: the run ends, and its curve is that of an undisturbed one.
 A node that says when it will go is saved from first.
 
-Every kind of kill comes once; TRUNKLINE_TEST_KILLS=20 has more, in random order. A lost worker or node needs no one's
-hand; a driver is started again by the same command, as a job's would be.
+Every kind of kill comes once, with TRUNKLINE_TEST_KILLS=20 more often, in random order. A lost worker or node needs no
+one's hand; a driver is started again by the same command, as a job's would be.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tests.training.two_nodes import TwoNodes
 
 pytestmark = pytest.mark.heavy
 
-KINDS = ("worker", "node", "driver", "SIGTERM")
-KILLS = max(len(KINDS), int(os.environ.get("TRUNKLINE_TEST_KILLS", "4")))
-STEPS = 150 * (KILLS + 1)
-LONGEST_GAP = 100  # steps that a kill comes after, at most, behind the first new one
+KINDS = ("node", "driver", "worker", "SIGTERM")
+MOST_KILLS = int(os.environ.get("TRUNKLINE_TEST_KILLS", str(len(KINDS))))
+LONGEST_GAP = 60  # steps that a kill comes after, at most, behind the first new one
+STEPS_PER_KILL = 90
 SCALING = json.dumps({"log_every": 1, "checkpoint_every_seconds": 0.2, "max_failures": 100})
 SECONDS_PER_KILL = 600  # most of them the start of a group of workers, on a machine that others use too
 
@@ -39,7 +39,7 @@ SECONDS_PER_KILL = 600  # most of them the start of a group of workers, on a mac
 class Run:
     """A driver of the same command, again and again, until the model is there."""
 
-    def __init__(self, root: Path, environment: dict[str, str], steps: int = STEPS, scaling: str = SCALING) -> None:
+    def __init__(self, root: Path, environment: dict[str, str], steps: int, scaling: str = SCALING) -> None:
         self.root, self.environment = root, environment
         self.arguments = [str(steps), scaling]
         self.starts = 0
@@ -98,14 +98,17 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         yield made
 
 
-@pytest.mark.timeout(300 + KILLS * SECONDS_PER_KILL)
-def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(nodes: TwoNodes, tmp_path: Path) -> None:
-    rng = random.Random(KILLS)
-    kinds = [*KINDS, *rng.choices(KINDS, k=KILLS - len(KINDS))]
+@pytest.mark.timeout(300 + max(2, MOST_KILLS) * SECONDS_PER_KILL)
+@pytest.mark.parametrize("kills", [2, pytest.param(MOST_KILLS, marks=pytest.mark.exhaustive)])
+def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(
+    kills: int, nodes: TwoNodes, tmp_path: Path
+) -> None:
+    rng, steps = random.Random(kills), STEPS_PER_KILL * (kills + 1)
+    kinds = [*KINDS[:kills], *rng.choices(KINDS, k=max(0, kills - len(KINDS)))]
     rng.shuffle(kinds)
     for name in ("killed", "undisturbed"):
         (tmp_path / name / "store").mkdir(parents=True)
-    run = Run(tmp_path / "killed" / "store", nodes.environment)
+    run = Run(tmp_path / "killed" / "store", nodes.environment, steps)
     for kind in kinds:
         run.await_steps(1 + rng.randrange(LONGEST_GAP))
         assert run.driver.poll() is None, f"it ended before the {kind} was killed: {run.log()}"
@@ -119,10 +122,10 @@ def test_a_run_that_is_killed_at_random_ends_like_an_undisturbed_one(nodes: TwoN
             assert run.driver.wait(SECONDS_PER_KILL) != 0
             run.start()
     assert run.driver.wait(SECONDS_PER_KILL + 300) == 0, run.log()
-    reference = Run(tmp_path / "undisturbed" / "store", nodes.environment)
+    reference = Run(tmp_path / "undisturbed" / "store", nodes.environment, steps)
     assert reference.driver.wait(SECONDS_PER_KILL + 300) == 0, reference.log()
     killed, undisturbed = (Store(one.root).list("pretrain")[0] for one in (run, reference))
-    assert [line[STEP] for line in lines(killed.location)] == list(range(1, STEPS + 1))
+    assert [line[STEP] for line in lines(killed.location)] == list(range(1, steps + 1))
     assert lines(killed.location) == lines(undisturbed.location)
     assert killed.metrics == undisturbed.metrics
     assert killed.record.files["model.safetensors"] == undisturbed.record.files["model.safetensors"]

@@ -34,11 +34,11 @@ GPT2 = {"model": "gpt2-1m", "model_overrides": SMALL}
 TWO_RANKS = {
     **{f"{o}-zero{stage}": case(o, stage) for o in ("adamw", "muon") for stage in range(4)},
     **{f"gpt2-muon-zero{stage}": case("muon", stage, **GPT2) for stage in (0, 2)},
-    **{f"muon-zero{stage}-micro1": case("muon", stage, scaling={"micro_batch_size": 1}) for stage in (0, 1, 2, 3)},
+    **{f"muon-zero{stage}-micro1": case("muon", stage, scaling={"micro_batch_size": 1}) for stage in (0, 3)},
 }
 GLM = {"model": "glm-1m", "model_overrides": SMALL, "objective": {"infilling_short": 2, "infilling_document": 1}}
 BERT = {"model": "bert-1m", "model_overrides": SMALL | {"intermediate_size": 64}, "objective": "masked"}
-TWO_RANKS |= {f"glm-zero{stage}": case("adamw", stage, **GLM) for stage in (0, 1, 2, 3)}
+TWO_RANKS |= {f"glm-zero{stage}": case("adamw", stage, **GLM) for stage in (0, 2, 3)}
 TWO_RANKS["glm-micro1"] = case("adamw", 2, scaling={"micro_batch_size": 1}, **GLM)
 TWO_RANKS["glm-sentences"] = case("adamw", 1, **(GLM | {"objective": "infilling_sentence", "z_loss": 1e-4}))
 TWO_RANKS["bert"] = case("adamw", 1, **BERT)
@@ -55,8 +55,8 @@ GROWING = {"start_batch_size": 2, "batch_size_warmup_steps": 4, "total_tokens": 
 MICRO_BATCHES: list[tuple[int, dict[str, int]]] = [(0, {}), (2, {}), (3, {"micro_batch_size": 1})]
 NARROW = {"zero_optimization": {"reduce_bucket_size": 1000}}
 TWO_RANKS |= {
-    **{f"adafactor-zero{stage}": case("adafactor", stage, **UNEVEN) for stage in range(4)},
-    **{f"adamw8bit-zero{stage}": case("adamw8bit", stage, **UNEVEN) for stage in range(4)},
+    **{f"adafactor-zero{stage}": case("adafactor", stage, **UNEVEN) for stage in (0, 2, 3)},
+    **{f"adamw8bit-zero{stage}": case("adamw8bit", stage, **UNEVEN) for stage in (0, 2, 3)},
     **{f"fp16-zero{stage}": case("adamw", stage, **OVERFLOWING) for stage in (0, 2, 3)},
     "fp16": case("adamw", 1, precision="fp16"),
     "muon-zero1-offload": case("muon", 1, scaling={"offload_optimizer": "cpu"}),
@@ -97,12 +97,12 @@ def trajectory(runs: Path, name: str) -> list[float]:
     [
         *((f"adamw-zero{stage}", "adamw-zero0") for stage in (1, 2, 3)),
         *((f"muon-zero{stage}", "muon-zero0") for stage in (1, 2, 3)),
-        *((f"muon-zero{stage}-micro1", "muon-zero0") for stage in (0, 1, 2, 3)),
+        *((f"muon-zero{stage}-micro1", "muon-zero0") for stage in (0, 3)),
         ("gpt2-muon-zero2", "gpt2-muon-zero0"),
         ("muon-one", "muon-zero1"),
-        *((name, "glm-zero0") for name in ("glm-zero1", "glm-zero2", "glm-zero3", "glm-micro1", "glm-one")),
+        *((name, "glm-zero0") for name in ("glm-zero2", "glm-zero3", "glm-micro1", "glm-one")),
         *((name, "bert") for name in ("bert-zero3", "bert-one")),
-        *((f"adafactor-zero{stage}", "adafactor-zero0") for stage in (1, 2, 3)),
+        *((f"adafactor-zero{stage}", "adafactor-zero0") for stage in (2, 3)),
         *((f"fp16-zero{stage}", "fp16-zero0") for stage in (2, 3)),
         *((f"muon-zero{stage}-offload", "muon-zero0") for stage in (1, 3)),
         ("muon-zero2-narrow", "muon-zero0"),
@@ -127,7 +127,7 @@ def test_activation_checkpointing_changes_no_bit(runs: Path, name: str) -> None:
 
 def test_8_bit_state_depends_on_the_layout_a_little(runs: Path) -> None:
     reference = trajectory(runs, "adamw8bit-zero0")
-    for stage in (1, 2, 3):
+    for stage in (2, 3):
         assert trajectory(runs, f"adamw8bit-zero{stage}") == pytest.approx(reference, rel=1e-3)
 
 
@@ -155,7 +155,7 @@ def test_a_resumed_run_has_the_same_bits(runs: Path, name: str) -> None:
 
 
 def test_it_learns(runs: Path) -> None:
-    for name in ("adamw-zero1", "muon-zero1", "adamw8bit-zero1"):
+    for name in ("adamw-zero1", "muon-zero1", "adamw8bit-zero2"):
         losses = trajectory(runs, name)
         assert losses[-1] < losses[0] - 0.1
 
@@ -179,7 +179,7 @@ def test_a_glm_is_saved_whole(runs: Path) -> None:
 
 
 def test_of_a_mixture_of_objectives_each_is_validated(runs: Path) -> None:
-    figures = json.loads((runs / "glm-zero1" / "figures.json").read_text())
+    figures = json.loads((runs / "glm-zero2" / "figures.json").read_text())
     short, document = (figures[f"validation_loss_infilling_{kind}"] for kind in ("short", "document"))
     assert figures["validation_loss"] == pytest.approx((2 * short + document) / 3, rel=1e-9)
     assert short != document

@@ -20,7 +20,18 @@ from cluster.core.errors import SpecError, UsageError
 from cluster.core.graph import Step
 from cluster.core.storage.store import Store
 from cluster.pipeline import pipeline, run
-from pipelines.specs import CorpusSpec, PretrainedSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec
+from pipelines.specs import (
+    CorpusSpec,
+    Dpo,
+    DpoSpec,
+    Kto,
+    PretrainedSpec,
+    PretrainSpec,
+    ScalingSpec,
+    SftSpec,
+    TokenizerSpec,
+    TokensSpec,
+)
 from pipelines.stages.training.models.models import build_model, configuration, count_parameters
 from pipelines.stages.training.models.sizes import SIZES
 from pipelines.stages.training.objectives.causal import CausalLM
@@ -197,6 +208,18 @@ def test_built_tokens_say_what_they_are(tmp_path: Path) -> None:
     assert tuned is not None
     assert (tuned.parameters, tuned.tokens) == (found.parameters, None)
     assert tuned.memory.activations < found.memory.activations
+    pairs, single = (
+        predict(
+            Step("dpo", DpoSpec(sequence_length=16, global_batch_size=8, loss=loss), {"model": sft}, ""),
+            store,
+            ScalingSpec(),
+            named("a10"),
+        )
+        for loss in (Dpo(), Kto())
+    )
+    assert pairs is not None and single is not None
+    assert single.memory.activations == tuned.memory.activations
+    assert pairs.memory.activations == pytest.approx(2 * single.memory.activations, rel=0.01)
 
 
 def test_what_is_not_known_yet_is_said(store: Store) -> None:

@@ -337,6 +337,7 @@ def planned(tmp_path: Path, hardware: str, *sets: str, as_json: bool = True) -> 
 LONG = ("tokens.sequence_length=32768", "pretrain.model=llama3-8b", "pretrain.precision=bf16", "scaling.num_workers=8")
 
 
+@pytest.mark.exhaustive
 def test_ctl_plan_says_what_checkpointing_would_need(tmp_path: Path) -> None:
     sets = (*LONG, "scaling.zero_stage=3", "scaling.micro_batch_size=1", "pretrain.global_batch_size=8")
     found = planned(tmp_path, "h200", *sets)
@@ -349,6 +350,7 @@ def test_ctl_plan_says_what_checkpointing_would_need(tmp_path: Path) -> None:
     assert again["flops_per_token"] == pytest.approx(4 / 3 * found["flops_per_token"])
 
 
+@pytest.mark.exhaustive
 def test_ctl_plan_offers_main_memory_where_it_is_known(tmp_path: Path) -> None:
     sets = ("pretrain.model=llama3-8b", "pretrain.precision=bf16", "scaling.num_workers=2", "scaling.zero_stage=3")
     refused = planned(tmp_path, "a100-80gb:400", *sets, as_json=False)

@@ -1,6 +1,7 @@
 """Tunes a list of cases on gloo ranks without Ray: run by test_layouts as
 
-`python -m tests.tuning.group ROOT RANKS CASES.json`."""
+`python -m tests.tuning.group ROOT RANKS CASES.json`. Ranks are forked from one process, which has imported everything.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +10,24 @@ import os
 import sys
 from pathlib import Path
 
+os.environ["DS_ACCELERATOR"] = "cpu"
+
+import bitsandbytes  # noqa: F401 (as the next: imported once, and not by every rank)
+import peft  # noqa: F401
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from transformers import AutoTokenizer
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ScalingSpec
+from pipelines.stages.training.batches import plan_batches
+from pipelines.stages.training.worker import Work, train
+from pipelines.stages.tuning.conversations import read_conversations
+from pipelines.stages.tuning.encoding import encode
+from pipelines.stages.tuning.sequences import Sequences
+from pipelines.stages.tuning.templates import prepare
 from tests.training.group import StopAt
 from tests.tuning.tiny_sft import make_inputs, sft
 
@@ -22,16 +35,7 @@ STEPS = 8
 
 
 def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "DS_ACCELERATOR": "cpu"}
-    from transformers import AutoTokenizer
-
-    from pipelines.stages.training.batches import plan_batches
-    from pipelines.stages.training.worker import Work, train
-    from pipelines.stages.tuning.conversations import read_conversations
-    from pipelines.stages.tuning.encoding import encode
-    from pipelines.stages.tuning.sequences import Sequences
-    from pipelines.stages.tuning.templates import prepare
-
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     dist.init_process_group("gloo", init_method=f"file://{root}/rendezvous-{ranks}", rank=rank, world_size=ranks)
     inputs = make_inputs(Store(f"{root}/store"), Path(root))
     for name, case in cases.items():
@@ -59,4 +63,5 @@ def rank_main(rank: int, ranks: int, root: str, cases: dict[str, dict]) -> None:
 
 if __name__ == "__main__":
     root, ranks = sys.argv[1], int(sys.argv[2])
-    mp.spawn(rank_main, (ranks, root, json.loads(Path(sys.argv[3]).read_text())), nprocs=ranks)
+    arguments = (ranks, root, json.loads(Path(sys.argv[3]).read_text()))
+    mp.start_processes(rank_main, arguments, ranks, start_method="fork")

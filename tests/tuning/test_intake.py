@@ -23,6 +23,8 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec
 from pipelines.stages.tuning.conversations import read_conversations, read_lines
+from pipelines.stages.tuning.formats import prompts
+from pipelines.stages.tuning.formats.record import Record
 from pipelines.stages.tuning.records import parsed
 from tests.conftest import SHARED_DATA
 
@@ -355,6 +357,24 @@ def test_a_file_that_a_package_carries_is_found_from_anywhere(
             build(msgspec.structs.replace(spec, path=f"package:{wrong}"), {}, store=store, name="x")
 
 
+@pytest.mark.parametrize(
+    ("record", "reference"),
+    [
+        ({"question": "How many?", "answer": "2 + 2 = 4\n#### 4"}, "2 + 2 = 4\n#### 4"),
+        ({"prompt": "How many?", "answer": 42}, "42"),
+        ({"prompt": "How many?", "solution": 0.5}, "0.5"),
+        ({"prompt": "Is it?", "answer": True}, None),
+        ({"prompt": "Add.", "tests": "assert add(1) == 2"}, "assert add(1) == 2"),
+        ({"prompt": "Add.", "test_list": ["assert a(1)", "assert a(2)"]}, "assert a(1)\nassert a(2)"),
+        ({"prompt": "def a", "entry_point": "a", "test": "def check(f): pass"}, "def check(f): pass\n\ncheck(a)\n"),
+        ({"prompt": [{"role": "user", "content": "How many?"}], "reference": "4"}, "4"),
+    ],
+)
+def test_a_prompt_and_what_a_right_answer_says_are_a_record(record: dict[str, Any], reference: str | None) -> None:
+    [found] = prompts.LAYOUT.read(Record(record))
+    assert [message["role"] for message in found["messages"]] == ["user"] and found.get("reference") == reference
+
+
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the collection of cases is not on this machine")
 
 
@@ -362,8 +382,8 @@ needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the collection of c
 def test_cases_of_the_field(store: Store, tmp_path: Path) -> None:
     for name, count in (("c20.jsonl", 20), ("nc.jsonl", 20)):
         assert made(store, CASES / name).metrics["formats"] == {"messages": count}
-    prompts = made(store, CASES / "prompts_only.jsonl", format="prompts", heldout_fraction=0.5)
-    assert sorted((row["messages"][0]["content"], row["reference"]) for row in rows_of(prompts)) == [
+    requests = made(store, CASES / "prompts_only.jsonl", format="prompts", heldout_fraction=0.5)
+    assert sorted((row["messages"][0]["content"], row["reference"]) for row in rows_of(requests)) == [
         ("What is 12 - 5?", "7"),
         ("What is 17 * 3?", "51"),
     ]

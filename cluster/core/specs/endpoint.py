@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import Spec
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most that one request may ask of an endpoint."""
+
+    body_bytes: Annotated[int, Meta(ge=1)] = 4_194_304
+    """Length of the request."""
+    completions: Annotated[int, Meta(ge=1)] = 16
+    """Answers to one prompt (`n`, `best_of`)."""
+    prompts: Annotated[int, Meta(ge=1)] = 256
+    """Prompts of one request for completions."""
+    logprobs: Annotated[int, Meta(ge=0)] = 20
+    """Alternatives told of a token (`logprobs`, `top_logprobs`, `prompt_logprobs`)."""
+    stops: Annotated[int, Meta(ge=1)] = 64
+    """Entries of `stop`, `stop_token_ids`, `bad_words` and `logit_bias`, each."""
+    nesting: Annotated[int, Meta(ge=1)] = 32
+    """Objects and lists within one another, of a schema for example."""
+    pattern_states: Annotated[int, Meta(ge=1)] = 10_000
+    """States, about, of the automaton of a regular expression that an answer must match."""
 
 
 class EndpointSpec(Spec, frozen=True):
@@ -39,6 +58,8 @@ class EndpointSpec(Spec, frozen=True):
     """GPUs of each replica (tensor parallel size); 0 serves on CPUs."""
     accelerator_type: str = ""
     """Kind of GPU to ask for, as Ray names it (`H100`, `A100-80G`); empty takes any."""
+    limits: Limits = Limits()
+    """The most that one request may ask for."""
     start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
     """How long the endpoint may take until it answers, bringing the model to the node included."""
 

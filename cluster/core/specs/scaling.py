@@ -68,8 +68,13 @@ class ScalingSpec(Spec, frozen=True):
     batch has taken twice as long, restarts included."""
     reward_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
     """How long the reward functions may take over a training worker's share of one batch; then the run ends."""
+    reward_processes: Annotated[int, Meta(ge=1)] = 2
+    """Processes of each training worker that the reward functions run in, where there is enough to score."""
+    reward_memory_bytes: Annotated[int, Meta(ge=1 << 26)] = 4 << 30
+    """Memory that each of these processes may allocate; a reward that wants more has failed."""
     endpoint_requests: Annotated[int, Meta(ge=1)] = 8
-    """Requests that an endpoint is asked at once, where a stage asks one (`synthetic`, `judgement`)."""
+    """Requests that an endpoint is asked at once, where a stage asks one (`synthetic`, `judgement`), or each training
+    worker (`rlhf` with a judge)."""
     requests_per_minute: Annotated[float, Meta(ge=0)] = 0
     """Requests that an endpoint may be asked in a minute, repetitions included; 0 does not limit."""
     tokens_per_minute: Annotated[float, Meta(ge=0)] = 0

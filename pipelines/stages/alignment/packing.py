@@ -30,6 +30,12 @@ def token_weights(spec: RlhfSpec, completions: list[Completion]) -> Tensor:
     return lengths.sum() / (len(completions) * own)
 
 
+def repetition(tokens: Sequence[int], ngram: int = 4) -> float:
+    """The share of the n-grams of an answer that came before in it; 0 of one that is too short to have any."""
+    grams = [tuple(tokens[i : i + ngram]) for i in range(len(tokens) - ngram + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
 def micro_batches(
     prompts: list[Prompt], completions: list[Completion], size: int
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:

@@ -1,4 +1,4 @@
-"""The preferences stage: pairs of a better and a worse answer to one request, as JSON lines.
+"""The preferences stage: answers to one request of which one is better, as JSON lines (formats/layout.py has the rows).
 
 Made from conversations, the better answer is the true one and the worse a damaged copy of it, or the true answer to
 another request; what these teach is to tell right from broken, and from right but beside the point.
@@ -19,8 +19,9 @@ from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from pipelines.specs import PreferencesSpec
 from pipelines.stages import licenses
+from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.corruption import corrupt
-from pipelines.stages.alignment.pairs import pair
+from pipelines.stages.alignment.formats.layout import NothingCompared
 from pipelines.stages.tuning.conversations import (
     SPLITS,
     Row,
@@ -30,14 +31,15 @@ from pipelines.stages.tuning.conversations import (
     without_duplicates,
     write_lines,
 )
-from pipelines.stages.tuning.declared import of_file, of_record
+from pipelines.stages.tuning.declared import FIELDS, of_file, of_record
 from pipelines.stages.tuning.intake import label
 from pipelines.stages.tuning.records import read_records
 
-# The splits, what was rejected, what was there twice, and how many records there were.
-Found = tuple[dict[str, list[Row]], list[Row], list[Row], int]
+# The splits, what was rejected, what was there twice, how many there were in all, and what else there is to tell.
+Found = tuple[dict[str, list[Row]], list[Row], list[Row], int, dict[str, Any]]
 
 FOREIGN = "foreign"
+WHOLE = ("prompt", "chosen", "rejected", "ranked", "answer", "desirable")  # rows that are equal in these are one
 FOREIGN_REACH = 16  # a foreign answer is one of the next so many shorter or longer ones
 
 
@@ -45,14 +47,14 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
     ctx.spec.check_inputs(ctx.inputs)
     found = _of_file(ctx.spec) if ctx.spec.source == "file" else _of_conversations(ctx)
-    splits, rejected, duplicates, records = found
+    splits, rejected, duplicates, given, told = found
     flow = {
-        "in": records,
+        "in": given,
         **{split: len(splits[split]) for split in SPLITS},
         "rejected": len(rejected),
         "duplicates": len(duplicates),
     }
-    assert sum(flow.values()) == 2 * records, f"pairs were lost or made: {flow}"
+    assert sum(flow.values()) == 2 * given, f"preferences were lost or made: {flow}"
     if not all(splits.values()):
         raise InputError(
             f"preferences: nothing is left for {' and '.join(s for s in SPLITS if not splits[s])}: {flow}",
@@ -63,6 +65,7 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
         "how": {split: dict(sorted(Counter(row["how"] for row in splits[split]).items())) for split in SPLITS},
         "reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
         "licenses": licenses.counted((row["license"], 1) for split in SPLITS for row in splits[split]),
+        **told,
     }
     for split in SPLITS:
         write_lines(ctx.output, f"{split}.jsonl", splits[split])
@@ -72,9 +75,27 @@ def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
 
 
 def read_preferences(folder: Path, split: str) -> list[Row]:
-    """The rows of a split (`id`, `prompt`, `chosen`, `rejected`, `how`, `source`, `license`) of a preferences folder,
-    in their order. Older folders have neither source nor licence."""
+    """The pairs of a split of a preferences folder (`id`, `prompt`, `chosen`, `rejected`, perhaps `margin` or `tie`,
+    `how`, `source`, `license`), and its single answers (`answer`, `desirable`), in their order; of each list all its
+    pairs. Older folders have neither source nor licence."""
+    return [
+        row for whole in read_rankings(folder, split) for row in (pairs_of(whole) if "ranked" in whole else [whole])
+    ]
+
+
+def read_rankings(folder: Path, split: str) -> list[Row]:
+    """The same, with lists as they are (`ranked`)."""
     return read_lines(Location(folder), f"{split}.jsonl")
+
+
+def pairs_of(row: Row) -> list[Row]:
+    """The pairs of a list, the better ones first."""
+    rest = {name: value for name, value in row.items() if name != "ranked"}
+    places = itertools.combinations(range(len(row["ranked"])), 2)
+    return [
+        rest | {"id": f"{row['id']}#{i}>{j}", "chosen": row["ranked"][i], "rejected": row["ranked"][j]}
+        for i, j in places
+    ]
 
 
 def corrupted(rows: list[Row], count: int, spec: PreferencesSpec) -> list[Row]:
@@ -112,7 +133,7 @@ def _of_conversations(ctx: Context[PreferencesSpec]) -> Found:
     ]
     answered = {split: list(filter(_is_answered, rows[split])) for split in SPLITS}
     splits = {split: corrupted(answered[split], counts[split], spec) for split in SPLITS}
-    return splits, rejected, [], len(rejected) + sum(map(len, splits.values()))
+    return splits, rejected, [], len(rejected) + sum(map(len, splits.values())), {}
 
 
 def _is_answered(row: Row) -> bool:
@@ -125,19 +146,43 @@ def _of_file(spec: PreferencesSpec) -> Found:
     name = Path(spec.path).name
     declared = functools.cache(lambda: licenses.normalize(spec.license) if spec.license else of_file(spec.path))
 
-    def read(record: dict[str, Any]) -> Row:
-        license = of_record(record)
-        return pair(record) | {
-            "source": label(record.get("source")) or name,
-            "license": declared() if license == licenses.UNKNOWN else license,
-        }
+    def read(record: dict[str, Any]) -> tuple[formats.Found, Row] | str:
+        license, source = of_record(record), label(record.pop("source", None)) or name
+        about = {"source": source, "license": declared() if license == licenses.UNKNOWN else license}
+        try:
+            return formats.read(spec.format, record), about
+        except NothingCompared as error:
+            return str(error)
 
     good, bad = read_records(spec.path, read, spec.max_bad_fraction, "preferences")
-    rows = [{"id": f"{name}:{number}", **found, "how": "file"} for number, found in good]
     rejected = [{"id": f"{name}:{entry.number}", "line": entry.line, "reason": entry.reason} for entry in bad]
+    rows: list[Row] = []
+    counts: dict[str, Counter[str]] = {each: Counter() for each in ("formats", "notes", "left_out")}
+    for number, found in good:
+        if isinstance(found, str):
+            rejected.append({"id": f"{name}:{number}", "reason": found})
+            continue
+        read_as, about = found
+        counts["formats"][read_as.layout] += 1
+        counts["notes"].update(read_as.notes)
+        counts["left_out"].update(field for field in read_as.left_out if field not in FIELDS)
+        several = len(read_as.rows) > 1
+        for place, row in enumerate(read_as.rows, 1):
+            rows.append({"id": f"{name}:{number}" + f".{place}" * several, **row, "how": "file", **about})
     splits, duplicates = without_duplicates(
         held_out(rows, spec.heldout_fraction, spec.seed),
-        whole=lambda row: [row["prompt"], row["chosen"], row["rejected"]],
+        whole=lambda row: [row.get(field) for field in WHOLE],
         request=lambda row: row["prompt"],
     )
-    return splits, rejected, duplicates, len(good) + len(bad)
+    told: dict[str, Any] = {each: dict(found.most_common()) for each, found in counts.items()}
+    told["contradicting"] = contradicting(rows)
+    return splits, rejected, duplicates, len(rows) + len(rejected), told
+
+
+def contradicting(rows: list[Row]) -> int:
+    """How many pairs prefer what another pair of the same prompt turns down."""
+    orders: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        for pair in pairs_of(row) if "ranked" in row else [row] if "chosen" in row and "tie" not in row else []:
+            orders[json.dumps(pair["prompt"]), pair["chosen"], pair["rejected"]] += 1
+    return sum(count for (prompt, better, worse), count in orders.items() if (prompt, worse, better) in orders)

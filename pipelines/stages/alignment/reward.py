@@ -1,6 +1,5 @@
-"""The reward model: a scalar head on a fine-tuned model, trained on pairs.
+"""The reward model: a scalar head on a fine-tuned model, trained on pairs and ranked lists of answers (ranking.py).
 
-Loss -log sigmoid(r(chosen) - r(rejected)), after Bradley and Terry (1952), as in Ouyang et al. 2022 (arXiv:2203.02155).
 The score is read at the last token, the end of the answer; padding stands to the right, where nothing looks. What
 transformers itself pads, it scores at the last token that is not padding: the artifact has a padding token that no
 conversation holds, for with the end of a turn for one it would read at another place.
@@ -8,35 +7,30 @@ conversation holds, for with the end of a turn for one it would read at another 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, fitting_tokens
 from pipelines.specs import RewardSpec
-from pipelines.stages.alignment.preferences import read_preferences
+from pipelines.stages.alignment.preferences import read_rankings
+from pipelines.stages.alignment.ranking import ListBatches, Lists, Ranking, calibration_error, scores
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.evaluation.results import wilson
-from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batch_sizes import BatchSizes
-from pipelines.stages.training.batches import BatchPlan, Share, plan_batches
-from pipelines.stages.training.engine.engine import Engine
+from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import require_classifier, require_rows, require_trainable
-from pipelines.stages.training.objectives.objective import Objective
-from pipelines.stages.training.sources import Source
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
@@ -47,61 +41,6 @@ from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
 
 PADDING = "<|pad|>"  # added to a tokenizer that has no padding token, or its end of text for one
-ACCURACY = "accuracy"  # share of pairs whose chosen answer has the higher score
-
-
-def scores(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Rewards (batch,) fp32 of right-padded sequences (batch, length) of `lengths` tokens each."""
-    hidden = getattr(model, model.base_model_prefix)(tokens, use_cache=False).last_hidden_state
-    last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-    return model.score(last).squeeze(-1).float()
-
-
-class BradleyTerry(Objective):
-    """Pairs, chosen in even rows and rejected in odd ones: tokens (2 * pairs, length), lengths (2 * pairs,)."""
-
-    names = (ACCURACY,)
-
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        with self.autocast(batch["tokens"]):
-            found = scores(self.model, batch["tokens"], batch["lengths"])
-        margin = found[0::2] - found[1::2]
-        self.add_sums((margin > 0).sum())
-        return -F.logsigmoid(margin).sum()
-
-
-class PairBatches(Source):
-    """Pairs in shuffled order. In the sequences, pair i is 2 i (chosen) and 2 i + 1 (rejected)."""
-
-    def __init__(self, train: Sequences, heldout: Sequences, plan: BatchPlan, spec: RewardSpec, rank: int) -> None:
-        self.train, self.heldout = train, heldout
-        self.plan, self.rank = plan, rank
-        self.order = Order(len(train) // 2, spec.seed)
-        self.validation = min(spec.validation_pairs, len(heldout) // 2)
-
-    def share(self, step: int, engine: Engine) -> Share:
-        whole = self.order.samples(*self.plan.batch(step))
-        own = self.order.samples(*self.plan.positions(step, self.rank)).tolist()
-        size = self.plan.micro_batch
-        micro_batches = [pairs(self.train, own[i : i + size]) for i in range(0, len(own), size)]
-        tokens = int(self.train.lengths[2 * whole].sum() + self.train.lengths[2 * whole + 1].sum())
-        return Share(list(micro_batches), len(whole), tokens)
-
-    def validate(self, engine: Engine, step: int) -> dict[str, Any]:
-        summed = torch.zeros(2, dtype=torch.float64)
-        for samples, counts in self.rounds(self.validation):
-            found = engine.evaluate(pairs(self.heldout, samples))
-            summed += found if counts else 0.0
-        dist.all_reduce(summed)
-        loss, right = (summed / self.validation).tolist()
-        low, high = wilson(right * self.validation, self.validation)
-        found = {metrics.VALIDATION_LOSS: loss, "heldout_accuracy": right, "heldout_pairs": self.validation}
-        return {**found, "heldout_accuracy_low": low, "heldout_accuracy_high": high}
-
-
-def pairs(sequences: Sequences, samples: Sequence[int]) -> dict[str, Tensor]:
-    rows = [row for sample in samples for row in (2 * sample, 2 * sample + 1)]
-    return {"tokens": sequences.batch(rows)["tokens"], "lengths": torch.from_numpy(sequences.lengths[rows])}
 
 
 def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
@@ -123,8 +62,8 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
     def plan() -> BatchPlan:
         sizes = {}
         for split in ("train", "heldout"):
-            rows, sequences, left_out[split] = read_pairs(ctx, tokenizer, split, longest)
-            sequences.save(ctx.output / STATE, f"{split}.npz")
+            rows, lists, left_out[split] = read_lists(ctx, tokenizer, split, longest)
+            lists.save(ctx.output / STATE, split)
             sizes[split] = len(rows)
         steps = BatchSizes.of(spec).steps_to_see(math.ceil(spec.epochs * sizes["train"]))
         return plan_batches(spec, ctx.scaling, steps)
@@ -134,60 +73,90 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
         return {**padding, "left_out": left_out["train"]}
 
     figures = run_training(ctx, "pipelines.stages.alignment.reward:recipe", plan, tokenizer_files(tokenizer), needs)
-    heldout, _, _ = read_pairs(ctx, tokenizer, "heldout", longest)
-    return figures | {"heldout_accuracy_by_kind": accuracy_by_kind(ctx, heldout[: spec.validation_pairs])}
+    heldout, _, _ = read_lists(ctx, tokenizer, "heldout", longest)
+    compared = [row for row in heldout if not row.get("tie")]
+    return figures | judged(ctx, compared[: spec.validation_pairs])
 
 
-def accuracy_by_kind(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, float]:
-    """The finished model's accuracy on pairs, those of `heldout_accuracy`, by kind of rejected answer."""
+def judged(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, Any]:
+    """The finished model on held-out rows, those of `heldout_accuracy`: its accuracy by kind of rejected answer, the
+    mean margin of better answers over worse ones, and how far its probabilities are from what is true."""
     with ctx.scratch() as folder:
         ctx.output.get(folder)
         model = RewardModel(folder)
-    chosen, rejected = (model.score([dialogue(row, role) for row in rows]) for role in ("chosen", "rejected"))
-    kinds: dict[str, list[bool]] = {}
-    for row, better, worse in zip(rows, chosen, rejected, strict=True):
-        kinds.setdefault(row["how"], []).append(better > worse)
-    return {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())}
+    found = iter(model.score([messages for row in rows for messages in dialogues(row)]))
+    kinds: dict[str, list[float]] = {}
+    margins: list[float] = []
+    weights: list[float] = []
+    for row in rows:
+        own = [high - low for high, low in itertools.combinations([next(found) for _ in answers(row)], 2)]
+        kinds.setdefault(row["how"], []).append(sum(margin > 0 for margin in own) / len(own))
+        margins += own
+        weights += [1 / len(own)] * len(own)  # a list counts as a pair does
+    return {
+        "heldout_accuracy_by_kind": {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())},
+        "heldout_margin": float(np.average(margins, weights=weights)),
+        "heldout_calibration_error": calibration_error(np.array(margins), np.array(weights)),
+    }
 
 
-def read_pairs(
+def answers(row: Row) -> list[str]:
+    """The answers of a pair or a list, the best first."""
+    return list(row["ranked"]) if "ranked" in row else [row["chosen"], row["rejected"]]
+
+
+def read_lists(
     ctx: Context[RewardSpec], tokenizer: Any, split: str, longest: int
-) -> tuple[list[Row], Sequences, dict[str, int]]:
-    """The pairs of a split of which the template renders both conversations and neither is longer than `longest`
-    tokens, as rows and as sequences, and how many are not so."""
-    rows = read_preferences(ctx.inputs["preferences"].local(), split)
+) -> tuple[list[Row], Lists, dict[str, int]]:
+    """The pairs and lists of a split whose conversations the template renders in at most `longest` tokens, as rows and
+    as sequences, and how many are not so. Of a list, answers that are too long are left out where two are left."""
+    rows = read_rankings(ctx.inputs["preferences"].local(), split)
     kept: list[Row] = []
     sequences: list[Encoded] = []
-    refused = 0
+    left_out = Counter({"too_long": 0, "refused": 0})
     for row in rows:
-        try:
-            pair = [encode(tokenizer, dialogue(row, role)) for role in ("chosen", "rejected")]
-        except Refused:
-            refused += 1
+        if "desirable" in row:
+            left_out["unpaired"] += 1
             continue
-        if all(len(encoded.tokens) <= longest for encoded in pair):
-            kept.append(row)
-            sequences += pair
-    if not kept:
+        texts = answers(row)
+        try:
+            found = [encode(tokenizer, messages) for messages in dialogues(row)]
+        except Refused:
+            left_out["refused"] += 1
+            continue
+        fitting = [place for place, one in enumerate(found) if len(one.tokens) <= longest]
+        if len(fitting) < (len(texts) if "chosen" in row else 2):
+            left_out["too_long"] += 1
+            continue
+        if len(fitting) < len(texts):
+            left_out["shortened"] += 1
+        kept.append(row | {"ranked": [texts[place] for place in fitting]} if "ranked" in row else row)
+        sequences += [found[place] for place in fitting]
+    if not any(not row.get("tie") for row in kept):
         raise InputError(
             f"{ctx.inputs['preferences'].record.ref}: no {split} pair fits into {longest} tokens "
-            f"({len(rows)} are there, {refused} are refused by the chat template)",
+            f"({len(rows)} are there, {left_out['refused']} are refused by the chat template)",
             "Raise reward.sequence_length (or take a model of a longer context), or give more pairs.",
         )
-    left_out = {"too_long": len(rows) - len(kept) - refused, "refused": refused}
-    return kept, Sequences.collect(sequences), left_out
+    lists = Lists(
+        Sequences.collect(sequences),
+        np.array([len(answers(row)) for row in kept]),
+        np.array([float(row.get("margin", 0.0)) for row in kept]),
+        np.array([bool(row.get("tie")) for row in kept]),
+    )
+    return kept, lists, dict(left_out)
 
 
-def dialogue(row: Row, role: str) -> list[dict[str, str]]:
-    """The conversation of a pair that ends with its `chosen` or its `rejected` answer."""
-    return [*row["prompt"], {"role": "assistant", "content": row[role]}]
+def dialogues(row: Row) -> list[list[dict[str, Any]]]:
+    """The conversations of a row, each with one of its answers at the end, the best first."""
+    return [[*row["prompt"], {"role": "assistant", "content": text}] for text in answers(row)]
 
 
 def recipe(work: Work, rank: int) -> Parts:
-    """A model folder with a fresh head, trained on pairs."""
+    """A model folder with a fresh head, trained on pairs and lists."""
     spec = work.spec
     assert isinstance(spec, RewardSpec)
-    train, heldout = (Sequences.load(work.state, f"{split}.npz") for split in ("train", "heldout"))
+    train, heldout = (Lists.load(work.state, split) for split in ("train", "heldout"))
     torch.manual_seed(spec.seed)  # the head
     model = AutoModelForSequenceClassification.from_pretrained(
         work.inputs["model"].local(),
@@ -203,14 +172,16 @@ def recipe(work: Work, rank: int) -> Parts:
         model.save_pretrained(into, state_dict=weights)
 
     return Parts(
-        objective=BradleyTerry(model, spec.precision),
-        source=PairBatches(train, heldout, work.plan, spec, rank),
-        sequence_length=int(train.lengths.mean()),
+        objective=Ranking(model, spec.precision, spec.center_coef, spec.margin_scale),
+        source=ListBatches(train, heldout, work.plan, spec, rank),
+        sequence_length=int(train.sequences.lengths.mean()),
         write=write,
         figures=lambda: {
-            "pairs": len(train) // 2,
+            "pairs": int((train.sizes == 2).sum()),
+            "lists": int((train.sizes > 2).sum()),
+            "ties": int(train.ties.sum()),
             **work.extra["left_out"],
-            "epochs": round(work.plan.num_positions / (len(train) // 2), 4),
+            "epochs": round(work.plan.num_positions / len(train), 4),
         },
     )
 

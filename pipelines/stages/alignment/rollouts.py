@@ -16,17 +16,19 @@ from torch import Tensor
 from cluster.core import metrics
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.appraisal import Appraiser
 from pipelines.stages.alignment.curve import Curve
-from pipelines.stages.alignment.judging import Judge
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.ledger import Ledger
-from pipelines.stages.alignment.packing import micro_batches, placed, token_weights
+from pipelines.stages.alignment.packing import micro_batches, placed, repetition, token_weights
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.alignment.sampling import Sampling
-from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.alignment.scoring import Failures, Scorer, Summed
 from pipelines.stages.alignment.sync import WeightSync
+from pipelines.stages.alignment.watching.alarms import alarms
+from pipelines.stages.alignment.watching.transcripts import Said, Transcripts
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
@@ -48,6 +50,7 @@ class RolloutBatches(Source):
         scorer: Scorer,
         reference: Any | None,
         teacher: Any | None,
+        transcripts: Transcripts | None,
         output: Location,
         state: Location,
         eos_token_id: int,
@@ -55,11 +58,14 @@ class RolloutBatches(Source):
         self.spec, self.plan, self.rank = spec, plan, rank
         self.train, self.heldout = train, heldout[: spec.evaluation_prompts]
         self.sync, self.reference = sync, reference
-        self.judge = Judge(spec, plan, rank, reference, teacher)
-        self.state = state
+        self.appraiser = Appraiser(spec, plan, rank, reference, teacher)
+        self.scorer, self.output, self.state = scorer, output, state
         self.ledger = Ledger(output) if rank == 0 else None
         self.sampling = Sampling(spec, plan, rank, train, sync, scorer, self.ledger, eos_token_id)
         self.curve = Curve(output) if rank == 0 else None
+        self.failures: Failures | None = None
+        self.transcripts = transcripts
+        self._alarmed: set[str] = set()
         self._figures: dict[str, Any] = {}
         self._rollout: Rollout | None = None
         self._groups: list[int] = []  # places in the rollout, in the last update
@@ -81,6 +87,11 @@ class RolloutBatches(Source):
         if self.ledger and self.curve:
             self.ledger.resumed(step)
             self.curve.cut(step)
+            self._alarmed = {alarm.name for alarm in alarms(self.spec, self._lines(step), self.curve.points)}
+        if self.transcripts:
+            self.transcripts.cut(step)
+            if self.scorer.may_fail:
+                self.failures = Failures(self.output, step)
 
     def taken(self, step: int) -> None:
         if self.ledger:
@@ -92,6 +103,19 @@ class RolloutBatches(Source):
 
     def figures(self) -> dict[str, Any]:
         return self._figures
+
+    def notices(self) -> list[str]:
+        """Signs of a policy that collapses, each when it is seen first."""
+        if not self.curve:
+            return []
+        seen = alarms(self.spec, self._lines(), self.curve.points)
+        new = [alarm for alarm in seen if alarm.name not in self._alarmed]
+        self._alarmed |= {alarm.name for alarm in new}
+        return [f"alarm: {alarm}" for alarm in new]
+
+    def _lines(self, until: int | None = None) -> list[dict[str, Any]]:
+        """The metrics of the steps so far, or of those up to one."""
+        return [line for line in metrics.read(self.output) if until is None or line[metrics.STEP] <= until]
 
     def share(self, step: int, engine: Engine) -> Share:
         number, update = divmod(step, self.spec.steps_per_rollout)
@@ -108,14 +132,24 @@ class RolloutBatches(Source):
         """The rollout of a number, from the weights that the engines hold; the same on every rank."""
         spec, size = self.spec, self.spec.group_size
         drawn, flat, places = self.sampling(number)
+        scores = drawn.scores
+        self._note(number * spec.steps_per_rollout, scores, heldout=False)
         rows = [place * size + member for place in places for member in range(size)]
         chosen, completions = [drawn.prompts[row] for row in rows], [drawn.completions[row] for row in rows]
         coefficient = self._kl_coef
-        verdict = self.judge(engine, [self.train[i] for i in chosen], completions, drawn.rewards[rows], coefficient)
+        verdict = self.appraiser(
+            engine,
+            [self.train[i] for i in chosen],
+            completions,
+            scores.total[rows],
+            scores.present[rows],
+            coefficient,
+        )
         figures = {
-            metrics.REWARD: round(float(drawn.rewards.mean()), 6),
-            **{f"reward_{name}": round(float(values.mean()), 6) for name, values in drawn.by_name.items()},
-            "zero_variance_groups": int(flat.sum()),
+            metrics.REWARD: round(scores.mean, 6),
+            **{f"reward_{name}": round(mean, 6) for name, mean in scores.means().items()},
+            **({"reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
+            "zero_variance_fraction": round(float(flat.float().mean()), 4),
             **({"dropped_groups": len(flat) - len(places)} if spec.redraws else {}),
             "completion_tokens": round(sum(len(c.tokens) for c in drawn.completions) / len(drawn.completions), 2),
             "finished_fraction": round(sum(c.finished for c in drawn.completions) / len(drawn.completions), 4),
@@ -125,6 +159,11 @@ class RolloutBatches(Source):
         if isinstance(spec.kl_coef, AdaptiveKl) and verdict.kl is not None:
             figures["kl_coef"] = coefficient
             self._kl_coef = spec.kl_coef.after(coefficient, verdict.kl, len(chosen))
+        if self.transcripts:
+            of_rows = {name: values[rows].tolist() for name, values in scores.by_name.items()}
+            prompts, total = [self.train[i] for i in chosen], scores.total[rows].tolist()
+            said = Said(prompts, completions, total, of_rows, verdict.advantages)
+            self.transcripts.add_rollout(number, number * spec.steps_per_rollout, size, said)
         rollout = Rollout(number, chosen, completions, verdict.advantages, figures, places, verdict.rows, coefficient)
         if spec.steps_per_rollout > 1:
             if self.ledger:
@@ -185,25 +224,39 @@ class RolloutBatches(Source):
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
         completions = self.sampling.complete(self.heldout, seeds)
-        rewards, by_name = self.sampling.scores(self.heldout, completions)
+        scores = self.sampling.scores(self.heldout, completions)
+        self._note(step, scores, heldout=True)
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
         batches = self._batches(engine, self.heldout[own], completions[own], zeros.tolist(), zeros, {})
         tokens = sum(len(c.tokens) for c in completions)
-        kl, judge = self._kl(batches, tokens), self.judge
-        taught = judge.teacher_kl(engine, self.heldout[own], completions[own]) if judge.teacher is not None else None
+        kl, appraiser = self._kl(batches, tokens), self.appraiser
+        taught = (
+            appraiser.teacher_kl(engine, self.heldout[own], completions[own]) if appraiser.teacher is not None else None
+        )
         found = {
-            "heldout_reward": round(float(rewards.mean()), 6),
-            **{f"heldout_{name}": round(float(values.mean()), 6) for name, values in by_name.items()},
+            "heldout_reward": round(scores.mean, 6),
+            **{f"heldout_{name}": round(mean, 6) for name, mean in scores.means().items()},
+            **({"heldout_reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
             **({} if kl is None else {"heldout_kl": round(kl, 6)}),
             **({} if taught is None else {"heldout_teacher_kl": round(taught, 6)}),
             "heldout_completion_tokens": round(tokens / len(completions), 2),
             "heldout_distinct": round(len({tuple(c.tokens) for c in completions}) / len(completions), 4),
+            "heldout_repetition": round(sum(repetition(c.tokens) for c in completions) / len(completions), 4),
         }
+        if self.transcripts:
+            of_rows = {name: values.tolist() for name, values in scores.by_name.items()}
+            said = Said(self.heldout, completions, scores.total.tolist(), of_rows, [None] * len(completions))
+            self.transcripts.add_heldout(step, said)
         if self.curve:
             self.curve.add({metrics.STEP: step, **found})
         return found
+
+    def _note(self, step: int, scores: Summed, *, heldout: bool) -> None:
+        """Write what rewards failed on."""
+        if self.failures:
+            self.failures.add(step, heldout, scores.failures)
 
     @torch.no_grad()
     def _batches(

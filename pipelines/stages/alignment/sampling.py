@@ -15,7 +15,8 @@ from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.packing import overlong
 from pipelines.stages.alignment.prompts import Prompt
-from pipelines.stages.alignment.scoring import Scorer
+from pipelines.stages.alignment.rewards.named import OVERLONG
+from pipelines.stages.alignment.scoring import Scorer, Summed, summed
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.tokens.order import Order
@@ -29,14 +30,12 @@ class Sampled:
 
     prompts: list[int]
     completions: list[Completion]
-    rewards: Tensor  # (n,)
-    by_name: dict[str, Tensor]
+    scores: Summed
     seconds: float  # that the engines took
 
     def __add__(self, more: Sampled) -> Sampled:
-        by_name = {name: torch.cat([values, more.by_name[name]]) for name, values in self.by_name.items()}
-        rewards, seconds = torch.cat([self.rewards, more.rewards]), self.seconds + more.seconds
-        return Sampled(self.prompts + more.prompts, self.completions + more.completions, rewards, by_name, seconds)
+        seconds, scores = self.seconds + more.seconds, self.scores + more.scores
+        return Sampled(self.prompts + more.prompts, self.completions + more.completions, scores, seconds)
 
 
 class Sampling:
@@ -64,8 +63,7 @@ class Sampling:
         """All that is drawn for a rollout, whose groups have rewards that are all alike, and the places of those to
         learn from: in their order, as many as there are to be."""
         spec, step = self.spec, number * self.spec.steps_per_rollout
-        missing = self.groups
-        drawn, flat = Sampled([], [], torch.empty(0), {}, 0.0), torch.empty(0, dtype=torch.bool)
+        missing, drawn = self.groups, None
         for attempt in range(spec.redraws + 1):
             positions = self.order.samples(self.position, self.position + missing).tolist()
             if self.ledger:
@@ -75,18 +73,18 @@ class Sampling:
                 else:
                     self.ledger.issued(step, self.position, names, spec.steps_per_rollout)
             self.position += missing
-            chosen, first = [i for i in positions for _ in range(spec.group_size)], len(drawn.prompts)
+            chosen, first = [i for i in positions for _ in range(spec.group_size)], len(drawn.prompts) if drawn else 0
             prompts, began = [self.train[i] for i in chosen], time.monotonic()
             seeds = [mix(spec.seed, number, first + i) for i in range(len(prompts))]
             completions = self.complete(prompts, seeds)
             seconds = time.monotonic() - began
-            more = Sampled(chosen, completions, *self.scores(prompts, completions), seconds)
-            drawn = drawn + more if attempt else more
-            by_group = drawn.rewards.view(-1, spec.group_size)
-            flat = by_group.amax(1) == by_group.amin(1)
+            more = Sampled(chosen, completions, self.scores(prompts, completions), seconds)
+            drawn = drawn + more if drawn else more
+            flat = drawn.scores.flat(spec.group_size)
             missing = self.groups - int((~flat).sum())
             if missing <= 0:
                 break
+        assert drawn is not None
         wanted = [*(~flat).nonzero().flatten().tolist(), *flat.nonzero().flatten().tolist()][: self.groups]
         places = sorted(wanted)
         if self.ledger and len(flat) > self.groups:
@@ -104,17 +102,14 @@ class Sampling:
         completions: list[Completion] = box[0]
         return completions
 
-    def scores(self, prompts: list[Prompt], completions: list[Completion]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted reward of each completion, and each function's, in order; every rank scores its share."""
+    def scores(self, prompts: list[Prompt], completions: list[Completion]) -> Summed:
+        """The reward of each completion, in order; every rank scores its share."""
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
-        parts: list[dict[str, list[float]]] = [{}] * self.plan.num_workers
+        parts: list[Any] = [None] * self.plan.num_workers
         dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
-        by_name = {name: torch.tensor([x for part in parts for x in part[name]]) for name in self.spec.rewards}
-        weighted = [weight * by_name[name] for name, weight in self.spec.rewards.items()]
-        total = torch.stack(weighted).sum(0) if weighted else torch.zeros(len(prompts))
+        also: dict[str, Tensor] = {}
         if self.spec.overlong_tokens:
             lengths = torch.tensor([len(c.tokens) for c in completions])
-            by_name["overlong"] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
-            total = total + by_name["overlong"]
-        return total, by_name
+            also[OVERLONG] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
+        return summed(self.spec, len(prompts), parts, also)

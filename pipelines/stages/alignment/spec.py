@@ -10,28 +10,23 @@ from msgspec import Meta, field
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
 from cluster.core.specs.spec import Spec
+from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.losses import AnyPolicyLoss
 from pipelines.stages.alignment.losses.clipped import Clipped
+from pipelines.stages.alignment.rewards import AnyReward, named
+from pipelines.stages.alignment.rewards.named import REWARD_MODEL
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
 ]
 
-REWARD_MODEL = "reward_model"  # the name of the reward model among the rewards
-# What is not named `module:function`: each, but the model, is a module of its name in rewards/.
-REWARDS = (
-    "gsm8k",
-    "python_parses",
-    REWARD_MODEL,
-)
-
 
 class PreferencesSpec(Spec, frozen=True):
-    """Pairs of answers to one request, the better (`chosen`) and the worse (`rejected`), split as JSON lines."""
+    """Answers to one request, of which one is better: pairs, ranked lists, single ones, split as JSON lines."""
 
     kind: ClassVar[str] = "preferences"
     stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
@@ -41,7 +36,9 @@ class PreferencesSpec(Spec, frozen=True):
     source: Literal["corrupted", "file"] = "corrupted"
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
     path: File = ""
-    """JSON array or JSON lines of `file`: `prompt` (text or messages), `chosen`, `rejected`."""
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not."""
+    format: str = formats.AUTO
+    """Format of its records (docs/alignment.md has them all); `auto`: each is known by what is in it."""
     license: str = ""
     """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
     the package that carries it."""
@@ -61,8 +58,15 @@ class PreferencesSpec(Spec, frozen=True):
     def check(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if self.format not in formats.FORMATS:
+            known = list(formats.FORMATS)
+            raise SpecError(f"preferences.format: no format {self.format!r}", nearest(self.format, known))
         if not self.damage:
             raise SpecError("preferences.damage: no kind is left", f"Name some of {', '.join(get_args(Damage))}.")
+
+    @property
+    def later_fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        return () if self.source == "file" else ("format",)  # files are read otherwise than they were
 
     def unused_inputs(self) -> Collection[str]:
         return ("conversations",) if self.source == "file" else ()
@@ -78,11 +82,13 @@ class PreferencesSpec(Spec, frozen=True):
 
 
 class RewardSpec(TrainingSpec, frozen=True):
-    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry)."""
+    """A reward model: a scalar head on a fine-tuned model, trained on pairs (Bradley-Terry) and ranked lists
+    (Plackett-Luce)."""
 
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
+    later_fields: ClassVar[tuple[str, ...]] = ("margin_scale", "center_coef")
 
     epochs: Annotated[float, Meta(gt=0)] = 1.0
     """Passes over the train split."""
@@ -96,7 +102,12 @@ class RewardSpec(TrainingSpec, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     """Decoupled weight decay of matrices; none on biases, norms and embeddings."""
     validation_pairs: Annotated[int, Meta(ge=1)] = 1000
-    """Pairs of the held-out split that the accuracy is taken over."""
+    """Pairs and lists of the held-out split that the accuracy is taken over; ties are no part of them."""
+    margin_scale: Annotated[float, Meta(ge=0)] = 1.0
+    """What the margins of pairs are multiplied by, where records have such: the score of the chosen answer is to be so
+    much higher (Llama 2, arXiv:2307.09288); 0: margins count for nothing."""
+    center_coef: Annotated[float, Meta(ge=0)] = 0.0
+    """Weight of the square of the sum of a pair's scores, which keeps their mean near 0 (arXiv:2312.09244: 0.01)."""
 
 
 class RlhfSpec(TrainingSpec, frozen=True):
@@ -124,9 +135,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
     redraws: Annotated[int, Meta(ge=0)] = 0
     """Times that prompts whose answers all have the same reward are dropped for the next ones of the order (DAPO's
     dynamic sampling, arXiv:2503.14476, section 3.2); what is still missing then is filled up with dropped ones."""
-    rewards: dict[Function, float] = field(default_factory=lambda: {"python_parses": 1.0})
-    """Weights of the reward functions: names of modules in pipelines/stages/alignment/rewards/, `module:function`, or
-    `reward_model` (the sigmoid of the reward model's score)."""
+    rewards: dict[Function, float | AnyReward] = field(default_factory=lambda: {"python_parses": 1.0})
+    """The parts of the reward, whose weighted sum counts. A number is a weight: of a type of
+    pipelines/stages/alignment/rewards/, of `module:function`, or of `reward_model` (the sigmoid of the reward model's
+    score). A struct says its `type`, its weight and more, under a name of yours."""
     overlong_tokens: Annotated[int, Meta(ge=0)] = 0
     """Over the last so many tokens of `max_completion_tokens` a penalty grows from 0 to 1 (DAPO's soft overlong
     punishment, arXiv:2503.14476, equation 13); 0: none."""
@@ -204,11 +216,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.advantage.critic.start: `reward` begins as the reward model, which is not among rlhf.rewards",
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
-        if not any(self.rewards.values()) and not self.advantage.teaches:
-            raise SpecError("rlhf.rewards: nothing to learn from", "Name a reward function and its weight.")
-        for name in self.rewards:
-            if ":" not in name and name not in REWARDS:
-                raise SpecError(f"rlhf.rewards: no function {name!r}", nearest(name, list(REWARDS)))
+        named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
 
     @property
     def steps_per_rollout(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from cluster.control.runtime import require_gpus
+from cluster.core import metrics
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
@@ -20,11 +21,13 @@ from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards.rewards import reward_function
+from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rollouts import RolloutBatches
-from pipelines.stages.alignment.scoring import Scorer
-from pipelines.stages.alignment.spec import REWARD_MODEL
+from pipelines.stages.alignment.scoring import JUDGED, Scorer
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
+from pipelines.stages.alignment.watching import transcripts
+from pipelines.stages.alignment.watching.alarms import alarms
+from pipelines.stages.alignment.watching.transcripts import Transcripts
 from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import load_model, require_rows, require_trainable
@@ -35,6 +38,8 @@ from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Refused, encode, prompt_tokens
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
@@ -51,11 +56,11 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
 
     def plan() -> BatchPlan:
         check_companions(ctx, tokenizer)
-        for name in spec.rewards:
-            if name != REWARD_MODEL:
-                reward_function(name)
+        for reward in named(spec.rewards).values():
+            reward.require()
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
+            check_references(ctx, prompts, split)
             check_reward_context(ctx, prompts)
             write_prompts(ctx.output / STATE, split, prompts)
         return plan_batches(spec, ctx.scaling, spec.steps)
@@ -114,6 +119,26 @@ def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
                 f"{model.record.ref}, takes {limit}",
                 "Lower one of them.",
             )
+
+
+def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
+    """Raise InputError where a reward compares with references, and prompts have none that it can."""
+    for name, reward in named(ctx.spec.rewards).items():
+        if not reward.needs_reference:
+            continue
+        for prompt in prompts:
+            try:
+                if not prompt.reference.strip():
+                    raise ValueError("is empty")
+                reward.check_reference(prompt.reference)
+            except ValueError as error:
+                without = sum(not each.reference.strip() for each in prompts)
+                raise InputError(
+                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
+                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
+                    "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
+                    "answer, solution, tests, ...), or leave the reward out.",
+                ) from None
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
@@ -176,6 +201,12 @@ def stop(engine: Any) -> None:
     ray.kill(engine)
 
 
+def load_reference(folder: Path, spec: RlhfSpec, device: str) -> Any:
+    """The model that training starts from, frozen, in the numbers that the policy computes with: in 16 bits half of
+    what fp32 takes; in fp32 on a CPU all ranks of a machine read the pages of one file."""
+    return load_model(folder, PRECISIONS[spec.precision]).eval().requires_grad_(False).to(device)
+
+
 def recipe(work: Work, rank: int) -> Parts:
     """A policy, its frozen beginning where there is a penalty, critic and teacher where the advantage needs them, and
     batches that the policy samples itself."""
@@ -186,7 +217,7 @@ def recipe(work: Work, rank: int) -> Parts:
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
     device = "cuda" if scaling.gpus_per_worker else "cpu"
     policy = load_model(folder)
-    reference = load_model(folder).eval().to(device) if spec.kl_coef else None
+    reference = load_reference(folder, spec, device) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
     values = spec.advantage.value_function
@@ -208,9 +239,12 @@ def recipe(work: Work, rank: int) -> Parts:
         train=train,
         heldout=heldout,
         sync=sync,
-        scorer=Scorer(spec, tokenizer, RewardModel(reward, device) if reward else None, scaling.reward_timeout_seconds),
+        scorer=Scorer(
+            spec, tokenizer, RewardModel(reward, device) if reward else None, scaling, work.output / JUDGED / f"{rank}"
+        ),
         reference=reference,
         teacher=load_model(teacher).eval().to(device) if teacher else None,
+        transcripts=Transcripts(work.output, tokenizer, spec.steps // spec.steps_per_rollout) if rank == 0 else None,
         output=work.output,
         state=work.state,
         eos_token_id=eos,
@@ -237,11 +271,16 @@ def recipe(work: Work, rank: int) -> Parts:
 
 
 def finish(ctx: Context[RlhfSpec]) -> dict[str, Any]:
-    """Check the ledger, draw the curve, and tell what changed between the first and the last evaluation."""
+    """Check the ledger, draw the curve, show what was said, and tell what changed between the first and the last
+    evaluation."""
     account = ledger.account(ledger.read(ctx.output))
     points = curve.read(ctx.output)
     ctx.output.write_bytes(curve.PICTURE_FILE, curve.in_png(points, ctx.name))
     ctx.output.write_bytes(curve.TEXT_FILE, curve.in_text(points).encode())
+    page = transcripts.page(transcripts.read(ctx.output), ctx.name)
+    ctx.output.write_bytes(transcripts.PAGE_FILE, page.encode())
+    seen = [alarm.name for alarm in alarms(ctx.spec, metrics.read(ctx.output), points)]
     first = {f"first_{name}": points[0][name] for name in curve.names(points)}
     counts = {"prompts_consumed": len(account.consumed), "prompts_skipped": len(account.skipped)}
-    return counts | ({"prompts_dropped": len(account.dropped)} if ctx.spec.redraws else {}) | first
+    dropped = {"prompts_dropped": len(account.dropped)} if ctx.spec.redraws else {}
+    return counts | dropped | first | {"alarms": seen}

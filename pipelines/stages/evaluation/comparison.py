@@ -24,7 +24,7 @@ from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ComparisonSpec
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards.python_parses import python_parses
+from pipelines.stages.alignment.rewards.python_parses import PythonParses
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.evaluation.loss import Window, windows
 from pipelines.stages.evaluation.stage import beginning, heldout_texts
@@ -115,7 +115,7 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
             table[name] = {
                 "model": model.record.ref,
                 "bits_per_byte": round(sheet.nats / math.log(2) / sum(map(len, texts)), 4),
-                "python_parses": round(float(np.mean([python_parses(sample) for sample in graded])), 4),
+                "python_parses": round(float(np.mean([PythonParses().of(sample) for sample in graded])), 4),
                 "reward": mean_reward(ctx, graded),
                 "size_bytes": sum(e.size_bytes for n, e in model.record.files.items() if _is_weights(n)),
                 "tokens_per_second": round(sheet.tokens_per_second, 1),

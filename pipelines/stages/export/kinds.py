@@ -24,7 +24,7 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "pretrained": (), "merged": ("merge",)}  # fmt: skip
+        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -102,7 +102,7 @@ class Kind:
             numbers = (
                 f"the weights of its linear layers in {self.quantized.spec['scheme'].upper()}, the others in {dtype}"
             )
-        article = "A tuned" if self.last_trained.kind in ("sft", "merged", "rlhf") else "A"
+        article = "A tuned" if self.last_trained.kind in ("sft", "merged", "dpo", "rlhf") else "A"
         return f"{article} {self.noun} with {parameters:,} parameters ({name}), {numbers}. Built with Trunkline."
 
     def intended_use(self) -> str:
@@ -129,6 +129,12 @@ class Kind:
                 "itself: what it does between their fields nobody trained. It was not aligned by preferences, nor "
                 "tuned to be safe." + before
             )
+        if last.kind == "dpo":
+            return (
+                "It was tuned on conversations to answer requests, and then aligned by preferences "
+                f"({_loss(last)}): to what those say and no more. It was not tuned to be safe, and it may repeat "
+                "passages of its training data." + before
+            )
         if last.kind == "rlhf":
             rewards = ", ".join(f"`{str(name).rpartition('/')[2]}`" for name in last.spec.get("rewards", {}))
             return (
@@ -149,7 +155,9 @@ class Kind:
                 "texts. It was not tuned for any task, nor to be safe."
             )
         later = ""
-        if tuned := [artifact for artifact in self.chain[: self.chain.index(last)] if artifact.kind in ("sft", "rlhf")]:
+        if tuned := [
+            artifact for artifact in self.chain[: self.chain.index(last)] if artifact.kind in ("sft", "dpo", "rlhf")
+        ]:
             later = f" After {_called(tuned[-1])} it was trained on plain text: what tuning taught may be lost."
         elif self.chain[0].kind == "pretrained":
             later = f" It goes on from {_called(self.chain[0])}, whose authors may have tuned it; that may be lost."
@@ -171,7 +179,12 @@ def _called(artifact: Artifact) -> str:
 def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
         return (artifact.spec["scheme"], "compressed-tensors")
-    return (*TAGS.get(artifact.kind, ()), *([name] if (name := _method_name(artifact)) not in ("", "full") else []))
+    losses = (artifact.spec["loss"]["type"],) if artifact.kind == "dpo" else ()
+    return (
+        *TAGS.get(artifact.kind, ()),
+        *losses,
+        *([name] if (name := _method_name(artifact)) not in ("", "full") else []),
+    )
 
 
 def _method_name(artifact: Artifact) -> str:
@@ -200,6 +213,8 @@ def _done(artifact: Artifact) -> str:
         merged = ", merged into the weights" if _method_name(artifact) in ("lora", "qlora") else ""
         where = ", an adapter" if adapter_place(artifact) else merged
         return f"supervised fine-tuning on conversations, {method_of(artifact)}{where}"
+    if artifact.kind == "dpo":
+        return f"preference optimization ({_loss(artifact)}), {method_of(artifact)}"
     if artifact.kind == "merged":
         adapters = ", ".join(reference(artifact.parent(role)) for role in artifact.record.parents if role != MODEL)
         return f"{adapters} merged into the weights ({spec['combination']})"
@@ -211,6 +226,12 @@ def _done(artifact: Artifact) -> str:
         "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}, without further training",
     }
     return done.get(artifact.kind) or _said_by_its_spec(artifact)
+
+
+def _loss(artifact: Artifact) -> str:
+    """The loss of preference optimization, in capitals as the field writes them."""
+    name = str(artifact.spec["loss"]["type"])
+    return {"simpo": "SimPO"}.get(name, name.upper())
 
 
 def _said_by_its_spec(artifact: Artifact) -> str:

@@ -71,7 +71,7 @@ class Asker:
 
     def __init__(self, ctx: Context[Any], endpoint: ChatEndpoint, seed: int) -> None:
         self._ctx, self._endpoint, self._seed = ctx, endpoint, seed
-        self._key = _api_key(endpoint)
+        self._key = api_key(endpoint)
         self._file = LineFile(ctx.output, ASKED_FILE)
         self._answers = {line["key"]: _bare(line) for line in lines.read(ctx.output, ASKED_FILE)}
         self._requests = Pace(ctx.scaling.requests_per_minute)
@@ -81,18 +81,21 @@ class Asker:
         self._refusals: list[Answer] = []  # that are not written: those before the first answer
         self._budget = Budget(0, 0)
 
-    def ask(self, requests: Sequence[Request], progress: bool = True) -> list[Answer]:
+    def ask(
+        self, requests: Sequence[Request], progress: bool = True, timeout_seconds: float | None = None
+    ) -> list[Answer]:
         """The answers, in order.
 
-        Raises NotReadyError where nobody answers at the endpoint or it does not let us in, and JobError where it fails
-        again and again, refuses everything, or would cost more than `scaling.max_cost`. What was answered is kept.
+        Raises TimeoutError where they take longer than `timeout_seconds`, NotReadyError where nobody answers at the
+        endpoint or it does not let us in, and JobError where it fails again and again, refuses everything, or would
+        cost more than `scaling.max_cost`. What was answered is kept.
         """
         keys = [self._digest(request) for request in requests]
         todo = {key: r for key, r in zip(keys, requests, strict=True) if key not in self._answers}
         failed: ExceptionGroup[TrunklineError] | None = None
         try:
             if todo:
-                background.run(self._ask_all(todo, len(requests), progress))
+                background.run(asyncio.wait_for(self._ask_all(todo, len(requests), progress), timeout_seconds))
         except* TrunklineError as group:
             failed = group
         if failed:
@@ -289,7 +292,7 @@ class Asker:
         return text.replace(self._key, "***") if self._endpoint.api_key_env else text
 
 
-def _api_key(endpoint: ChatEndpoint) -> str:
+def api_key(endpoint: ChatEndpoint) -> str:
     """The key. Raises NotReadyError where the variable that should hold it is not set, and without `openai`."""
     if not importlib.util.find_spec("openai"):
         raise NotReadyError("asking an endpoint needs openai", "`pip install 'trunkline[serve]'`.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from torch import Tensor
 
 from cluster.control.failures import explained
@@ -57,7 +57,6 @@ class Fleet:
         self.restarts = 0
         self._weights: Any = None
         self._checksum = 0
-        self._places: dict[int, Place] = {}  # where the engines that failed had run
 
     def sync(self, version: int, weights: dict[str, Tensor]) -> None:
         """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
@@ -78,54 +77,60 @@ class Fleet:
         return engine.load.remote(self.version, self._weights)
 
     def _on_all(self, calls: list[Call]) -> list[Any]:
-        """Every engine's call at the same time, and their answers; an engine that fails is brought back and asked
-        again, within `PATIENCE` times the time of one call: whoever waits for this process does not wait for ever."""
+        """Every engine's call at the same time, and their answers. They are waited for together: one that fails is
+        brought back and asked again while the others work, within `PATIENCE` times the time of one call: whoever waits
+        for this process does not wait for ever."""
+        places: dict[int, Place] = {}  # where the engines that failed had run
         answers: dict[int, Any] = {}
         failures: dict[int, list[str]] = {i: [] for i in range(len(calls))}
-        self._places = {}
         end = time.monotonic() + PATIENCE * self.timeout_seconds
-        asked = list(range(len(calls)))
-        for _ in range(self.max_failures + 1):
-            answers |= self._round({i: calls[i] for i in asked}, failures, end)
-            failed = [i for i in range(len(calls)) if i not in answers]
-            if not failed:
-                return [answers[i] for i in range(len(calls))]
-            self.restarts += len(failed)
-            asked = list(self._round(dict.fromkeys(failed, self._load), failures, end))
-            if time.monotonic() >= end:
-                break
-        causes, place = failures[failed[0]], self._places.get(failed[0])
+        waiting: dict[Any, Asked] = {}
+
+        def ask(engine: int, call: Call, brings_back: bool = False) -> None:
+            handle, until = self.handles[engine], min(end, time.monotonic() + self.timeout_seconds)
+            place = handle.place.remote()
+            waiting[call(handle)] = Asked(engine, place, until, brings_back)
+
+        for i, call in enumerate(calls):
+            ask(i, call)
+        while waiting:
+            soonest = min(asked.until for asked in waiting.values())
+            done, _ = ray.wait(list(waiting), timeout=max(0.0, soonest - time.monotonic()))
+            late = [reference for reference, asked in waiting.items() if asked.until <= time.monotonic()]
+            for reference in done or late:
+                asked = waiting.pop(reference)
+                i = asked.engine
+                answer = self._answer(i, reference, late=not done)
+                if not isinstance(answer, Failure):
+                    if asked.brings_back:
+                        ask(i, calls[i])
+                    else:
+                        answers[i] = answer
+                    continue
+                failures[i].append(answer.cause)
+                with suppress(RayError):  # one that had not begun to work has said nothing
+                    places[i] = ray.get(asked.place, timeout=0)
+                if len(failures[i]) > self.max_failures or time.monotonic() >= end:
+                    raise self._given_up(i, failures[i], places.get(i))
+                self.restarts += 1
+                ask(i, self._load, brings_back=True)
+        return [answers[i] for i in range(len(calls))]
+
+    def _given_up(self, index: int, causes: list[str], place: Place | None) -> JobError:
         log = f"\nThe end of its log:\n{last_words(place)}\n" if place else ""
-        raise JobError(
-            f"rollout engine {failed[0]} failed {len(causes)} times in a row: {'; '.join(dict.fromkeys(causes))}{log}",
+        return JobError(
+            f"rollout engine {index} failed {len(causes)} times in a row: {'; '.join(dict.fromkeys(causes))}{log}",
             "Run the same command to resume from the last checkpoint; a slow engine needs a higher "
             "scaling.rollout_timeout_seconds; --debug shows the engine's output.",
         )
 
-    def _round(self, calls: dict[int, Call], failures: dict[int, list[str]], end: float) -> dict[int, Any]:
-        """One call of each of some engines, at the same time. The answers that came in time; why others did not is
-        added to `failures`."""
-        end = min(end, time.monotonic() + self.timeout_seconds)
-        places = {i: self.handles[i].place.remote() for i in calls}
-        references = {i: call(self.handles[i]) for i, call in calls.items()}
-        answers = {}
-        for i, reference in references.items():
-            answer = self._answer(i, reference, max(0.0, end - time.monotonic()))
-            if isinstance(answer, Failure):
-                failures[i].append(answer.cause)
-                with suppress(RayError):  # one that had not begun to work has said nothing
-                    self._places[i] = ray.get(places[i], timeout=0)
-            else:
-                answers[i] = answer
-        return answers
-
-    def _answer(self, index: int, reference: Any, timeout_seconds: float) -> Any:
+    def _answer(self, index: int, reference: Any, late: bool) -> Any:
         """An engine's answer, or the failure of one that died, hung or had been started anew."""
-        try:
-            answer = ray.get(reference, timeout=timeout_seconds)
-        except GetTimeoutError:
+        if late:
             ray.kill(self.handles[index], no_restart=False)
             return Failure(f"it did not answer within {self.timeout_seconds:g} s")
+        try:
+            answer = ray.get(reference)
         except (ActorDiedError, ActorUnavailableError, StaleWeights) as error:
             return Failure(cause_of(error))
         except RayTaskError as error:  # an engine that failed within a batch is in no state to go on
@@ -138,6 +143,16 @@ class Fleet:
                 "vLLM changes this architecture's weights when it loads them; it cannot be synchronised in memory.",
             )
         return answer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an engine was asked: when it is late, where it runs, and whether it is only being brought back."""
+
+    engine: int
+    place: Any
+    until: float
+    brings_back: bool
 
 
 @dataclass(frozen=True)

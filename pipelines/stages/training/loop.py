@@ -134,6 +134,7 @@ class Loop:
                 if validate:
                     line |= self.source.validate(self.engine, done)
                     self.clock.restart(done, tokens)
+                    notices += self.source.notices()
                 if log:
                     log.write(line | ({metrics.NOTICES: notices} if notices else {}))
                     self.profiler.look()

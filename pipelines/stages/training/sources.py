@@ -47,6 +47,10 @@ class Source:
         """What else there is to tell of the step that has just been taken."""
         return {}
 
+    def notices(self) -> list[str]:
+        """What is new to tell of the run's health, after an evaluation."""
+        return []
+
     def taken(self, step: int) -> None:
         """The optimizer has taken the step."""
 

@@ -31,7 +31,7 @@ OptimizerName = Literal[
 Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
-MODELS = "pretrain|pretrained|extended|sft|merged|rlhf|quantized|model"
+MODELS = "pretrain|pretrained|extended|sft|merged|dpo|rlhf|quantized|model"
 WRITERS = f"{MODELS}|adapter"  # whatever writes texts, by itself or over the model that it was trained over
 # Whatever holds conversations to learn from, as train.jsonl and heldout.jsonl.
 CONVERSATIONS = "conversations|synthetic"

@@ -87,7 +87,7 @@ def train(work: Work, interruption: Undisturbed | None = None) -> dict[str, Any]
     model, config = parts.objective.model, parts.objective.model.config
     parameters = count_parameters(model)
     if work.scaling.sequence_parallel_size > 1:
-        parts.objective.chunk = share_sequences(model, work.scaling.sequence_parallel_size)
+        parts.objective.sequence_part = share_sequences(model, work.scaling.sequence_parallel_size)
     optimizer = build_optimizer(model, work.spec, parts.rate, parts.objective.beside())
     engine = Engine(parts.objective, optimizer, work.spec, work.scaling, work.plan)
     flops = flops_per_token(parameters, config.num_hidden_layers, config.hidden_size, parts.sequence_length)

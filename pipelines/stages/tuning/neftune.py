@@ -31,9 +31,9 @@ def add_noise(objective: Objective, alpha: float, seed: int) -> None:
             return embedded
         (batch,) = batches
         noise = noise_of(batch, embedded.size(-1), alpha, mix(seed, objective.step))
-        chunk, length = objective.chunk, embedded.size(1)  # where workers share sequences, this rank's part
-        noise = F.pad(noise, (0, 0, 0, chunk.size * length - noise.size(1)))
-        return embedded + noise[:, chunk.number * length :][:, :length].to(embedded)
+        part, length = objective.part, embedded.size(1)  # this rank's, where workers share sequences
+        noise = F.pad(noise, (0, 0, 0, part.size * length - noise.size(1)))
+        return embedded + noise[:, part.number * length :][:, :length].to(embedded)
 
     objective.register_forward_pre_hook(keep)
     embeddings: Any = objective.model

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipelines.specs import SftSpec
+from pipelines.specs import DpoSpec, SftSpec
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objective import Objective
@@ -37,10 +38,10 @@ class AnswerLM(Objective):
         return (hidden.flatten(0, 1).index_select(0, self.learned),)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        inputs, labels = batch["tokens"][:, :-1], self.chunk.of(batch["tokens"][:, 1:])
-        learn = self.chunk.of(batch["learn"])
+        inputs, labels = batch["tokens"][:, :-1], self.part.of(batch["tokens"][:, 1:])
+        learn = self.part.of(batch["learn"])
         self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
-        own = apart(self.model, self.chunk.lengthened(batch["starts"], True)) if "starts" in batch else {}
+        own = apart(self.model, self.part.lengthened(batch["starts"], True)) if "starts" in batch else {}
         with self.autocast(inputs):
             logits = self.model(inputs, **own, use_cache=False).logits
         return cross_entropy(logits, labels[learn])[0]
@@ -53,8 +54,7 @@ def sft(work: Work, rank: int) -> Parts:
     train, heldout = (Sequences.load(state, f"{split}.npz") for split in ("train", "heldout"))
     names = sorted(name for name in work.inputs if name.startswith(VALIDATION))
     others = {name.removeprefix(VALIDATION): Sequences.load(state, f"{name}.npz") for name in names}
-    folder = work.inputs["model"].local()
-    model = load_with_rows(folder, spec, work.extra)
+    model = load_with_rows(work.inputs["model"].local(), spec, work.extra)
     parameters = model.num_parameters()
     if spec.packing:
         keep_apart(model, work.scaling)
@@ -63,24 +63,16 @@ def sft(work: Work, rank: int) -> Parts:
     if spec.neftune_alpha:
         add_noise(objective, spec.neftune_alpha, spec.seed)
 
-    def write(weights: dict[str, Tensor], into: Path) -> None:
-        def reload() -> Any:  # as it is stored: updates go onto the weights themselves, not onto their packed copy
-            return load_with_rows(folder, spec, work.extra, packed=False)
-
-        spec.method.write(model, reload, weights, into, work.inputs["model"].record.ref, spec.seed)
-
     return Parts(
         objective=objective,
         source=ConversationBatches(train, {"": heldout} | others, work.plan, spec, rank),
         sequence_length=int(train.conversation_lengths.mean()),
-        write=write,
+        write=writer(model, spec, work),
         figures=lambda: (
             work.extra["told"]
             | {
                 "parameters": parameters,
-                "trained_parameters": sum(
-                    getattr(p, "ds_numel", p.numel()) for p in trained.parameters() if p.requires_grad
-                ),
+                "trained_parameters": trained_parameters(trained),
                 "epochs": round(work.plan.num_positions / len(train), 4),
             }
         ),
@@ -88,7 +80,24 @@ def sft(work: Work, rank: int) -> Parts:
     )
 
 
-def load_with_rows(folder: Path, spec: SftSpec, extra: dict[str, Any], packed: bool = True) -> Any:
+def writer(model: Any, spec: SftSpec | DpoSpec, work: Work) -> Callable[[dict[str, Tensor], Path], None]:
+    """What writes the artifact of a method, which was applied to `model`, of its trained weights."""
+
+    def write(weights: dict[str, Tensor], into: Path) -> None:
+        def reload() -> Any:  # as it is stored: updates go onto the weights themselves, not onto their packed copy
+            return load_with_rows(work.inputs["model"].local(), spec, work.extra, packed=False)
+
+        spec.method.write(model, reload, weights, into, work.inputs["model"].record.ref, spec.seed)
+
+    return write
+
+
+def trained_parameters(model: torch.nn.Module) -> int:
+    """Number of weights that are trained; right under ZeRO 3 too, where a rank holds only its part."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
+def load_with_rows(folder: Path, spec: SftSpec | DpoSpec, extra: dict[str, Any], packed: bool = True) -> Any:
     """The model in fp32, its linear layers `packed` as the method has it, with rows for the tokens that the template
     added."""
     options = spec.method.load_options(spec.precision) if packed else {}

@@ -47,6 +47,7 @@ class Drawn:
     token_rewards: Tensor | None = None  # (n, length): what each token brought besides, the KL penalty
     values: Tensor | None = None  # (n, length): what the critic expects before each token
     teacher: Tensor | None = None  # (n, length): log pi_teacher - log pi of what was drawn, in nats
+    present: Tensor | None = None  # (n,) bool: which count; of the others a reward failed. None: all do
 
     def by_token(self) -> Tensor:
         """The reward of each token (n, length) float64, that of the whole answer at its last. One without tokens has
@@ -91,9 +92,25 @@ class Advantage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Advantages (n,) of rewards (n,), whose groups of answers to one prompt stand one after another."""
         raise NotImplementedError
 
+    def among(self, rewards: Tensor, present: Tensor, group_size: int) -> Tensor:
+        """Advantages (n,) of the rewards (n,) that are `present` (n,), as if the others had not been drawn; 0 of those,
+        and of one that is left alone where answers are compared."""
+        if bool(present.all()):
+            return self.of(rewards, group_size)
+        found = rewards.new_zeros(rewards.shape)
+        sizes = present.view(-1, group_size).sum(1).repeat_interleave(group_size)
+        for size in range(2 if self.compares else 1, group_size + 1):
+            rows = present & (sizes == size)
+            if rows.any():
+                found[rows] = self.of(rewards[rows], size)
+        return found
+
     def of_tokens(self, drawn: Drawn) -> Judged:
         """The same of all that is known of the answers: of their tokens, where it tells them apart."""
-        return Judged(self.of(drawn.in_sum(), drawn.group_size))
+        rewards = drawn.in_sum()
+        if drawn.present is None:
+            return Judged(self.of(rewards, drawn.group_size))
+        return Judged(self.among(rewards, drawn.present, drawn.group_size))
 
 
 def discounted(rewards: Tensor, discount: float) -> Tensor:

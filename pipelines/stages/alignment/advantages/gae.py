@@ -44,8 +44,9 @@ class Gae(Advantage, frozen=True):
         values = drawn.values.double().where(drawn.learn, 0)
         after = torch.cat([values[:, 1:], values.new_zeros(len(values), 1)], 1)
         delta = drawn.by_token() + self.gamma * after - values
-        found = discounted(delta, self.gamma * self.lam).where(drawn.learn, 0)
-        return Judged(whitened(found, drawn.learn) if self.whiten else found, (found + values).where(drawn.learn, 0))
+        known = drawn.learn if drawn.present is None else drawn.learn & drawn.present.unsqueeze(1)
+        found = discounted(delta, self.gamma * self.lam).where(known, 0)
+        return Judged(whitened(found, known) if self.whiten else found, (found + values).where(drawn.learn, 0))
 
 
 def whitened(advantages: Tensor, learn: Tensor) -> Tensor:

@@ -22,3 +22,14 @@ class NormalizedBatch(Advantage, frozen=True):
         groups = rewards.view(-1, group_size)
         found = (groups - groups.mean(dim=1, keepdim=True)).flatten() if self.subtract_group_mean else rewards
         return (found - found.mean()) / (found.std(unbiased=False) + EPSILON)
+
+    def among(self, rewards: Tensor, present: Tensor, group_size: int) -> Tensor:
+        if bool(present.all()):
+            return self.of(rewards, group_size)
+        found = rewards.where(present, 0).view(-1, group_size)
+        if self.subtract_group_mean:
+            counts = present.view(-1, group_size).sum(1, keepdim=True).clamp(min=1)
+            found = found - found.sum(1, keepdim=True) / counts
+        advantages = rewards.new_zeros(rewards.shape)
+        advantages[present] = NormalizedBatch().of(found.flatten()[present], 1)
+        return advantages

@@ -1,63 +1,51 @@
-"""Calling reward functions, of which nothing is known: in time, and for a finite number."""
+"""Calling rewards, of which nothing is known, for a finite number; in the process that they run in."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
-from cluster.core.errors import InputError, JobError
+import msgspec
+
+from cluster.core.errors import NotReadyError
 from cluster.core.identity import usercode
-from pipelines.stages.alignment.rewards.sample import RewardFunction, Sample
+from pipelines.stages.alignment.rewards import AnyReward
+from pipelines.stages.alignment.rewards.reward import Reward
+from pipelines.stages.alignment.rewards.sample import Sample
+
+TOLD_CHARACTERS = 2000
 
 
-def apply(name: str, function: RewardFunction, samples: Sequence[Sample], timeout_seconds: float) -> list[float]:
-    """A function's reward of each sample.
-
-    Raises InputError, which names function and sample, where it fails or returns no finite number; JobError where it
-    takes longer than `timeout_seconds` for all of them. It then runs on in its thread, which Python cannot stop, until
-    this process ends.
-    """
-    found: list[float] = []
-    failure: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            for sample in samples:
-                found.append(_reward(name, function, sample))
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=work, daemon=True, name=f"reward-{name}")
-    thread.start()
-    thread.join(timeout_seconds)
-    if failure:
-        raise failure[0]
-    if len(found) < len(samples):
-        raise JobError(
-            f"rlhf.rewards: {name} did not return within {timeout_seconds:g} s: of {len(samples)} samples it is at "
-            f"number {len(found) + 1}, {samples[len(found)].told}",
-            "Mend the function, or raise scaling.reward_timeout_seconds.",
-        )
+def load(rewards: dict[str, Any]) -> dict[str, Reward]:
+    """Rewards of plain data, with what they need."""
+    found = msgspec.convert(rewards, dict[str, AnyReward])
+    for reward in found.values():
+        with suppress(Exception, SystemExit):  # told with the first sample
+            reward.prepare()
     return found
 
 
-def _reward(name: str, function: RewardFunction, sample: Sample) -> float:
+def call(reward: Reward, sample: dict[str, Any]) -> dict[str, Any]:
+    """`value`, the reward of a sample; or `why` there is none, and where this is so for every sample, the `remedy`."""
     try:
-        value: Any = function(sample)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"rlhf.rewards: {name} failed on {sample.told}: {usercode.told(error)}", "Mend the function."
-        ) from error
+        value = reward.of(msgspec.convert(sample, Sample))
+    except NotReadyError as error:
+        return {"why": error.message, "remedy": error.remedy}
+    except BaseException as error:
+        return {"why": f"failed: {_clipped(usercode.told, error)}"}
     try:
-        number = as_number(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"rlhf.rewards: {name} returned {error} for {sample.told}", "Let it return a finite number."
-        ) from None
-    return number
+        return {"value": as_number(value)}
+    except BaseException as error:
+        return {"why": f"returned {_clipped(str, error)}"}
+
+
+def _clipped(tell: Any, error: BaseException) -> str:
+    try:
+        return str(tell(error))[:TOLD_CHARACTERS]
+    except BaseException:  # the text of a user's exception is the user's code, too
+        return type(error).__name__
 
 
 def as_number(value: Any) -> float:
@@ -67,14 +55,14 @@ def as_number(value: Any) -> float:
     if not isinstance(value, Real) and hasattr(value, "item"):  # numpy's and torch's
         count = math.prod(getattr(value, "shape", ()))
         if count != 1:
-            raise ValueError(f"{count} numbers, {told},")
+            raise ValueError(f"{count} numbers, {told}")
         value = value.item()
     if not isinstance(value, Real):
         raise TypeError(f"{told} of type {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
-        raise OverflowError(f"{told}, which is beyond a float,") from None
+        raise OverflowError(f"{told}, which is beyond a float") from None
     if not math.isfinite(number):
         raise ValueError(told)
     return number

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from pipelines.stages.generation.engine import Completion
+
+class Drawn(Protocol):
+    """What an engine has drawn: token ids, and whether it came to an end by itself."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+
+    @property
+    def finished(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Sample:
     reference: str = ""
 
     @staticmethod
-    def of(tokenizer: Any, messages: list[dict[str, str]], completion: Completion, reference: str = "") -> Sample:
+    def of(tokenizer: Any, messages: list[dict[str, str]], completion: Drawn, reference: str = "") -> Sample:
         """What a completion says, by the policy's tokenizer."""
         answer, text = (tokenizer.decode(completion.tokens, skip_special_tokens=skip) for skip in (True, False))
         return Sample(messages, answer, completion.finished, text, tuple(completion.tokens), reference)

@@ -114,15 +114,16 @@ def build_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     return _for_packed(model)
 
 
-def load_model(folder: Path, **options: Any) -> Any:
-    """The model of a Hugging Face folder in fp32, to be trained further; attention is fused where it can be.
+def load_model(folder: Path, dtype: str = "float32", **options: Any) -> Any:
+    """The model of a Hugging Face folder, in fp32 to be trained further; attention is fused where it can be.
 
-    `options` are those of transformers' `from_pretrained`.
+    Weights that the file has in this `dtype`, and that nobody writes to, stay the file's own pages on a CPU: processes
+    of one machine share them. `options` are those of transformers' `from_pretrained`.
     """
     import torch
 
     family = json.loads((folder / "config.json").read_bytes())["model_type"]
-    return _for_packed(_class_for(family).from_pretrained(folder, dtype=torch.float32, **options))
+    return _for_packed(_class_for(family).from_pretrained(folder, dtype=getattr(torch, dtype), **options))
 
 
 def read_configuration(model: Artifact) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.markers import Markers, Tokens
-from pipelines.stages.training.parallel.chunk import Chunk
+from pipelines.stages.training.parallel.sequence_part import SequencePart
 
 NO_LABEL = -100
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # by `precision`
@@ -90,7 +90,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.model = model
         self.half = HALVES.get(precision)
-        self.chunk = Chunk()  # what the model tells the logits of
+        self.part = SequencePart()  # what the model tells the logits of
         self.step = 0  # that is being taken: what is drawn at random is a function of it
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 
@@ -166,10 +166,10 @@ class LanguageModel(Objective):
     def summed(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of logits (batch, length, vocabulary) at labels (batch, length), of which negative ones are none.
 
-        Where workers share sequences, the labels are whole and the logits those of this rank's chunk.
+        Where workers share sequences, the labels are whole and the logits those of this rank's part.
         """
         extra = (self.z_loss, self.label_smoothing) if self.training else ()
-        loss, entropy = cross_entropy(logits.flatten(0, 1), self.chunk.of(labels, -100).flatten(), *extra)
+        loss, entropy = cross_entropy(logits.flatten(0, 1), self.sequence_part.of(labels, -100).flatten(), *extra)
         if self.training and self.names:
             self.add_sums(entropy)
         return loss

@@ -1,8 +1,8 @@
 """Sequence parallelism: neighbouring workers share every sequence (DeepSpeed Ulysses, arXiv:2309.14509).
 
-Each computes one chunk of the positions. Only attention needs them all: an all-to-all turns chunks of all heads into
+Each computes one part of the positions. Only attention needs them all: an all-to-all turns parts of all heads into
 whole sequences of some heads, their mask keeps documents apart as ever, and a second all-to-all turns the result back.
-To ZeRO every worker is data-parallel: chunks' gradients add up as sequences' do. (DeepSpeed's own module for
+To ZeRO every worker is data-parallel: parts' gradients add up as sequences' do. (DeepSpeed's own module for
 transformers leaves the mask out, so that packed documents would see each other.)
 """
 
@@ -21,24 +21,24 @@ from torch.nn import functional as F
 
 from cluster.core.errors import SpecError
 from pipelines.stages.training.objectives.objectives import OBJECTIVES
-from pipelines.stages.training.parallel.chunk import Chunk
+from pipelines.stages.training.parallel.sequence_part import SequencePart
 
 NAME = "ulysses"  # of the attention, in transformers' registry
 FAMILIES = ("gpt2", "llama", "gpt_neox", "stablelm", "glm", "glm4")  # those that a test compares with undivided runs
 FIELD = "scaling.sequence_parallel_size"
 
 
-def share_sequences(model: Any, size: int) -> Chunk:
-    """Have `model` take whole sequences and tell the logits of this rank's chunk. Every rank must call it."""
+def share_sequences(model: Any, size: int) -> SequencePart:
+    """Have `model` take whole sequences and tell the logits of this rank's part. Every rank must call it."""
     group, _ = dist.new_subgroups(size)  # neighbours, which Ray puts on one node where it can
-    chunk = Chunk(dist.get_rank(group), size)
+    part = SequencePart(dist.get_rank(group), size)
 
     def divide(module: Any, inputs: tuple[Tensor], named: dict[str, Any]) -> tuple[tuple[Tensor], dict[str, Any]]:
         (tokens,) = inputs
         positions = named.get("position_ids")
-        if positions is None:  # the model would begin to count where the chunk does
+        if positions is None:  # the model would begin to count where the part does
             positions = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
-        return (chunk.of(tokens),), named | {"position_ids": chunk.of(positions)}
+        return (part.of(tokens),), named | {"position_ids": part.of(positions)}
 
     from transformers import AttentionInterface
 
@@ -46,7 +46,7 @@ def share_sequences(model: Any, size: int) -> Chunk:
     AttentionInterface.register(NAME, partial(attend, group=group))
     model.set_attn_implementation(NAME)
     model.register_forward_pre_hook(divide, with_kwargs=True)
-    return chunk
+    return part
 
 
 def attend(
@@ -110,7 +110,7 @@ def check_shared(size: int, objectives: Iterable[str], config: Any, lengths: dic
         )
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rotary in ("dynamic", "longrope"):
-        raise SpecError(f"{FIELD}: `{rotary}` angles follow from the longest position, which a chunk hides", remedy)
+        raise SpecError(f"{FIELD}: `{rotary}` angles follow from the longest position, which a part hides", remedy)
     heads = config.num_attention_heads
     if heads % size:
         raise SpecError(f"{FIELD}: {size} does not divide the model's {heads} attention heads", _divisor(heads))

@@ -41,6 +41,9 @@ class Peak:
         divided = -(-(self.sequence_bytes - self.mask_bytes) // workers)
         return replace(self, sequence_bytes=divided + self.mask_bytes)
 
+    def times(self, sequences: int) -> Peak:
+        return replace(self, sequence_bytes=self.sequence_bytes * sequences, mask_bytes=self.mask_bytes * sequences)
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -68,6 +71,11 @@ class Footprint:
         Each layer keeps its attention's result a second time then, which is not counted.
         """
         peaks, checkpointed = (tuple(p.shared(workers) for p in of) for of in (self.peaks, self.checkpointed))
+        return replace(self, peaks=peaks, checkpointed=checkpointed)
+
+    def times(self, sequences: int) -> Footprint:
+        """The footprint where a sample has so many sequences, such as the two of a pair."""
+        peaks, checkpointed = (tuple(p.times(sequences) for p in of) for of in (self.peaks, self.checkpointed))
         return replace(self, peaks=peaks, checkpointed=checkpointed)
 
 

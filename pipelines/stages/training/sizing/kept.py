@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pipelines.specs import SftSpec, TrainingSpec
+from pipelines.specs import DpoSpec, SftSpec, TrainingSpec
 from pipelines.stages.training.models.sizes import BLANK_GLM
 from pipelines.stages.training.objectives.objective import HALVES, additive
 from pipelines.stages.tuning.attention import NAME
@@ -53,7 +53,7 @@ def _inputs(
     tokens = torch.zeros(micro_batch_size, sequence_length, dtype=torch.int64)
     takes = inspect.signature(model.get_base_model().forward if hasattr(model, "peft_config") else model.forward)
     inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in takes.parameters else {}
-    if isinstance(spec, SftSpec):
+    if isinstance(spec, SftSpec | DpoSpec):
         if not spec.packing:  # a conversation has no mask: padding stands where nothing looks
             return tokens, inputs, None
         if model.config._attn_implementation == NAME:

@@ -12,7 +12,7 @@ from cluster.control.planning.prediction import Layout, Prediction, Unsized
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
-from pipelines.specs import PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
+from pipelines.specs import DpoSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import plan_batches, pretrain_steps
 from pipelines.stages.training.models.models import configuration
@@ -41,9 +41,11 @@ def predict_model(
     adapt: Callable[[Any], Any] | None = None,
     stages: Sequence[int] = (1, 2, 3),
     recomputes: bool = True,
+    sequences: int = 1,
 ) -> Prediction:
-    """What training of a model needs on sequences of a length. `adapt` makes of it the one that is trained; `stages`
-    are those of ZeRO that it can be trained at, and `recomputes` says whether layers can be computed again."""
+    """What training of a model needs on sequences of a length, of which a sample has so many. `adapt` makes of it the
+    one that is trained; `stages` are those of ZeRO that it can be trained at, and `recomputes` says whether layers can
+    be computed again."""
     spec = step.spec
     assert isinstance(spec, TrainingSpec)
     check_cut(scaling, spec, config)
@@ -61,7 +63,7 @@ def predict_model(
     if scaling.tensor_parallel_size > 1:
         part = trace(config, spec, sequence_length, tensor_parallel_size=scaling.tensor_parallel_size)
         stages = [stage for stage in stages if stage < 3]  # ZeRO 3 does not go with it
-    footprint = part.shared(scaling.sequence_parallel_size)
+    footprint = part.shared(scaling.sequence_parallel_size).times(sequences)
     if not recomputes:
         footprint = replace(footprint, checkpointed=())
     layout = Layout(
@@ -105,7 +107,7 @@ def model_of(step: Step | Artifact) -> tuple[Any, int]:
 
         return AutoConfig.from_pretrained(step.local()), 0
     spec = step.spec
-    if isinstance(spec, SftSpec):
+    if isinstance(spec, SftSpec | DpoSpec):
         return model_of(step.inputs["model"])[0], spec.sequence_length
     if not isinstance(spec, PretrainSpec):
         raise Unsized(f"its model is known once {step.key} is built")

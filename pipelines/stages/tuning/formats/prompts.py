@@ -1,6 +1,7 @@
 """Requests without an answer, for a model to answer: what reinforcement learning and evaluations take.
 
-A right answer that stands beside the request is kept as `reference`, and is no turn.
+A right answer that stands beside the request is kept as `reference`, and is no turn; so are the tests of one that is to
+be code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pipelines.stages.tuning.formats.layout import Layout
 from pipelines.stages.tuning.formats.record import Record, conversation
 
 REQUESTS = ("prompt", "question", "query", "problem", "instruction", "user_prompt")
-REFERENCES = ("reference", "answer", "solution", "ground_truth", "response")
+REFERENCES = ("reference", "answer", "solution", "ground_truth", "response", "tests", "test_list", "test")
 
 
 def _fits(record: Record) -> bool:
@@ -19,8 +20,7 @@ def _fits(record: Record) -> bool:
 
 
 def _read(record: Record) -> list[Conversation]:
-    reference = next((name for name in REFERENCES if isinstance(record.get(name), str)), "")
-    told = record.text(reference) if reference else ""
+    told = next(filter(None, (_reference(record, name) for name in REFERENCES)), "")
     field = next((name for name in REQUESTS if isinstance(record.get(name), str)), "")
     if field:
         messages: list[Message] = [{"role": "user", "content": record.text(field)}]
@@ -30,6 +30,20 @@ def _read(record: Record) -> list[Conversation]:
             record["messages"] = record.take("prompt")
         found = dialogue(record)
     return [{**found, "reference": told} if told else found]
+
+
+def _reference(record: Record, name: str) -> str:
+    """What a field says of a right answer: text, a number, or tests as a list (MBPP) or with what they test
+    (HumanEval)."""
+    value = record.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(record.take(name))
+    if name == "test_list" and isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n".join(record.take(name))
+    if not isinstance(value, str):
+        return ""
+    called = record.get("entry_point") if name == "test" else None
+    return record.text(name) + (f"\n\ncheck({called})\n" if isinstance(called, str) else "")
 
 
 LAYOUT = Layout("prompts", (*LISTS, *REQUESTS), _fits, _read)

@@ -32,7 +32,7 @@ class Verdict:
     figures: dict[str, float]
 
 
-class Judge:
+class Appraiser:
     """The models beside the policy, and the advantage of a spec. All ranks call it in the same order."""
 
     def __init__(self, spec: RlhfSpec, plan: BatchPlan, rank: int, reference: Any | None, teacher: Any | None) -> None:
@@ -40,11 +40,18 @@ class Judge:
         self.reference, self.teacher = reference, teacher
 
     def __call__(
-        self, engine: Engine, prompts: list[Prompt], completions: list[Completion], rewards: Tensor, kl_coef: float
+        self,
+        engine: Engine,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        rewards: Tensor,
+        present: Tensor,
+        kl_coef: float,
     ) -> Verdict:
         """The verdict on completions, groups beside each other; their number is a multiple of that of the workers."""
         if not self.spec.looks_back:
-            found = self.spec.advantage.of_tokens(Drawn(rewards, self.spec.group_size, torch.empty(0)))
+            drawn = Drawn(rewards, self.spec.group_size, torch.empty(0), present=present)
+            found = self.spec.advantage.of_tokens(drawn)
             return Verdict(found.advantages.tolist(), {}, None, {})
         rows = self._asked(engine, prompts, completions)
         lengths = [len(completion.tokens) for completion in completions]
@@ -57,7 +64,7 @@ class Judge:
                 penalty = -kl_coef * (behaviour - known["reference"])
         advantage = known["teacher"] - behaviour if self.teacher is not None else None
         judged = self.spec.advantage.of_tokens(
-            Drawn(rewards, self.spec.group_size, learn, penalty, known.get("values"), advantage)
+            Drawn(rewards, self.spec.group_size, learn, penalty, known.get("values"), advantage, present)
         )
         if judged.returns is not None:
             rows["returns"] = rows_of(judged.returns, learn)

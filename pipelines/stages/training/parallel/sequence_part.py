@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
-class Chunk:
+class SequencePart:
     """Which of `size` contiguous pieces, alike in length, of every sequence a rank has."""
 
     number: int = 0

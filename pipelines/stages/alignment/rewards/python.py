@@ -1,0 +1,78 @@
+"""The user's own reward: a function named by its import string, called as `function(sample, **options)`.
+
+A function of one's own may do anything wrong that Python allows: what can be seen without calling it is refused before
+a run starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from cluster.core.errors import InputError, SpecError
+from cluster.core.identity import usercode
+from cluster.core.specs.naming import Function
+from pipelines.stages.alignment.rewards.reward import Reward
+from pipelines.stages.alignment.rewards.sample import RewardFunction, Sample
+
+
+class PythonReward(Reward, frozen=True):
+    """What a function of the user's returns: `reward(sample) -> number`."""
+
+    function: Function
+    """Import string, such as `my_rewards:brevity`; the module travels with the submitted folder."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the function."""
+
+    def require(self) -> None:
+        reward_function(self.function, self.options)
+
+    def prepare(self) -> None:
+        _load(self.function)
+
+    def of(self, sample: Sample) -> Any:
+        return _load(self.function)(sample, **self.options)
+
+
+@functools.cache
+def _load(name: str) -> RewardFunction:
+    found: RewardFunction = usercode.load(name)
+    return found
+
+
+def reward_function(name: str, options: dict[str, Any]) -> RewardFunction:
+    """The function of `module:function`. Raises SpecError where there is none that takes a sample and the options."""
+    try:
+        function = _load(name)
+    except InputError as error:
+        raise SpecError(f"rlhf.rewards: {error.message}", "Give module:function that Python can import.") from error
+    _require_takes_sample(name, function, options)
+    return function
+
+
+def _require_takes_sample(name: str, found: Any, options: dict[str, Any]) -> None:
+    """Raise SpecError for what is no function, or cannot be called so."""
+    if not callable(found):
+        raise SpecError(
+            f"rlhf.rewards: {name} is a value of type {type(found).__name__}, not a function",
+            "Name a function that takes a Sample and returns a number.",
+        )
+    called = found if inspect.isroutine(found) or isinstance(found, type) else type(found).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+        raise SpecError(
+            f"rlhf.rewards: {name} is asynchronous or a generator: it does not return a number",
+            "Write it as a plain function.",
+        )
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # some of C's have none to tell
+        return
+    try:
+        signature.bind(None, **options)
+    except TypeError as error:
+        also = f" and {', '.join(options)}" if options else ""
+        raise SpecError(
+            f"rlhf.rewards: {name}{signature} cannot be called with one Sample{also}: {error}",
+            "Let it take one argument, the Sample, and the options that the spec names; give all others defaults.",
+        ) from None

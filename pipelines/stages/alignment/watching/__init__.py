@@ -1,0 +1,1 @@
+"""Telling a run that becomes better from one that collapses: alarms, and what the policy really said."""
