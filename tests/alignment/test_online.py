@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipelines.stages.alignment.losses import Clipped
 from pipelines.stages.alignment.packing import micro_batches, padded, placed, rows_of
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt
+from pipelines.stages.alignment.reward import scores
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from tests.alignment.test_policy_gradient import TwoSteps, log_policy, sequence_kl
@@ -265,7 +267,7 @@ def test_prompts_that_others_stand_for_are_accounted_for(drops: list[list[bool]]
     assert len(found.dropped) == sum(map(sum, drops)) and not found.skipped
 
 
-def test_a_dropped_prompt_that_was_learned_from_does_not_add_up(tmp_path: Any) -> None:
+def test_a_dropped_prompt_that_was_learned_from_does_not_add_up(tmp_path: Path) -> None:
     ledger = Ledger(Location(tmp_path))
     with pytest.raises(JobError, match="step 0 were redrawn without being issued"):
         account([{"event": "redrawn", "step": 0, "prompts": ["a"]}])
@@ -303,3 +305,34 @@ def test_what_contradicts_itself_is_refused(fields: dict[str, Any], said: str) -
 def test_a_field_that_came_later_changes_no_fingerprint() -> None:
     assert fingerprint(RlhfSpec(), {"model": "m"}) == OLD
     assert fingerprint(RlhfSpec(redraws=1), {"model": "m"}) != OLD
+
+
+def test_a_critic_begins_as_what_it_is_told_to(tmp_path: Path) -> None:
+    """As the reward model it says at the last token what that one says of the whole, before it has learned anything."""
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = LlamaConfig(vocab_size=20, num_labels=1, pad_token_id=0, **sizes)
+    torch.manual_seed(0)
+    policy, reward = LlamaForCausalLM(config), LlamaForSequenceClassification(config)
+    for name, model in (("policy", policy), ("reward", reward)):
+        model.save_pretrained(tmp_path / name)
+    tokens = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 0]])
+    starts: tuple[Any, ...] = ("policy", "reward", "head")
+    critics = {
+        start: Critic.of(ValueFunction(start=start), policy, tmp_path / "policy", tmp_path / "reward")
+        for start in starts
+    }
+    found = critics["reward"](tokens)
+    expected = scores(reward, tokens, torch.tensor([4, 3]))
+    torch.testing.assert_close(found[[0, 1], [3, 2]], expected)
+    assert not critics["policy"](tokens).any()
+    assert critics["policy"].trunk is not None and critics["head"].trunk is None
+    judged = PolicyGradient(
+        policy, "fp32", loss=Clipped(), kl_coef=0.0, kl_penalty="token", temperature=1.0, critic=critics["head"]
+    )
+    torch.nn.init.ones_(critics["head"].score.weight)
+    batch = {"tokens": tokens, "learn": torch.ones(2, 3, dtype=torch.bool), "behaviour": torch.zeros(2, 3)}
+    values = judged({"tokens": tokens}).detach()  # what it says at the rollout is what it says when it learns
+    batch |= {"advantages": torch.zeros(2), "weights": torch.ones(2), "values": values, "returns": values}
+    assert values.any() and judged(batch).item() == pytest.approx(0, abs=1e-9)

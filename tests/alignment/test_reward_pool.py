@@ -150,13 +150,13 @@ def test_what_becomes_of_a_failure_is_the_specs_to_say(tmp_path: Path) -> None:
     told = {"prompt": "p1", "answer": "bad", "why": "returned nan"}
     assert found.failures == [{"reward": "a", **told, "became": "skipped"}, {"reward": "b", **told, "became": -1.0}]
     spec = msgspec.convert({"rewards": rewards}, type(rlhf(1)))
-    whole = summed(spec, [found, Scores({"a": [0.5], "b": [0.5]})], {"overlong": torch.tensor([0.0, -1, -1, 0])})
+    whole = summed(spec, 4, [found, Scores({"a": [0.5], "b": [0.5]})], {"overlong": torch.tensor([0.0, -1, -1, 0])})
     assert whole.total.tolist() == [4, 0, 3, 2] and whole.present.tolist() == [True, False, True, True]
     assert whole.mean == 3 and whole.means() == {"a": pytest.approx(5 / 6), "b": 0.375, "overlong": -0.5}
     with pytest.raises(InputError, match=r"rlhf.rewards: c returned nan, for the answer 'bad'"):
         scored({"c": nan}, tmp_path, [[3, 0]])
     with pytest.raises(JobError, match="a failed on a sample of every completion of a batch, the first: returned nan"):
-        summed(spec, [scored(rewards, tmp_path, [[3, 0]])], {})
+        summed(spec, 1, [scored(rewards, tmp_path, [[3, 0]])], {})
 
 
 def test_a_judge_is_asked_once_about_an_answer(tmp_path: Path) -> None:

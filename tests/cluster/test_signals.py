@@ -201,6 +201,7 @@ def test_ctrl_c_of_a_command_is_told(tmp_path: Path) -> None:
     assert (process.returncode, said) == (130, "ctl: interrupted. Run the same command to resume.\n")
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_ends_in_order(tmp_path: Path) -> None:
     script, log = Path(__file__).with_name("sweep_script.py"), tmp_path / "log"
     asked = ("--over", "toy.learning_rate=2.0,3.0", "--metric", "toy.loss", "--set", f"toy.log={log}")

@@ -221,6 +221,7 @@ def _kill_an_encoder(driver: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the driver ended before a worker could be killed")
 
 
+@pytest.mark.exhaustive
 def test_kills_leave_the_same_digests(tmp_path: Path, ray_cluster: None) -> None:
     files = tmp_path / "files"
     write_corpus(files, documents=200)
