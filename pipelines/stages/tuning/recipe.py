@@ -15,6 +15,7 @@ from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.spec import VALIDATION
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.attention import apart, keep_apart
+from pipelines.stages.tuning.methods.method import Stored
 from pipelines.stages.tuning.neftune import add_noise
 from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
 
@@ -64,10 +65,9 @@ def sft(work: Work, rank: int) -> Parts:
         add_noise(objective, spec.neftune_alpha, spec.seed)
 
     def write(weights: dict[str, Tensor], into: Path) -> None:
-        def reload() -> Any:  # as it is stored: updates go onto the weights themselves, not onto their packed copy
-            return load_with_rows(folder, spec, work.extra, packed=False)
-
-        spec.method.write(model, reload, weights, into, work.inputs["model"].record.ref, spec.seed)
+        # Updates go onto the weights themselves, not onto their packed copy.
+        stored = Stored(folder, lambda: load_with_rows(folder, spec, work.extra, packed=False))
+        spec.method.write(model, stored, weights, into, work.inputs["model"].record.ref, spec.seed)
 
     return Parts(
         objective=objective,
