@@ -90,7 +90,8 @@ def pieces(tokenizer: Any, example: Encoded) -> Iterator[Piece]:
 
 
 def rows_of(source: str, store: Store, split: str, format: str) -> Iterator[Row]:
-    """The rows of an artifact of conversations, made ones too, or of files of one of the formats. Raises InputError for anything else."""
+    """The rows of an artifact of conversations, or of files of one of the formats. Raises InputError for anything
+    else."""
     if not Path(source).exists():
         yield from read_conversations(store.resolve(source, CONVERSATIONS).local(), split)
         return

@@ -158,6 +158,6 @@ def outer(model: Any, also: tuple[Outer, ...]) -> dict[str, nn.Module]:
 
 
 def load_trained(model: Any, weights: dict[str, Tensor], assign: bool = False) -> None:
-    """Give a model, opened anew, its trained weights. `assign`: they take the place of its own, which have no values."""
+    """Give a model, opened anew, its trained weights. `assign`: in place of its own, which have no values."""
     unknown = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
     assert not unknown, f"trained weights that the model does not have: {unknown[:3]}"

@@ -1,4 +1,4 @@
-"""A model with its low-rank updates merged, written tensor by tensor: memory holds the updates and one weight at a time.
+"""A model with low-rank updates merged, written tensor by tensor: memory holds the updates and one weight at a time.
 
 peft merges each layer itself; only what it is given is short: a model without values, whose layers get their weights
 one after the other. The file's bytes are those that transformers would write of the whole merged model.
