@@ -28,7 +28,7 @@ def finetune_chat(step):
             method=QLora(rank=8, alpha=16),
             epochs=1.0,  # 37 steps: format and name are learned by then
             global_batch_size=8,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_steps=3,
             schedule="linear",
             sequence_length=128,

@@ -240,7 +240,7 @@ def test_rounds_tell_their_data_and_what_was_forgotten(store: Store) -> None:
     assert "Forgetting" not in export(store, first)[2]
     told = {"validation_loss_known": 1.75, "replay_known": known, "validation_known": known}
     _, front, card = export(store, round_of(first, 1.25, new, **told))
-    assert front["license"] == "cc-by-nc-4.0" and card.count("## Training data") == 2
+    assert front["license"] == "cc-by-nc-4.0" and card.count("## Training data") == 3  # the corpus, too
     assert "| held out of | after round 1 | after round 2 |" in card
     assert "| clinic logs | 1.5000 | 1.7500 |" in card and "| papers |  | 1.2500 |" in card
 

@@ -54,8 +54,9 @@ def write_merged(whole: Any, folder: Path, into: Path) -> None:
         for name in shapes:
             tensor = _read(folder, name)
             if name in layers:
-                tensor = _merged(layers[name], tensor)
+                tensor = _merged(layers[name], tensor.clone())
             file.write(tensor.contiguous().numpy().data)
+            del tensor  # before the next one is read: the embedding is much of a small model
 
 
 def header(shapes: dict[str, list[int]]) -> bytes:
@@ -81,12 +82,13 @@ def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def _read(folder: Path, name: str) -> Tensor:
-    """One tensor in float32. The file is opened for it alone: what was read of it would stay in memory."""
+    """One tensor in float32, in the file's own pages where it is that there. The file is opened for it alone: what was
+    read of it would stay in memory."""
     import torch
     from safetensors import safe_open
 
     with safe_open(folder / FILE, "pt") as file:
-        return file.get_tensor(name).to(torch.float32, copy=True)
+        return file.get_tensor(name).to(torch.float32)
 
 
 def _merged(layer: Any, weight: Tensor) -> Tensor:
