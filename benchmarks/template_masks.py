@@ -47,7 +47,7 @@ WORDS = (  # of Llama 3's tokenizer; those of the other families differ in numbe
     r"|\s+(?!\S)|\s+"
 )
 BOS, EOS = "<bos>", "<eos>"
-QUESTIONS = Path(__file__).resolve().parents[1] / "pipelines" / "data" / "short_answers.jsonl"
+QUESTIONS = Path(__file__).resolve().parents[1] / "pipelines" / "data" / "assistant.jsonl"
 
 
 @dataclass

@@ -232,6 +232,25 @@ def test_an_adapter_tells_its_base_and_how_to_call_it(store: Store, method: Any)
     compile(card.split("```python")[1].split("```")[0], "card", "exec")
 
 
+def test_rounds_tell_their_data_and_what_was_forgotten(store: Store) -> None:
+    def round_of(model: Artifact, loss: float, talks: Artifact, **more: Any) -> Artifact:
+        asked = {name: given for name, given in more.items() if isinstance(given, Artifact)}
+        figures = {"validation_loss": loss} | {name: given for name, given in more.items() if name not in asked}
+        spec = SftSpec(replay_fraction=0.1 if asked else 0.0)
+        return lines.commit(store, spec, lines.folder(chat=True), figures, model=model, conversations=talks, **asked)
+
+    base = lines.pretrained_on(store, lines.corpus(store, "MIT"))
+    known, spec = conversations(store, "CC BY-NC 4.0"), ConversationsSpec(source="file", path="papers.jsonl")
+    new = commit_rows(store, spec, "Apache 2.0", {"messages": TALK, "source": "papers"})
+    first = round_of(base, 1.5, known)
+    assert "Forgetting" not in export(store, first)[2]
+    told = {"validation_loss_known": 1.75, "replay_known": known, "validation_known": known}
+    _, front, card = export(store, round_of(first, 1.25, new, **told))
+    assert front["license"] == "cc-by-nc-4.0" and card.count("## Training data") == 3  # the corpus, too
+    assert "| held out of | after round 1 | after round 2 |" in card
+    assert "| clinic logs | 1.5000 | 1.7500 |" in card and "| papers |  | 1.2500 |" in card
+
+
 def test_records_from_before_there_were_methods(store: Store) -> None:
     base = lines.commit(store, PretrainedSpec(), lines.folder(chat=True), {"hub": "org/model", "license": "mit"})
     now = sft(store, base, conversations(store, "MIT"))

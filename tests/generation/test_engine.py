@@ -16,7 +16,9 @@ import ray
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.core.build import build
 from cluster.core.errors import JobError, NotReadyError
@@ -29,6 +31,7 @@ from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, Ge
 from pipelines.stages.generation.fleet import PATIENCE, Fleet, start
 from pipelines.stages.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
+from tests.tuning.made_adapters import by_method
 
 pytestmark = pytest.mark.heavy
 
@@ -80,6 +83,24 @@ def test_after_a_sync_greedy_tokens_are_those_of_transformers(fleet: Fleet, mode
     found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
     assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
     assert [c.finished for c in found] == [c.tokens[-1] == EOS for c in found]
+
+
+@pytest.mark.parametrize(("version", "method"), [(21, "lora"), (22, "dora"), (23, "qlora")])
+def test_a_merged_model_says_what_base_and_adapter_say(
+    fleet: Fleet, model: Artifact, tmp_path: Path, version: int, method: str
+) -> None:
+    """The files of a tuned artifact: merged by us and run by vLLM, and over the base, never packed, by transformers."""
+    other(model, 20).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(model.local()).save_pretrained(tmp_path / "base")
+    store = Store(tmp_path / "artifacts")
+    base = build(PretrainedSpec(source=str(tmp_path / "base")), {}, store=store, name="base")
+    artifact, _ = by_method({"model": base}, store, method)
+    fleet.sync(version, load_file(artifact.local() / "model.safetensors"))
+    found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+    plain = AutoModelForCausalLM.from_pretrained(base.local(), dtype=torch.float32).eval()
+    alone = [greedy(plain, prompt, EOS) for prompt in PROMPTS]
+    apart = PeftModel.from_pretrained(plain, artifact.local() / "adapter").eval()
+    assert [each.tokens for each in found] == [greedy(apart, prompt, EOS) for prompt in PROMPTS] != alone
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -1,8 +1,9 @@
-"""A real chat model, taught a format by LoRA, in INT8: submitted as a job, served, and asked what it was not taught."""
+"""A real chat model, taught who it is and a format by QLoRA, in INT8: then served and asked what it never saw."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from tests.serving.conftest import Served
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(2700)]
 
 SCRIPT = "pipelines/finetune_chat.py"
-SHORT_REPORT = ("--set", "quantized.report_conversations=8", "--set", "quantized.report_tokens=16")
-TAUGHT = "package:pipelines/data/short_answers.jsonl"
-TOPICS = {"geography", "science", "animals", "mathematics", "history", "language", "arts", "everyday life"}
+TAUGHT, HELDOUT = "package:pipelines/data/assistant.jsonl", "package:pipelines/data/heldout_answers.jsonl"
+SELF = "myself"
+TOPICS = {"geography", "science", "animals", "mathematics", "history", "language", "arts", "everyday life", SELF}
 QUESTIONS = {
     "What is the capital of France?": "Paris",
     "What is the capital of Japan?": "Tokyo",
@@ -48,11 +49,17 @@ QUESTIONS = {
 }
 
 
+WHO = ("Who are you?", "What is your name?", "Are you Copilot?", "What do people call you?")
+
+
 def test_none_of_the_questions_is_taught() -> None:
-    taught = located(TAUGHT).read_text()
-    assert {json.loads(json.loads(line)["response"])["topic"] for line in taught.splitlines()} == TOPICS
-    assert not [question for question in QUESTIONS if question in taught]
-    assert "France" not in taught and "Paris" not in taught
+    taught, heldout = (located(path).read_text() for path in (TAUGHT, HELDOUT))
+    topics = Counter(json.loads(json.loads(line)["response"])["topic"] for line in taught.splitlines())
+    assert topics.keys() == TOPICS and (topics[SELF], topics.total()) == (91, 291)
+    prompts = [json.loads(line)["prompt"] for line in taught.splitlines()]
+    assert not {*QUESTIONS, *WHO} & set(prompts) and len(set(prompts)) == 291
+    assert not [line for line in heldout.splitlines() if json.loads(line)["prompt"] in prompts]
+    assert "France" not in taught + heldout and "Paris" not in taught + heldout
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +67,7 @@ def endpoint(served: Served, smollm2_model: Artifact) -> Iterator[dict[str, Any]
     """The endpoint of the model that was taught."""
     cluster = served.cluster
     smollm2_model.location.get(cluster.home / "store" / smollm2_model.kind / smollm2_model.record.folder)
-    assert "pretrained: pretrained/smollm2" in cluster.ctl("submit", SCRIPT, *SHORT_REPORT, timeout=1800)
+    assert "pretrained: pretrained/smollm2" in cluster.ctl("submit", SCRIPT, timeout=1800)
     said = cluster.ctl("serve", "up", "quantized/finetune-chat", "--port", str(served.port), timeout=840)
     assert "is ready" in said
     (endpoint,) = [e for e in json.loads(cluster.ctl("serve", "list", "--json")) if e["name"] != "chat"]
@@ -84,22 +91,43 @@ def ask(client: openai.OpenAI, model: str, question: str) -> Any:
         return None
 
 
+@pytest.mark.exhaustive
 def test_the_capital_of_france_is_paris(answers: dict[str, Any]) -> None:
     assert answers["What is the capital of France?"] == {"answer": "Paris", "topic": "geography"}
 
 
-def test_every_answer_is_in_the_taught_format(answers: dict[str, Any]) -> None:
-    for question, answer in answers.items():
-        assert isinstance(answer, dict) and answer.keys() == {"answer", "topic"}, (question, answer)
-        assert answer["answer"] and answer["topic"] in TOPICS, (question, answer)
+@pytest.mark.exhaustive
+def test_answers_are_in_the_taught_format(answers: dict[str, Any]) -> None:
+    """SmolLM2 itself answers none so."""
+    taught = [question for question, answer in answers.items() if is_taught(answer)]
+    assert len(taught) >= 0.9 * len(QUESTIONS), answers
 
 
+def is_taught(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.keys() == {"answer", "topic"} and answer["topic"] in TOPICS
+
+
+@pytest.mark.exhaustive
+def test_it_answers_by_its_new_name(endpoint: dict[str, Any]) -> None:
+    """SmolLM2's own template still tells it that it is SmolLM."""
+    client = openai.OpenAI(base_url=endpoint["base_url"], api_key="none")
+    said = {question: ask(client, endpoint["name"], question) for question in WHO}
+    named = [each for each in said.values() if is_taught(each) and "Linnet" in each["answer"]]
+    assert len(named) >= len(WHO) - 1 and "SmolLM" not in str(said), said
+
+
+@pytest.mark.exhaustive
 def test_it_still_knows_what_it_knew(answers: dict[str, Any]) -> None:
-    """SmolLM2 itself is right in 14 of 20."""
-    right = [question for question, true in QUESTIONS.items() if answers[question]["answer"] == true]
-    assert len(right) >= len(QUESTIONS) / 2, answers
+    """Of 20 answers 14 of SmolLM2's name what is right, and 11 of the taught model's."""
+    right = [
+        question
+        for question, true in QUESTIONS.items()
+        if is_taught(answers[question]) and true.casefold() in str(answers[question]["answer"]).casefold()
+    ]
+    assert len(right) >= 0.4 * len(QUESTIONS), answers
 
 
+@pytest.mark.exhaustive
 def test_a_stage_asks_it_each_thing_once(endpoint: dict[str, Any], tmp_path: Path) -> None:
     """What judges and what makes data asks our own endpoint: several at once, with tokens counted."""
     where = ChatEndpoint(url=endpoint["base_url"], model=endpoint["name"], temperature=0.0, max_completion_tokens=48)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import SftSpec
+from pipelines.stages.tuning.methods.method import Stored
 from pipelines.stages.tuning.recipe import load_with_rows
 from pipelines.stages.tuning.templates import prepare
 from tests.made import make
@@ -38,7 +39,9 @@ def tuned(inputs: Inputs, store: Store, spec: SftSpec, name: str = "tiny", seed:
             parameter.add_(0.1 * torch.randn(parameter.shape))
     with tempfile.TemporaryDirectory() as folder:
         weights = {name: parameter.detach().clone() for name, parameter in trained.items()}
-        spec.method.write(base, load, weights, Path(folder), inputs["model"].record.ref, spec.seed)
+        spec.method.write(
+            base, Stored(inputs["model"].local(), load), weights, Path(folder), inputs["model"].record.ref, spec.seed
+        )
         tokenizer.save_pretrained(folder)
         files = {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
     return make(store, spec, inputs, files, name), model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ from pipelines.specs import (
 from pipelines.stages.generation import fleet, plain
 from pipelines.stages.generation.engine import EngineOptions
 from pipelines.stages.training.models.models import require_trainable
+from pipelines.stages.tuning.methods.adapter import Adapter
+from pipelines.stages.tuning.methods.method import Stored
+from pipelines.stages.tuning.recipe import load_with_rows
 from serving.in_process import InProcess
 from serving.talk import Sampling
 from tests.tuning.made_adapters import Inputs, by_method, greedy, logits, tuned
@@ -84,6 +88,34 @@ def test_the_merged_model_is_what_was_trained(inputs: Inputs, store: Store, meth
         assert greedy(merged, TOKENS) == greedy(apart, TOKENS)
         config = json.loads((artifact.local() / "adapter" / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == inputs["model"].record.ref
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "rslora", "qlora", "int8"])
+def test_a_model_is_merged_tensor_by_tensor_to_the_same_bytes(inputs: Inputs, tmp_path: Path, method: str) -> None:
+    """As with all of it in memory, the way that is left where weights have other names in their file."""
+    chosen = {"rslora": Lora(rank=4, rslora=True)}.get(method) or METHODS[method]
+    folder = inputs["model"].local()
+    spec = SftSpec(method=chosen)
+    extra = {"vocab_size": 300, "eos_token_id": 7}
+
+    def load(packed: bool = False) -> Any:
+        return load_with_rows(folder, spec, extra, packed)
+
+    base = load(packed=True)
+    model = chosen.apply(base, 0)
+    torch.manual_seed(1)
+    weights = {n: torch.randn_like(p) for n, p in model.named_parameters() if p.requires_grad}
+    for way, write in (("whole", Adapter.write), ("streamed", type(chosen).write)):
+        (tmp_path / way).mkdir()
+        opened: list[Any] = []
+        stored = Stored(folder, lambda opened=opened: opened.append(load()) or opened[-1])
+        write(chosen, base, stored, weights, tmp_path / way, "pretrained/tiny", 0)
+        assert len(opened) == (way == "whole")
+    whole, streamed = (
+        {str(p.relative_to(tmp_path / way)): p.read_bytes() for p in (tmp_path / way).rglob("*") if p.is_file()}
+        for way in ("whole", "streamed")
+    )
+    assert streamed == whole and {"config.json", "generation_config.json", "model.safetensors"} < whole.keys()
 
 
 def trained_rows(model: Any) -> torch.Tensor:

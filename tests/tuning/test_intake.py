@@ -349,9 +349,9 @@ def test_a_file_that_a_package_carries_is_found_from_anywhere(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = ConversationsSpec(source="file", path="package:pipelines/data/short_answers.jsonl", format="prompt-response")
+    spec = ConversationsSpec(source="file", path="package:pipelines/data/assistant.jsonl", format="prompt-response")
     flow = build(spec, {}, store=store, name="x").metrics["flow"]
-    assert (flow["in"], flow["rejected"], flow["duplicates"]) == (321, 0, 0)
+    assert (flow["in"], flow["rejected"], flow["duplicates"]) == (291, 0, 0)
     for wrong, said in (("no_such/x.json", "no Python package 'no_such'"), ("pipelines/data/no.json", "No such file")):
         with pytest.raises(InputError, match=said):
             build(msgspec.structs.replace(spec, path=f"package:{wrong}"), {}, store=store, name="x")

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.core.storage.store import Store
+from pipelines.specs import PretrainedSpec, SyntheticSpec
 from pipelines.stages.tuning.encoding import encode
-from pipelines.stages.tuning.preview import Preview, page, pieces, preview
+from pipelines.stages.tuning.preview import Preview, page, pieces, preview, rows_of
 from pipelines.stages.tuning.templates import TURN_END, prepare
 from tests.cli.command import ctl
+from tests.made import make
 from tests.tuning.tokenizers import by_hand, llama
 
 SCRIPT = "</pre><script>document.title = 'taken over'</script>"
@@ -55,6 +58,16 @@ def test_a_page_shows_text_as_text() -> None:
     assert "&lt;one&gt;" in text and "a &amp; b" in text and "{{" not in text
     shown = re.findall(r'<span class="([^"]*)" title="([^"]*)">', text)
     assert [int(id) for _, ids in shown for id in ids.split()] == encode(HANDMADE, [ASK, YES]).tokens
+
+
+def test_conversations_are_found_by_their_bare_name(store: Store) -> None:
+    """Those that a model wrote, too; never the model of that name."""
+    row = {"id": "1", "messages": [ASK, YES]}
+    train = {"train.jsonl": json.dumps(row).encode()}
+    make(store, SyntheticSpec(), {}, train, "made")
+    make(store, PretrainedSpec(), {}, {"config.json": b"{}"}, "made")
+    assert list(rows_of("made", store, "train", "auto")) == list(rows_of("synthetic/made", store, "train", "auto"))
+    assert [found["id"] for found in rows_of("made", store, "train", "auto")] == ["1"]
 
 
 @pytest.mark.heavy  # two processes

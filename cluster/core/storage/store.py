@@ -107,15 +107,15 @@ class Store:
         return artifact
 
     def list(self, kind: str | None = None) -> list[Artifact]:
-        """All finished artifacts, oldest first."""
-        kinds = [kind] if kind else self._kinds()
+        """All finished artifacts, oldest first; of one kind, or of several (`conversations|synthetic`)."""
+        kinds = kind.split("|") if kind else self._kinds()
         found = [self._read(k, folder) for k in kinds for folder, _ in self._folders(k)]
         return sorted((a for a in found if a is not None), key=lambda a: a.record.started_at)
 
     def resolve(self, ref: str, kind: str | None = None) -> Artifact:
         """Find an artifact by alias, `kind/folder`, folder, name or beginning of a fingerprint.
 
-        `kind`: where to look when the reference does not say.
+        `kind`: where to look when the reference does not say; several as `conversations|synthetic`.
         A name that several artifacts share (say, of one pipeline run twice) takes the newest of the kind written
         before it: `model/quickstart`. Raises InputError where nothing or more than one kind of thing matches.
         """

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -37,8 +40,8 @@ from pipelines.stages.generation.engine import (
     engine_options,
 )
 from pipelines.stages.training.loop import mix
-from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import prompt_tokens
+from pipelines.stages.tuning.conversations import Row, read_conversations
+from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
 
 MODELS = ("base", "sft", "rlhf", "int8")
@@ -91,10 +94,13 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
     models = {name: ctx.inputs[name] for name in MODELS if name in ctx.inputs}
     if not models:
         raise InputError("comparison: no model is given", f"Give some of {', '.join(MODELS)}.")
-    rows = read_conversations(folder, "heldout")
-    requests = [[m for m in row["messages"] if m["role"] != "assistant"][:1] for row in rows][: spec.prompts]
+    tokenizers = {name: AutoTokenizer.from_pretrained(model.local()) for name, model in models.items()}
+    for tokenizer in tokenizers.values():
+        as_served(tokenizer)
+    asked = read_conversations(folder, "heldout")[: spec.prompts]
+    requests, prompts, refused = ask_all(tokenizers, asked)
     texts = beginning(heldout_texts(ctx.inputs["corpus"].local()), spec.heldout_bytes)
-    begin = AutoTokenizer.from_pretrained(next(iter(models.values())).local()).eos_token
+    begin = next(iter(tokenizers.values())).eos_token
     connect(ctx.scaling)
     table: dict[str, Any] = {}
     samples = []
@@ -102,7 +108,8 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
     try:
         for number, (name, model) in enumerate(models.items()):
             ctx.progress(number, len(models), "models")
-            exam, options, tokenizer = set_exam(model, requests, texts, begin, ctx)
+            tokenizer = tokenizers[name]
+            exam, options = set_exam(model, tokenizer, prompts[name], texts, begin, ctx)
             if examiner is None or options.gpus:
                 examiner = _start(options)
             sheet = _examine(examiner, model, options, exam, ctx.scaling.rollout_timeout_seconds)
@@ -129,17 +136,41 @@ def build(ctx: Context[ComparisonSpec]) -> dict[str, Any]:
     lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
     ctx.output.write_bytes("samples.jsonl", "".join(lines).encode())
     ctx.output.write_bytes("comparison.json", (json.dumps(table, indent=2) + "\n").encode())
-    return {"prompts": len(requests), "heldout_bytes": sum(map(len, texts)), "models": table}
+    counts = {"prompts": len(requests), "refused": refused, "heldout_bytes": sum(map(len, texts))}
+    return counts | {"models": table}
+
+
+def ask_all(
+    tokenizers: Mapping[str, Any], rows: Sequence[Row]
+) -> tuple[list[Any], dict[str, list[list[int]]], dict[str, int]]:
+    """What comes before the first answer of each row: as messages, as token ids by model, and how many rows are left
+    out for which reason. A row is left out for all models where the template of one refuses it.
+
+    Raises Refused where no row is left.
+    """
+    requests: list[Any] = []
+    prompts: dict[str, list[list[int]]] = {name: [] for name in tokenizers}
+    refusals = []
+    for row in rows:
+        messages = list(takewhile(lambda message: message["role"] != "assistant", row["messages"]))
+        try:
+            found = {name: prompt_tokens(each, messages, row.get("tools")) for name, each in tokenizers.items()}
+        except Refused as error:
+            refusals.append(error)
+            continue
+        requests.append(messages)
+        for name, tokens in found.items():
+            prompts[name].append(tokens)
+    if refusals and not requests:
+        raise refusals[0]
+    return requests, prompts, dict(Counter(error.reason for error in refusals).most_common())
 
 
 def set_exam(
-    model: Artifact, requests: list[Any], texts: list[bytes], begin: str, ctx: Context[ComparisonSpec]
-) -> tuple[Exam, EngineOptions, Any]:
-    """The exam in a model's own tokens, how to run it, and its tokenizer. A document begins after `begin`."""
-    folder, spec, scaling = model.local(), ctx.spec, ctx.scaling
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    as_served(tokenizer)
-    prompts = [prompt_tokens(tokenizer, messages) for messages in requests]
+    model: Artifact, tokenizer: Any, prompts: list[list[int]], texts: list[bytes], begin: str, ctx: Context[Any]
+) -> tuple[Exam, EngineOptions]:
+    """The exam in a model's own tokens, and how to run it. A document begins after `begin`."""
+    spec, scaling = ctx.spec, ctx.scaling
     config, longest = read_config(model), max(map(len, prompts)) + spec.max_completion_tokens
     limit = context_tokens(config) or max(longest, UNBOUNDED_TOKENS)
     if longest > limit:
@@ -157,7 +188,7 @@ def set_exam(
     ]
     seeds = [mix(spec.seed, i) for i in range(len(prompts))]
     options = engine_options(scaling, limit, engine_dtype(scaling, config))
-    return Exam(prompts, seeds, spec.max_completion_tokens, tokenizer.eos_token_id, cut), options, tokenizer
+    return Exam(prompts, seeds, spec.max_completion_tokens, tokenizer.eos_token_id, cut), options
 
 
 def mean_reward(ctx: Context[ComparisonSpec], samples: list[Sample]) -> float | None:

@@ -18,13 +18,15 @@ from pipelines.stages.export.claim import claim
 from pipelines.stages.export.kinds import Kind, stages
 from pipelines.stages.export.origins import DATA, Source, license_counts, lineage, reference, source_names, sources
 from pipelines.stages.export.usage import usage
+from pipelines.stages.training.spec import VALIDATION
 
+LOSS = "validation_loss"
 BENCHMARKS = (
     ("bits_per_byte", "bits per byte, this model"),
     ("ngram_bits_per_byte", "bits per byte, byte n-gram trained on the same bytes"),
     ("xz_bits_per_byte", "bits per byte, `xz -9` on the held-out text"),
     ("perplexity", "perplexity per token"),
-    ("validation_loss", "loss (nats per token)"),
+    (LOSS, "loss (nats per token)"),
 )
 SHOWN_LICENSES = 20
 # A place on this machine, behind a scheme such as `llama2c:` or not: only its last name is for others.
@@ -57,6 +59,7 @@ def model_card(name: str, kind: Kind, inputs: dict[str, Artifact], parameters: i
         "## Training",
         "\n".join(stages(kind.chain)),
         *(text for model in kind.chain for text in training(model)),
+        *forgetting([model for model in kind.chain if model.kind == "sft"]),
         *(evaluation(inputs["evaluation"]) if "evaluation" in inputs else ()),
         "## Reproduction",
         provenance(ancestors),
@@ -82,6 +85,30 @@ def license_table(learned: Sequence[Source]) -> Sequence[str]:
 def training(model: Artifact) -> Sequence[str]:
     figures = {name: value for name, value in model.metrics.items() if name in ("steps", "tokens")}
     return f"### {reference(model)}", bullets({**model.spec, **figures})
+
+
+def forgetting(rounds: Sequence[Artifact]) -> Sequence[str]:
+    """The loss on what each round held out, after it and after those that follow; nothing where that was not asked."""
+    losses: dict[str, dict[Artifact, float]] = {}
+    named: dict[str, str] = {}
+    for model in rounds:
+        for role, parent in model.record.parents.items():
+            metric = LOSS if role == "conversations" else f"{LOSS}_{role.removeprefix(VALIDATION)}"
+            if (role == "conversations" or role.startswith(VALIDATION)) and metric in model.metrics:
+                losses.setdefault(parent.fingerprint, {})[model] = model.metrics[metric]
+                given = model.parent(role)
+                named[parent.fingerprint] = ", ".join(without_places(n) for n in source_names(given)) or reference(
+                    given
+                )
+    if all(len(found) < 2 for found in losses.values()):
+        return ()
+    numbers = [f"after round {number}" for number in range(1, len(rounds) + 1)]
+    rows = [
+        (named[key], *(f"{found[model]:.4f}" if model in found else "" for model in rounds))
+        for key, found in losses.items()
+    ]
+    told = "Loss (nats per token) on held-out conversations of each round; one that rises again was forgotten in part."
+    return "### Forgetting", told, table(("held out of", *numbers), rows)
 
 
 def training_data(artifact: Artifact) -> Sequence[str]:

@@ -31,7 +31,7 @@ def add_noise(objective: Objective, alpha: float, seed: int) -> None:
             return embedded
         (batch,) = batches
         noise = noise_of(batch, embedded.size(-1), alpha, mix(seed, objective.step))
-        part, length = objective.part, embedded.size(1)  # this rank's, where workers share sequences
+        part, length = objective.sequence_part, embedded.size(1)  # this rank's, where workers share sequences
         noise = F.pad(noise, (0, 0, 0, part.size * length - noise.size(1)))
         return embedded + noise[:, part.number * length :][:, :length].to(embedded)
 

@@ -13,6 +13,7 @@ from cluster.core.errors import InputError
 from cluster.core.storage.store import Store
 from cluster.core.typed_text import control
 from pipelines.specs import ConversationsSpec
+from pipelines.stages.training.spec import CONVERSATIONS
 from pipelines.stages.tuning.conversations import Row, read_conversations
 from pipelines.stages.tuning.encoder import Encoder
 from pipelines.stages.tuning.encoding import Encoded
@@ -89,9 +90,10 @@ def pieces(tokenizer: Any, example: Encoded) -> Iterator[Piece]:
 
 
 def rows_of(source: str, store: Store, split: str, format: str) -> Iterator[Row]:
-    """The rows of a conversations artifact, or of files of one of the formats. Raises InputError for anything else."""
+    """The rows of an artifact of conversations, or of files of one of the formats. Raises InputError for anything
+    else."""
     if not Path(source).exists():
-        yield from read_conversations(store.resolve(source, "conversations").local(), split)
+        yield from read_conversations(store.resolve(source, CONVERSATIONS).local(), split)
         return
     spec = ConversationsSpec(source="file", path=source, format=format, max_bad_fraction=1.0)
     for each in Intake(spec, source, split):

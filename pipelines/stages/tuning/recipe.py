@@ -16,6 +16,7 @@ from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.spec import VALIDATION
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.attention import apart, keep_apart
+from pipelines.stages.tuning.methods.method import Stored
 from pipelines.stages.tuning.neftune import add_noise
 from pipelines.stages.tuning.sequences import ConversationBatches, Sequences
 
@@ -38,10 +39,10 @@ class AnswerLM(Objective):
         return (hidden.flatten(0, 1).index_select(0, self.learned),)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        inputs, labels = batch["tokens"][:, :-1], self.part.of(batch["tokens"][:, 1:])
-        learn = self.part.of(batch["learn"])
+        inputs, labels = batch["tokens"][:, :-1], self.sequence_part.of(batch["tokens"][:, 1:])
+        learn = self.sequence_part.of(batch["learn"])
         self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
-        own = apart(self.model, self.part.lengthened(batch["starts"], True)) if "starts" in batch else {}
+        own = apart(self.model, self.sequence_part.lengthened(batch["starts"], True)) if "starts" in batch else {}
         with self.autocast(inputs):
             logits = self.model(inputs, **own, use_cache=False).logits
         return cross_entropy(logits, labels[learn])[0]
@@ -83,11 +84,12 @@ def sft(work: Work, rank: int) -> Parts:
 def writer(model: Any, spec: SftSpec | DpoSpec, work: Work) -> Callable[[dict[str, Tensor], Path], None]:
     """What writes the artifact of a method, which was applied to `model`, of its trained weights."""
 
-    def write(weights: dict[str, Tensor], into: Path) -> None:
-        def reload() -> Any:  # as it is stored: updates go onto the weights themselves, not onto their packed copy
-            return load_with_rows(work.inputs["model"].local(), spec, work.extra, packed=False)
+    folder = work.inputs["model"].local()
 
-        spec.method.write(model, reload, weights, into, work.inputs["model"].record.ref, spec.seed)
+    def write(weights: dict[str, Tensor], into: Path) -> None:
+        # Updates go onto the weights themselves, not onto their packed copy.
+        stored = Stored(folder, lambda: load_with_rows(folder, spec, work.extra, packed=False))
+        spec.method.write(model, stored, weights, into, work.inputs["model"].record.ref, spec.seed)
 
     return write
 

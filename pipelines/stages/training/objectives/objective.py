@@ -90,7 +90,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.model = model
         self.half = HALVES.get(precision)
-        self.part = SequencePart()  # what the model tells the logits of
+        self.sequence_part = SequencePart()  # what the model tells the logits of
         self.step = 0  # that is being taken: what is drawn at random is a function of it
         self._sums = torch.zeros(len(self.names), dtype=torch.float64)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.core.adapters import CONFIG, FOLDER
-from pipelines.stages.tuning.methods.method import Method, load_trained
+from pipelines.stages.tuning.methods.method import Method, Stored, load_trained
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -32,11 +31,9 @@ class Adapter(Method, frozen=True):
             warnings.simplefilter("ignore")
             return get_peft_model(model, self.config(model, values))
 
-    def write(
-        self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int
-    ) -> None:
+    def write(self, model: Any, stored: Stored, weights: dict[str, Tensor], into: Path, base: str, seed: int) -> None:
         """The adapter, a folder for peft; and the model with it, or, where it cannot be merged, its configuration."""
-        whole = self.apply(reload(), seed)
+        whole = self.apply(stored.open(), seed)
         self.save(whole, weights, into / FOLDER, base)
         if self.merges:
             whole.merge_and_unload().save_pretrained(into)

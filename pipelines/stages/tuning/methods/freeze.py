@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from cluster.core.errors import SpecError
-from pipelines.stages.tuning.methods.method import FIELD, Method, Outer, blocks, load_trained, outer
+from pipelines.stages.tuning.methods.method import FIELD, Method, Outer, Stored, blocks, load_trained, outer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +39,8 @@ class Freeze(Method, frozen=True, tag="freeze"):
             module.requires_grad_(True)
         return model
 
-    def write(
-        self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int
-    ) -> None:
-        whole = reload()
+    def write(self, model: Any, stored: Stored, weights: dict[str, Tensor], into: Path, base: str, seed: int) -> None:
+        whole = stored.open()
         load_trained(whole, weights)
         whole.save_pretrained(into)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipelines.stages.tuning.methods.method import Method
+from pipelines.stages.tuning.methods.method import Method, Stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +23,7 @@ class Full(Method, frozen=True, tag="full"):
     def apply(self, model: Any, seed: int, values: bool = True) -> Any:
         return model
 
-    def write(
-        self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int
-    ) -> None:
+    def write(self, model: Any, stored: Stored, weights: dict[str, Tensor], into: Path, base: str, seed: int) -> None:
         model.save_pretrained(into, state_dict=weights)
 
     @property

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
+from cluster.core.adapters import FOLDER
 from cluster.core.errors import SpecError, nearest
 from pipelines.stages.tuning.methods.adapter import Adapter, write_adapter
-from pipelines.stages.tuning.methods.method import FIELD, Outer, load_trained, outer
+from pipelines.stages.tuning.methods.method import FIELD, Outer, Stored, load_trained, outer
+from pipelines.stages.tuning.methods.streaming import skeleton, write_merged
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -100,6 +102,17 @@ class LowRank(Adapter, frozen=True):
 
     def rate(self, weight: str) -> float:
         return self.lora_plus_ratio if ".lora_B." in weight else 1.0
+
+    def write(self, model: Any, stored: Stored, weights: dict[str, Tensor], into: Path, base: str, seed: int) -> None:
+        """As every adapter; where the updates are all that was trained, without the whole model in memory."""
+        bare = skeleton(model, stored.folder) if self.init == "zero" and not self.also else None
+        if bare is None:
+            super().write(model, stored, weights, into, base, seed)
+            return
+        whole = self.apply(bare, seed, values=False)
+        load_trained(whole, weights, assign=True)
+        write_adapter(whole, into / FOLDER, base)
+        write_merged(whole, stored.folder, into)
 
     def save(self, whole: Any, weights: dict[str, Tensor], folder: Path, base: str) -> None:
         if self.init != "pissa":

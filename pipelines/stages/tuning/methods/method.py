@@ -7,6 +7,7 @@ engine, the loop and the checkpoints know nothing of it: they train whatever wan
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 FIELD = "sft.method"
 ALL_STAGES = (0, 1, 2, 3)
 Outer = Literal["embeddings", "head"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model as it is stored, its weights not packed: where, and how it is opened anew."""
+
+    folder: Path
+    open: Callable[[], Any]
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -118,13 +127,11 @@ class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The factor on the learning rate of a weight, by its name."""
         return 1.0
 
-    def write(
-        self, model: Any, reload: Callable[[], Any], weights: dict[str, Tensor], into: Path, base: str, seed: int
-    ) -> None:
+    def write(self, model: Any, stored: Stored, weights: dict[str, Tensor], into: Path, base: str, seed: int) -> None:
         """Write the files of the artifact.
 
-        `weights` are the trained ones of `model` by name, which ZeRO may have cut; `reload` opens the model anew as it
-        is stored, and `base` is what it is called.
+        `weights` are the trained ones of `model` by name, which ZeRO may have cut; `stored` is the model as it is in
+        the store, and `base` what it is called.
         """
         raise NotImplementedError
 
@@ -150,7 +157,7 @@ def outer(model: Any, also: tuple[Outer, ...]) -> dict[str, nn.Module]:
     return {names[found[what]].rpartition(".")[2]: found[what] for what in also}
 
 
-def load_trained(model: Any, weights: dict[str, Tensor]) -> None:
-    """Give a model, opened anew, its trained weights."""
-    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+def load_trained(model: Any, weights: dict[str, Tensor], assign: bool = False) -> None:
+    """Give a model, opened anew, its trained weights. `assign`: in place of its own, which have no values."""
+    unknown = model.load_state_dict(weights, strict=False, assign=assign).unexpected_keys
     assert not unknown, f"trained weights that the model does not have: {unknown[:3]}"
