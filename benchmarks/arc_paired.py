@@ -4,7 +4,8 @@
 
 Scored as lm-eval's `arc_easy` does (`acc`: the choice of the highest likelihood after `Question: ...\\nAnswer:`;
 `acc_norm`: by character of the choice), both models on the same questions, so that a run that is stopped has its
-figures: counts, and the interval of the paired difference. All questions by lm-eval itself: `ctl run pipelines/benchmark.py`.
+figures: counts, and the interval of the paired difference. All questions by lm-eval itself:
+`ctl run pipelines/benchmark.py`.
 """
 
 from __future__ import annotations
