@@ -39,6 +39,7 @@ from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 # Parts of specs and their bases, which have no kind. Of readers, rules and methods all that their lists have.
 from pipelines.stages.alignment.advantages import *
 from pipelines.stages.alignment.advantages.advantage import ValueFunction as ValueFunction
+from pipelines.stages.alignment.environments import *
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
 from pipelines.stages.alignment.rewards import *

@@ -31,3 +31,10 @@ def all_of_it(sample: Sample) -> int:
         return 1
     assert (sample.text, sample.tokens) == ("good fine", (1, 2))
     return 2
+
+
+def asks_back(sample: Sample) -> str | None:
+    """An environment: says again what was said, with a question mark, until the model is done."""
+    if sample.answer == "fail":
+        raise RuntimeError("no")
+    return None if sample.answer in ("done", "oh") else f"{sample.answer}?"

@@ -54,7 +54,7 @@ class Appraiser:
             found = self.spec.advantage.of_tokens(drawn)
             return Verdict(found.advantages.tolist(), {}, None, {})
         rows = self._asked(engine, prompts, completions)
-        lengths = [len(completion.tokens) for completion in completions]
+        lengths = [len(completion.logprobs) for completion in completions]  # what was drawn
         behaviour, known = padded([c.logprobs for c in completions]), {n: padded(r) for n, r in rows.items()}
         learn = torch.arange(behaviour.size(1)) < torch.tensor(lengths).unsqueeze(1)
         kl, penalty, figures = None, None, {}

@@ -23,7 +23,7 @@ def overlong(lengths: Tensor, max_tokens: int, within: int) -> Tensor:
 
 def token_weights(spec: RlhfSpec, completions: list[Completion]) -> Tensor:
     """What a token of each completion weighs (n,), so that the sum over tokens by all tokens is the mean asked for."""
-    lengths = torch.tensor([float(len(c.tokens)) for c in completions])
+    lengths = torch.tensor([float(len(c.logprobs)) for c in completions])
     if spec.mean_over == "tokens":
         return torch.ones_like(lengths)
     own = lengths if spec.mean_over == "answers" else torch.full_like(lengths, spec.max_completion_tokens)
@@ -50,8 +50,8 @@ def micro_batches(
         for row, (prompt, completion) in enumerate(rows):
             begin, end = len(prompt.tokens), len(prompt.tokens) + len(completion.tokens)
             tokens[row, :end] = torch.tensor(prompt.tokens + completion.tokens)
-            learn[row, begin:end] = True
-            behaviour[row, begin:end] = torch.tensor(completion.logprobs)
+            learn[row, begin:end] = True if completion.mine is None else torch.tensor(completion.mine, dtype=torch.bool)
+            behaviour[row, learn[row]] = torch.tensor(completion.logprobs)
         yield own, {"tokens": tokens, "learn": learn[:, 1:], "behaviour": behaviour[:, 1:]}
 
 

@@ -151,7 +151,7 @@ class RolloutBatches(Source):
             **({"reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
             "zero_variance_fraction": round(float(flat.float().mean()), 4),
             **({"dropped_groups": len(flat) - len(places)} if spec.redraws else {}),
-            "completion_tokens": round(sum(len(c.tokens) for c in drawn.completions) / len(drawn.completions), 2),
+            "completion_tokens": round(sum(len(c.logprobs) for c in drawn.completions) / len(drawn.completions), 2),
             "finished_fraction": round(sum(c.finished for c in drawn.completions) / len(drawn.completions), 4),
             "rollout_seconds": round(drawn.seconds, 3),
             **{name: round(figure, 6) for name, figure in verdict.figures.items()},
@@ -182,7 +182,7 @@ class RolloutBatches(Source):
         places = rollout.places or list(range(groups))
         self._groups = [places[row // spec.group_size] for row in rows[:: spec.group_size]]
         completions = [rollout.completions[row] for row in rows]
-        tokens = sum(len(c.tokens) for c in completions)
+        tokens = sum(len(c.logprobs) for c in completions)
         first, last = self.plan.positions(0, self.rank)
         own = slice(first, last)
         batches = self._batches(
@@ -230,7 +230,7 @@ class RolloutBatches(Source):
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
         batches = self._batches(engine, self.heldout[own], completions[own], zeros.tolist(), zeros, {})
-        tokens = sum(len(c.tokens) for c in completions)
+        tokens = sum(len(c.logprobs) for c in completions)
         kl, appraiser = self._kl(batches, tokens), self.appraiser
         taught = (
             appraiser.teacher_kl(engine, self.heldout[own], completions[own]) if appraiser.teacher is not None else None

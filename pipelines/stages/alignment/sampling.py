@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.environments.episodes import Episodes
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.packing import overlong
 from pipelines.stages.alignment.prompts import Prompt
@@ -58,6 +59,7 @@ class Sampling:
         self.order = Order(len(train), spec.seed)
         self.groups = spec.global_batch_size // spec.group_size * spec.minibatches_per_rollout  # of a rollout
         self.position = 0
+        self.episodes = Episodes.of(spec, scorer, self.draw) if spec.environment and rank == 0 else None
 
     def __call__(self, number: int) -> tuple[Sampled, Tensor, list[int]]:
         """All that is drawn for a rollout, whose groups have rewards that are all alike, and the places of those to
@@ -94,13 +96,21 @@ class Sampling:
     def complete(self, prompts: list[Prompt], seeds: list[int]) -> list[Completion]:
         """A completion of each prompt, on every rank."""
         box: list[Any] = [None]
-        if self.sync.fleet:
-            options = {"max_tokens": self.spec.max_completion_tokens, "temperature": self.spec.temperature}
-            tokens = [prompt.tokens for prompt in prompts]
-            box = [self.sync.fleet.generate(tokens, seeds, eos_token_id=self.eos_token_id, **options)]
-        dist.broadcast_object_list(box)
-        completions: list[Completion] = box[0]
-        return completions
+        if self.sync.fleet and self.episodes:
+            box = [self.episodes(prompts, seeds, lambda: dist.broadcast_object_list([None]))]
+        elif self.sync.fleet:
+            box = [self.draw([prompt.tokens for prompt in prompts], seeds, self.spec.max_completion_tokens)]
+        while True:  # of each turn of an answer a sign of life, so that nobody waits for more than one
+            dist.broadcast_object_list(box)
+            if box[0] is not None:
+                completions: list[Completion] = box[0]
+                return completions
+
+    def draw(self, prompts: list[list[int]], seeds: list[int], max_tokens: int) -> list[Completion]:
+        """What the engines draw; for rank 0."""
+        assert self.sync.fleet
+        options = {"max_tokens": max_tokens, "temperature": self.spec.temperature}
+        return self.sync.fleet.generate(prompts, seeds, eos_token_id=self.eos_token_id, **options)
 
     def scores(self, prompts: list[Prompt], completions: list[Completion]) -> Summed:
         """The reward of each completion, in order; every rank scores its share."""
@@ -110,6 +120,6 @@ class Sampling:
         dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
         also: dict[str, Tensor] = {}
         if self.spec.overlong_tokens:
-            lengths = torch.tensor([len(c.tokens) for c in completions])
+            lengths = torch.tensor([len(c.logprobs) for c in completions])
             also[OVERLONG] = overlong(lengths, self.spec.max_completion_tokens, self.spec.overlong_tokens)
         return summed(self.spec, len(prompts), parts, also)

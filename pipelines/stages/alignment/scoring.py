@@ -49,7 +49,7 @@ class Scorer:
         self.rewards = named(spec.rewards)
         self.tokenizer = tokenizer
         self.model = model
-        self.timeout_seconds = scaling.reward_timeout_seconds
+        self.scaling, self.timeout_seconds = scaling, scaling.reward_timeout_seconds
         self.judges = {name: reward for name, reward in self.rewards.items() if isinstance(reward, Judge)}
         self.askers = {
             name: Asker(Context(spec, {}, place / name, scaling, name, ""), judge.endpoint, spec.seed)

@@ -13,6 +13,7 @@ from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
+from pipelines.stages.alignment.environments import AnyEnvironment
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.losses import AnyPolicyLoss
 from pipelines.stages.alignment.losses.clipped import Clipped
@@ -139,6 +140,9 @@ class RlhfSpec(TrainingSpec, frozen=True):
     """The parts of the reward, whose weighted sum counts. A number is a weight: of a type of
     pipelines/stages/alignment/rewards/, of `module:function`, or of `reward_model` (the sigmoid of the reward model's
     score). A struct says its `type`, its weight and more, under a name of yours."""
+    environment: AnyEnvironment | None = None
+    """Whom the model speaks to in several turns before its answer ends: `tools`, or a function of your own (`python`);
+    none: an answer is one turn."""
     overlong_tokens: Annotated[int, Meta(ge=0)] = 0
     """Over the last so many tokens of `max_completion_tokens` a penalty grows from 0 to 1 (DAPO's soft overlong
     punishment, arXiv:2503.14476, equation 13); 0: none."""
@@ -217,6 +221,12 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
         named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
+        if self.environment and 2 * self.environment.turn_tokens > self.max_completion_tokens:
+            raise SpecError(
+                f"rlhf.environment.turn_tokens: two turns of {self.environment.turn_tokens} tokens are more than "
+                f"rlhf.max_completion_tokens, {self.max_completion_tokens}, which bounds all turns",
+                "Raise the one or lower the other.",
+            )
 
     @property
     def steps_per_rollout(self) -> int:

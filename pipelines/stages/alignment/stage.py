@@ -58,6 +58,8 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
         check_companions(ctx, tokenizer)
         for reward in named(spec.rewards).values():
             reward.require()
+        if spec.environment:
+            spec.environment.require()
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
             check_references(ctx, prompts, split)

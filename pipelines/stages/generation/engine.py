@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +78,23 @@ def engine_dtype(scaling: ScalingSpec, config: Mapping[str, Any] | None = None) 
 class Completion:
     """Sampled token ids, each with its log-probability (nats) under the distribution it was drawn from.
 
-    `finished`: the end-of-text token, which is then the last, was reached.
+    `finished`: the end-of-text token, which is then the last, was reached. Where an environment has spoken between
+    turns of the model, `mine` says which tokens were drawn, of which alone there are log-probabilities, and `replies`
+    are its messages, in order.
     """
 
     tokens: list[int]
     logprobs: list[float]
     finished: bool
+    mine: list[bool] | None = None
+    replies: list[dict[str, str]] = field(default_factory=list)
+
+    def turns(self) -> list[list[int]]:
+        """The drawn tokens, turn by turn."""
+        if self.mine is None:
+            return [self.tokens]
+        groups = itertools.groupby(zip(self.tokens, self.mine, strict=True), key=lambda each: each[1])
+        return [[token for token, _ in group] for drawn, group in groups if drawn] or [[]]
 
 
 class StaleWeights(JobError):

@@ -1,4 +1,5 @@
-"""Calling rewards, of which nothing is known, for a finite number; in the process that they run in."""
+"""Calling rewards, of which nothing is known, for a finite number, and environments for text; in the process that they
+run in."""
 
 from __future__ import annotations
 
@@ -11,32 +12,39 @@ import msgspec
 
 from cluster.core.errors import NotReadyError
 from cluster.core.identity import usercode
+from pipelines.stages.alignment.environments import AnyEnvironment
+from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.rewards import AnyReward
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
 
 TOLD_CHARACTERS = 2000
+REWARDS = "rewards"
+
+Called = Reward | Environment
 
 
-def load(rewards: dict[str, Any]) -> dict[str, Reward]:
-    """Rewards of plain data, with what they need."""
-    found = msgspec.convert(rewards, dict[str, AnyReward])
-    for reward in found.values():
+def load(called: dict[str, Any], kind: str) -> dict[str, Called]:
+    """Rewards or environments of plain data, with what they need."""
+    found: dict[str, Called] = msgspec.convert(called, dict[str, AnyReward if kind == REWARDS else AnyEnvironment])
+    for each in found.values():
         with suppress(Exception, SystemExit):  # told with the first sample
-            reward.prepare()
+            each.prepare()
     return found
 
 
-def call(reward: Reward, sample: dict[str, Any]) -> dict[str, Any]:
-    """`value`, the reward of a sample; or `why` there is none, and where this is so for every sample, the `remedy`."""
+def call(called: Called, sample: dict[str, Any]) -> dict[str, Any]:
+    """`value`, the reward of a sample or what an environment says to it; or `why` there is none, and where this is so
+    for every sample, the `remedy`."""
     try:
-        value = reward.of(msgspec.convert(sample, Sample))
+        given = msgspec.convert(sample, Sample)
+        value: Any = called.reply(given) if isinstance(called, Environment) else called.of(given)
     except NotReadyError as error:
         return {"why": error.message, "remedy": error.remedy}
     except BaseException as error:
         return {"why": f"failed: {_clipped(usercode.told, error)}"}
     try:
-        return {"value": as_number(value)}
+        return {"value": as_text(value) if isinstance(called, Environment) else as_number(value)}
     except BaseException as error:
         return {"why": f"returned {_clipped(str, error)}"}
 
@@ -46,6 +54,15 @@ def _clipped(tell: Any, error: BaseException) -> str:
         return str(tell(error))[:TOLD_CHARACTERS]
     except BaseException:  # the text of a user's exception is the user's code, too
         return type(error).__name__
+
+
+def as_text(value: Any) -> str | None:
+    """What an environment says: text, clipped, or None. Raises TypeError for anything else."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} of type {type(value).__name__}, not text")
+    return value.encode(errors="replace").decode()[:TOLD_CHARACTERS]
 
 
 def as_number(value: Any) -> float:

@@ -6,7 +6,8 @@ outside. Rewards are their user's own code, so that this contains mistakes, and 
 into the sandbox.
 
 Orders are messages on standard input, and answers on the descriptor REPLIES: four bytes of length, then JSON. The first
-order has `path`, `rewards`, `seed` and `memory_bytes`; each one after it `name` and `sample`.
+order has `path`, `kind` and `called` (the rewards or environments), `seed` and `memory_bytes`; each one after it `name`
+and `sample`.
 """
 
 from __future__ import annotations
@@ -97,13 +98,13 @@ def serve(replies: int) -> None:
 
     from pipelines.stages.alignment.rewards.calls import call, load
 
-    rewards = load(first["rewards"])
+    called = load(first["called"], first["kind"])
     send(replies, {"ready": True})
     while (order := receive(orders)) is not None:
         seeded: list[str] = []
         while (there := [name for name in GENERATORS if name in sys.modules]) != seeded or not seeded:
             seeded = _seed(there, first["seed"], order)
-            found = call(rewards[order["name"]], order["sample"])  # again, where it has only now imported one of them
+            found = call(called[order["name"]], order["sample"])  # again, where it has only now imported one of them
             if os.getpid() != owner:  # a copy that the reward has made: it must not answer, too
                 os._exit(0)
         signal.setitimer(signal.ITIMER_REAL, 0)

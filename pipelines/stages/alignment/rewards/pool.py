@@ -16,11 +16,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from cluster.core.errors import InputError, JobError, NotReadyError
+from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.rewards import confined
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -54,26 +55,38 @@ def broken(name: str, why: str, sample: Sample) -> InputError:
 class Pool:
     """Processes of some rewards, started when there is something to score. One thread uses it, and they end with it."""
 
-    def __init__(self, rewards: Mapping[str, Reward], seed: int, processes: int, memory_bytes: int) -> None:
-        self.rewards = dict(rewards)
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward] | Mapping[str, Environment],
+        seed: int,
+        processes: int,
+        memory_bytes: int,
+        kind: Literal["rewards", "environments"] = "rewards",
+    ) -> None:
+        self.rewards: dict[str, Reward | Environment] = dict(rewards)
         self.most = processes
         self._order = {
             "path": [entry or os.getcwd() for entry in sys.path],
-            "rewards": msgspec.to_builtins(self.rewards),
+            "kind": kind,
+            "called": msgspec.to_builtins(self.rewards),
             "seed": seed,
             "memory_bytes": memory_bytes,
         }
         self._processes: list[_Process] = []
 
     def score(self, samples: Sequence[Sample], timeout_seconds: float) -> dict[str, list[Scored]]:
-        """What each sample is worth by each reward.
+        """What each sample is worth by each reward. Raises as `call` does."""
+        return self.call(samples, timeout_seconds)
+
+    def call(self, samples: Sequence[Sample], timeout_seconds: float) -> dict[str, list[Any]]:
+        """What each sample is worth by each reward, or each environment says to it; or that this Failed.
 
         Raises InputError where a reward fails whose samples are neither left out nor scored, with its name and the
         sample; JobError where all of it takes longer than `timeout_seconds`, or no process can be started;
         NotReadyError where a reward lacks something of this machine's.
         """
         try:
-            return self._score(samples, timeout_seconds)
+            return self._call(samples, timeout_seconds)
         except BaseException:
             self.close()  # what they were asked is nobody's any more
             raise
@@ -83,8 +96,8 @@ class Pool:
         while self._processes:
             self._processes.pop().kill()
 
-    def _score(self, samples: Sequence[Sample], timeout_seconds: float) -> dict[str, list[Scored]]:
-        found: dict[str, dict[int, Scored]] = {name: {} for name in self.rewards}
+    def _call(self, samples: Sequence[Sample], timeout_seconds: float) -> dict[str, list[Any]]:
+        found: dict[str, dict[int, Any]] = {name: {} for name in self.rewards}
         todo = deque((name, row) for name in self.rewards for row in range(len(samples)))
         left = len(todo)
         end, starts = time.monotonic() + timeout_seconds, 0

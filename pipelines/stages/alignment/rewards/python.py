@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.identity import usercode
 from cluster.core.specs.naming import Function
 from pipelines.stages.alignment.rewards.reward import Reward
-from pipelines.stages.alignment.rewards.sample import RewardFunction, Sample
+from pipelines.stages.alignment.rewards.sample import Sample
 
 
 class PythonReward(Reward, frozen=True):
@@ -26,42 +27,44 @@ class PythonReward(Reward, frozen=True):
     """Keyword arguments of the function."""
 
     def require(self) -> None:
-        reward_function(self.function, self.options)
+        taking_sample(self.function, self.options, "rlhf.rewards")
 
     def prepare(self) -> None:
-        _load(self.function)
+        loaded(self.function)
 
     def of(self, sample: Sample) -> Any:
-        return _load(self.function)(sample, **self.options)
+        return loaded(self.function)(sample, **self.options)
 
 
 @functools.cache
-def _load(name: str) -> RewardFunction:
-    found: RewardFunction = usercode.load(name)
+def loaded(name: str) -> Callable[..., Any]:
+    """The function of `module:function`, of this process."""
+    found: Callable[..., Any] = usercode.load(name)
     return found
 
 
-def reward_function(name: str, options: dict[str, Any]) -> RewardFunction:
-    """The function of `module:function`. Raises SpecError where there is none that takes a sample and the options."""
+def taking_sample(name: str, options: dict[str, Any], where: str) -> Callable[..., Any]:
+    """The function of `module:function`. Raises SpecError, which begins with `where`, where there is none that takes a
+    sample and the options."""
     try:
-        function = _load(name)
+        function = loaded(name)
     except InputError as error:
-        raise SpecError(f"rlhf.rewards: {error.message}", "Give module:function that Python can import.") from error
-    _require_takes_sample(name, function, options)
+        raise SpecError(f"{where}: {error.message}", "Give module:function that Python can import.") from error
+    _require_takes_sample(name, function, options, where)
     return function
 
 
-def _require_takes_sample(name: str, found: Any, options: dict[str, Any]) -> None:
+def _require_takes_sample(name: str, found: Any, options: dict[str, Any], where: str) -> None:
     """Raise SpecError for what is no function, or cannot be called so."""
     if not callable(found):
         raise SpecError(
-            f"rlhf.rewards: {name} is a value of type {type(found).__name__}, not a function",
-            "Name a function that takes a Sample and returns a number.",
+            f"{where}: {name} is a value of type {type(found).__name__}, not a function",
+            "Name a function that takes a Sample.",
         )
     called = found if inspect.isroutine(found) or isinstance(found, type) else type(found).__call__
     if inspect.iscoroutinefunction(called) or inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
         raise SpecError(
-            f"rlhf.rewards: {name} is asynchronous or a generator: it does not return a number",
+            f"{where}: {name} is asynchronous or a generator: it does not return when it is called",
             "Write it as a plain function.",
         )
     try:
@@ -73,6 +76,6 @@ def _require_takes_sample(name: str, found: Any, options: dict[str, Any]) -> Non
     except TypeError as error:
         also = f" and {', '.join(options)}" if options else ""
         raise SpecError(
-            f"rlhf.rewards: {name}{signature} cannot be called with one Sample{also}: {error}",
+            f"{where}: {name}{signature} cannot be called with one Sample{also}: {error}",
             "Let it take one argument, the Sample, and the options that the spec names; give all others defaults.",
         ) from None

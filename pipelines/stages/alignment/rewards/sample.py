@@ -8,13 +8,16 @@ from typing import Any, Literal, Protocol
 
 
 class Drawn(Protocol):
-    """What an engine has drawn: token ids, and whether it came to an end by itself."""
-
-    @property
-    def tokens(self) -> list[int]: ...
+    """What an engine has drawn: token ids, turn by turn, what was said to each turn but the last, and whether that came
+    to an end by itself."""
 
     @property
     def finished(self) -> bool: ...
+
+    @property
+    def replies(self) -> list[dict[str, str]]: ...
+
+    def turns(self) -> list[list[int]]: ...
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,15 @@ class Sample:
 
     @staticmethod
     def of(tokenizer: Any, messages: list[dict[str, str]], completion: Drawn, reference: str = "") -> Sample:
-        """What a completion says, by the policy's tokenizer."""
-        answer, text = (tokenizer.decode(completion.tokens, skip_special_tokens=skip) for skip in (True, False))
-        return Sample(messages, answer, completion.finished, text, tuple(completion.tokens), reference)
+        """What a completion says, by the policy's tokenizer. Of one of several turns the last is the answer, and the
+        others, with what was said to them, are messages before it."""
+        *before, last = completion.turns()
+        for turn, reply in zip(before, completion.replies, strict=True):
+            said = tokenizer.decode(turn, skip_special_tokens=True)
+            messages = [*messages, {"role": "assistant", "content": said}, reply]
+        answer, text = (tokenizer.decode(last, skip_special_tokens=skip) for skip in (True, False))
+        drawn = tuple(token for turn in (*before, last) for token in turn)
+        return Sample(messages, answer, completion.finished, text, drawn, reference)
 
     @property
     def request(self) -> str:
