@@ -33,6 +33,11 @@ def all_of_it(sample: Sample) -> int:
     return 2
 
 
+def asks_on(sample: Sample) -> str | None:
+    """An environment: wants to hear more, once."""
+    return "Go on." if len(sample.messages) == 1 else None
+
+
 def asks_back(sample: Sample) -> str | None:
     """An environment: says again what was said, with a question mark, until the model is done."""
     if sample.answer == "fail":

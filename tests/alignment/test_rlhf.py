@@ -233,15 +233,21 @@ OWN = "tests.alignment.own_rewards"
 
 
 def test_a_reward_that_fails_on_some_samples_costs_those(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    """Beside others of whole numbers, truth values and numpy's; each part has its figure, each failure its line."""
+    """Beside others of whole numbers, truth values and numpy's; each part has its figure, each failure its line. The
+    answers are of two turns: what stands between them was not drawn, and what was, engine and learner agree on."""
     none = {"type": "python", "function": f"{OWN}:none", "on_failure": "skip"}
+    environment = {"type": "python", "function": f"{OWN}:asks_on", "turn_tokens": 24}
     rewards = {f"{OWN}:letters": 0.01, f"{OWN}:ended": 1.0, f"{OWN}:share": 0.5, "none": none}
-    spec = convert(fields(rlhf(2, evaluation_prompts=16)) | {"rewards": rewards}, RlhfSpec, "rlhf")
+    spec = convert(
+        fields(rlhf(2, evaluation_prompts=16)) | {"rewards": rewards, "environment": environment}, RlhfSpec, "rlhf"
+    )
     artifact = build(spec, inputs, store=Store(tmp_path), scaling=SCALING, name="tiny")
     lines = [json.loads(line) for line in artifact.location.read_bytes(FAILURES_FILE).splitlines()]
     assert {line["why"] for line in lines} == {"returned None of type NoneType"}
     assert all(line["reward"] == "none" and len(line["answer"]) % 2 == 0 for line in lines)
-    figures, heldout = read(artifact.location)[-1], artifact.metrics
+    fresh, figures = read(artifact.location)
+    heldout = artifact.metrics
+    assert fresh["rollout_logprob_gap"] < 1e-4 and 24 < figures["completion_tokens"] < 64 - 8
     assert figures["reward_failures"] == sum(not line["heldout"] for line in lines) > 0
     assert heldout["heldout_reward_failures"] == sum(line["heldout"] and line["step"] == 2 for line in lines) > 0
     assert figures["reward_none"] == heldout["heldout_none"] == 0.5
