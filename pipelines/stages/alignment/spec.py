@@ -123,7 +123,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
         "teacher": MODELS,
     }
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher")
-    later_fields: ClassVar[tuple[str, ...]] = ("redraws",)
+    later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment")
 
     steps: Annotated[int, Meta(ge=1)] = 50
     """Optimizer steps, each on `global_batch_size` completions."""
