@@ -247,7 +247,7 @@ def test_a_reward_that_fails_on_some_samples_costs_those(inputs: dict[str, Artif
     assert all(line["reward"] == "none" and len(line["answer"]) % 2 == 0 for line in lines)
     fresh, figures = read(artifact.location)
     heldout = artifact.metrics
-    assert fresh["rollout_logprob_gap"] < 1e-4 and 24 < figures["completion_tokens"] < 64 - 8
+    assert fresh["rollout_logprob_gap"] < 1e-4 < figures["rollout_logprob_gap"] and 1 < figures["turns"] <= 2
     assert figures["reward_failures"] == sum(not line["heldout"] for line in lines) > 0
     assert heldout["heldout_reward_failures"] == sum(line["heldout"] and line["step"] == 2 for line in lines) > 0
     assert figures["reward_none"] == heldout["heldout_none"] == 0.5

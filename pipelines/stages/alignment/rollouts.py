@@ -36,6 +36,10 @@ from pipelines.stages.training.loop import mix
 from pipelines.stages.training.sources import Source
 
 
+def mean_turns(completions: list[Completion]) -> float:
+    return sum(len(completion.turns()) for completion in completions) / len(completions)
+
+
 class RolloutBatches(Source):
     """Completions of the policy's own, `group_size` for each prompt."""
 
@@ -152,6 +156,7 @@ class RolloutBatches(Source):
             "zero_variance_fraction": round(float(flat.float().mean()), 4),
             **({"dropped_groups": len(flat) - len(places)} if spec.redraws else {}),
             "completion_tokens": round(sum(len(c.logprobs) for c in drawn.completions) / len(drawn.completions), 2),
+            **({"turns": round(mean_turns(drawn.completions), 4)} if spec.environment else {}),
             "finished_fraction": round(sum(c.finished for c in drawn.completions) / len(drawn.completions), 4),
             "rollout_seconds": round(drawn.seconds, 3),
             **{name: round(figure, 6) for name, figure in verdict.figures.items()},
