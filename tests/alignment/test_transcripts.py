@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -53,6 +54,15 @@ def test_advantages_are_of_tokens_or_of_answers(tokenizer: PreTrainedTokenizerFa
     assert [[p.advantage for p in answer.pieces] for answer in found.answers] == [[4.0, -1.0], [0.5, 0.5]]
     assert [(a.reward, a.by_name, a.finish_reason) for a in found.answers][1] == (1.0, {"mine": 1.0}, "stop")
     assert (found.prompt, found.reference, found.heldout) == ("p1", "42", False)
+
+
+def test_what_an_environment_said_has_no_advantage(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    turns = said(tokenizer, ["abcd"], [[1.0, -1.0]])
+    mine = Completion(turns.completions[0].tokens, [0.0, 0.0], True, mine=[True, False, False, True])
+    kept = Transcripts(Location(tmp_path), tokenizer, rollouts=1)
+    kept.add_rollout(0, 0, 1, dataclasses.replace(turns, completions=[mine]))
+    (answer,) = read(Location(tmp_path))[0].answers
+    assert [piece.advantage for piece in answer.pieces] == [1.0, None, None, -1.0] and answer.tokens == 2
 
 
 def test_a_reward_that_failed_is_told_so(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ Called = Reward | Environment
 
 def load(called: dict[str, Any], kind: str) -> dict[str, Called]:
     """Rewards or environments of plain data, with what they need."""
-    found: dict[str, Called] = msgspec.convert(called, dict[str, AnyReward if kind == REWARDS else AnyEnvironment])
+    of: Any = dict[str, AnyReward] if kind == REWARDS else dict[str, AnyEnvironment]
+    found: dict[str, Called] = msgspec.convert(called, of)
     for each in found.values():
         with suppress(Exception, SystemExit):  # told with the first sample
             each.prepare()

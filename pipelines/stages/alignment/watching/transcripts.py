@@ -110,12 +110,14 @@ class Transcripts:
 
     def _answer(self, said: Said, row: int) -> Answer:
         completion, advantages = said.completions[row], said.advantages[row]
-        by_token = advantages if isinstance(advantages, Sequence) else [advantages] * len(completion.tokens)
+        drawn = iter(advantages if isinstance(advantages, Sequence) else [advantages] * len(completion.logprobs))
+        mine = completion.mine or [True] * len(completion.tokens)  # the others are an environment's
+        by_token = [next(drawn) if own else None for own in mine]
         return Answer(
             pieces=list(pieces(self._tokenizer, said.prompts[row].tokens, completion.tokens, by_token)),
             reward=round(float(said.rewards[row]), 6),
             by_name={name: _known(values[row]) for name, values in said.by_name.items()},
-            tokens=len(completion.tokens),
+            tokens=len(completion.logprobs),
             finish_reason="stop" if completion.finished else "length",
         )
 
