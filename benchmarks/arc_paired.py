@@ -2,8 +2,8 @@
 
     python benchmarks/arc_paired.py ../shared/data/eval/open_lm/arc_easy.jsonl BASE_FOLDER TUNED_FOLDER [--limit N]
 
-Scored as lm-eval's `arc_easy` does (`acc`: the choice of the highest likelihood after `Question: ...\\nAnswer:`;
-`acc_norm`: by character of the choice), both models on the same questions, so that a run that is stopped has its figures: counts,
+Scored as lm-eval's `arc_easy` does: `acc` is the choice of the highest likelihood behind the question and `Answer:`,
+`acc_norm` that by character. Both models get the same questions, so that a run that is stopped has its figures: counts,
 and the interval of the paired difference. All questions by lm-eval itself: `ctl run pipelines/benchmark.py`.
 """
 
