@@ -2,10 +2,9 @@
 
     python benchmarks/arc_paired.py ../shared/data/eval/open_lm/arc_easy.jsonl BASE_FOLDER TUNED_FOLDER [--limit N]
 
-Scored as lm-eval's `arc_easy` does (`acc`: the choice of the highest likelihood after `Question: ...\\nAnswer:`;
-`acc_norm`: by character of the choice), both models on the same questions, so that a run that is stopped has its
-figures: counts, and the interval of the paired difference. All questions by lm-eval itself:
-`ctl run pipelines/benchmark.py`.
+Scored as lm-eval's `arc_easy` does: `acc` is the choice of the highest likelihood behind the question and `Answer:`,
+`acc_norm` that by character. Both models get the same questions, so that a run that is stopped has its figures: counts,
+and the interval of the paired difference. All questions by lm-eval itself: `ctl run pipelines/benchmark.py`.
 """
 
 from __future__ import annotations
@@ -58,13 +57,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    sides = [
-        (
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
-            AutoTokenizer.from_pretrained(folder),
-        )
-        for folder in (asked.base, asked.tuned)
-    ]
+    folders = asked.base, asked.tuned
+    models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in folders]
+    sides = list(zip(models, map(AutoTokenizer.from_pretrained, folders), strict=True))
     found: list[tuple[Right, Right]] = []
     with open(asked.questions, encoding="utf-8") as file:
         for row in [json.loads(line) for line in file][: asked.limit]:

@@ -1,4 +1,4 @@
-"""A real chat model, taught who it is and a format by QLoRA, in INT8: then served and asked what it never saw."""
+"""A real chat model, taught who it is and a format by QLoRA, in INT8: a job, then served and asked what is new."""
 
 from __future__ import annotations
 

@@ -32,7 +32,12 @@ HUATUO = {
 }
 ADGEN = {
     "conversations": {"path": "AdvertiseGen/dev.json", "validation_path": ""},
-    "sft": {"epochs": 1.0, "method": {"type": "p-tuning-v2", "pre_seq_len": 8}, "sequence_length": 248},
+    "sft": {
+        "template": "alpaca",
+        "epochs": 1.0,
+        "method": {"type": "p-tuning-v2", "pre_seq_len": 8},
+        "sequence_length": 248,
+    },
     "generation": {"max_prompts": 1, "max_completion_tokens": 8},
 }
 
