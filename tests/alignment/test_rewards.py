@@ -87,7 +87,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("graders:two", r"cannot be called with one Sample: missing a required argument: 'reference'"),
         ("graders:keyword", r"cannot be called with one Sample: missing a required argument: 'weight'"),
         ("graders:later", "graders:later is asynchronous"),
-        ("graders:several", "a generator: it does not return a number"),
+        ("graders:several", "a generator: it does not return when it is called"),
     ],
 )
 def test_what_cannot_be_called_is_refused(name: str, words: str) -> None:
