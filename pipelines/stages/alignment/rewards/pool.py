@@ -65,6 +65,7 @@ class Pool:
     ) -> None:
         self.rewards: dict[str, Reward | Environment] = dict(rewards)
         self.most = processes
+        self._field = "rlhf.rewards" if kind == "rewards" else "rlhf"  # an environment's name is its field
         self._order = {
             "path": [entry or os.getcwd() for entry in sys.path],
             "kind": kind,
@@ -113,7 +114,7 @@ class Pool:
                 if process.task is not None:
                     name, row = process.task
                     if "remedy" in answer:
-                        raise NotReadyError(f"rlhf.rewards: {name}: {answer['why']}", answer["remedy"])
+                        raise NotReadyError(f"{self._field}: {name}: {answer['why']}", answer["remedy"])
                     if "why" in answer and self.rewards[name].on_failure == "fail":
                         raise broken(name, answer["why"], samples[row])
                     found[name][row] = answer["value"] if "value" in answer else Failed(str(answer["why"]))
@@ -149,8 +150,8 @@ class Pool:
         tasks = [process.task for process in self._processes if process.task is not None]
         now = "".join(f", and {name} is at {samples[row].told}" for name, row in tasks[:1])
         raise JobError(
-            f"rlhf.rewards: {', '.join(self.rewards)} did not return within {seconds:g} s: {untouched} of "
-            f"{len(samples) * len(self.rewards)} rewards are still to be asked for{now}",
+            f"{self._field}: {', '.join(self.rewards)} did not return within {seconds:g} s: {untouched} of "
+            f"{len(samples) * len(self.rewards)} are still to be asked for{now}",
             "Mend the function, or raise scaling.reward_timeout_seconds or scaling.reward_processes.",
         )
 

@@ -28,6 +28,30 @@ FLAT = 0.8  # of the groups
 CLIPPED = 0.4  # of the tokens
 LIMITED = 0.5  # of the steps
 GAP_NATS = 0.05  # a token
+# Figures of a step that are shares: what they may be, and what a higher one tells.
+SHARES = (
+    (
+        "zero_variance_fraction",
+        FLAT,
+        "nothing_to_compare",
+        "in {:.0%} of the groups all answers have the same reward",
+        "Take prompts that are neither too easy nor too hard, a larger group_size, or rlhf.redraws.",
+    ),
+    (
+        "clip_fraction",
+        CLIPPED,
+        "steps_too_long",
+        "{:.0%} of the tokens are clipped",
+        "Lower the learning rate, or rlhf.epochs_per_rollout.",
+    ),
+    (
+        "kl_limited",
+        LIMITED,
+        "at_the_bound",
+        "in most of the last steps the KL was above rlhf.max_kl, and only the penalty was learned from",
+        "Raise rlhf.kl_coef, lower the learning rate, or raise rlhf.max_kl.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -110,30 +134,10 @@ def _of_lines(begun: Sequence[Line], lately: Sequence[Line]) -> Iterator[Alarm]:
             f"entropy fell from {was:.3g} to {now:.3g} nats a token",
             "Nothing is left to explore: lower the learning rate, raise rlhf.kl_coef, or set rlhf.loss.high above low.",
         )
-    shares = _usual(lately, "zero_variance_fraction")
-    if shares is not None and shares > FLAT:
-        yield Alarm(
-            "nothing_to_compare",
-            step,
-            f"in {shares:.0%} of the groups all answers have the same reward",
-            "Take prompts that are neither too easy nor too hard, a larger group_size, or rlhf.redraws.",
-        )
-    clipped = _usual(lately, "clip_fraction")
-    if clipped is not None and clipped > CLIPPED:
-        yield Alarm(
-            "steps_too_long",
-            step,
-            f"{clipped:.0%} of the tokens are clipped",
-            "Lower the learning rate, or rlhf.epochs_per_rollout.",
-        )
-    limited = _usual(lately, "kl_limited")
-    if limited is not None and limited > LIMITED:
-        yield Alarm(
-            "at_the_bound",
-            step,
-            f"in {limited:.0%} of the steps the KL was above rlhf.max_kl, and only the penalty was learned from",
-            "Raise rlhf.kl_coef, lower the learning rate, or raise rlhf.max_kl.",
-        )
+    for field, bound, name, seen, remedy in SHARES:
+        share = _usual(lately, field)
+        if share is not None and share > bound:
+            yield Alarm(name, step, seen.format(share), remedy)
     gaps = [line["rollout_logprob_gap"] for line in lately if not line.get("staleness_steps")]
     if gaps and median(gaps) > GAP_NATS:
         yield Alarm(
