@@ -86,13 +86,13 @@ def allocates(sample: Sample) -> float:
 
 def closes(sample: Sample) -> float:
     if sample.answer == "bad":
-        os.closerange(0, 64)
+        os.closerange(0, os.sysconf("SC_OPEN_MAX"))
     return 1
 
 
 def scribbles(sample: Sample) -> float:
     if sample.answer == "bad":
-        for descriptor in range(3, 64):
+        for descriptor in range(3, 1024):
             with contextlib.suppress(OSError):
                 os.write(descriptor, b"[" * 400)
     return 1
