@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from cluster.control import forkserver
 from cluster.core.adapters import adapter_place, context_of
 from cluster.core.errors import SpecError
 from cluster.core.specs.endpoint import EndpointSpec
@@ -17,6 +18,8 @@ from serving.engine import check_served, engine_arguments, engine_environment
 if TYPE_CHECKING:
     from ray.serve import Application
 
+VLLM_MODULES = ("vllm.v1.engine.async_llm", "vllm.entrypoints.launchers.app", "serving.over_vllm")
+TRANSFORMERS_MODULES = ("transformers.modeling_utils", "peft", "serving.over_transformers")
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
 
 
@@ -36,7 +39,8 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
     }
     if cache := os.environ.get("TRUNKLINE_CACHE"):
         environment["TRUNKLINE_CACHE"] = cache
-    options = _options(spec, environment) | {"max_surge_percent": 100 if surge else 0}
+    modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
+    options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
     from serving.keeping import Keeper
 
     keeper: Any = Keeper
@@ -59,9 +63,11 @@ def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
 
 
-def _options(spec: EndpointSpec, environment: dict[str, str]) -> dict[str, Any]:
+def _options(spec: EndpointSpec, environment: dict[str, str], modules: tuple[str, ...]) -> dict[str, Any]:
     """Where replicas run, and how many."""
-    actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": {"env_vars": environment}}
+    # With GPUs nothing is imported before the process knows which are its own.
+    process = forkserver.runtime_env(environment, () if spec.gpus else modules)
+    actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": process}
     if spec.accelerator_type:
         actor["accelerator_type"] = spec.accelerator_type
     if spec.max_replicas == spec.min_replicas:

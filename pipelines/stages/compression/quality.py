@@ -24,7 +24,13 @@ from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from pipelines.specs import QuantizeSpec, ScalingSpec
-from pipelines.stages.generation.engine import INITIAL, GenerationEngine, engine_dtype, engine_options
+from pipelines.stages.generation.engine import (
+    INITIAL,
+    GenerationEngine,
+    engine_dtype,
+    engine_options,
+    engine_runtime_env,
+)
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Encoded, Refused, encode, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
@@ -131,7 +137,7 @@ def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions,
     actor = ray.remote(GenerationEngine).options(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
+        runtime_env=engine_runtime_env(options),
     )
     engine = actor.remote(model, options)
     greedy = {"max_tokens": questions.max_tokens, "eos_token_id": questions.eos_token_id}

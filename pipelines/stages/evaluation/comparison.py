@@ -38,6 +38,7 @@ from pipelines.stages.generation.engine import (
     GenerationEngine,
     engine_dtype,
     engine_options,
+    engine_runtime_env,
 )
 from pipelines.stages.training.loop import mix
 from pipelines.stages.tuning.conversations import Row, read_conversations
@@ -202,8 +203,7 @@ def mean_reward(ctx: Context[ComparisonSpec], samples: list[Sample]) -> float | 
 
 def _start(options: EngineOptions) -> Any:
     require_gpus(options.gpus)
-    variables = {"OMP_NUM_THREADS": str(options.threads)}
-    actor = ray.remote(Examiner).options(num_cpus=0, num_gpus=options.gpus, runtime_env={"env_vars": variables})
+    actor = ray.remote(Examiner).options(num_cpus=0, num_gpus=options.gpus, runtime_env=engine_runtime_env(options))
     return actor.remote()
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cluster.control import forkserver
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
@@ -36,6 +37,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # by default every engine binds itself to the same first cores
 }
+# Imported once on each node: what an engine on CPUs is made of.
+CPU_MODULES = ("vllm.entrypoints.llm", "vllm._custom_ops", "vllm.v1.worker.cpu_worker", "ray.data", __name__)
 STACK_FRACTION = 0.9  # of the time that a call is waited for; then where it stands is written to the log
 INITIAL = 0  # version of the weights that an engine starts with
 
@@ -72,6 +75,12 @@ def engine_dtype(scaling: ScalingSpec, config: Mapping[str, Any] | None = None) 
     if config and "quantization_config" in config:
         return "auto"
     return "bfloat16" if scaling.gpus_per_rollout else "float32"
+
+
+def engine_runtime_env(options: EngineOptions) -> dict[str, Any]:
+    """Ray's runtime environment of an engine's process."""
+    variables = {**ENVIRONMENT, "OMP_NUM_THREADS": str(options.threads)}
+    return forkserver.runtime_env(variables, () if options.gpus else CPU_MODULES)
 
 
 @dataclass(frozen=True)

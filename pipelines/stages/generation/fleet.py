@@ -22,7 +22,14 @@ from cluster.core.adapters import require_whole
 from cluster.core.errors import JobError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import ScalingSpec
-from pipelines.stages.generation.engine import Completion, EngineOptions, GenerationEngine, StaleWeights, checksum
+from pipelines.stages.generation.engine import (
+    Completion,
+    EngineOptions,
+    GenerationEngine,
+    StaleWeights,
+    checksum,
+    engine_runtime_env,
+)
 from pipelines.stages.generation.last_words import Place, cause_of, last_words
 
 PATIENCE = 2.0  # a call takes at most so many times its deadline, with all its repetitions
@@ -41,7 +48,7 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
         num_gpus=options.gpus,
         max_restarts=-1,
         max_task_retries=-1,  # a call to an engine that is being restarted waits for it; one of old weights is refused
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(options.threads)}},
+        runtime_env=engine_runtime_env(options),
     )
     return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
 

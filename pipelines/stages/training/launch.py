@@ -30,6 +30,7 @@ from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import LoggingConfig
 
+from cluster.control import forkserver
 from cluster.control.failures import describe, original
 from cluster.control.runtime import debugging
 from cluster.core.errors import JobError, TrunklineError
@@ -53,6 +54,15 @@ CPU_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+
+# Imported once on each node: what every rank on CPUs wants.
+CPU_MODULES = (
+    "pipelines.stages.training.worker",
+    "ray.train.torch",
+    "transformers.modeling_utils",
+    "peft",
+    "deepspeed",
+)
 
 if os.environ.get("RAY_ADDRESS", "") in ("", "local"):  # no node of a cluster of our own is ever taken away
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -193,7 +203,7 @@ def _trainer(
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             callbacks=[EndOnError(), HoldOnTerminate()],
-            worker_runtime_env={} if gpus else {"env_vars": CPU_MEMORY},
+            worker_runtime_env={} if gpus else forkserver.runtime_env(CPU_MEMORY, CPU_MODULES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
