@@ -7,8 +7,9 @@ Both sides train the same LoRA (rank 16, every linear layer but the output, alik
 by AdamW on the same rows, batch by batch: those that our stage makes, which TRL is given as tokens, labels and lengths,
 so that neither packs better. TRL flattens a micro-batch and keeps conversations apart by a mask of it; it runs with
 micro-batches of all rows of a step and of one, and the better one counts. Sides take turns, `--rounds` times, each in
-a process of its own, since machines drift; a rate is the median of the steps behind the first quarter, by wall time and
-by the process's CPU time, which other work on the machine slows less; a ratio is the median over the rounds. Memory is
+a process of its own, since machines drift; a rate is that of all steps behind the first quarter together, whose batches
+differ in padding, by wall time and by the process's CPU time, which other work on the machine slows less; a ratio is
+the median over the rounds. Memory is
 the growth of a process's peak from before the model is loaded to its last step, and to its end, where ours has merged
 and written the model. Ours alone runs with glibc told to keep memory, as its workers do (launch.py).
 """
@@ -135,7 +136,9 @@ def run_side(case: Case, store: Store, alpaca: str, threads: int) -> dict[str, A
     extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "told": {}}
     rows = {split: make_rows(case, inputs, tokenizer, split, count) for split, count in COUNTS.items()}
     order = Order(len(rows["train"]), case.spec().seed).samples(0, case.steps * case.batch)
-    lengths = rows["train"].lengths[order].reshape(case.steps, case.batch).sum(axis=1).tolist()
+    first = -(-case.steps // 4)  # that is timed
+    micro = rows["train"].lengths[order].reshape(case.steps, -1, case.micro)
+    padding = 1 - micro[first:].sum() / (micro.max(axis=2)[first:].sum() * case.micro)
     for module in MODULES[case.side]:
         importlib.import_module(module)  # what they take is no memory of the training
     before = resident_bytes()
@@ -147,11 +150,11 @@ def run_side(case: Case, store: Store, alpaca: str, threads: int) -> dict[str, A
     told.ended = peak_bytes()
 
     def rate(seconds: list[float]) -> float:
-        rates = [length / one for length, one in zip(lengths, seconds, strict=True)]
-        return statistics.median(rates[-(-len(rates) // 4) :])
+        return float(micro[first:].sum()) / sum(seconds[first:])
 
     memory = {"trained": told.trained - before, "ended": told.ended - before}
-    return {"rate": rate(told.wall), "cpu_rate": rate(told.cpu), "losses": told.losses, **memory}
+    rates = {"rate": rate(told.wall), "cpu_rate": rate(told.cpu), "padding": float(padding)}
+    return rates | {"losses": told.losses, **memory}
 
 
 def peak_bytes() -> int:
@@ -277,7 +280,7 @@ def ask(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{case} ended with {done.returncode}: {done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    told = f"{found['rate']:,.1f} tokens a second, {found['cpu_rate']:,.1f} of CPU time"
+    told = f"{found['rate']:,.1f} tokens a second, {found['cpu_rate']:,.1f} of CPU time, {found['padding']:.0%} padding"
     print(f"{case}: {told}; {found['trained'] / 1e6:,.0f} MB, {found['ended'] / 1e6:,.0f} at the end", flush=True)
     return found
 

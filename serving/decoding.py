@@ -44,7 +44,8 @@ def decode(model: Any, prompt: Tensor, most: int, temperature: float, seed: int,
     ends, penalty = end_ids(model), model.generation_config.repetition_penalty or 1.0
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
     drawn = torch.Generator(prompt.device).manual_seed(seed)
-    over, given, text, cached = model, prompt, prompt, {}  # the first time through an adapter's virtual tokens
+    cached: dict[str, Any] = {}
+    over, given, text = model, prompt, prompt  # the first time through an adapter's virtual tokens
     for _ in range(most):
         with turns, torch.inference_mode():
             output = over(given, use_cache=True, **last, **cached)

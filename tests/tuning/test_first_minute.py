@@ -111,7 +111,7 @@ def test_records_of_another_format(store: Store, tmp_path: Path) -> None:
     good = [{"instruction": f"Say {n}.", "output": "Now."} for n in range(90)]
     rows: list[dict[str, Any]] = good + [{"prompt": f"Say {n}.", "response": "Then."} for n in range(10)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = {"source": "file", "path": str(path), "format": "alpaca", "heldout_fraction": 0.2}
+    spec: dict[str, Any] = {"source": "file", "path": str(path), "format": "alpaca", "heldout_fraction": 0.2}
     refused(ConversationsSpec(**spec), {}, store, r"mixed\.jsonl: 10 of 100 .* in line 91: ")
     with pytest.raises(TrunklineError) as caught:
         build(ConversationsSpec(**spec), {}, store=store, name="x")
