@@ -56,24 +56,26 @@ def openai_app(name: str, talker: InProcess) -> FastAPI:
             return refusal(error)
         if call.streamed:
             return StreamingResponse(closed(call.events(), room), media_type="text/event-stream")
+        told = Told()
         try:
-            async with room:
-                return JSONResponse(await run_in_threadpool(call.whole))
+            text = "".join([piece async for piece in closed(call.pieces(told), room)])
+            return JSONResponse(call.whole(text, told))
         except TrunklineError as error:
             return refusal(error)
 
     return app
 
 
-async def closed(events: Generator[str], room: asyncio.Semaphore) -> AsyncIterator[str]:
-    """The events, as soon as there is room, which end where whoever asked goes: else the model would go on."""
+async def closed(pieces: Generator[str], room: asyncio.Semaphore) -> AsyncIterator[str]:
+    """The pieces of an answer, as soon as there is room; they end where whoever asked goes: else the model would go
+    on."""
     try:
         async with room:
-            async for event in iterate_in_threadpool(events):
-                yield event
+            async for piece in iterate_in_threadpool(pieces):
+                yield piece
     finally:
         with CancelScope(shield=True):
-            await run_in_threadpool(events.close)
+            await run_in_threadpool(pieces.close)
 
 
 def refusal(error: Exception) -> JSONResponse:
@@ -125,10 +127,12 @@ class Call:
         call.with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
         return call
 
-    def whole(self) -> dict[str, Any]:
+    def pieces(self, told: Told) -> Generator[str]:
+        """The answer's text, as it comes."""
+        yield from self.talker.told(self.prompt, self.sampling, told)
+
+    def whole(self, text: str, told: Told) -> dict[str, Any]:
         """The answer at once."""
-        told = Told()
-        text = "".join(self.talker.told(self.prompt, self.sampling, told))
         body = {"message": {"role": "assistant", "content": text}} if self.chats else {"text": text}
         choice = {"index": 0, **body, "finish_reason": _reason(told), "logprobs": None}
         return {**self.identity, "object": self.kind, "choices": [choice], "usage": self._usage(told)}
@@ -139,7 +143,7 @@ class Call:
         try:
             if self.chats:
                 yield self._event({"role": "assistant", "content": ""})
-            for piece in self.talker.told(self.prompt, self.sampling, told):
+            for piece in self.pieces(told):
                 yield self._event({"content": piece}, piece)
             yield self._event({}, reason=_reason(told))
             if self.with_usage:
