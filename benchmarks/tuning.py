@@ -7,8 +7,9 @@ Both sides train the same LoRA (rank 16, every linear layer but the output, alik
 by AdamW on the same rows, batch by batch: those that our stage makes, which TRL is given as tokens, labels and lengths,
 so that neither packs better. TRL flattens a micro-batch and keeps conversations apart by a mask of it; it runs with
 micro-batches of all rows of a step and of one, and the better one counts. Sides take turns, `--rounds` times, each in
-a process of its own, since machines drift; a rate is the median of the steps behind the first quarter, by wall time and
-by the process's CPU time, which other work on the machine slows less; a ratio is the median over the rounds. Memory is
+a process of its own, since machines drift; a rate is that of all steps behind the first together, by wall time and by
+the process's CPU time, which other work on the machine slows less; a ratio is the median over the rounds. Packing is
+measured on an epoch of some conversations: batches differ much in padding. Memory is
 the growth of a process's peak from before the model is loaded to its last step, and to its end, where ours has merged
 and written the model. Ours alone runs with glibc told to keep memory, as its workers do (launch.py).
 """
@@ -40,7 +41,8 @@ from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, Full, Lora, PretrainedSpec, QLora, ScalingSpec, SftSpec
 
 STEPS_OF_LOSSES = 20
-COUNTS = {"train": 500, "heldout": 1}
+HELDOUT = 1
+EPOCH = 128  # conversations
 MODULES = {
     "ours": ("pipelines.stages.training.worker", "pipelines.stages.tuning.recipe"),
     "trl": ("trl.trainer.sft_trainer", "pipelines.stages.tuning.recipe"),
@@ -52,7 +54,7 @@ METHODS = {"full": Full(), "lora": Lora(), "qlora": QLora()}
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `batch` rows a step, in micro-batches of `micro`, of at most `length` tokens."""
+    """One run. `batch` rows a step, in micro-batches of `micro`, of at most `length` tokens; 0 steps: an epoch."""
 
     side: str
     steps: int
@@ -62,6 +64,7 @@ class Case:
     batch: int = 4
     micro: int = 4
     checkpointing: bool = False
+    conversations: int = 500
 
     def spec(self) -> SftSpec:
         return SftSpec(
@@ -133,9 +136,13 @@ def run_side(case: Case, store: Store, alpaca: str, threads: int) -> dict[str, A
     tokenizer = AutoTokenizer.from_pretrained(inputs["model"].local())
     prepare(tokenizer, "")
     extra = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "told": {}}
-    rows = {split: make_rows(case, inputs, tokenizer, split, count) for split, count in COUNTS.items()}
+    counts = {"train": case.conversations, "heldout": HELDOUT}
+    rows = {split: make_rows(case, inputs, tokenizer, split, count) for split, count in counts.items()}
+    case = replace(case, steps=case.steps or len(rows["train"]) // case.batch)
     order = Order(len(rows["train"]), case.spec().seed).samples(0, case.steps * case.batch)
-    lengths = rows["train"].lengths[order].reshape(case.steps, case.batch).sum(axis=1).tolist()
+    first = 1  # that is timed
+    micro = rows["train"].lengths[order].reshape(case.steps, -1, case.micro)
+    padding = 1 - micro[first:].sum() / (micro.max(axis=2)[first:].sum() * case.micro)
     for module in MODULES[case.side]:
         importlib.import_module(module)  # what they take is no memory of the training
     before = resident_bytes()
@@ -147,11 +154,11 @@ def run_side(case: Case, store: Store, alpaca: str, threads: int) -> dict[str, A
     told.ended = peak_bytes()
 
     def rate(seconds: list[float]) -> float:
-        rates = [length / one for length, one in zip(lengths, seconds, strict=True)]
-        return statistics.median(rates[-(-len(rates) // 4) :])
+        return float(micro[first:].sum()) / sum(seconds[first:])
 
     memory = {"trained": told.trained - before, "ended": told.ended - before}
-    return {"rate": rate(told.wall), "cpu_rate": rate(told.cpu), "losses": told.losses, **memory}
+    rates = {"rate": rate(told.wall), "cpu_rate": rate(told.cpu), "padding": float(padding)}
+    return rates | {"losses": told.losses, **memory}
 
 
 def peak_bytes() -> int:
@@ -277,7 +284,7 @@ def ask(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"{case} ended with {done.returncode}: {done.stderr[-3000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    told = f"{found['rate']:,.1f} tokens a second, {found['cpu_rate']:,.1f} of CPU time"
+    told = f"{found['rate']:,.1f} tokens a second, {found['cpu_rate']:,.1f} of CPU time, {found['padding']:.0%} padding"
     print(f"{case}: {told}; {found['trained'] / 1e6:,.0f} MB, {found['ended'] / 1e6:,.0f} at the end", flush=True)
     return found
 
@@ -310,11 +317,11 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def packing(arguments: argparse.Namespace) -> None:
-    """Against padded batches of about as many conversations as two packed rows hold."""
+    """An epoch against one of padded batches of about as many conversations as two packed rows hold."""
     found = []
     for _ in range(arguments.rounds):
-        packed = ask(Case("ours", arguments.steps, batch=2, micro=2), arguments)
-        padded = ask(Case("ours", arguments.steps, packing=False, batch=8, micro=8), arguments)
+        packed = ask(Case("ours", 0, batch=2, micro=2, conversations=EPOCH), arguments)
+        padded = ask(Case("ours", 0, packing=False, batch=8, micro=8, conversations=EPOCH), arguments)
         found.append((packed, padded))
     print(f"packed against padded: {ratios(found)} (bar: 1.8)", flush=True)
 

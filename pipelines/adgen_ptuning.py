@@ -5,7 +5,8 @@ ctl run pipelines/adgen_ptuning.py --set conversations.path=AdvertiseGen/train.j
     --set conversations.validation_path=AdvertiseGen/dev.json
 ctl run pipelines/adgen_ptuning.py --set sft.method.pre_seq_len=8
 
-A prefix cannot be merged into the weights: the artifact is opened over its base, by transformers.
+A prefix cannot be merged into the weights: the artifact is opened over its base, by transformers. Ours is that it
+begins as text of the model (`sft.method.init: random`: as noise, as published).
 """
 
 from cluster.pipeline import main, pipeline

@@ -1,11 +1,11 @@
 r"""MOSS's use of plug-ins: thoughts, commands and their results, as tool calls in a chat template.
 
 ctl run pipelines/moss_plugins.py --set conversations.path=SFT_data/conversations/conversation_with_plugins
-ctl tune preview SFT_data/conversations/conversation_with_plugins -m pretrained/moss-plugins --template chatml
+ctl tune preview SFT_data/conversations/conversation_with_plugins -m pretrained/moss-plugins --template moss
 
-Length and passes are those of the authors' finetune_moss.py. Commands become tool calls and inner thoughts reasoning,
-which the template writes in its own syntax; what a plug-in answered is never learned. `sft.template: moss` is the
-authors' own form, whose tokens the model then learns.
+Length and passes are those of the authors' finetune_moss.py, and so is the template, whose tokens the model learns
+besides. Commands are tool calls and inner thoughts reasoning; what a plug-in answered is never learned. Templates
+without a place for thoughts before a call refuse such conversations; `sft.template: qwen3` has one.
 """
 
 from cluster.pipeline import main, pipeline
@@ -25,7 +25,7 @@ def moss_plugins(step):
         )
     )
     recipe = SftSpec(
-        template="qwen2.5",
+        template="moss",
         method=Lora(rank=16, alpha=32, also=("embeddings", "head")),
         epochs=2.0,
         global_batch_size=32,

@@ -72,7 +72,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
     if adapter_place(artifact) is not None:
-        notice(f"{artifact.record.ref} is an adapter: transformers serves it, one answer at a time, and not vLLM")
+        notice(f"{artifact.record.ref} is an adapter: transformers serves it, its answers in turn, and not vLLM")
     if not runtime.debugging():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     target = application(spec, name, artifact, surge=surge)

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, StoppingCriteriaList, TextIteratorStreamer
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from cluster.core.adapters import context_of, open_model
 from cluster.core.errors import InputError, JobError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.typed_text import prompt_ids
+from serving.decoding import Pieces, Turns, decode, end_ids
 from serving.talk import Messages, Sampling, too_long, transcript, until_user
 
 
 @dataclass
 class Told:
-    """What there is to tell of an answer when it has ended: its tokens, and whether it ended by itself."""
+    """What there is to tell of an answer so far: its tokens, and whether it has ended by itself."""
 
     tokens: int = 0
     finished: bool = False
 
 
 class InProcess:
-    """A talker on a model artifact, whole or an adapter over another, in float32 on CPUs."""
+    """A talker on a model artifact, whole or an adapter over another, in float32 on CPUs. Several threads may ask at
+    once: their answers take turns, token by token."""
 
     def __init__(self, artifact: Artifact) -> None:
         logging.disable_progress_bar()
@@ -38,6 +39,7 @@ class InProcess:
         self.model = open_model(artifact, dtype=dtype).to(device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.local())
         self.context_tokens = context_of(artifact) or 0
+        self.turns = Turns()
 
     def count(self, prompt: str | Messages, max_tokens: int) -> int:
         return int(self.prompt(prompt)["input_ids"].shape[1])
@@ -49,7 +51,7 @@ class InProcess:
         return self.told(messages, sampling, Told())
 
     def told(self, given: str | Messages, sampling: Sampling, told: Told) -> Iterator[str]:
-        """A continuation or an answer, piece by piece; at its end `told` is filled in."""
+        """A continuation or an answer, piece by piece, of which `told` tells."""
         pieces = self._stream(self.prompt(given), sampling, told)
         return pieces if isinstance(given, str) or self.tokenizer.chat_template else until_user(pieces)
 
@@ -72,36 +74,15 @@ class InProcess:
         room = self.context_tokens - length if self.context_tokens else sampling.max_tokens
         if room < 1:
             raise too_long(self.context_tokens)
-        stopped = threading.Event()
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        options: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature:
-            options = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        end = self.model.generation_config.eos_token_id
-        ends = end if isinstance(end, list) else [end]
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            torch.manual_seed(sampling.seed)
-            try:
-                found = self.model.generate(
-                    **{name: tensor.to(self.model.device) for name, tensor in inputs.items()},
-                    **options,
-                    max_new_tokens=min(sampling.max_tokens, room),
-                    streamer=streamer,
-                    stopping_criteria=StoppingCriteriaList([lambda *_, **__: stopped.is_set()]),
-                )[0, length:].tolist()
-                told.tokens, told.finished = len(found), found[-1] in ends
-            except Exception as error:  # handed to the reader, who raises it
-                failure.append(error)
-                streamer.end()
-
-        thread = threading.Thread(target=work)
-        thread.start()
+        most = min(sampling.max_tokens, room)
+        ids, text = inputs["input_ids"].to(self.model.device), Pieces(self.tokenizer)
+        ends = end_ids(self.model)
         try:
-            yield from (piece for piece in streamer if piece)
-        finally:
-            stopped.set()
-            thread.join()
-        if failure:
-            raise JobError(f"the model failed: {failure[0]}") from failure[0]
+            for token in decode(self.model, ids, most, sampling.temperature, sampling.seed, self.turns):
+                told.tokens, told.finished = told.tokens + 1, token in ends
+                if piece := text.of(token):
+                    yield piece
+        except Exception as error:
+            raise JobError(f"the model failed: {error}") from error
+        if piece := text.rest():
+            yield piece

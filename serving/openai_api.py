@@ -1,13 +1,14 @@
 """The OpenAI API over a model in this process: models, chat and completions, whole or streamed.
 
-For what vLLM cannot serve: one answer at a time, and of the API what a chat needs. A request for more is refused.
+For what vLLM cannot serve: some answers at once, token by token in turn, and of the API what a chat needs. A request
+for more is refused.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
-import threading
 import time
 from collections.abc import AsyncIterator, Generator
 from typing import Any
@@ -21,6 +22,7 @@ from cluster.core.errors import InputError, TrunklineError
 from serving.in_process import InProcess, Told
 from serving.talk import Messages, Sampling, too_long
 
+ANSWERS_AT_ONCE = 8  # each has a cache of its own in memory, and makes the others slower; more requests wait
 COMPLETION_TOKENS = 16  # OpenAI's own, where a completion does not say
 TAKEN = {"model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "seed", "stream",
          "stream_options", "user", "metadata", "store"}  # fmt: skip
@@ -31,7 +33,7 @@ AS_IT_IS = {"n": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "
 def openai_app(name: str, talker: InProcess) -> FastAPI:
     """The application of a model that clients know under a name."""
     app = FastAPI(openapi_url=None)
-    turn = threading.Lock()
+    room = asyncio.Semaphore(ANSWERS_AT_ONCE)  # who waits takes no thread that an answer needs
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
@@ -53,23 +55,27 @@ def openai_app(name: str, talker: InProcess) -> FastAPI:
         except (ValueError, TypeError, TrunklineError) as error:
             return refusal(error)
         if call.streamed:
-            return StreamingResponse(closed(call.events(turn)), media_type="text/event-stream")
+            return StreamingResponse(closed(call.events(), room), media_type="text/event-stream")
+        told = Told()
         try:
-            return JSONResponse(await run_in_threadpool(call.whole, turn))
+            text = "".join([piece async for piece in closed(call.pieces(told), room)])
+            return JSONResponse(call.whole(text, told))
         except TrunklineError as error:
             return refusal(error)
 
     return app
 
 
-async def closed(events: Generator[str]) -> AsyncIterator[str]:
-    """The events, which end where whoever asked goes: else the model would go on, and the next one wait."""
+async def closed(pieces: Generator[str], room: asyncio.Semaphore) -> AsyncIterator[str]:
+    """The pieces of an answer, as soon as there is room; they end where whoever asked goes: else the model would go
+    on."""
     try:
-        async for event in iterate_in_threadpool(events):
-            yield event
+        async with room:
+            async for piece in iterate_in_threadpool(pieces):
+                yield piece
     finally:
         with CancelScope(shield=True):
-            await run_in_threadpool(events.close)
+            await run_in_threadpool(pieces.close)
 
 
 def refusal(error: Exception) -> JSONResponse:
@@ -121,24 +127,24 @@ class Call:
         call.with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
         return call
 
-    def whole(self, turn: threading.Lock) -> dict[str, Any]:
+    def pieces(self, told: Told) -> Generator[str]:
+        """The answer's text, as it comes."""
+        yield from self.talker.told(self.prompt, self.sampling, told)
+
+    def whole(self, text: str, told: Told) -> dict[str, Any]:
         """The answer at once."""
-        told = Told()
-        with turn:
-            text = "".join(self.talker.told(self.prompt, self.sampling, told))
         body = {"message": {"role": "assistant", "content": text}} if self.chats else {"text": text}
         choice = {"index": 0, **body, "finish_reason": _reason(told), "logprobs": None}
         return {**self.identity, "object": self.kind, "choices": [choice], "usage": self._usage(told)}
 
-    def events(self, turn: threading.Lock) -> Generator[str]:
+    def events(self) -> Generator[str]:
         """The answer piece by piece, as server-sent events; an error among them is the last."""
         told = Told()
         try:
             if self.chats:
                 yield self._event({"role": "assistant", "content": ""})
-            with turn:
-                for piece in self.talker.told(self.prompt, self.sampling, told):
-                    yield self._event({"content": piece}, piece)
+            for piece in self.pieces(told):
+                yield self._event({"content": piece}, piece)
             yield self._event({}, reason=_reason(told))
             if self.with_usage:
                 yield _event({**self.identity, "object": self._chunk, "choices": [], "usage": self._usage(told)})

@@ -9,7 +9,7 @@ from cluster.core.storage.store import Store
 from serving.gateway import Gateway
 from serving.keeping import Keeper, keep_model
 
-ONGOING_REQUESTS = 64  # that wait for their turn in a replica
+ONGOING_REQUESTS = 64  # that are answered or wait for room in a replica; more wait in Serve's proxy
 
 
 @serve.deployment(name="Transformers", max_ongoing_requests=ONGOING_REQUESTS, max_constructor_retry_count=1)

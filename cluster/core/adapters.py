@@ -133,11 +133,12 @@ def text_only(model: Any) -> Any:
     config = model.active_peft_config
     if config.peft_type == "PROMPT_TUNING":
 
-        def cut(module: Any, inputs: Any, output: Any) -> Any:
-            output.logits = output.logits[:, config.num_virtual_tokens :]
+        def cut(module: Any, inputs: Any, options: dict[str, Any], output: Any) -> Any:
+            if not options.get("logits_to_keep"):
+                output.logits = output.logits[:, config.num_virtual_tokens :]
             return output
 
-        model.register_forward_hook(cut)
+        model.register_forward_hook(cut, with_kwargs=True)
     return model
 
 

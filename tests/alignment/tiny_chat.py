@@ -39,7 +39,7 @@ def write_conversations(path: Path, count: int = 600) -> None:
     path.write_text("".join(rows))
 
 
-def write_model(folder: Path, texts: Path) -> None:
+def write_model(folder: Path, texts: Path, positions: int = 256) -> None:
     """An untrained Llama of 60,000 parameters and a byte-level BPE of 300 pieces, as a Hugging Face folder."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
@@ -55,7 +55,7 @@ def write_model(folder: Path, texts: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,

@@ -307,7 +307,7 @@ def test_a_soft_prompt_is_served_over_transformers(served: Served, tmp_path: Pat
     prefix, _ = by_method(make_inputs(store, write_sources(tmp_path)), store, "prefix")
     options = ("--port", str(served.port), "--name", "soft", "--store", store.root.url)
     said = served.cluster.ctl("serve", "up", "sft/prefix", *options, timeout=300)
-    assert "is an adapter: transformers serves it, one answer at a time" in said and "is ready" in said
+    assert "is an adapter: transformers serves it, its answers in turn" in said and "is ready" in said
     try:
         listed = {entry["name"]: entry for entry in json.loads(served.cluster.ctl("serve", "list", "--json"))}
         assert listed["soft"]["model"] == prefix.record.ref and listed["soft"]["replicas"] == 1

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
+import torch
 import uvicorn
 from fastapi.testclient import TestClient
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, MambaConfig
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from serving.decoding import Turns, decode
 from serving.in_process import InProcess
 from serving.openai_api import openai_app
 from serving.remote import Remote
@@ -69,7 +73,9 @@ def test_completions_and_seeds(client: openai.OpenAI, talker: InProcess) -> None
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProcess) -> None:
+@pytest.fixture(scope="module")
+def remote(talker: InProcess) -> Iterator[Remote]:
+    """The endpoint, behind a server."""
     port = free_port()
     config = uvicorn.Config(openai_app("tuned", talker), port=port, log_level="error")
     server = uvicorn.Server(config)
@@ -78,17 +84,72 @@ def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProc
     try:
         while not server.started:
             thread.join(0.05)
-        remote = Remote(f"http://127.0.0.1:{port}")
-        begun: Generator[str] = remote.answer(  # type: ignore[assignment]
-            ASKED, Sampling(max_tokens=200, temperature=1.0)
-        )
-        assert next(begun)
-        begun.close()
-        asked = Sampling(max_tokens=8)
-        assert "".join(remote.answer(ASKED, asked)) == "".join(talker.answer(ASKED, asked))
+        yield Remote(f"http://127.0.0.1:{port}")
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProcess, remote: Remote) -> None:
+    begun: Generator[str] = remote.answer(  # type: ignore[assignment]
+        ASKED, Sampling(max_tokens=200, temperature=1.0)
+    )
+    assert next(begun)
+    begun.close()
+    asked = Sampling(max_tokens=8)
+    assert "".join(remote.answer(ASKED, asked)) == "".join(talker.answer(ASKED, asked))
+
+
+def test_more_requests_at_once_than_there_are_threads_are_all_answered(talker: InProcess, remote: Remote) -> None:
+    """And each as if it were alone: what is drawn for one is not drawn from another's seed."""
+    asked = [Sampling(max_tokens=6, temperature=0.5 * (seed % 2), seed=seed) for seed in range(48)]
+    alone = ["".join(talker.answer(ASKED, sampling)) for sampling in asked]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        found = list(threads.map(lambda sampling: "".join(remote.answer(ASKED, sampling)), asked))
+    assert found == alone and len(set(alone)) > 10
+
+
+def test_answers_go_on_beside_each_other(talker: InProcess) -> None:
+    """A short one need not wait for a long one; a piece of either does not change the other."""
+    asked = [Sampling(max_tokens=most, temperature=1.0, seed=5) for most in (60, 20)]
+    alone = ["".join(talker.answer(ASKED, sampling)) for sampling in asked]
+    long, short = (talker.answer(ASKED, sampling) for sampling in asked)
+    begun = next(long)
+    assert "".join(short) == alone[1]
+    assert begun + "".join(long) == alone[0]
+
+
+def test_whoever_has_waited_longest_is_next() -> None:
+    turns, order = Turns(), list[int]()
+
+    def wait(number: int) -> None:
+        with turns:
+            order.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(9)]
+    with turns:
+        for number, thread in enumerate(threads):
+            thread.start()
+            while turns.asked < number + 2:  # it stands in the line
+                thread.join(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(9))
+
+
+def test_a_family_without_a_cache_of_keys_answers() -> None:
+    """And a penalty on what was said already is the model's own."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
+    tokens = torch.arange(5, 14)[None]
+    for config in (
+        MambaConfig(**sizes, state_size=4),
+        LlamaConfig(**sizes, intermediate_size=32, num_attention_heads=2),
+    ):
+        model = AutoModelForCausalLM.from_config(config).eval()
+        model.generation_config = GenerationConfig(repetition_penalty=1.3, pad_token_id=0)
+        expected = model.generate(tokens, max_new_tokens=12, do_sample=False)[0, tokens.size(1) :].tolist()
+        assert list(decode(model, tokens, 12, 0.0, 0, Turns())) == expected
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,21 @@ def test_virtual_tokens_before_any_family(config: Any, method: Any) -> None:
     assert path.tolist() == answer[0, 9:].tolist()
 
 
+@pytest.mark.parametrize("config", WITH_PREFIX)
+def test_a_prefix_begins_as_text_of_the_model(config: Any) -> None:
+    """Drawn by the seed; what is read behind it is read as behind these tokens."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tokens = torch.arange(5, 14)[None]
+    before = torch.randint(config.vocab_size, (1, 4), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = model(torch.cat([before, tokens], dim=1), use_cache=False).logits[:, 4:]
+        found = PTuningV2(pre_seq_len=4).apply(model, 3).eval()(tokens, use_cache=False).logits
+        noise = PTuningV2(pre_seq_len=4, init="random").apply(model.requires_grad_(False), 3)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert (noise.eval()(tokens, use_cache=False).logits - expected).abs().max() > 1e-3
+
+
 def test_updates_of_transposed_layers() -> None:
     """GPT-2 stores its linear layers the other way round."""
     model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=40))
