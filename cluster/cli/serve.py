@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.keys import keys
 from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from serving.talk import Talker
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
+serve.add_typer(keys, name="keys")
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0

@@ -1,0 +1,180 @@
+"""Keys and quotas around one application: who asks, what may be used, what was used.
+
+Every request reads its key anew, so that one that is revoked counts no more from the next request on. Where the
+database does not answer, nobody is served: without it no quota would hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from cluster.core.specs.access import Access
+from serving.asgi import Application, Message, Receive, Scope, Send
+from serving.keys import webhook
+from serving.keys.answered import Answer
+from serving.keys.asked import bounds
+from serving.keys.database import Database, DatabaseFailed, database_at
+from serving.keys.key import Key, parsed, redacted
+from serving.keys.ledger import FIND, Entry, Prices, Used, log, no_key, prune, reserve, settle
+from serving.limits import Refused
+
+PRUNE_SECONDS = 3600.0
+NAME_LETTERS = 200  # of what clients call their request and its model, in the log
+NOBODY = Key(**dict.fromkeys(Key.__struct_fields__) | {"digest": "0" * 64})  # type: ignore[arg-type]
+LOGGER = logging.getLogger(__name__)
+
+
+class Guard:
+    """The keys of an endpoint. `context_tokens` is the longest sequence of its model, 0 where it is not known."""
+
+    def __init__(self, access: Access, database: str, endpoint: str, context_tokens: int) -> None:
+        self.access, self.endpoint, self.context_tokens = access, endpoint, context_tokens
+        self.prices = Prices(access.input_price, access.output_price)
+        self.database: Database = database_at(database, durable=False)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Open the database. Raises DatabaseFailed."""
+        await self.database.open()
+        self._pruning = asyncio.create_task(self._prune())
+
+    async def close(self) -> None:
+        """Finish what is to be written."""
+        self._pruning.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.database.close()
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin what no request waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _prune(self) -> None:
+        while True:
+            with suppress(DatabaseFailed):  # the next request tells
+                await self.database.run(prune(time.time(), self.access.request_log_days))
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    async def caller(self, scope: Scope) -> Key:
+        """The key of whoever asks. Raises Refused for none, or one that does not count here."""
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, text = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
+        found = parsed(text.strip()) if scheme.lower() == "bearer" else None
+        if found is None:
+            raise no_key("this endpoint asks for an API key: send one as `Authorization: Bearer KEY`")
+        key_id, secret = found
+        rows = await self._served(self.database.read(FIND, key_id))
+        key = Key.of(rows[0]) if rows else NOBODY
+        if not key.fits(secret):
+            raise no_key("this API key is not known here")
+        if why := key.ended(time.time()):
+            raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
+        if key.endpoints and self.endpoint not in key.endpoints:
+            raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
+        return key
+
+    def entry(self, key: Key, path: str, request_id: str) -> Entry:
+        """What is written down of a request before its body is read."""
+        named = redacted(request_id)[:NAME_LETTERS]
+        logged = self.access.request_log != "off"
+        return Entry(secrets.token_hex(16), named, key.id, time.time(), self.endpoint, "", path, logged=logged)
+
+    async def reserve(self, entry: Entry, key: Key, asked: dict[str, Any], body: bytes) -> Entry:
+        """Take what the request may use out of the key's quotas. Raises Refused."""
+        model = asked.get("model") or self.endpoint
+        prompt, completion = bounds(entry.path, asked, len(body), self.context_tokens)
+        entry = replace(
+            entry,
+            model=redacted(str(model)[:NAME_LETTERS]),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            prices=self.prices,
+            body=redacted(body.decode(errors="replace")) if self.access.request_log == "prompts" else None,
+        )
+        if key.models and model not in key.models:
+            raise Refused(403, f"this API key is not for the model {entry.model!r}", "model", code="model_not_allowed")
+        await self._served(self.database.run(reserve(entry)))
+        return entry
+
+    def refuse(self, entry: Entry, refused: Refused) -> None:
+        """Write down what was not answered."""
+        if entry.logged:
+            self._do(self._write(log(entry, Used(refused.status, 0, 0, time.time() - entry.asked_at))))
+
+    async def pass_on(
+        self, app: Application, scope: Scope, receive: Receive, send: Send, entry: Entry, asked: dict[str, Any]
+    ) -> None:
+        """Let the application answer, and settle what was reserved: before the client has the end of the answer, or
+        when the request ends otherwise."""
+        answer = Answer(entry.path, asked)
+        settled = False
+
+        def settle_once() -> None:
+            nonlocal settled
+            if not settled:
+                settled = True
+                self._do(self._settle(entry, _used(entry, answer)))
+
+        async def passed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.begin(message)
+            elif message["type"] == "http.response.body":
+                more = bool(message.get("more_body"))
+                body = answer.take(message.get("body", b""), more)
+                if not more:
+                    settle_once()
+                elif not body:
+                    return
+                message = {**message, "body": body}
+            await send(message)
+
+        try:
+            await app(scope, receive, passed)
+        except Exception:
+            answer.status = answer.status or 500
+            raise
+        finally:
+            settle_once()
+
+    async def _settle(self, entry: Entry, used: Used) -> None:
+        spending = await self._write(settle(entry, used, self.access.soft_budget_fraction))
+        if spending and self.access.webhook:
+            await webhook.tell(self.access.webhook, self.endpoint, spending)
+
+    async def _write(self, steps: Any) -> Any:
+        """Run a transaction that nobody waits for. Where it fails, what was reserved stays used."""
+        try:
+            return await self.database.run(steps)
+        except DatabaseFailed as error:
+            LOGGER.error("a request is not written down: %s", error)
+
+    async def _served(self, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await work
+        except DatabaseFailed as error:
+            LOGGER.error("no request is answered: %s", error)
+            raise Refused(
+                503, "the keys cannot be read just now", kind="server_error", headers={"Retry-After": "5"}
+            ) from None
+
+
+def _used(entry: Entry, answer: Answer) -> Used:
+    """What an answer took. Where nothing tells, what was reserved, or of a stream a token for each event that came; of
+    one that failed, nothing."""
+    duration = time.time() - entry.asked_at
+    if answer.status >= 400:
+        return Used(answer.status, 0, 0, duration)
+    status = answer.status if answer.ended else 499  # as nginx calls a client that left
+    if tokens := answer.tokens():
+        return Used(status, *tokens, duration)
+    completion = min(answer.events or entry.completion_tokens, entry.completion_tokens)
+    return Used(status, entry.prompt_tokens, completion, duration)
