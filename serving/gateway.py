@@ -8,6 +8,7 @@ against the endpoint's limits before the engine sees it. Every answer says which
 from __future__ import annotations
 
 import secrets
+from functools import partial
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
@@ -16,6 +17,7 @@ from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
 from serving.asgi import Application, Message, Receive, Scope, Send
 from serving.keys.answered import with_usage
+from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
@@ -127,7 +129,8 @@ class Gateway:
         try:
             body = await self._body(scope, receive)
             asked = check(body, self.limits)
-            entry = await guard.reserve(entry, key, asked, body)
+            entry = guard.measured(entry, asked, body)
+            entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
         except Refused as refused:
             guard.refuse(entry, refused)
             raise

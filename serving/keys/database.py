@@ -80,7 +80,8 @@ class Sqlite:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # nobody else's to read
             self._connection = self._connect()
-            await self.run(_make_tables())
+            if not await self.read("SELECT 1 FROM sqlite_master WHERE name = 'keys'"):
+                await self.run(_make_tables())
         except (OSError, sqlite3.Error) as error:
             raise DatabaseFailed(f"{self.path}: {error}", "Name another file as endpoint.access.database.") from None
         if not self.durable:
@@ -175,7 +176,8 @@ class Postgres:
                 command_timeout=WAIT_SECONDS,
                 server_settings=settings,
             )
-            await self.run(_make_tables(f"SELECT pg_advisory_xact_lock({LOCK})"))
+            if not await self.read("SELECT 1 WHERE to_regclass('keys') IS NOT NULL"):
+                await self.run(_make_tables(f"SELECT pg_advisory_xact_lock({LOCK})"))
         except (*self._failures, ValueError) as error:
             raise self._failed(error) from None
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,9 +22,12 @@ from serving.keys.answered import Answer
 from serving.keys.asked import bounds
 from serving.keys.database import Database, DatabaseFailed, database_at
 from serving.keys.key import Key, parsed, redacted
-from serving.keys.ledger import FIND, Entry, Prices, Used, log, no_key, prune, reserve, settle
+from serving.keys.ledger import FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
 from serving.limits import Refused
 
+Count = Callable[[dict[str, Any]], Awaitable[int | None]]
+BYTES_A_TOKEN = 16  # that counting may find, or so: where it cannot help nobody has it done
+SETTLE_SECONDS = 0.25  # that the end of an answer waits for its settlement, so that the next request finds it
 PRUNE_SECONDS = 3600.0
 NAME_LETTERS = 200  # of what clients call their request and its model, in the log
 NOBODY = Key(**dict.fromkeys(Key.__struct_fields__) | {"digest": "0" * 64})  # type: ignore[arg-type]
@@ -52,11 +55,12 @@ class Guard:
             await asyncio.wait(self._tasks)
         await self.database.close()
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Begin what no request waits for."""
+    def _do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin what ends whether or not its request does."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _prune(self) -> None:
         while True:
@@ -88,21 +92,33 @@ class Guard:
         logged = self.access.request_log != "off"
         return Entry(secrets.token_hex(16), named, key.id, time.time(), self.endpoint, "", path, logged=logged)
 
-    async def reserve(self, entry: Entry, key: Key, asked: dict[str, Any], body: bytes) -> Entry:
-        """Take what the request may use out of the key's quotas. Raises Refused."""
-        model = asked.get("model") or self.endpoint
+    def measured(self, entry: Entry, asked: dict[str, Any], body: bytes) -> Entry:
+        """The entry with what is asked for, and the most that it may use."""
         prompt, completion = bounds(entry.path, asked, len(body), self.context_tokens)
-        entry = replace(
+        return replace(
             entry,
-            model=redacted(str(model)[:NAME_LETTERS]),
+            model=redacted(str(asked.get("model") or self.endpoint)[:NAME_LETTERS]),
             prompt_tokens=prompt,
             completion_tokens=completion,
             prices=self.prices,
             body=redacted(body.decode(errors="replace")) if self.access.request_log == "prompts" else None,
         )
-        if key.models and model not in key.models:
+
+    async def reserve(self, entry: Entry, key: Key, asked: dict[str, Any], count: Count) -> Entry:
+        """Take what the request may use out of the key's quotas: by bounds, and where they would not fit by what
+        `count` finds. Raises Refused."""
+        if key.models and (asked.get("model") or self.endpoint) not in key.models:
             raise Refused(403, f"this API key is not for the model {entry.model!r}", "model", code="model_not_allowed")
-        await self._served(self.database.run(reserve(entry)))
+        try:
+            await self._served(self.database.run(reserve(entry)))
+        except Exceeded as refused:
+            if not 0 < refused.missing_tokens <= entry.prompt_tokens - entry.prompt_tokens // BYTES_A_TOKEN:
+                raise
+            counted = await count(asked)
+            if counted is None or counted + refused.missing_tokens > entry.prompt_tokens:
+                raise
+            entry = replace(entry, prompt_tokens=counted)
+            await self._served(self.database.run(reserve(entry)))
         return entry
 
     def refuse(self, entry: Entry, refused: Refused) -> None:
@@ -116,13 +132,12 @@ class Guard:
         """Let the application answer, and settle what was reserved: before the client has the end of the answer, or
         when the request ends otherwise."""
         answer = Answer(entry.path, asked)
-        settled = False
+        settling: asyncio.Task[None] | None = None
 
-        def settle_once() -> None:
-            nonlocal settled
-            if not settled:
-                settled = True
-                self._do(self._settle(entry, _used(entry, answer)))
+        def settle_once() -> asyncio.Task[None]:
+            nonlocal settling
+            settling = settling or self._do(self._settle(entry, _used(entry, answer)))
+            return settling
 
         async def passed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -131,7 +146,7 @@ class Guard:
                 more = bool(message.get("more_body"))
                 body = answer.take(message.get("body", b""), more)
                 if not more:
-                    settle_once()
+                    await asyncio.wait((settle_once(),), timeout=SETTLE_SECONDS)
                 elif not body:
                     return
                 message = {**message, "body": body}
@@ -148,7 +163,7 @@ class Guard:
     async def _settle(self, entry: Entry, used: Used) -> None:
         spending = await self._write(settle(entry, used, self.access.soft_budget_fraction))
         if spending and self.access.webhook:
-            await webhook.tell(self.access.webhook, self.endpoint, spending)
+            self._do(webhook.tell(self.access.webhook, self.endpoint, spending))
 
     async def _write(self, steps: Any) -> Any:
         """Run a transaction that nobody waits for. Where it fails, what was reserved stays used."""

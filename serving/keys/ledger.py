@@ -93,6 +93,12 @@ class Used:
     duration_seconds: float
 
 
+class Exceeded(Refused):
+    """A quota that has no room for a request, and how many tokens it lacks (0: it is not for the lack of them)."""
+
+    missing_tokens = 0
+
+
 @dataclass(frozen=True)
 class Spending:
     """A key that has spent its soft budget."""
@@ -187,8 +193,11 @@ def _check_rate(what: str, period: str, limit: int, used: int, wanted: int, wait
         return
     told = f"{what} per {period}: limit {limit}, used {used}, asked for {wanted}"
     if wanted > limit:
-        raise _exceeded(f"{told}. The request alone may use more: give less text, or a smaller max_tokens", what, None)
-    raise _exceeded(f"rate limit reached for {told}", what, wait_seconds)
+        refused = _exceeded(f"{told}. It alone may use more: give less text, or a smaller max_tokens", what, None)
+    else:
+        refused = _exceeded(f"rate limit reached for {told}", what, wait_seconds)
+    refused.missing_tokens = used + wanted - limit if what == "tokens" else 0
+    raise refused
 
 
 def _check_budget(budget_nano: int, spent_nano: int, entry: Entry, wait_seconds: float) -> None:
@@ -199,7 +208,7 @@ def _check_budget(budget_nano: int, spent_nano: int, entry: Entry, wait_seconds:
     raise _exceeded(told, "insufficient_quota", wait_seconds)
 
 
-def _exceeded(message: str, kind: str, wait_seconds: float | None) -> Refused:
+def _exceeded(message: str, kind: str, wait_seconds: float | None) -> Exceeded:
     """A refusal with 429 as OpenAI writes it; without a wait where none would help, which its package obeys, too."""
     code = kind if kind == "insufficient_quota" else "rate_limit_exceeded"
     headers = {"x-should-retry": "false"}
@@ -207,4 +216,4 @@ def _exceeded(message: str, kind: str, wait_seconds: float | None) -> Refused:
         seconds = max(1, math.ceil(wait_seconds))
         headers = {"Retry-After": str(seconds)}
         message = f"{message}. Try again in {seconds} s"
-    return Refused(429, message, kind=kind, code=code, headers=headers)
+    return Exceeded(429, message, kind=kind, code=code, headers=headers)
