@@ -76,7 +76,7 @@ def list_(database: Database = "", as_json: AsJson = False) -> None:
     import msgspec
 
     now = time.time()
-    found = _administration(database).keys()
+    found = _administration(database).list_keys()
     if as_json:
         rows = [msgspec.to_builtins(key) | {"state": key.ended(now) or "valid"} for key in found]
         print_json([{name: value for name, value in row.items() if name != "digest"} for row in rows])

@@ -7,6 +7,7 @@ import getpass
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -85,14 +86,14 @@ class Administration:
         self._do(lambda database: database.run(steps()))
         return key, written(key_id, secret)
 
-    def keys(self) -> list[Key]:
+    def list_keys(self) -> list[Key]:
         """All keys ever made, the oldest first."""
         rows = self._read("SELECT * FROM keys ORDER BY created_at, id")
         return [Key.of(row) for row in rows]
 
     def find(self, named: str) -> Key:
         """The key with an id or a name. Raises InputError where there is none, or several have the name."""
-        keys = self.keys()
+        keys = self.list_keys()
         found = [key for key in keys if key.id == named] or [key for key in keys if key.name == named]
         found = [key for key in found if not key.ended(time.time())] or found
         if not found:
@@ -143,7 +144,8 @@ class Administration:
             finally:
                 await database.close()
 
-        return asyncio.run(opened())
+        with ThreadPoolExecutor(1) as pool:  # whose thread has no event loop yet, as a notebook's has
+            return pool.submit(asyncio.run, opened()).result()
 
 
 def _audit(action: str, key_id: str, details: dict[str, Any]) -> tuple[Any, ...]:

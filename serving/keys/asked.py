@@ -23,7 +23,7 @@ def bounds(path: str, asked: dict[str, Any], body_bytes: int, context_tokens: in
     answers = prompts * max(_whole(asked.get("n")) or 1, _whole(asked.get("best_of")) or 1)
     messages = asked.get("messages") or asked.get("input")
     turns = len(messages) + 1 if isinstance(messages, list) else 2
-    prompt = body_bytes + TEMPLATE_TOKENS * turns if (given := _ids(asked.get("prompt"))) is None else given
+    prompt = _ids(asked["prompt"]) if is_ids(asked.get("prompt")) else body_bytes + TEMPLATE_TOKENS * turns
     answer = _answer(path, asked, context_tokens)
     if context_tokens:
         prompt = min(prompt, prompts * context_tokens)
@@ -38,11 +38,14 @@ def _prompts(prompt: Any) -> int:
     return 1
 
 
-def _ids(prompt: Any) -> int | None:
-    """How many token ids a prompt is, or several are; None of a text."""
-    if not isinstance(prompt, list) or not prompt or isinstance(prompt[0], str):
-        return None
-    return sum(len(part) if isinstance(part, (list, str)) else 1 for part in prompt)
+def is_ids(prompt: Any) -> bool:
+    """Whether a prompt is given as token ids, or several prompts are."""
+    parts = prompt if isinstance(prompt, list) else []
+    return bool(parts) and all(isinstance(part, int) or (isinstance(part, list) and is_ids(part)) for part in parts)
+
+
+def _ids(prompt: list[Any]) -> int:
+    return sum(len(part) if isinstance(part, list) else 1 for part in prompt)
 
 
 def _answer(path: str, asked: dict[str, Any], context_tokens: int) -> int:

@@ -19,14 +19,13 @@ from cluster.core.specs.access import Access
 from serving.asgi import Application, Message, Receive, Scope, Send
 from serving.keys import webhook
 from serving.keys.answered import Answer
-from serving.keys.asked import bounds
+from serving.keys.asked import bounds, is_ids
 from serving.keys.database import Database, DatabaseFailed, database_at
 from serving.keys.key import Key, parsed, redacted
-from serving.keys.ledger import FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
+from serving.keys.ledger import BYTES_A_TOKEN, FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
 from serving.limits import Refused
 
 Count = Callable[[dict[str, Any]], Awaitable[int | None]]
-BYTES_A_TOKEN = 16  # that counting may find, or so: where it cannot help nobody has it done
 SETTLE_SECONDS = 0.25  # that the end of an answer waits for its settlement, so that the next request finds it
 PRUNE_SECONDS = 3600.0
 NAME_LETTERS = 200  # of what clients call their request and its model, in the log
@@ -100,6 +99,7 @@ class Guard:
             model=redacted(str(asked.get("model") or self.endpoint)[:NAME_LETTERS]),
             prompt_tokens=prompt,
             completion_tokens=completion,
+            counted=is_ids(asked.get("prompt")),
             prices=self.prices,
             body=redacted(body.decode(errors="replace")) if self.access.request_log == "prompts" else None,
         )
@@ -112,12 +112,13 @@ class Guard:
         try:
             await self._served(self.database.run(reserve(entry)))
         except Exceeded as refused:
-            if not 0 < refused.missing_tokens <= entry.prompt_tokens - entry.prompt_tokens // BYTES_A_TOKEN:
-                raise
+            lacks = refused.missing_tokens
+            if entry.counted or not 0 < lacks <= entry.prompt_tokens - entry.prompt_tokens // BYTES_A_TOKEN:
+                raise  # a count would not help
             counted = await count(asked)
-            if counted is None or counted + refused.missing_tokens > entry.prompt_tokens:
+            if counted is None:
                 raise
-            entry = replace(entry, prompt_tokens=counted)
+            entry = replace(entry, prompt_tokens=min(counted, entry.prompt_tokens), counted=True)
             await self._served(self.database.run(reserve(entry)))
         return entry
 

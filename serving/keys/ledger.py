@@ -15,6 +15,7 @@ from serving.keys.key import NANO, Key
 from serving.limits import Refused
 
 MINUTE, DAY = 60, 86_400
+BYTES_A_TOKEN = 16  # seldom more
 KEPT_DAYS = 62  # windows of days, of which a budget's month is summed
 FIND = "SELECT * FROM keys WHERE id = $1"
 LOCK = "UPDATE keys SET used_at = $2 WHERE id = $1 RETURNING *"
@@ -68,6 +69,7 @@ class Entry:
     completion_tokens: int = 0
     body: str | None = None
     logged: bool = True
+    counted: bool = False  # whether the tokens of the prompt are a count, and no bound
     prices: Prices = field(default_factory=Prices)
 
     @property
@@ -77,6 +79,11 @@ class Entry:
     @property
     def day_at(self) -> int:
         return int(self.asked_at) // DAY * DAY
+
+    @property
+    def least_tokens(self) -> int:
+        """Of what it may use, what it surely may."""
+        return self.completion_tokens + (self.prompt_tokens if self.counted else self.prompt_tokens // BYTES_A_TOKEN)
 
     @property
     def cost_nano(self) -> int:
@@ -121,10 +128,12 @@ def reserve(entry: Entry) -> Steps[Key]:
     for period, started, name in ((MINUTE, entry.minute_at, "minute"), (DAY, entry.day_at, "day")):
         found = [row for row in windows if (row["period_seconds"], row["started_at"]) == (period, started)]
         wait = started + period - entry.asked_at
-        for what, wanted in (("requests", 1), ("tokens", entry.prompt_tokens + entry.completion_tokens)):
+        tokens = entry.prompt_tokens + entry.completion_tokens
+        for what, wanted, least in (("requests", 1, 1), ("tokens", tokens, entry.least_tokens)):
             limit = getattr(key, f"{what}_per_{name}")
-            if limit is not None:
-                _check_rate(what, name, limit, sum(row[what] for row in found), wanted, wait)
+            used = sum(row[what] for row in found)
+            if limit is not None and used + wanted > limit:
+                raise _rate_exceeded(what, name, limit, used, wanted, None if least > limit else wait)
     if key.budget_nano is not None:
         spent = sum(row["cost_nano"] for row in windows if row["period_seconds"] == DAY)
         _check_budget(key.budget_nano, spent, entry, next_month(entry.asked_at) - entry.asked_at)
@@ -188,16 +197,13 @@ def no_key(message: str) -> Refused:
     return Refused(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _check_rate(what: str, period: str, limit: int, used: int, wanted: int, wait_seconds: float) -> None:
-    if used + wanted <= limit:
-        return
-    told = f"{what} per {period}: limit {limit}, used {used}, asked for {wanted}"
-    if wanted > limit:
-        refused = _exceeded(f"{told}. It alone may use more: give less text, or a smaller max_tokens", what, None)
-    else:
-        refused = _exceeded(f"rate limit reached for {told}", what, wait_seconds)
+def _rate_exceeded(what: str, period: str, limit: int, used: int, wanted: int, wait_seconds: float | None) -> Exceeded:
+    told = f"rate limit reached for {what} per {period}: limit {limit}, used {used}, asked for {wanted}"
+    if wait_seconds is None:
+        told = f"{told}. The request alone may use more: give less text, or a smaller max_tokens"
+    refused = _exceeded(told, what, wait_seconds)
     refused.missing_tokens = used + wanted - limit if what == "tokens" else 0
-    raise refused
+    return refused
 
 
 def _check_budget(budget_nano: int, spent_nano: int, entry: Entry, wait_seconds: float) -> None:

@@ -1,0 +1,169 @@
+"""What keys, quotas and the request log cost a request: a small application behind the gateway, with and without.
+
+    python benchmarks/gateway.py [--postgres postgresql://USER@HOST/NAME] [--rounds 7] [--requests 400]
+
+Each variant is a server process of its own (uvicorn, one replica); a client keeps connections open and asks one at a
+time, then sixteen at a time. Variants take turns, `--rounds` times, since machines drift. Told are the median latency
+of one at a time, and of sixteen at a time the whole time by the number of requests; and what that is more than without
+keys in the same round: the median over the rounds, and the largest. Key, quotas of every kind, a budget, the meter and
+the log are on. The application answers at once, so that nothing hides the cost; streams have 64 events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import httpx
+import msgspec
+import uvicorn
+
+from cluster.core.specs.access import Access
+from cluster.core.specs.endpoint import Limits
+from serving.gateway import gateway
+from serving.keys.administration import Administration, Wanted
+from serving.keys.key import NANO, QUOTAS
+
+EVENTS = 64
+CONTEXT_TOKENS = 4096
+PLENTY = 1 << 40
+PROMPT = "Once upon a time there was a little girl who liked to play outside in the park. " * 8
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    """Answers a completion at once, whole or streamed, with its usage as vLLM tells it."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    asked = msgspec.json.decode(body)
+    usage = {"prompt_tokens": 160, "total_tokens": 160 + EVENTS, "completion_tokens": EVENTS}
+    if not asked.get("stream"):
+        answer = msgspec.json.encode({"choices": [{"index": 0, "text": "word " * EVENTS}], "usage": usage})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": answer})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    told = bool((asked.get("stream_options") or {}).get("continuous_usage_stats"))
+    for number in range(EVENTS):
+        chunk: dict[str, Any] = {"id": "cmpl-0", "choices": [{"index": 0, "text": "word "}]}
+        if told:
+            chunk["usage"] = usage | {"completion_tokens": number + 1}
+        await send(
+            {"type": "http.response.body", "body": b"data: %b\n\n" % msgspec.json.encode(chunk), "more_body": True}
+        )
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def serve(listener: socket.socket, access: Access) -> None:
+    async def work() -> None:
+        app: Any = await gateway(application, "chat", "model/none", Limits(), access, CONTEXT_TOKENS)
+        await uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")).serve([listener])
+
+    asyncio.run(work())
+
+
+async def measure(url: str, key: str, requests: int, streamed: bool) -> tuple[float, float]:
+    """Milliseconds: the median of one request at a time, and of sixteen at a time all of them by their number."""
+    asked = {"model": "chat", "prompt": PROMPT, "max_tokens": EVENTS, "stream": streamed}
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+
+        async def ask() -> float:
+            start = time.perf_counter()
+            reply = await client.post("/v1/completions", json=asked)
+            assert reply.status_code == 200, reply.text
+            return time.perf_counter() - start
+
+        for _ in range(20):
+            await ask()
+        alone = statistics.median([await ask() for _ in range(requests)])
+        waiting = iter(range(requests))
+
+        async def work() -> None:
+            for _ in waiting:
+                await ask()
+
+        start = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(16)))
+        return 1000 * alone, 1000 * (time.perf_counter() - start) / requests
+
+
+def await_answers(url: str) -> None:
+    """Return when a server takes requests: before, connections wait in its socket's queue or are refused."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/v1/nothing", timeout=60)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--postgres", default="", help="an empty database; its password in PGPASSWORD")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=400)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"SQLite": f"{folder}/keys.sqlite"} | ({"PostgreSQL": given.postgres} if given.postgres else {})
+        variants: dict[str, tuple[Access, str]] = {"without": (Access(), "none")}
+        for name, place in places.items():
+            wanted = Wanted(
+                f"bench {time.time()}", quotas=dict.fromkeys(QUOTAS, PLENTY), budget_nano=PLENTY * NANO // 1000
+            )
+            access = Access(keys=True, database=place, input_price=0.5, output_price=1.5)
+            variants[name] = (access, Administration(place).create(wanted)[1])
+        servers = []
+        urls = {}
+        for name, (access, _) in variants.items():
+            listener = socket.socket()
+            listener.bind(("127.0.0.1", 0))
+            urls[name] = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            servers.append(multiprocessing.Process(target=serve, args=(listener, access), daemon=True))
+            servers[-1].start()
+        for url in urls.values():
+            await_answers(url)
+        for streamed in (False, True):
+            rounds: list[dict[str, tuple[float, float]]] = []
+            for _ in range(given.rounds):
+                rounds.append(
+                    {
+                        name: asyncio.run(measure(urls[name], key, given.requests, streamed))
+                        for name, (_, key) in variants.items()
+                    }
+                )
+            report(rounds, streamed)
+        for server in servers:
+            server.terminate()
+
+
+def report(rounds: list[dict[str, tuple[float, float]]], streamed: bool) -> None:
+    for number, clients in enumerate(("one at a time, median", "sixteen at a time, each")):
+        for name in rounds[0]:
+            own = statistics.median(found[name][number] for found in rounds)
+            costs = [found[name][number] - found["without"][number] for found in rounds]
+            kind = f"stream of {EVENTS} events" if streamed else "whole answer"
+            told = f"{kind}, {clients}: {name} {own:.3f} ms"
+            if name != "without":
+                told += f", {statistics.median(costs):+.3f} ms (at most {max(costs):+.3f})"
+            print(told, flush=True)
+
+
+if __name__ == "__main__":
+    main()
