@@ -304,13 +304,13 @@ def test_an_endpoint_that_asks_for_keys(served: Served, key: str, tmp_path: Path
     assert requests.get(f"{served.base_url.removesuffix('/v1')}/health", timeout=60).status_code == 200
     client = openai.OpenAI(base_url=served.base_url, api_key=key, max_retries=0)
     before = usage()
-    ask: dict[str, Any] = {"model": "chat", "prompt": PROMPTS, "temperature": 0, "extra_body": {"ignore_eos": True}}
-    whole = client.completions.create(**ask, max_tokens=TOKENS, n=2, seed=1).usage
+    ask: dict[str, Any] = {"model": "chat", "prompt": PROMPTS, "seed": 1, "extra_body": {"ignore_eos": True}}
+    whole = client.completions.create(**ask, max_tokens=TOKENS, n=2).usage
     after = usage()
     assert whole and whole.completion_tokens == 8 * TOKENS
     told = (1, whole.prompt_tokens, whole.completion_tokens)
     assert after == tuple(a + b for a, b in zip(before, told, strict=True))
-    chunks = list(client.completions.create(**ask, max_tokens=TOKENS, n=2, seed=1, stream=True))
+    chunks = list(client.completions.create(**ask, max_tokens=TOKENS, n=2, stream=True))
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
     assert usage() == tuple(a + b for a, b in zip(after, told, strict=True))
     asked = client.completions.create(**ask, max_tokens=2, stream=True, stream_options={"include_usage": True})

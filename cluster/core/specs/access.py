@@ -69,6 +69,10 @@ def check_database(database: str, where: str) -> None:
     if not is_postgres(database):
         raise SpecError(f"{where}: neither a file nor postgresql://", "Give one of them.")
     parts = urlsplit(database)
+    try:
+        parts.port  # noqa: B018  # read as a number here
+    except ValueError:
+        raise SpecError(f"{where}: no port is written so", "Write postgresql://USER@HOST:PORT/NAME.") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         raise SpecError(
             f"{where}: a password does not belong there, where it is told to whoever asks what runs",
