@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -149,5 +150,9 @@ class Administration:
 
 
 def _audit(action: str, key_id: str, details: dict[str, Any]) -> tuple[Any, ...]:
-    actor = f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in a container
+        user = str(os.getuid())
+    actor = f"{user}@{socket.gethostname()}"
     return time.time(), action, key_id, actor, msgspec.json.encode(details).decode()
