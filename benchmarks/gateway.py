@@ -4,9 +4,10 @@
 
 Each variant is a server process of its own (uvicorn, one replica); a client keeps connections open and asks one at a
 time, then sixteen at a time. Variants take turns, `--rounds` times, since machines drift. Told are the median latency
-of one at a time, and of sixteen at a time the whole time by the number of requests; and what that is more than without
-keys in the same round: the median over the rounds, and the largest. Key, quotas of every kind, a budget, the meter and
-the log are on. The application answers at once, so that nothing hides the cost; streams have 64 events.
+of one at a time; of sixteen at a time the whole time by the number of requests; and of both the server's CPU time by
+that number, which other work on the machine slows less. Behind each is what it is more than without keys in the same
+round: the median over the rounds, and the largest. Key, quotas of every kind, a budget, the meter and the log are on.
+The application answers at once, so that nothing hides the cost; streams have 64 events.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 import msgspec
+import psutil
 import uvicorn
 
 from cluster.core.specs.access import Access
@@ -76,8 +78,11 @@ def serve(listener: socket.socket, access: Access) -> None:
     asyncio.run(work())
 
 
-async def measure(url: str, key: str, requests: int, streamed: bool) -> tuple[float, float]:
-    """Milliseconds: the median of one request at a time, and of sixteen at a time all of them by their number."""
+async def measure(
+    url: str, key: str, server: psutil.Process, requests: int, streamed: bool
+) -> tuple[float, float, float]:
+    """Milliseconds: the median of one request at a time, of sixteen at a time all of them by their number, and the
+    server's own of both."""
     asked = {"model": "chat", "prompt": PROMPT, "max_tokens": EVENTS, "stream": streamed}
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
@@ -90,6 +95,7 @@ async def measure(url: str, key: str, requests: int, streamed: bool) -> tuple[fl
 
         for _ in range(20):
             await ask()
+        busy = sum(server.cpu_times()[:2])
         alone = statistics.median([await ask() for _ in range(requests)])
         waiting = iter(range(requests))
 
@@ -99,7 +105,9 @@ async def measure(url: str, key: str, requests: int, streamed: bool) -> tuple[fl
 
         start = time.perf_counter()
         await asyncio.gather(*(work() for _ in range(16)))
-        return 1000 * alone, 1000 * (time.perf_counter() - start) / requests
+        together = time.perf_counter() - start
+        busy = sum(server.cpu_times()[:2]) - busy
+        return 1000 * alone, 1000 * together / requests, 1000 * busy / (2 * requests)
 
 
 def await_answers(url: str) -> None:
@@ -129,32 +137,33 @@ def main() -> None:
             )
             access = Access(keys=True, database=place, input_price=0.5, output_price=1.5)
             variants[name] = (access, Administration(place).create(wanted)[1])
-        servers = []
-        urls = {}
+        processes, servers, urls = [], {}, {}
         for name, (access, _) in variants.items():
-            listener = socket.socket()
+            listener = socket.socket(proto=socket.IPPROTO_TCP)  # for which asyncio sets TCP_NODELAY, as of a port
             listener.bind(("127.0.0.1", 0))
             urls[name] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            servers.append(multiprocessing.Process(target=serve, args=(listener, access), daemon=True))
-            servers[-1].start()
+            processes.append(multiprocessing.Process(target=serve, args=(listener, access), daemon=True))
+            processes[-1].start()
+            servers[name] = psutil.Process(processes[-1].pid)
         for url in urls.values():
             await_answers(url)
         for streamed in (False, True):
-            rounds: list[dict[str, tuple[float, float]]] = []
+            rounds: list[dict[str, tuple[float, float, float]]] = []
             for _ in range(given.rounds):
                 rounds.append(
                     {
-                        name: asyncio.run(measure(urls[name], key, given.requests, streamed))
+                        name: asyncio.run(measure(urls[name], key, servers[name], given.requests, streamed))
                         for name, (_, key) in variants.items()
                     }
                 )
             report(rounds, streamed)
-        for server in servers:
-            server.terminate()
+        for process in processes:
+            process.terminate()
+            process.join()
 
 
-def report(rounds: list[dict[str, tuple[float, float]]], streamed: bool) -> None:
-    for number, clients in enumerate(("one at a time, median", "sixteen at a time, each")):
+def report(rounds: list[dict[str, tuple[float, float, float]]], streamed: bool) -> None:
+    for number, clients in enumerate(("one at a time, median", "sixteen at a time, each", "CPU time")):
         for name in rounds[0]:
             own = statistics.median(found[name][number] for found in rounds)
             costs = [found[name][number] - found["without"][number] for found in rounds]

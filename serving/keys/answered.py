@@ -45,6 +45,9 @@ class Told(msgspec.Struct):
     choices: list[Choice] | None = None
 
 
+TOLD = msgspec.json.Decoder(Told)
+
+
 def with_usage(path: str, asked: dict[str, Any], body: bytes) -> bytes:
     """The body that asks a stream to tell its usage. What is added behind counts, as of two equal names the last does;
     all before it stays as the client wrote it."""
@@ -105,7 +108,7 @@ class Answer:
     def _read(self, text: bytes) -> bool:
         """Take the usage out of an answer or event. Whether it is that of the whole request."""
         try:
-            told = msgspec.json.decode(text, type=Told)
+            told = TOLD.decode(text)
         except (msgspec.DecodeError, msgspec.ValidationError):
             return False  # nothing of ours: the client gets it as it is
         usage = told.usage or (told.response.usage if told.response else None)

@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -208,6 +209,7 @@ class Postgres:
             raise self._failed(error) from None
 
 
+@cache
 def _questioned(sql: str) -> str:
     """`$1` as SQLite writes it."""
     return sql.replace("$", "?")
