@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Statement = tuple[str, Sequence[Any]]
+Together = list[Statement]  # of which none needs another's effect or rows: one way to a server and back
 Rows = Sequence[Mapping[str, Any]]
-Steps = Generator[Statement, Rows, T]  # a transaction that ends with a T
+Steps = Generator[Statement | Together, Rows, T]  # a transaction that ends with a T
 
 FILE = "keys.sqlite"
 WAIT_SECONDS = 5.0  # for a lock, a connection, a statement
@@ -141,8 +143,9 @@ class Sqlite:
         rows: Rows | None = None
         try:
             while True:
-                sql, values = next(steps) if rows is None else steps.send(rows)
-                rows = self._connection.execute(_questioned(sql), values).fetchall()
+                given = next(steps) if rows is None else steps.send(rows)
+                for sql, values in given if isinstance(given, list) else [given]:
+                    rows = self._connection.execute(_questioned(sql), values).fetchall()
         except StopIteration as end:
             return end.value
 
@@ -176,6 +179,7 @@ class Postgres:
                 timeout=WAIT_SECONDS,
                 command_timeout=WAIT_SECONDS,
                 server_settings=settings,
+                reset=_keep,
             )
             if not await self.read("SELECT 1 WHERE to_regclass('keys') IS NOT NULL"):
                 await self.run(_make_tables(f"SELECT pg_advisory_xact_lock({LOCK})"))
@@ -201,12 +205,32 @@ class Postgres:
                 rows: Rows | None = None
                 try:
                     while True:
-                        sql, values = next(steps) if rows is None else steps.send(rows)
+                        given = next(steps) if rows is None else steps.send(rows)
+                        sql, values = _joined(given) if isinstance(given, list) else given
                         rows = await connection.fetch(sql, *values)
                 except StopIteration as end:
                     return end.value
         except self._failures as error:
             raise self._failed(error) from None
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """No transaction here leaves anything in its connection that a reset would have to remove."""
+
+
+def _joined(statements: Together) -> Statement:
+    """Changes of different rows as one statement of PostgreSQL, their values numbered on."""
+    parts: list[str] = []
+    values: list[Any] = []
+    for number, (sql, own) in enumerate(statements):
+        parts.append(f"part{number} AS ({_numbered(sql, len(values))})")
+        values += own
+    return f"WITH {', '.join(parts)} SELECT 1", values
+
+
+@cache
+def _numbered(sql: str, after: int) -> str:
+    return re.sub(r"\$(\d+)", lambda found: f"${int(found[1]) + after}", sql)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Keys and quotas around one application: who asks, what may be used, what was used.
 
-Every request reads its key anew, so that one that is revoked counts no more from the next request on. Where the
-database does not answer, nobody is served: without it no quota would hold.
+A request is let through by its key as it is at that moment, so that one that is revoked counts no more from the next
+request on. Where the database does not answer, nobody is served: without it no quota would hold.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from serving.limits import Refused
 
 Count = Callable[[dict[str, Any]], Awaitable[int | None]]
 SETTLE_SECONDS = 0.25  # that the end of an answer waits for its settlement, so that the next request finds it
+KNOWN_SECONDS = 1.0
+KNOWN = 10_000
 PRUNE_SECONDS = 3600.0
 NAME_LETTERS = 200  # of what clients call their request and its model, in the log
 NOBODY = Key(**dict.fromkeys(Key.__struct_fields__) | {"digest": "0" * 64})  # type: ignore[arg-type]
@@ -40,6 +42,7 @@ class Guard:
         self.access, self.endpoint, self.context_tokens = access, endpoint, context_tokens
         self.prices = Prices(access.input_price, access.output_price)
         self.database: Database = database_at(database, durable=False)
+        self._known: dict[str, tuple[float, Key]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -75,14 +78,26 @@ class Guard:
         if found is None:
             raise no_key("this endpoint asks for an API key: send one as `Authorization: Bearer KEY`")
         key_id, secret = found
-        rows = await self._served(self.database.read(FIND, key_id))
-        key = Key.of(rows[0]) if rows else NOBODY
+        key = await self._find(key_id, fresh=scope["method"] != "POST")
         if not key.fits(secret):
             raise no_key("this API key is not known here")
         if why := key.ended(time.time()):
             raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
         if key.endpoints and self.endpoint not in key.endpoints:
             raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
+        return key
+
+    async def _find(self, key_id: str, fresh: bool) -> Key:
+        """A key; unless it must be `fresh`, as it was up to a second ago: what reserves reads it once more."""
+        read_at, key = self._known.get(key_id, (0.0, NOBODY))
+        now = time.monotonic()
+        if fresh or now - read_at > KNOWN_SECONDS:
+            rows = await self._served(self.database.read(FIND, key_id))
+            key = Key.of(rows[0]) if rows else NOBODY
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            if rows:
+                self._known[key_id] = (now, key)
         return key
 
     def entry(self, key: Key, path: str, request_id: str) -> Entry:
@@ -162,8 +177,8 @@ class Guard:
             settle_once()
 
     async def _settle(self, entry: Entry, used: Used) -> None:
-        spending = await self._write(settle(entry, used, self.access.soft_budget_fraction))
-        if spending and self.access.webhook:
+        soft_fraction = self.access.soft_budget_fraction if self.access.webhook else None
+        if spending := await self._write(settle(entry, used, soft_fraction)):
             self._do(webhook.tell(self.access.webhook, self.endpoint, spending))
 
     async def _write(self, steps: Any) -> Any:

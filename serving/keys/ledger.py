@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from serving.keys.database import Steps
+from serving.keys.database import Statement, Steps
 from serving.keys.key import NANO, Key
 from serving.limits import Refused
 
@@ -137,26 +137,32 @@ def reserve(entry: Entry) -> Steps[Key]:
     if key.budget_nano is not None:
         spent = sum(row["cost_nano"] for row in windows if row["period_seconds"] == DAY)
         _check_budget(key.budget_nano, spent, entry, next_month(entry.asked_at) - entry.asked_at)
-    by_minute = key.requests_per_minute is not None or key.tokens_per_minute is not None
-    for period, started in ((MINUTE, entry.minute_at), (DAY, entry.day_at))[0 if by_minute else 1 :]:
-        yield HOLD, (key.id, period, started, entry.prompt_tokens + entry.completion_tokens, entry.cost_nano)
+    taken = (entry.prompt_tokens + entry.completion_tokens, entry.cost_nano)
+    held: list[Statement] = [(HOLD, (key.id, DAY, entry.day_at, *taken))]
+    if key.requests_per_minute is not None or key.tokens_per_minute is not None:
+        held.append((HOLD, (key.id, MINUTE, entry.minute_at, *taken)))
     if entry.logged:  # an entry without a status is one that is not settled: its replica was killed
-        yield from log(entry, None)
+        held.append(_logged(entry, None))
+    yield held
     return key
 
 
-def settle(entry: Entry, used: Used, soft_fraction: float) -> Steps[Spending | None]:
-    """Give back what was reserved and not used. The key's spending, where this brings it over its soft budget."""
+def settle(entry: Entry, used: Used, soft_fraction: float | None) -> Steps[Spending | None]:
+    """Give back what was reserved and not used. The key's spending, where this brings it over its soft budget (None:
+    nobody wants to know)."""
     cost = entry.prices.cost_nano(used.prompt_tokens, used.completion_tokens)
     rows = yield LOCK, (entry.key_id, int(entry.asked_at))
     key = Key.of(rows[0])
     tokens = used.prompt_tokens + used.completion_tokens - entry.prompt_tokens - entry.completion_tokens
-    yield CORRECT, (key.id, entry.minute_at, entry.day_at, tokens, cost - entry.cost_nano)
-    yield METER, (key.id, entry.day_at, entry.endpoint, used.prompt_tokens, used.completion_tokens, cost)
+    tokens_of = (used.prompt_tokens, used.completion_tokens)
+    settled: list[Statement] = [
+        (CORRECT, (key.id, entry.minute_at, entry.day_at, tokens, cost - entry.cost_nano)),
+        (METER, (key.id, entry.day_at, entry.endpoint, *tokens_of, cost)),
+    ]
     if entry.logged:
-        tokens_of = (used.prompt_tokens, used.completion_tokens)
-        yield LOG_END, (entry.id, used.status, *tokens_of, cost, used.duration_seconds)
-    if key.budget_nano is None or not cost:
+        settled.append((LOG_END, (entry.id, used.status, *tokens_of, cost, used.duration_seconds)))
+    yield settled
+    if soft_fraction is None or key.budget_nano is None or not cost:
         return None
     month_at = month_of(entry.asked_at)
     (row,) = yield SPENT, (key.id, month_at)
@@ -166,12 +172,17 @@ def settle(entry: Entry, used: Used, soft_fraction: float) -> Steps[Spending | N
     return Spending(key.id, key.name, spent, key.budget_nano, month_at)
 
 
-def log(entry: Entry, used: Used | None) -> Steps[None]:
-    """Write an entry down: one that is refused with how it ended, another one with what it has reserved."""
+def log(entry: Entry, used: Used) -> Steps[None]:
+    """Write down a request that is refused."""
+    yield _logged(entry, used)
+
+
+def _logged(entry: Entry, used: Used | None) -> Statement:
+    """An entry of the log: with how it ended, or with what it has reserved."""
     tokens = (entry.prompt_tokens, entry.completion_tokens, entry.cost_nano) if used is None else (0, 0, 0)
     status, duration = (None, None) if used is None else (used.status, used.duration_seconds)
     named = (entry.id, entry.request_id, entry.key_id, entry.asked_at, entry.endpoint, entry.model, entry.path)
-    yield LOG, (*named, status, *tokens, duration, entry.body)
+    return LOG, (*named, status, *tokens, duration, entry.body)
 
 
 def prune(now: float, log_days: int) -> Steps[None]:
