@@ -26,7 +26,6 @@ from serving.keys.ledger import BYTES_A_TOKEN, FIND, Entry, Exceeded, Prices, Us
 from serving.limits import Refused
 
 Count = Callable[[dict[str, Any]], Awaitable[int | None]]
-SETTLE_SECONDS = 0.25  # that the end of an answer waits for its settlement, so that the next request finds it
 KNOWN_SECONDS = 1.0
 KNOWN = 10_000
 PRUNE_SECONDS = 3600.0
@@ -162,7 +161,7 @@ class Guard:
                 more = bool(message.get("more_body"))
                 body = answer.take(message.get("body", b""), more)
                 if not more:
-                    await asyncio.wait((settle_once(),), timeout=SETTLE_SECONDS)
+                    await asyncio.shield(settle_once())  # goes on where the request is cancelled
                 elif not body:
                     return
                 message = {**message, "body": body}

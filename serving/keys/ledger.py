@@ -151,25 +151,25 @@ def settle(entry: Entry, used: Used, soft_fraction: float | None) -> Steps[Spend
     """Give back what was reserved and not used. The key's spending, where this brings it over its soft budget (None:
     nobody wants to know)."""
     cost = entry.prices.cost_nano(used.prompt_tokens, used.completion_tokens)
-    rows = yield LOCK, (entry.key_id, int(entry.asked_at))
-    key = Key.of(rows[0])
+    (key,) = yield LOCK, (entry.key_id, int(entry.asked_at))
     tokens = used.prompt_tokens + used.completion_tokens - entry.prompt_tokens - entry.completion_tokens
     tokens_of = (used.prompt_tokens, used.completion_tokens)
     settled: list[Statement] = [
-        (CORRECT, (key.id, entry.minute_at, entry.day_at, tokens, cost - entry.cost_nano)),
-        (METER, (key.id, entry.day_at, entry.endpoint, *tokens_of, cost)),
+        (CORRECT, (entry.key_id, entry.minute_at, entry.day_at, tokens, cost - entry.cost_nano)),
+        (METER, (entry.key_id, entry.day_at, entry.endpoint, *tokens_of, cost)),
     ]
     if entry.logged:
         settled.append((LOG_END, (entry.id, used.status, *tokens_of, cost, used.duration_seconds)))
     yield settled
-    if soft_fraction is None or key.budget_nano is None or not cost:
+    budget = key["budget_nano"]
+    if soft_fraction is None or budget is None or not cost:
         return None
     month_at = month_of(entry.asked_at)
-    (row,) = yield SPENT, (key.id, month_at)
+    (row,) = yield SPENT, (entry.key_id, month_at)
     spent = int(row["spent"])
-    if spent < soft_fraction * key.budget_nano or not (yield TELL_ONCE, (key.id, month_at)):
+    if spent < soft_fraction * budget or not (yield TELL_ONCE, (entry.key_id, month_at)):
         return None
-    return Spending(key.id, key.name, spent, key.budget_nano, month_at)
+    return Spending(entry.key_id, key["name"], spent, budget, month_at)
 
 
 def log(entry: Entry, used: Used) -> Steps[None]:
