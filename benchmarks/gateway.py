@@ -8,7 +8,7 @@ median latency, and that which a tenth is below; of sixteen at a time the whole 
 both the server's CPU time by that number: other work on the machine slows the second and the last of these less. Behind
 each is what it is more than without keys in the same round: the median over the rounds, and the largest. Key, quotas of
 every kind, a budget, the meter and the log are on. The application answers at once, so that nothing hides the cost;
-streams have 64 events.
+streams have 64 events. Last, the same in one process without sockets, where other work on the machine takes part least.
 """
 
 from __future__ import annotations
@@ -111,6 +111,32 @@ async def measure(url: str, key: str, server: psutil.Process, requests: int, str
         return tuple(1000 * found for found in seconds)
 
 
+async def within(access: Access, key: str, requests: int, streamed: bool) -> tuple[float, float]:
+    """Milliseconds of a request without sockets: the median, and the tenth percentile."""
+    app: Any = await gateway(application, "chat", "model/none", Limits(), access, CONTEXT_TOKENS)
+    body = msgspec.json.encode({"model": "chat", "prompt": PROMPT, "max_tokens": EVENTS, "stream": streamed})
+    headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(body)).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    statuses = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    seconds = []
+    for _ in range(requests):
+        start = time.perf_counter()
+        await app(scope, receive, send)
+        seconds.append(time.perf_counter() - start)
+    assert set(statuses) == {200}
+    if app.guard:
+        await app.guard.close()
+    return 1000 * statistics.median(seconds), 1000 * sorted(seconds)[requests // 10]
+
+
 def await_answers(url: str) -> None:
     """Return when a server takes requests: before, connections wait in its socket's queue or are refused."""
     deadline = time.monotonic() + 120
@@ -161,6 +187,15 @@ def main() -> None:
         for process in processes:
             process.terminate()
             process.join()
+        for streamed in (False, True):
+            found = {
+                name: [asyncio.run(within(access, key, given.requests, streamed)) for _ in range(given.rounds)]
+                for name, (access, key) in variants.items()
+            }
+            for name, pairs in found.items():
+                median, tenth = (statistics.median(values) for values in zip(*pairs, strict=True))
+                kind = f"stream of {EVENTS} events" if streamed else "whole answer"
+                print(f"{kind}, in process: {name} {median:.3f} ms, tenth percentile {tenth:.3f} ms", flush=True)
 
 
 def report(rounds: list[dict[str, tuple[float, ...]]], streamed: bool) -> None:
