@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,21 +20,26 @@ import ray
 import requests
 from ray import serve
 from ray.serve.context import _get_global_client  # `serve.status()` tells neither ports, routes nor environments
+from urllib3.exceptions import InsecureRequestWarning
 
 from cluster.control import local, runtime
 from cluster.core.adapters import adapter_place
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
 from serving.application import application
 from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
+from serving.gateway import ARTIFACT_HEADER
 from serving.keeping import keep_model
+from serving.keys.administration import Administration
 
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 10.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): .+")
 PROCESS = re.compile(r"\(pid=(\d+)")  # of the replica, in Ray's account of its error
 # How Ray quotes an error within another, and how vLLM's processes report the death of their children.
@@ -67,6 +74,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
             f"Set endpoint.port={port}, or take its endpoints down first (`ctl serve down --all`).",
         )
     _check_capacity(spec)
+    _check_access(spec, name, notice)
     before = origin(details, name)
     surge = before is None or _has_room(spec)
     if not surge:
@@ -76,7 +84,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
     if not runtime.debugging():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     target = application(spec, name, artifact, surge=surge)
-    serve.start(http_options={"host": spec.host, "port": spec.port})
+    serve.start(http_options={"host": spec.host, "port": spec.port, **_certificate(spec.access)})
     route = _route(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
     if wait:
@@ -89,7 +97,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
             raise JobError(
                 f"{error.message.rstrip('.')}. {ref}, which was served before, is kept", error.remedy
             ) from None
-    url = base_url(spec.host, spec.port, route)
+    url = base_url(spec.host, spec.port, route, "https" if spec.access.tls_certificate else "http")
     return Endpoint(name=name, base_url=url, model=artifact.record.ref, status="DEPLOYING", replicas=0)
 
 
@@ -131,12 +139,14 @@ def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False) ->
 
 
 def answers(endpoint: Endpoint) -> bool:
-    """Whether the endpoint lists its own model."""
+    """Whether the endpoint answers with its own model, which it names also where it asks for a key."""
     try:
-        reply = requests.get(f"{endpoint.base_url}/models", timeout=PROBE_SECONDS)
+        with warnings.catch_warnings():  # the certificate is for its name, and not for this address: no key is sent
+            warnings.simplefilter("ignore", InsecureRequestWarning)
+            reply = requests.get(f"{endpoint.base_url}/models", timeout=PROBE_SECONDS, verify=False)
     except requests.RequestException:
         return False
-    return reply.ok and endpoint.name in [model["id"] for model in reply.json()["data"]]
+    return reply.status_code in (200, 401) and reply.headers.get(ARTIFACT_HEADER.decode()) == endpoint.model
 
 
 def undeploy(name: str) -> None:
@@ -187,6 +197,39 @@ def _check_capacity(spec: EndpointSpec) -> None:
                 f"a replica wants {wanted:g} {resource}s, the cluster has {total.get(resource, 0):g}",
                 f"Lower endpoint.{resource.lower()}s, or add nodes.",
             )
+
+
+def _check_access(spec: EndpointSpec, name: str, notice: Callable[[str], None]) -> None:
+    """Raise NotReadyError where the keys cannot be read by all replicas; say where nobody can use the endpoint, or
+    everybody."""
+    access = spec.access
+    if not access.keys:
+        if spec.host not in LOOPBACK:
+            notice(f"whoever reaches {spec.host}:{spec.port} may use it: endpoint.access.keys=true asks for keys")
+        return
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and not is_postgres(access.database):
+        raise NotReadyError(
+            f"endpoint.access.database: a file is one machine's, and this cluster has {nodes}",
+            "Give postgresql://USER@HOST/NAME.",
+        )
+    keys = [key for key in Administration(access.database).list_keys() if not key.ended(time.time())]
+    if not any(not key.endpoints or name in key.endpoints for key in keys):
+        notice(f"no key is for endpoint {name!r} yet: make one with `ctl serve keys create`")
+
+
+def _certificate(access: Access) -> dict[str, str]:
+    """Serve's options for HTTPS. Raises InputError for files that are no certificate and its key."""
+    if not access.tls_certificate:
+        return {}
+    files = {name: str(Path(file).expanduser().absolute()) for name, file in
+             (("certfile", access.tls_certificate), ("keyfile", access.tls_key))}  # fmt: skip
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(**files)
+    except (OSError, ssl.SSLError) as error:
+        told = f"endpoint.access.tls_certificate and tls_key: {error}"
+        raise InputError(told, "Give a PEM file of each.") from None
+    return {f"ssl_{name}": file for name, file in files.items()}
 
 
 def _reason(message: str) -> str:

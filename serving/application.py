@@ -6,6 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from cluster.control import forkserver
 from cluster.core.adapters import adapter_place, context_of
 from cluster.core.errors import SpecError
@@ -14,6 +16,7 @@ from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
+from serving.keys.database import place
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -44,15 +47,17 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
     from serving.keeping import Keeper
 
     keeper: Any = Keeper
+    access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
     given = origin | {"keeper": keeper.bind(**origin)}
     replica: Any
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
-        return replica.options(**options).bind(name, engine_arguments(spec, artifact), spec.limits, **given)
+        return replica.options(**options).bind(name, engine_arguments(spec, artifact), spec.limits, access, **given)
     from serving.over_transformers import Transformers as replica
 
-    return replica.options(**options).bind(name, max(1, round(spec.cpus)), spec.max_model_len, spec.limits, **given)
+    threads = max(1, round(spec.cpus))
+    return replica.options(**options).bind(name, threads, spec.max_model_len, spec.limits, access, **given)
 
 
 def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:

@@ -38,7 +38,8 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
                 model = environment[MODEL_VARIABLE]
                 replicas = sum(_text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
         if model:
-            url = base_url(options.get("host"), options.get("port"), application["route_prefix"])
+            scheme = "https" if options.get("ssl_certfile") else "http"
+            url = base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
             found.append(
                 Endpoint(
                     name=name,
@@ -71,7 +72,7 @@ def _environment(deployment: dict[str, Any]) -> dict[str, str]:
     return dict((options.get("runtime_env") or {}).get("env_vars") or {})
 
 
-def base_url(host: str | None, port: int | None, route: str | None) -> str:
+def base_url(host: str | None, port: int | None, route: str | None, scheme: str = "http") -> str:
     """Where clients of the OpenAI API go."""
     reachable = "127.0.0.1" if host in (None, "", "0.0.0.0") else host
-    return f"http://{reachable}:{port}{(route or '/').rstrip('/')}/v1"
+    return f"{scheme}://{reachable}:{port}{(route or '/').rstrip('/')}/v1"

@@ -1,26 +1,26 @@
 """What stands between clients and the application of a replica, as plain ASGI around it.
 
 A route that is not named here is not there: vLLM's application has some that scale, pause or reset the engine, and asks
-for keys at some only. What a request asks for is held against the endpoint's limits before the engine sees it. Every
-answer says which artifact gave it.
+for keys at some only. Who asks is known before the body is read (serving/keys/guard.py); what is asked for is held
+against the endpoint's limits before the engine sees it. Every answer says which artifact gave it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from functools import partial
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
+from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
+from serving.asgi import Application, Message, Receive, Scope, Send
+from serving.keys.answered import with_usage
+from serving.keys.counting import count
+from serving.keys.database import place
+from serving.keys.guard import Guard
 from serving.limits import Refused, check
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ARTIFACT_HEADER = b"trunkline-artifact"  # `ctl artifacts lineage` takes its value
 REQUEST_ID_HEADER = b"x-request-id"
@@ -37,26 +37,57 @@ ROUTES = {
 }
 
 
+WITHOUT_KEY = ("/health",)  # for what looks whether it lives, and learns nothing else
+
+
+async def gateway(
+    app: Application, name: str, artifact: str, limits: Limits, access: Access, context_tokens: int
+) -> Application:
+    """The application of a replica: `app`, behind keys where the endpoint asks for them. Raises DatabaseFailed."""
+    guard = Guard(access, place(access.database), name, context_tokens) if access.keys else None
+    if guard:
+        await guard.open()
+    served = Gateway(app, artifact, limits, guard)
+    if not access.origins:
+        return served
+    told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), "retry-after")
+    return CORSMiddleware(
+        served,
+        allow_origins=access.origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=told,
+    )
+
+
 class Gateway:
     """An ASGI application around another. `artifact` is what it serves, as `ctl` names it."""
 
-    def __init__(self, app: Application, artifact: str, limits: Limits) -> None:
-        self.app, self.artifact, self.limits = app, artifact, limits
+    def __init__(self, app: Application, artifact: str, limits: Limits, guard: Guard | None = None) -> None:
+        self.app, self.artifact, self.limits, self.guard = app, artifact, limits, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._ending(send))
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})  # policy violation (RFC 6455, 7.4.1)
 
+    def _ending(self, send: Send) -> Send:
+        """At the end of its life the replica writes down what it has not."""
+
+        async def told(message: Message) -> None:
+            if self.guard and message["type"].startswith("lifespan.shutdown"):
+                await self.guard.close()
+            await send(message)
+
+        return told
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(REQUEST_ID_HEADER, b"")
-        named = [
-            (ARTIFACT_HEADER, self.artifact.encode()),
-            (REQUEST_ID_HEADER, given[:128] or secrets.token_hex(16).encode()),
-        ]
+        request_id = given[:128] or secrets.token_hex(16).encode()
+        named = [(ARTIFACT_HEADER, self.artifact.encode()), (REQUEST_ID_HEADER, request_id)]
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,36 +96,48 @@ class Gateway:
             await send(message)
 
         try:
-            asked = await self._checked(scope, receive)
+            self._check_route(scope)
+            if self.guard is None or path_of(scope) in WITHOUT_KEY:
+                if scope["method"] == "POST":
+                    body = await self._body(scope, receive)
+                    check(body, self.limits)
+                    receive = _again(body, receive)
+                await self.app(scope, receive, told)
+            else:
+                await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
         except Refused as refused:
             await error(refused)(scope, receive, told)
-        else:
-            await self.app(scope, asked, told)
 
-    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
-        """What the application receives. Raises Refused for what goes no further."""
+    def _check_route(self, scope: Scope) -> None:
+        """Raise Refused for what is not open."""
         method, path = scope["method"], path_of(scope)
         known = ROUTES.get(path)
         if known is None:
             raise Refused(404, f"there is no {path} here")
-        if known == "GET" and method in ("GET", "HEAD"):
-            return receive
-        if method == "OPTIONS":  # what a browser asks before it sends
-            return receive
-        if method != known:
+        if method != known and not (known == "GET" and method == "HEAD"):
             raise Refused(405, f"{path} is asked by {known}, not by {method}")
-        body = await self._body(scope, receive)
-        check(body, self.limits)
-        begun = False
 
-        async def again() -> Message:
-            nonlocal begun
-            if begun:
-                return await receive()  # that whoever asked has gone
-            begun = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return again
+    async def _guarded(self, guard: Guard, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """Answer the owner of a key."""
+        key = await guard.caller(scope)
+        path = path_of(scope)
+        headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]  # nobody further in sees the key
+        if scope["method"] != "POST":
+            await self.app({**scope, "headers": headers}, receive, send)
+            return
+        entry = guard.entry(key, path, request_id)
+        try:
+            body = await self._body(scope, receive)
+            asked = check(body, self.limits)
+            entry = guard.measured(entry, asked, body)
+            entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
+        except Refused as refused:
+            guard.refuse(entry, refused)
+            raise
+        body = with_usage(path, asked, body)
+        headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+        scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+        await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused as soon as it is too long, by what its header says, too."""
@@ -115,6 +158,20 @@ class Gateway:
                 return bytes(body)
 
 
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What the application receives: a body that was read, and then that whoever asked has gone."""
+    begun = False
+
+    async def again() -> Message:
+        nonlocal begun
+        if begun:
+            return await receive()
+        begun = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
 def path_of(scope: Scope) -> str:
     """The path below where the application is mounted."""
     root, path = scope.get("root_path", "").rstrip("/"), str(scope["path"])
@@ -123,5 +180,5 @@ def path_of(scope: Scope) -> str:
 
 def error(refused: Refused) -> JSONResponse:
     """An error in OpenAI's shape."""
-    body = {"message": refused.message, "type": "invalid_request_error", "param": refused.param, "code": None}
-    return JSONResponse({"error": body}, refused.status)
+    body = {"message": refused.message, "type": refused.kind, "param": refused.param, "code": refused.code}
+    return JSONResponse({"error": body}, refused.status, refused.headers)

@@ -11,20 +11,31 @@ import msgspec
 
 from cluster.core.specs.endpoint import Limits
 
+ANSWER_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 PATTERN_FIELDS = ("regex", "guided_regex", "pattern")
 REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT)
 
 
 class Refused(Exception):
-    """A request that goes no further: its status, which field is wrong, and why."""
+    """A request that goes no further: its status, which field is wrong, and why; `kind` and `code` as OpenAI's."""
 
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
+        self.kind, self.code, self.headers = kind, code, headers
 
 
-def check(body: bytes, limits: Limits) -> None:
-    """Raise Refused for a body that is no JSON object, or asks for more than the limits."""
+def check(body: bytes, limits: Limits) -> dict[str, Any]:
+    """What is asked. Raises Refused for a body that is no JSON object, or asks for more than the limits."""
     try:
         asked = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -37,6 +48,8 @@ def check(body: bytes, limits: Limits) -> None:
         _bound(asked, name, limits.completions, "endpoint.limits.completions")
     for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
         _bound(asked, name, limits.logprobs, "endpoint.limits.logprobs")
+    for name in ANSWER_LENGTHS:
+        _number(asked, name)
     for name in ("stop", "stop_token_ids", "logit_bias", "bad_words"):
         given = asked.get(name)
         if isinstance(given, (list, dict)) and len(given) > limits.stops:
@@ -55,12 +68,21 @@ def check(body: bytes, limits: Limits) -> None:
             raise Refused(400, f"nested more than {limits.nesting} deep (endpoint.limits.nesting)", key)
         if key in PATTERN_FIELDS and isinstance(value, str):
             check_pattern(value, limits.pattern_states, key)
+    return asked
 
 
 def _bound(asked: dict[str, Any], name: str, most: int, field: str) -> None:
-    value = asked.get(name)
+    value = _number(asked, name)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > most:
         raise Refused(400, f"{value} is more than the {most} that this endpoint allows ({field})", name)
+
+
+def _number(asked: dict[str, Any], name: str) -> Any:
+    """A field that is no text: the application would read one as the number in it, which no limit has seen."""
+    value = asked.get(name)
+    if isinstance(value, str):
+        raise Refused(400, "a number is needed, not a text", name)
+    return value
 
 
 def _walk(asked: Any) -> Iterator[tuple[str, Any, int]]:

@@ -40,6 +40,21 @@ def openai_app(name: str, talker: InProcess) -> FastAPI:
         card = {"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}
         return {"object": "list", "data": [card | {"max_model_len": talker.context_tokens or None}]}
 
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        try:
+            asked = json.loads(await request.body())
+            given = asked.get("messages") or asked.get("prompt")
+            if isinstance(given, list):
+                given = [_message(message) for message in given]
+            elif not isinstance(given, str):
+                raise InputError("prompt: missing, or no text", "Give a text, or messages.")
+            prompt = await run_in_threadpool(talker.prompt, given)
+        except (ValueError, TypeError, TrunklineError) as error:
+            return refusal(error)
+        ids = prompt["input_ids"][0].tolist()
+        return JSONResponse({"count": len(ids), "max_model_len": talker.context_tokens or None, "tokens": ids})
+
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         return await answer(request, "chat.completion", "messages")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ray import serve
 
+from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
 from cluster.core.storage.store import Store
-from serving.gateway import Gateway
+from serving.asgi import Application
+from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 
 ONGOING_REQUESTS = 64  # that are answered or wait for room in a replica; more wait in Serve's proxy
@@ -23,6 +25,7 @@ class Transformers:
         threads: int,
         longest: int,
         limits: Limits,
+        access: Access,
         store: str,
         kind: str,
         fingerprint: str,
@@ -34,12 +37,13 @@ class Transformers:
 
         keep_model(store, kind, fingerprint)
         torch.set_num_threads(threads)
-        self.name, self.limits = name, limits
+        self.name, self.limits, self.access = name, limits, access
         self.talker = InProcess(Store(store).get(kind, fingerprint))
         if longest:
             self.talker.context_tokens = longest
 
-    def __serve_build_asgi_app__(self) -> Gateway:
+    async def __serve_build_asgi_app__(self) -> Application:
         from serving.openai_api import openai_app
 
-        return Gateway(openai_app(self.name, self.talker), self.talker.name, self.limits)
+        app, context_tokens = openai_app(self.name, self.talker), self.talker.context_tokens
+        return await gateway(app, self.name, self.talker.name, self.limits, self.access, context_tokens)

@@ -11,9 +11,11 @@ from typing import Any
 
 from ray import serve
 
+from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
 from cluster.core.storage.store import Store
-from serving.gateway import Gateway
+from serving.asgi import Application
+from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 
 ONGOING_REQUESTS = 100_000  # the engine queues what it cannot compute at once
@@ -29,6 +31,7 @@ class Vllm:
         name: str,
         arguments: dict[str, Any],
         limits: Limits,
+        access: Access,
         store: str,
         kind: str,
         fingerprint: str,
@@ -41,14 +44,15 @@ class Vllm:
 
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
-        self.artifact, self.limits = artifact.record.ref, limits
+        self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
         folder = str(artifact.local())
         self.arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", folder])
         vars(self.arguments).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
+        self.arguments.allowed_origins = []  # the gateway says whose pages may ask
         config = AsyncEngineArgs.from_cli_args(self.arguments).create_engine_config()
         self.engine = AsyncLLM.from_vllm_config(config, disable_log_stats=self.arguments.disable_log_stats)
 
-    async def __serve_build_asgi_app__(self) -> Gateway:
+    async def __serve_build_asgi_app__(self) -> Application:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
 
@@ -56,7 +60,8 @@ class Vllm:
         app = build_app(self.arguments, tasks, self.engine.model_config)
         await init_app_state(self.engine, app.state, self.arguments, tasks)
         app.state.server = _Ended()
-        return Gateway(app, self.artifact, self.limits)
+        context_tokens = self.engine.model_config.max_model_len
+        return await gateway(app, self.name, self.artifact, self.limits, self.access, context_tokens)
 
     async def check_health(self) -> None:
         """Raise where the engine is dead: Serve then starts another replica."""

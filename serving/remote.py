@@ -22,12 +22,15 @@ TEMPLATE_TOKENS = 64  # that a chat template has around a message, at most, or s
 
 
 class Remote:
-    """A talker on the first model of an endpoint: `http://host:port`, with or without `/v1`."""
+    """A talker on the first model of an endpoint: `http://host:port`, with or without `/v1`.
 
-    def __init__(self, url: str) -> None:
+    Without a key it takes that of OPENAI_API_KEY.
+    """
+
+    def __init__(self, url: str, key: str = "") -> None:
         base = url.rstrip("/")
         self.url = base if base.endswith("/v1") else f"{base}/v1"
-        key = os.environ.get("OPENAI_API_KEY", "none")
+        key = key or os.environ.get("OPENAI_API_KEY", "none")
         self.client = openai.OpenAI(base_url=self.url, api_key=key, max_retries=CONNECT_ATTEMPTS)
         with self._sentences():
             model = self.client.models.list().data[0]
@@ -123,6 +126,8 @@ class Remote:
             yield
         except openai.APIConnectionError:
             raise NotReadyError(f"no endpoint answers at {self.url}", "Start one with `ctl serve up`.") from None
+        except openai.AuthenticationError as error:
+            raise NotReadyError(f"{self.url}: {_message(error)}", "Set OPENAI_API_KEY, or give --key-file.") from None
         except openai.APIError as error:
             if "chat template" in str(error):
                 raise NoTemplate(str(error)) from None

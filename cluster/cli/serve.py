@@ -3,10 +3,12 @@
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.cli.keys import keys
 from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from serving.talk import Talker
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
+serve.add_typer(keys, name="keys")
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0
@@ -31,6 +34,10 @@ MaxTokens = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token each time.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="File with the endpoint's key [$OPENAI_API_KEY].", show_default=False),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
 
 
@@ -64,11 +71,11 @@ def up(
     from serving.app import deploy
 
     if stays:
-        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait)
+        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait, spec.access.keys)
         return
     try:
-        endpoint = deploy(spec, Store(store))
-        _announce(endpoint, wait)
+        endpoint = deploy(spec, Store(store), notice=_tell)
+        _announce(endpoint, wait, spec.access.keys)
         print("Ctrl-C ends it.", flush=True)
         _watch(endpoint.name)
     except Terminated:
@@ -109,10 +116,11 @@ def _tell(text: str) -> None:
     print(text, flush=True)
 
 
-def _announce(endpoint: "Endpoint", ready: bool) -> None:
+def _announce(endpoint: "Endpoint", ready: bool, with_key: bool) -> None:
     print(f"{endpoint.name} ({endpoint.model}) {'is ready' if ready else 'is starting'}: {endpoint.base_url}")
     body = f'{{"model": "{endpoint.name}", "prompt": "def main():", "max_tokens": 32}}'
-    print(f"curl {endpoint.base_url}/completions -H 'Content-Type: application/json' -d '{body}'", flush=True)
+    key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if with_key else ""
+    print(f"curl {endpoint.base_url}/completions {key}-H 'Content-Type: application/json' -d '{body}'", flush=True)
 
 
 def _watch(name: str) -> None:
@@ -182,6 +190,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     model: Model = None,
     endpoint: EndpointUrl = None,
+    key_file: KeyFile = None,
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -191,7 +200,7 @@ def generate(
     """Continue a text with a model, in this process (--model) or at an endpoint (--endpoint)."""
     from serving.talk import Sampling, fitted
 
-    talker = _talker(model, endpoint, store)
+    talker = _talker(model, endpoint, store, key_file)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     pieces = talker.complete(*fitted(talker, prompt, sampling))
     for piece in pieces if stream else ["".join(pieces)]:
@@ -203,6 +212,7 @@ def generate(
 def chat(
     model: Model = None,
     endpoint: EndpointUrl = None,
+    key_file: KeyFile = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.7,
     seed: Seed = 0,
@@ -216,10 +226,10 @@ def chat(
     from serving.talk import Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    repl.chat(_talker(model, endpoint, store), sampling)
+    repl.chat(_talker(model, endpoint, store, key_file), sampling)
 
 
-def _talker(model: str | None, endpoint: str | None, store: str | None) -> "Talker":
+def _talker(model: str | None, endpoint: str | None, store: str | None, key_file: Path | None) -> "Talker":
     from cluster.core.errors import UsageError
     from cluster.core.storage.store import Store
 
@@ -228,7 +238,16 @@ def _talker(model: str | None, endpoint: str | None, store: str | None) -> "Talk
     if endpoint is not None:
         from serving.remote import Remote
 
-        return Remote(endpoint)
+        return Remote(endpoint, _key_in(key_file) if key_file else "")
     from serving.in_process import InProcess
 
     return InProcess(Store(store).resolve(model or ""))
+
+
+def _key_in(file: Path) -> str:
+    from cluster.core.errors import InputError
+
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--key-file {file}: {error}", "Give a file with the key alone.") from None

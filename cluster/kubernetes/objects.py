@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.core.errors import SpecError
+from cluster.core.specs.access import is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.infra import InfraSpec
 from cluster.core.specs.scaling import ScalingSpec
@@ -143,7 +144,18 @@ def ray_service(order: Order) -> Manifest:
 
 
 def serve_config(endpoint: EndpointSpec) -> Manifest:
-    """Ray Serve's own configuration: `serving.kuberay:app` builds the application from the endpoint's spec."""
+    """Ray Serve's own configuration: `serving.kuberay:app` builds the application from the endpoint's spec.
+
+    Raises SpecError for what pods cannot have: keys in a file, a certificate.
+    """
+    access = endpoint.access
+    if access.keys and not is_postgres(access.database):
+        raise SpecError(
+            "endpoint.access.database: a file would be one pod's alone, and go with it",
+            "Give postgresql://USER@HOST/NAME, and PGPASSWORD in the secret of infra.store_secret.",
+        )
+    if access.tls_certificate:
+        raise SpecError("endpoint.access.tls_certificate: pods have no such file", "Let the Ingress end TLS.")
     name = endpoint.served_name or re.sub(r"[^\w.-]+", "-", endpoint.model.rpartition("/")[2])
     arguments = {key: value for key, value in fields(endpoint).items() if key not in ("host", "port")}
     application = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from cluster.core.specs.access import is_postgres
 from cluster.core.specs.infra import InfraSpec
 from cluster.kubernetes.objects import RUN_FILE, Order
 from cluster.kubernetes.pods import COMPONENT, HEAD_PORTS, PART_OF, Manifest
@@ -18,6 +19,7 @@ HEAD = {"ray.io/node-type": "head"}
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 ACCESS = {"trunkline.io/access": "true"}  # a namespace with this label may use the endpoint and read the metrics
 METRICS_PORT = 8080
+POSTGRES_PORT = 5432
 HTTPS_PORTS = (443, 6443)  # the API server is behind the one or the other, as the network plugin counts it
 
 
@@ -114,6 +116,10 @@ def network(order: Order) -> list[Manifest]:
     if infra.redis_address:
         port = int(infra.redis_address.rpartition(":")[2])
         policies.append(_policy(infra, "redis", _labels(infra, "endpoint") | HEAD, egress=[{"ports": _ports(port)}]))
+    access = order.endpoint.access
+    if access.keys and is_postgres(access.database):
+        port = urlsplit(access.database).port or POSTGRES_PORT
+        policies.append(_policy(infra, "keys", _labels(infra, "endpoint"), egress=[{"ports": _ports(port)}]))
     return policies
 
 

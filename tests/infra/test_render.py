@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.access import Access
 from cluster.core.specs.spec import convert, fields
 from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
@@ -344,3 +345,17 @@ def test_the_example_of_the_documentation(tmp_path: Path, schemas: dict[tuple[st
         assert name in text
     components = {body["metadata"]["labels"]["app.kubernetes.io/component"] for body in bodies}
     assert components == {"common", "cluster", "job", "endpoint"}
+
+
+def test_keys_of_pods_are_in_postgresql() -> None:
+    def asks(**access: Any) -> Order:
+        return order(endpoint=EndpointSpec(model="model/x", access=Access(keys=True, **access)))
+
+    with pytest.raises(SpecError, match="one pod's alone"):
+        rendered(asks())
+    bodies = rendered(asks(database="postgresql://keeper@db.lab:6543/keys"))
+    policy = next(body for body in bodies if body["metadata"]["name"].endswith("keys"))
+    assert policy["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": 6543}]}]
+    assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "endpoint"
+    with pytest.raises(SpecError, match="Ingress"):
+        rendered(order(endpoint=EndpointSpec(model="x", access=Access(tls_certificate="c", tls_key="k"))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -271,19 +272,68 @@ def test_a_replacement_that_fails_leaves_the_one_before(served: Served, tmp_path
     assert patient.completions.create(model="chat", prompt="def f(", max_tokens=1).choices
 
 
-def test_a_replacement_answers_before_the_one_before_goes(served: Served, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def key(served: Served) -> str:
+    return served.cluster.ctl("serve", "keys", "create", "tests", "--endpoint", "chat").splitlines()[0]
+
+
+def test_a_replacement_answers_before_the_one_before_goes(served: Served, tmp_path: Path, key: str) -> None:
+    """Also where it asks for keys, and the one before did not."""
     folder = tmp_path / "other"
     shutil.copytree(served.model.local(), folder)
     (folder / "artifact.json").unlink()
     store = Store(tmp_path / "store")
     other = commit_model(store, folder, PretrainSpec(seed=10), {})
-    patient = openai.OpenAI(base_url=served.base_url, api_key="none", max_retries=0, timeout=60)
+    patient = openai.OpenAI(base_url=served.base_url, api_key=key, max_retries=0, timeout=60)
     arguments = ("serve", "up", "tiny", "--name", "chat", "--port", str(served.port))
+    arguments = (*arguments, "--set", "endpoint.access.keys=true", "--set", "endpoint.access.output_price=1000000")
     with Load(patient) as load:
         assert "is ready" in served.cluster.ctl(*arguments, "--store", store.root.url, timeout=840)
     assert load.answered > 10 and not load.failed
     (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
     assert endpoint["model"] == other.record.ref
+
+
+def test_an_endpoint_that_asks_for_keys(served: Served, key: str, tmp_path: Path) -> None:
+    """vLLM tells the usage of every stream, whether its client asked or not; a revoked key counts no more at once."""
+
+    def usage() -> tuple[int, ...]:
+        (row,) = json.loads(served.cluster.ctl("serve", "keys", "usage", "tests", "--json"))
+        assert row["cost"] == row["completion_tokens"]
+        return row["requests"], row["prompt_tokens"], row["completion_tokens"]
+
+    assert requests.get(f"{served.base_url}/models", timeout=60).status_code == 401
+    assert requests.get(f"{served.base_url.removesuffix('/v1')}/health", timeout=60).status_code == 200
+    client = openai.OpenAI(base_url=served.base_url, api_key=key, max_retries=0)
+    before = usage()
+    ask: dict[str, Any] = {"model": "chat", "prompt": PROMPTS, "seed": 1, "extra_body": {"ignore_eos": True}}
+    whole = client.completions.create(**ask, max_tokens=TOKENS, n=2).usage
+    after = usage()
+    assert whole and whole.completion_tokens == 8 * TOKENS
+    told = (1, whole.prompt_tokens, whole.completion_tokens)
+    assert after == tuple(a + b for a, b in zip(before, told, strict=True))
+    chunks = list(client.completions.create(**ask, max_tokens=TOKENS, n=2, stream=True))
+    assert all(chunk.usage is None and chunk.choices for chunk in chunks)
+    assert usage() == tuple(a + b for a, b in zip(after, told, strict=True))
+    asked = client.completions.create(**ask, max_tokens=2, stream=True, stream_options={"include_usage": True})
+    assert [chunk.usage.completion_tokens for chunk in asked if chunk.usage] == [8]
+
+    file = tmp_path / "key"
+    file.write_text(f"{key}\n")
+    generate = ("generate", "def f(", "--max-tokens", "4", "--endpoint", served.base_url)
+    assert served.cluster.ctl(*generate, OPENAI_API_KEY=key) == served.cluster.ctl(*generate, "--key-file", str(file))
+    assert "Set OPENAI_API_KEY, or give --key-file" in served.cluster.ctl(*generate, code=4)
+    ask_serve = (
+        "from cluster.control.dashboard import dashboard_url, request\n"
+        "print(request('GET', dashboard_url(), '/api/serve/applications/'))"
+    )
+    account = subprocess.run(
+        [sys.executable, "-c", ask_serve], env=served.cluster.environment(), capture_output=True, text=True, check=True
+    ).stdout
+    assert "TRUNKLINE_ENDPOINT" in account and key[-43:] not in account
+    assert "is revoked" in served.cluster.ctl("serve", "keys", "revoke", "tests")
+    with pytest.raises(openai.AuthenticationError, match="revoked"):
+        client.models.list()
 
 
 def test_down_frees_the_port(served: Served) -> None:

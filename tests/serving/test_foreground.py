@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import signal
 import socket
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from cluster.core.storage.artifact import Artifact
 from tests.cluster.local_cluster import LocalCluster, free_port
@@ -20,10 +27,31 @@ def nothing_runs(home: Path) -> LocalCluster:
     return LocalCluster(home, 0, 0)
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(made.public_bytes(Encoding.PEM))
+    files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return files
+
+
 def test_until_ctrl_c(tmp_path: Path, model: Artifact) -> None:
+    """By HTTPS."""
     port = free_port()
     user = nothing_runs(tmp_path)
-    process = user.popen("serve", "up", "tiny", "--port", str(port), "--store", model.store_url)
+    chain, key = certificate(tmp_path)
+    tls = ("--set", f"endpoint.access.tls_certificate={chain}", "--set", f"endpoint.access.tls_key={key}")
+    process = user.popen("serve", "up", "tiny", "--port", str(port), "--store", model.store_url, *tls)
     assert process.stdout is not None
     try:
         said = ""
@@ -31,8 +59,11 @@ def test_until_ctrl_c(tmp_path: Path, model: Artifact) -> None:
             line = process.stdout.readline()
             assert line, said
             said += line
-        assert f"http://127.0.0.1:{port}/v1" in said
-        assert requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).json()["data"][0]["id"] == "tiny"
+        url = f"https://127.0.0.1:{port}/v1"
+        assert url in said
+        assert requests.get(f"{url}/models", timeout=10, verify=str(chain)).json()["data"][0]["id"] == "tiny"
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=10)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(240) == 0, rest

@@ -173,3 +173,12 @@ def test_what_cannot_be_met_is_refused(client: openai.OpenAI, changes: dict[str,
         return
     with pytest.raises(openai.BadRequestError, match=words):
         client.chat.completions.create(**options, stream=True)
+
+
+def test_tokens_are_counted(talker: InProcess) -> None:
+    messages = [{"role": "user", "content": "def add(x):"}]
+    with TestClient(openai_app("soft", talker)) as http:
+        for asked, given in (({"messages": messages}, messages), ({"prompt": "def f"}, "def f")):
+            told = http.post("/tokenize", json=asked).json()
+            assert told["count"] == len(told["tokens"]) == talker.count(given, 0)  # type: ignore[arg-type]
+        assert http.post("/tokenize", json={"prompt": 3}).status_code == 400

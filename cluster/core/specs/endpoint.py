@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from cluster.core.errors import SpecError
+from cluster.core.specs.access import Access
 from cluster.core.specs.spec import Spec
 
 
@@ -60,10 +61,13 @@ class EndpointSpec(Spec, frozen=True):
     """Kind of GPU to ask for, as Ray names it (`H100`, `A100-80G`); empty takes any."""
     limits: Limits = Limits()
     """The most that one request may ask for."""
+    access: Access = Access()
+    """Who may use it."""
     start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
     """How long the endpoint may take until it answers, bringing the model to the node included."""
 
     def check(self) -> None:
+        self.access.check()
         if self.max_replicas < self.min_replicas:
             raise SpecError("endpoint.max_replicas: less than min_replicas", "Raise it, or lower min_replicas.")
         if self.accelerator_type and not self.gpus:

@@ -1,0 +1,1 @@
+"""Keys of endpoints: who may ask, how much, and what was asked (docs/serving.md)."""
