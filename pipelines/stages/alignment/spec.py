@@ -88,6 +88,7 @@ class RewardSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
+    sizing: ClassVar[str] = "pipelines.stages.alignment.sizing:predict_reward"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
     later_fields: ClassVar[tuple[str, ...]] = ("margin_scale", "center_coef")
 
@@ -116,6 +117,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "rlhf"
     stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
+    sizing: ClassVar[str] = "pipelines.stages.alignment.sizing:predict_rlhf"
     inputs: ClassVar[dict[str, str]] = {
         "model": MODELS,
         "prompts": CONVERSATIONS,
