@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,14 +42,21 @@ class Scores:
 
 class Scorer:
     """Scores completions of conversations by every reward of a spec, those of the spec's within the time that `scaling`
-    gives them. `place` is where what judges say is kept, by one process."""
+    gives them. `place` is where what judges say is kept, by one process; `files` are what an environment reads."""
 
     def __init__(
-        self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None, scaling: ScalingSpec, place: Location
+        self,
+        spec: RlhfSpec,
+        tokenizer: Any,
+        model: RewardModel | None,
+        scaling: ScalingSpec,
+        place: Location,
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self.rewards = named(spec.rewards)
         self.tokenizer = tokenizer
         self.model = model
+        self.files = dict(files or {})
         self.scaling, self.timeout_seconds = scaling, scaling.reward_timeout_seconds
         self.judges = {name: reward for name, reward in self.rewards.items() if isinstance(reward, Judge)}
         self.askers = {

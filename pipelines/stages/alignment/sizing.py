@@ -85,7 +85,7 @@ def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
     """The policy and its critic, as the stage's recipe trains them."""
 
     def build() -> PolicyGradient:
-        policy = build_model(config, spec.seed)
+        policy = _policy(spec, config)
         return PolicyGradient(
             policy,
             spec.precision,
@@ -104,6 +104,10 @@ def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
     return Learner(build, run)
 
 
+def _policy(spec: RlhfSpec, config: Any) -> Any:
+    return build_model(config, spec.seed)
+
+
 def _critic(step: Step, spec: RlhfSpec, policy: Any, config: Any) -> Critic | None:
     fields = spec.advantage.value_function
     if fields is None:
@@ -119,7 +123,7 @@ def _critic(step: Step, spec: RlhfSpec, policy: Any, config: Any) -> Critic | No
 def _parts(step: Step, spec: RlhfSpec, config: Any) -> dict[str, int]:
     """The parameters of what is trained."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        policy = build_model(config, spec.seed)
+        policy = _policy(spec, config)
         critic = _critic(step, spec, policy, config)
         found = {"policy": count_parameters(policy)}
         return found | ({"critic": count_parameters(critic)} if critic else {})

@@ -123,8 +123,9 @@ class RlhfSpec(TrainingSpec, frozen=True):
         "prompts": CONVERSATIONS,
         "reward": "reward",
         "teacher": MODELS,
+        "corpus": "corpus",
     }
-    optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher", "corpus")
     later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment")
 
     steps: Annotated[int, Meta(ge=1)] = 50
@@ -242,6 +243,15 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.advantage: `distillation` and the input `teacher` go together", "Give both, or neither."
             )
 
+        if self.searches != ("corpus" in inputs):
+            raise SpecError(
+                "rlhf.environment.tools: `search` and the input `corpus` go together", "Give both, or neither."
+            )
+
+    @property
+    def searches(self) -> bool:
+        return self.environment is not None and self.environment.searches
+
     @property
     def first_kl_coef(self) -> float:
         """The KL coefficient of the first rollout."""
@@ -254,5 +264,5 @@ class RlhfSpec(TrainingSpec, frozen=True):
         return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl)
 
     def unused_inputs(self) -> Collection[str]:
-        used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches}
+        used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches, "corpus": self.searches}
         return [name for name, wanted in used.items() if not wanted]

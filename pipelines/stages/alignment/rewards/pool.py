@@ -62,6 +62,7 @@ class Pool:
         processes: int,
         memory_bytes: int,
         kind: Literal["rewards", "environments"] = "rewards",
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self.rewards: dict[str, Reward | Environment] = dict(rewards)
         self.most = processes
@@ -70,6 +71,7 @@ class Pool:
             "path": [entry or os.getcwd() for entry in sys.path],
             "kind": kind,
             "called": msgspec.to_builtins(self.rewards),
+            "files": {name: str(path) for name, path in (files or {}).items()},
             "seed": seed,
             "memory_bytes": memory_bytes,
         }
