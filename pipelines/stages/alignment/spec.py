@@ -224,6 +224,12 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
         named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
+        if self.rewards_steps and not self.advantage.takes_steps:
+            raise SpecError(
+                f"rlhf.rewards: `process` rewards single steps, and rlhf.advantage {self.advantage.name} compares "
+                "whole answers",
+                "Set rlhf.advantage.type to gae, or to normalized_batch without subtract_group_mean.",
+            )
         if self.environment and 2 * self.environment.turn_tokens > self.max_completion_tokens:
             raise SpecError(
                 f"rlhf.environment.turn_tokens: two turns of {self.environment.turn_tokens} tokens are more than "
@@ -258,9 +264,14 @@ class RlhfSpec(TrainingSpec, frozen=True):
         return self.kl_coef.start if isinstance(self.kl_coef, AdaptiveKl) else self.kl_coef
 
     @property
+    def rewards_steps(self) -> bool:
+        """Whether some reward is of single steps of an answer, and learned from."""
+        return not self.advantage.teaches and any(each.by_step for each in named.named(self.rewards).values())
+
+    @property
     def looks_back(self) -> bool:
         """Whether more than its rewards must be known of a rollout before it is learned from."""
-        known = self.advantage.value_function is not None or self.advantage.teaches
+        known = self.advantage.value_function is not None or self.advantage.teaches or self.rewards_steps
         return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl)
 
     def unused_inputs(self) -> Collection[str]:

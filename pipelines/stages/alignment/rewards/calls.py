@@ -50,7 +50,9 @@ def call(called: Called, sample: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:
         return {"why": f"failed: {_clipped(usercode.told, error)}"}
     try:
-        return {"value": as_text(value) if isinstance(called, Environment) else as_number(value)}
+        if isinstance(called, Environment):
+            return {"value": as_text(value)}
+        return {"value": [(end, as_number(each)) for end, each in value] if called.by_step else as_number(value)}
     except BaseException as error:
         return {"why": f"returned {_clipped(str, error)}"}
 

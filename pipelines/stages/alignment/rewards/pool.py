@@ -41,7 +41,8 @@ class Failed:
     why: str
 
 
-Scored = float | Failed
+Steps = list[tuple[int, float]]  # where each step of an answer ends, in characters, and what it is worth
+Scored = float | Steps | Failed
 
 
 def broken(name: str, why: str, sample: Sample) -> InputError:
