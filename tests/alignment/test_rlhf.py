@@ -254,6 +254,30 @@ def test_a_reward_that_fails_on_some_samples_costs_those(inputs: dict[str, Artif
     assert 0 < figures[f"reward_{OWN}:ended"] <= 1
 
 
+@pytest.mark.exhaustive
+def test_steps_are_rewarded_beside_a_tool_that_searches(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """The whole way: the corpus's index, an environment's process that opens it, rewards of lines, their advantages."""
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"id": "a", "text": "Adding numbers."}]), table)
+    store = Store(tmp_path)
+    corpus = make(store, CorpusSpec(), {}, {"train/part-0.parquet": table.getvalue()}, "c")
+    steps = ProcessReward(function=f"{OWN}:each_line", weight=0.01)
+    spec = rlhf(
+        2,
+        evaluation_prompts=16,
+        rewards={"steps": steps, f"{OWN}:ended": 1.0},
+        advantage=NormalizedBatch(),
+        environment=Tools(tools=("search",), turn_tokens=24),
+    )
+    artifact = build(spec, inputs | {"corpus": corpus}, store=store, scaling=SCALING, name="tiny")
+    first, _ = read(artifact.location)
+    ended, lines = first[f"reward_{OWN}:ended"], first["reward_steps"]
+    assert first["reward"] == pytest.approx(ended + 0.01 * lines, abs=1e-4) and lines > 1
+    answers = [json.loads(line) for line in artifact.location.read_bytes("transcripts.jsonl").splitlines()]
+    told = [piece[1] for answer in answers[-1]["answers"] for piece in answer["pieces"]]
+    assert artifact.metrics["prompts_consumed"] and (None in told or len(set(told)) > 2)
+
+
 def test_a_reward_that_compares_wants_references(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     """Before an engine starts: here the references are the answers of conversations, which have no number."""
     with pytest.raises(InputError, match=r"rlhf.rewards: gsm8k compares .* that of train prompt \S+ has no number"):

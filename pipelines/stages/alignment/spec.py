@@ -120,7 +120,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
     sizing: ClassVar[str] = "pipelines.stages.alignment.sizing:predict_rlhf"
     inputs: ClassVar[dict[str, str]] = {
         "model": MODELS,
-        "prompts": CONVERSATIONS,
+        "prompts": f"{CONVERSATIONS}|tasks",
         "reward": "reward",
         "teacher": MODELS,
         "corpus": "corpus",
