@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.prediction import Layout, Prediction, Unsized
-from cluster.core.errors import SpecError
+from cluster.core.errors import SpecError, gist
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import (
@@ -117,7 +117,12 @@ def model_of(step: Step | Artifact) -> tuple[Any, int]:
     if isinstance(step, Artifact):
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(step.local()), 0
+        try:
+            return AutoConfig.from_pretrained(step.local()), 0
+        except (OSError, ValueError, KeyError) as error:  # as transformers refuses a folder or a family
+            raise Unsized(
+                f"transformers does not read the configuration of {step.record.ref}: {gist(str(error))}"
+            ) from error
     spec = step.spec
     if isinstance(spec, SftSpec | DpoSpec | RewardSpec):
         return model_of(step.inputs["model"])[0], spec.sequence_length
