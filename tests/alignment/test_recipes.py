@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.core.context import Context
 from cluster.core.pipeline import load_script
@@ -15,6 +16,7 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.moss_rl import called, right
 from pipelines.specs import ConversationsSpec, RlhfSpec, ScalingSpec, Tools
+from pipelines.stages.alignment.reward import untrained
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.stage import encode_split
 from pipelines.stages.tuning.templates import prepare
@@ -114,3 +116,25 @@ def test_a_prompt_ends_before_what_the_environment_is_to_say(prompts: Callable[[
     assert [message["role"] for message in plain.messages[-2:]] == ["assistant", "tool"]
     assert played.messages[-1] == {"role": "user", "content": "And 24 of a fifth?"}
     assert played.messages == plain.messages[:-2] and any("tool_calls" in each for each in played.messages)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_reward_model_has_a_row_for_its_padding(family: str, tmp_path: Path) -> None:
+    """Of a model whose tokens fill all its rows, in families that know their padding's row and in others."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30}
+    more = {"intermediate_size": 16} if family == "llama" else {}
+    tokens = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model(family, **sizes, **more, **tokens)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    model = untrained(tmp_path / "model", 30, 31)
+    assert model.get_input_embeddings().weight.shape[0] == 31 and model.config.pad_token_id == 30
+    ids = torch.tensor([[0, 5, 6, 30]])
+    model.base_model(ids).last_hidden_state.sum().backward()
+    assert model.get_input_embeddings().weight.grad[0].any(), "the end of a turn learns, though it was the padding"
+    model.save_pretrained(tmp_path / "reward")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    with torch.no_grad():
+        one, padded = again(ids[:, :3]).logits, again(ids).logits
+    assert torch.allclose(one, padded, atol=1e-6), "transformers itself scores at the last token that is not padding"
