@@ -22,6 +22,7 @@ from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
 from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
 from pipelines.stages.alignment.offline.spec import ReferenceSpec as ReferenceSpec
 from pipelines.stages.alignment.offline.spec import DpoSpec as DpoSpec
+from pipelines.stages.alignment.tasks.spec import TasksSpec as TasksSpec
 from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec
 from pipelines.stages.compression.spec import QuantizeSpec as QuantizeSpec
 from pipelines.stages.evaluation.spec import EvaluationSpec as EvaluationSpec

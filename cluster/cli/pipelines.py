@@ -9,6 +9,7 @@ from cluster.cli.output import AsJson, duration, print_json, print_table, size
 if TYPE_CHECKING:
     from cluster.control.planning.plan import Planned
     from cluster.control.planning.prediction import Layout, Memory, Prediction
+    from cluster.control.planning.rollouts import RolloutEngines
     from cluster.core.graph import Graph
     from cluster.core.storage.store import Store
 
@@ -90,11 +91,17 @@ def _lines(key: str, found: "Prediction") -> list[str]:
     ]
     if found.placed.host_memory:
         lines.append(f"  main memory   {_told(found.placed.host_memory, found.hardware.host_memory_bytes)}")
+    if found.models:
+        lines.append(f"  models        {', '.join(f'{name} {size(bytes)}' for name, bytes in found.models.items())}")
+    if found.engines:
+        lines.append(f"  engines       {_engines(found.engines)}")
     if found.instead:
         changes = found.instead.layout.changes(found.layout)
         lines.append(f"  instead       {changes} would need {found.instead.told()}")
     if numbers["tokens_per_second"] is not None:
         lines.append(f"  speed         {numbers['tokens_per_second']:,.0f} tokens a second")
+    elif found.untimed:
+        lines.append(f"  speed         not known: {found.untimed}")
     elif found.layout.offloads:
         lines.append("  speed         not known: what offloading costs is not modelled")
     else:
@@ -106,7 +113,16 @@ def _lines(key: str, found: "Prediction") -> list[str]:
         lines.append(f"  recommended   {_named(best)} ({now})")
     else:
         lines.append("  recommended   more workers or memory: no ZeRO stage fits")
+    for saving in found.savings:
+        lines.append(f"  or spare      {size(saving.bytes)} a worker by {saving.setting}: {saving.price}")
     return lines
+
+
+def _engines(found: "RolloutEngines") -> str:
+    """What the rollout engines hold, for people."""
+    where = "a GPU each" if found.on_gpus else "in main memory"
+    room = f"{size(max(0, found.kv_cache))}: {found.sequences:,} sequences of {found.sequence_tokens:,} tokens at once"
+    return f"{found.number} of {size(found.total)}, {where} (weights {size(found.weights)}, KV cache {room})"
 
 
 def _told(memory: "Memory", there: int) -> str:

@@ -43,3 +43,16 @@ def asks_back(sample: Sample) -> str | None:
     if sample.answer == "fail":
         raise RuntimeError("no")
     return None if sample.answer in ("done", "oh") else f"{sample.answer}?"
+
+
+def each_line(sample: Sample, steps: list[str], factor: float = 1.0) -> list[float]:
+    """Of each line its letters, without the blanks."""
+    return [factor * sum(letter.isalpha() for letter in step) for step in steps]
+
+
+def one_too_few(sample: Sample, steps: list[str]) -> list[float]:
+    return [1.0] * (len(steps) - 1)
+
+
+def not_finite(sample: Sample, steps: list[str]) -> list[float]:
+    return [float("nan")] * len(steps)

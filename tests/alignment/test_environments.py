@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import convert
-from pipelines.specs import RlhfSpec
+from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
+from pipelines.specs import CorpusSpec, RlhfSpec
 from pipelines.stages.alignment.environments import PythonEnvironment, Tools
 from pipelines.stages.alignment.environments.calculator import calculate
 from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.environments.episodes import ENVIRONMENT, Episodes
+from pipelines.stages.alignment.environments.files import files_of, index_corpus
+from pipelines.stages.alignment.environments.search import INDEX_FILE, Search, write_index
 from pipelines.stages.alignment.environments.tools import solve
 from pipelines.stages.alignment.packing import micro_batches
 from pipelines.stages.alignment.prompts import Prompt
@@ -23,6 +34,7 @@ from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.tuning.encoding import encode, prompt_tokens
 from pipelines.stages.tuning.templates import prepare
+from tests.made import make
 from tests.tuning.tokenizers import by_hand
 
 OWN = "tests.alignment.own_rewards"
@@ -205,3 +217,92 @@ def test_an_environment_in_a_spec() -> None:
         convert({"environment": {"type": "tools", "turn_tokens": 100}}, RlhfSpec, "rlhf")
     with pytest.raises(SpecError, match=r"rlhf.environment: nowhere:f cannot be imported"):
         PythonEnvironment(function="nowhere:f").require()
+
+
+def test_moss_names_call_the_same_tools() -> None:
+    """By the one argument, whatever it is called."""
+    for name, arguments, expected in (
+        ("Calculate", {"expression": "24/(1-0.8)"}, "120"),
+        ("Solve", {"equation": "2x + 3 = 9"}, "x = 3"),
+        ("calculator", {"argument": "3*4"}, "12"),
+    ):
+        call = json.dumps({"name": name, "arguments": arguments})
+        assert said(f"<tool_call>{call}</tool_call>") == f"<tool_response>\n{expected}\n</tool_response>"
+
+
+DOCUMENTS = [
+    ("cats", "A cat sleeps. The cat purrs, and then the cat sleeps again."),
+    ("dogs", "A dog barks at a cat, and the cat runs away from the dog and from the whole street full of dogs."),
+    ("复旦", "复旦大学位于上海市，是中国的一所大学。"),
+    ("北京", "北京大学位于北京市。"),
+    ("long", f"{'filler ' * 200}The needle is here. {'filler ' * 200}"),
+]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Search:
+    assert write_index(tmp_path / "index", DOCUMENTS) == 5
+    return Search(tmp_path / "index")
+
+
+@pytest.mark.parametrize("query", ["cat", "cat dog", "sleeps", "the dog sleeps"])
+def test_search_ranks_as_bm25_does(index: Search, query: str) -> None:
+    """By its formula in plain Python, k1 1.2 and b 0.75; a word that most documents have weighs next to nothing."""
+    words = [re.findall(r"\w+", text.lower()) if name.isascii() else list(text) for name, text in DOCUMENTS]
+    words = [[w for w in each if w not in "，。"] for each in words]
+    mean = sum(map(len, words)) / len(words)
+    scores = []
+    for number, each in enumerate(words):
+        score = 0.0
+        for word in query.split():
+            having = sum(word in other for other in words)
+            idf = max(1e-6, math.log((len(words) - having + 0.5) / (having + 0.5)))
+            often = each.count(word)
+            score += idf * often * 2.2 / (often + 1.2 * (0.25 + 0.75 * len(each) / mean))
+        scores.append((-score, number))
+    expected = [DOCUMENTS[number][0] for score, number in sorted(scores) if score]
+    assert [line.split(". ")[1].split(":")[0] for line in index(query, 5).splitlines()] == expected
+
+
+def test_search_shows_passages(index: Search) -> None:
+    assert index("Needle", 1) == index("NEEDLE!", 1)
+    assert re.fullmatch(
+        r"1\. long: \.\.\. \w* (filler )+The needle is here\. (filler )+\w* ?\.\.\.", index("needle", 3)
+    )
+    assert index("北京大学", 1).startswith("1. 北京: 北京大学")
+    assert index("上海的大学", 2).startswith("1. 复旦: ")
+    assert index('cat" OR NEAR(', 1).startswith("1. "), "a query is words, and no expression of SQLite's"
+    assert index("zebra", 3) == "nothing found"
+    for query in ("", "?!", ["cat"]):
+        with pytest.raises(ValueError, match="a query is"):
+            index(query, 1)  # type: ignore[arg-type]
+
+
+def test_search_is_a_tool_of_a_process_of_its_own(tmp_path: Path) -> None:
+    """The corpus is an artifact, whose index is made once."""
+    rows = [{"id": name, "text": text} for name, text in DOCUMENTS]
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    corpus = make(Store(tmp_path / "store"), CorpusSpec(), {}, {"train/part-0.parquet": table.getvalue()}, "c")
+    state = Location(tmp_path / "state")
+    index_corpus(corpus, state)
+    written = state.digest(INDEX_FILE)
+    index_corpus(corpus, state)
+    assert state.digest(INDEX_FILE) == written
+    environment = Tools(tools=("search",), results=1)
+    pool = Pool({ENVIRONMENT: environment}, 0, 1, 1 << 30, "environments", files_of(True, state))
+    called = '<tool_call>{"name": "Search", "arguments": {"query": "who purrs?"}}</tool_call>'
+    try:
+        [answer] = pool.call([Sample([{"role": "user", "content": "?"}], called, True)], 60)[ENVIRONMENT]
+    finally:
+        pool.close()
+    assert answer == f"<tool_response>\n1. cats: {DOCUMENTS[0][1]}\n</tool_response>"
+    assert files_of(False, state) == {}
+
+
+def test_search_and_its_corpus_go_together() -> None:
+    spec = convert({"environment": {"type": "tools", "tools": ["search"]}}, RlhfSpec, "rlhf")
+    with pytest.raises(SpecError, match="`search` and the input `corpus` go together"):
+        spec.check_inputs({"model": None, "prompts": None})
+    spec.check_inputs({"model": None, "prompts": None, "corpus": None})
+    assert "corpus" in RlhfSpec().unused_inputs() and "corpus" not in spec.unused_inputs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -16,6 +17,8 @@ from typing import Any
 
 import msgspec
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.core.build import build
@@ -25,7 +28,7 @@ from cluster.core.specs.spec import convert, fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import RlhfSpec
+from pipelines.specs import CorpusSpec, NormalizedBatch, ProcessReward, RlhfSpec, Tools
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.advantages import Distillation
 from pipelines.stages.alignment.kl_control import AdaptiveKl
@@ -35,6 +38,7 @@ from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
 from tests.alignment.tiny_chat import SCALING, ppo, rlhf
 from tests.conftest import ROOT
+from tests.made import make
 
 STEPS = 24  # two of each rollout
 SCRIPT = Path(__file__).with_name("tiny_chat.py")
@@ -252,6 +256,29 @@ def test_a_reward_that_fails_on_some_samples_costs_those(inputs: dict[str, Artif
     assert heldout["heldout_reward_failures"] == sum(line["heldout"] and line["step"] == 2 for line in lines) > 0
     assert figures["reward_none"] == heldout["heldout_none"] == 0.5
     assert 0 < figures[f"reward_{OWN}:ended"] <= 1
+
+
+@pytest.mark.exhaustive
+def test_steps_are_rewarded_beside_a_tool_that_searches(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """The whole way: the corpus's index, an environment's process that opens it, rewards of words, their advantages."""
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"id": "a", "text": "Adding numbers."}]), table)
+    store = Store(tmp_path)
+    corpus = make(store, CorpusSpec(), {}, {"train/part-0.parquet": table.getvalue()}, "c")
+    steps = ProcessReward(function=f"{OWN}:each_line", ends=r"\s+", weight=0.01)
+    spec = rlhf(
+        2,
+        evaluation_prompts=16,
+        rewards={"steps": steps, f"{OWN}:ended": 1.0},
+        advantage=NormalizedBatch(),
+        environment=Tools(tools=("search",), turn_tokens=24),
+    )
+    artifact = build(spec, inputs | {"corpus": corpus}, store=store, scaling=SCALING, name="tiny")
+    first, _ = read(artifact.location)
+    ended, lines = first[f"reward_{OWN}:ended"], first["reward_steps"]
+    assert first["reward"] == pytest.approx(ended + 0.01 * lines, abs=1e-4) and lines > 1
+    drawn = next(each for each in transcripts.read(artifact.location) if not each.heldout)
+    assert any(len({piece.advantage for piece in answer.pieces}) > 2 for answer in drawn.answers), "told apart by word"
 
 
 def test_a_reward_that_compares_wants_references(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.control.planning import hardware as machines
 from cluster.control.planning.hardware import Hardware
+from cluster.control.planning.rollouts import RolloutEngines, Saving
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
 from cluster.core.import_strings import import_string
@@ -29,13 +30,16 @@ class Unsized(Exception):
 class Memory:
     """Bytes of one worker at the peak of a step, in one memory."""
 
-    weights: int
-    gradients: int
-    optimizer: int
-    buffers: int  # of communication
-    activations: int
-    checkpoint: int  # the copy that checkpoints are written from, where it is in the same memory
-    runtime: int  # interpreter, libraries, device context
+    weights: int = 0  # of what is trained, and of what is frozen in it
+    gradients: int = 0
+    optimizer: int = 0
+    buffers: int = 0  # of communication
+    activations: int = 0
+    checkpoint: int = 0  # the copy that checkpoints are written from, where it is in the same memory
+    runtime: int = 0  # interpreter, libraries, device context
+    models: int = 0  # that are asked and not trained: reference, reward model, teacher
+    sync: int = 0  # weights on their way to the rollout engines
+    engines: int = 0  # this worker's share of the rollout engines, where they are in the same memory
 
     @property
     def total(self) -> int:
@@ -113,6 +117,10 @@ class Prediction:
     tokens: int | None  # of the whole run; None: known once the inputs are built
     recommended: Layout | None  # None: no layout fits
     instead: Placed | None  # where the layout does not fit: the same with the least saving of memory that does
+    untimed: str = ""  # why the speed is not told, where it is not
+    models: dict[str, int] = field(default_factory=dict)  # bytes of each that the weights and `memory.models` are of
+    engines: RolloutEngines | None = None
+    savings: tuple[Saving, ...] = ()  # beyond layouts
 
     @property
     def layout(self) -> Layout:
@@ -129,29 +137,35 @@ class Prediction:
     def tokens_per_second(self) -> float | None:
         """Of all workers together; None where the hardware's rate is not known, or that of copies between a GPU and
         main memory would count. On a CPU this measures the rate."""
-        if self.layout.offloads and not self.hardware.on_cpu:
+        if self.untimed or (self.layout.offloads and not self.hardware.on_cpu):
             return None
         seconds = self.hardware.seconds(self.flops_per_token, self.activation_bytes_per_token, self.precision)
         return seconds and self.num_workers / seconds
 
     def require_fit(self, key: str) -> None:
         """Raise SpecError where the weights and the optimizer's state alone are more than a worker's memory, or, beside
-        a GPU, what is offloaded more than its main memory."""
+        a GPU, what is offloaded more than its main memory; or where an engine has no room for one completion."""
+        if self.engines:
+            self.engines.require_room(key)
         self._require(key, self.memory, self.hardware.memory_bytes, "")
         if self.placed.host_memory and self.hardware.host_memory_bytes:
             self._require(key, self.placed.host_memory, self.hardware.host_memory_bytes, "of main memory ")
 
     def _require(self, key: str, memory: Memory, there: int, of: str) -> None:
-        least = memory.weights + memory.optimizer
+        least = memory.weights + memory.optimizer + memory.models
         if least <= there:
             return
         remedy = "Take more workers, a smaller model, or more memory."
+        if self.savings:
+            remedy += f" Or spare some: {self.savings[0].setting} ({self.savings[0].bytes / 1e9:,.1f} GB a worker)."
         if self.recommended:
             remedy = f"Set {self.recommended.changes(self.layout)}."
         elif self.instead:
             remedy = f"Set {self.instead.layout.changes(self.layout)}, which takes {self.instead.told()}."
         raise SpecError(
-            f"{key}: weights and optimizer of {self.parameters:,} parameters take {least / 1e9:,.1f} GB {of}a worker "
+            f"{key}: weights and optimizer of {self.parameters:,} parameters"
+            + (f", {', '.join(self.models)}," if memory.models else "")
+            + f" take {least / 1e9:,.1f} GB {of}a worker "
             f"with ZeRO {self.layout.zero_stage} on {self.num_workers} workers, which have {there / 1e9:,.1f} GB each",
             remedy,
         )
@@ -173,6 +187,9 @@ class Prediction:
             "duration_seconds": self.tokens / rate if rate and self.tokens is not None else None,
             "recommended": self.recommended and dataclasses.asdict(self.recommended),
             "instead": self.instead and self.instead.as_dict(),
+            "models": self.models,
+            "rollout_engine": self.engines and self.engines.as_dict(),
+            "savings": [dataclasses.asdict(saving) for saving in self.savings],
         }
 
 

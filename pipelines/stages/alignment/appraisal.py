@@ -13,9 +13,10 @@ from torch import Tensor
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.advantages.advantage import Drawn
 from pipelines.stages.alignment.critic import explained_variance
-from pipelines.stages.alignment.packing import micro_batches, padded, rows_of
+from pipelines.stages.alignment.packing import micro_batches, padded, placed_steps, rows_of
 from pipelines.stages.alignment.policy_gradient import k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
+from pipelines.stages.alignment.rewards.pool import Steps
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.batches import BatchPlan
 from pipelines.stages.training.engine.engine import Engine
@@ -47,8 +48,10 @@ class Appraiser:
         rewards: Tensor,
         present: Tensor,
         kl_coef: float,
+        steps: list[Steps] | None = None,
     ) -> Verdict:
-        """The verdict on completions, groups beside each other; their number is a multiple of that of the workers."""
+        """The verdict on completions, groups beside each other; their number is a multiple of that of the workers.
+        `steps` are what of the rewards belongs to single tokens."""
         if not self.spec.looks_back:
             drawn = Drawn(rewards, self.spec.group_size, torch.empty(0), present=present)
             found = self.spec.advantage.of_tokens(drawn)
@@ -62,9 +65,13 @@ class Appraiser:
             kl = float(k3(behaviour, known["reference"])[learn].mean())
             if self.spec.kl_penalty == "reward":
                 penalty = -kl_coef * (behaviour - known["reference"])
+        if by_step := self.spec.rewards_steps and steps is not None:
+            brought = placed_steps(steps, learn)
+            rewards = rewards - brought.sum(1).to(rewards.dtype).where(present, 0)
+            penalty = brought if penalty is None else penalty + brought
         advantage = known["teacher"] - behaviour if self.teacher is not None else None
         judged = self.spec.advantage.of_tokens(
-            Drawn(rewards, self.spec.group_size, learn, penalty, known.get("values"), advantage, present)
+            Drawn(rewards, self.spec.group_size, learn, penalty, known.get("values"), advantage, present, by_step)
         )
         if judged.returns is not None:
             rows["returns"] = rows_of(judged.returns, learn)

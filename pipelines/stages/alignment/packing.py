@@ -73,3 +73,12 @@ def padded(rows: Sequence[Sequence[float]]) -> Tensor:
     for number, row in enumerate(rows):
         found[number, : len(row)] = torch.tensor(row, dtype=torch.float64)
     return found
+
+
+def placed_steps(steps: Sequence[Sequence[tuple[int, float]]], learn: Tensor) -> Tensor:
+    """Rewards of steps at the tokens that end them (rows, length) float64; several of one token are added up."""
+    found = torch.zeros(learn.shape, dtype=torch.float64)
+    for row, given in enumerate(steps):
+        for token, value in given:
+            found[row, token] += value
+    return found

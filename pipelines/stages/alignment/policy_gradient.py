@@ -100,15 +100,7 @@ class PolicyGradient(Objective):
         if "learn" not in batch:
             return self._values(tokens[:, :-1])
         learn, behaviour = batch["learn"], batch["behaviour"]
-        values = None
-        with self.autocast(tokens):
-            if self.critic is None:
-                logprobs = token_logprobs(self.model, tokens, self.temperature)
-            else:
-                shared = self.critic.trunk is None
-                output: Any = self.model(tokens[:, :-1], use_cache=False, output_hidden_states=shared)
-                logprobs = _logprobs(output.logits, tokens, self.temperature)
-                values = self.critic(tokens[:, :-1], output.hidden_states[-1] if shared else None)
+        logprobs, values = self.told(tokens)
         log_ratio = (logprobs - behaviour).where(learn, 0)
         advantages = batch["advantages"]
         advantages = advantages if advantages.dim() > 1 else advantages.unsqueeze(1)
@@ -125,6 +117,16 @@ class PolicyGradient(Objective):
             total = total + fields.coef * of_values[learn].sum()
         self.add_sums(*sums)
         return total
+
+    def told(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1), and the critic's values there."""
+        with self.autocast(tokens):
+            if self.critic is None:
+                return token_logprobs(self.model, tokens, self.temperature), None
+            shared = self.critic.trunk is None
+            output: Any = self.model(tokens[:, :-1], use_cache=False, output_hidden_states=shared)
+            logprobs = _logprobs(output.logits, tokens, self.temperature)
+            return logprobs, self.critic(tokens[:, :-1], output.hidden_states[-1] if shared else None)
 
     def _values(self, tokens: Tensor) -> Tensor:
         """What the critic expects after each of the tokens (batch, length)."""

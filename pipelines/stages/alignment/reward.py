@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError
-from cluster.core.model_files import CONFIG_FILE, context_tokens, fitting_tokens
+from cluster.core.model_files import CONFIG_FILE, context_tokens, embedding_rows, fitting_tokens
 from pipelines.specs import RewardSpec
 from pipelines.stages.alignment.preferences import read_rankings
 from pipelines.stages.alignment.ranking import ListBatches, Lists, Ranking, calibration_error, scores
@@ -158,15 +158,8 @@ def recipe(work: Work, rank: int) -> Parts:
     assert isinstance(spec, RewardSpec)
     train, heldout = (Lists.load(work.state, split) for split in ("train", "heldout"))
     torch.manual_seed(spec.seed)  # the head
-    model = AutoModelForSequenceClassification.from_pretrained(
-        work.inputs["model"].local(),
-        num_labels=1,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        pad_token_id=work.extra["pad_token_id"],
-    )
-    if work.extra["vocab_size"] > model.config.vocab_size:  # a row for the padding, which nothing looks at
-        model.resize_token_embeddings(work.extra["vocab_size"])
+    folder = work.inputs["model"].local()
+    model = untrained(folder, work.extra["pad_token_id"], work.extra["vocab_size"])
 
     def write(weights: dict[str, Tensor], into: Path) -> None:
         model.save_pretrained(into, state_dict=weights)
@@ -184,6 +177,24 @@ def recipe(work: Work, rank: int) -> Parts:
             "epochs": round(work.plan.num_positions / len(train), 4),
         },
     )
+
+
+def untrained(folder: Path, pad_token_id: int, vocab_size: int) -> Any:
+    """The model in a folder with a head of one number, drawn from torch's random state, and a row for each token id. A
+    row for the padding, which nothing looks at, is added where there is none: only then can families such as Llama's be
+    told which one it is."""
+    rows = embedding_rows(json.loads((folder / CONFIG_FILE).read_bytes()))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=1,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        pad_token_id=pad_token_id if pad_token_id < rows else None,
+    )
+    if vocab_size > rows:
+        model.resize_token_embeddings(vocab_size)
+    model.config.pad_token_id = pad_token_id
+    return model
 
 
 class RewardModel:

@@ -148,6 +148,7 @@ class RolloutBatches(Source):
             scores.total[rows],
             scores.present[rows],
             coefficient,
+            [scores.steps[row] for row in rows],
         )
         figures = {
             metrics.REWARD: round(scores.mean, 6),

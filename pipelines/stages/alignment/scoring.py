@@ -3,10 +3,12 @@ sample that one of them fails on."""
 
 from __future__ import annotations
 
+import bisect
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,34 +23,44 @@ from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards.judge import Judge
 from pipelines.stages.alignment.rewards.named import REWARD_MODEL, named, weights
-from pipelines.stages.alignment.rewards.pool import Failed, Pool, Scored, broken
+from pipelines.stages.alignment.rewards.pool import Failed, Pool, Scored, Steps, broken
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.generation.asking import Asker
 from pipelines.stages.generation.engine import Completion
 
 FAILURES_FILE = "reward_failures.jsonl"
 JUDGED = "judged"  # folder of what judges said, by training worker and reward
+UNFINISHED = "\ufffd"  # what bytes are shown as that make no character yet
 ABSENT = math.nan  # of a sample that is left out
 
 
 @dataclass
 class Scores:
-    """The unweighted reward of each completion by name, ABSENT where it is left out; a line of what failed."""
+    """The unweighted reward of each completion by name, ABSENT where it is left out; a line of what failed; of each
+    completion the weighted rewards of its steps, by the drawn token that each ends with."""
 
     by_name: dict[str, list[float]]
     failures: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Steps] = field(default_factory=list)
 
 
 class Scorer:
     """Scores completions of conversations by every reward of a spec, those of the spec's within the time that `scaling`
-    gives them. `place` is where what judges say is kept, by one process."""
+    gives them. `place` is where what judges say is kept, by one process; `files` are what an environment reads."""
 
     def __init__(
-        self, spec: RlhfSpec, tokenizer: Any, model: RewardModel | None, scaling: ScalingSpec, place: Location
+        self,
+        spec: RlhfSpec,
+        tokenizer: Any,
+        model: RewardModel | None,
+        scaling: ScalingSpec,
+        place: Location,
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self.rewards = named(spec.rewards)
         self.tokenizer = tokenizer
         self.model = model
+        self.files = dict(files or {})
         self.scaling, self.timeout_seconds = scaling, scaling.reward_timeout_seconds
         self.judges = {name: reward for name, reward in self.rewards.items() if isinstance(reward, Judge)}
         self.askers = {
@@ -74,7 +86,14 @@ class Scorer:
         scored: dict[str, list[Scored]] = dict(self.pool.score(samples, self.timeout_seconds))
         for name in self.judges:
             scored[name] = self._judged(name, [prompt.id for prompt in prompts], samples, end - time.monotonic())
-        found = Scores({})
+        found = Scores({}, steps=[[] for _ in samples])
+        for name, reward in self.rewards.items():
+            for row, (value, completion) in enumerate(zip(scored[name], completions, strict=True)):
+                if isinstance(value, list):
+                    tokens = last_tokens(self.tokenizer, completion, [end for end, _ in value])
+                    worth = [reward.weight * each for _, each in value]
+                    found.steps[row] += zip(tokens, worth, strict=True)
+                    scored[name][row] = math.fsum(each for _, each in value)
         for name in self.rewards:
             found.by_name[name] = [
                 self._number(name, value, prompt, sample, found.failures)
@@ -112,6 +131,7 @@ class Scorer:
     ) -> float:
         """A reward, or what stands for it where it failed."""
         if not isinstance(value, Failed):
+            assert isinstance(value, float | int)
             return value
         reward = self.rewards[name]
         if reward.on_failure == "fail":
@@ -149,12 +169,14 @@ class Failures:
 @dataclass(frozen=True)
 class Summed:
     """Rewards of completions: `total` (n,) is the weighted sum, 0 for those that are left out; `present` (n,) says
-    which are not; `by_name` the parts, each (n,), ABSENT where there is none."""
+    which are not; `by_name` the parts, each (n,), ABSENT where there is none; `steps` are of each completion what of
+    `total` belongs to single tokens, by their places among the drawn ones."""
 
     total: Tensor
     present: Tensor
     by_name: dict[str, Tensor]
     failures: list[dict[str, Any]]
+    steps: list[Steps] = field(default_factory=list)
 
     def means(self) -> dict[str, float]:
         """The mean of each part over the samples that have it."""
@@ -174,7 +196,7 @@ class Summed:
     def __add__(self, more: Summed) -> Summed:
         by_name = {name: torch.cat([values, more.by_name[name]]) for name, values in self.by_name.items()}
         total, present = torch.cat([self.total, more.total]), torch.cat([self.present, more.present])
-        return Summed(total, present, by_name, self.failures + more.failures)
+        return Summed(total, present, by_name, self.failures + more.failures, self.steps + more.steps)
 
 
 def summed(spec: RlhfSpec, count: int, parts: Sequence[Scores], also: Mapping[str, Tensor]) -> Summed:
@@ -193,4 +215,20 @@ def summed(spec: RlhfSpec, count: int, parts: Sequence[Scores], also: Mapping[st
             f"{failures[0]['why']}",
             "Mend it.",
         )
-    return Summed(total.nan_to_num(0.0), present, {**by_name, **also}, failures)
+    steps = [row for part in parts for row in part.steps]
+    return Summed(total.nan_to_num(0.0), present, {**by_name, **also}, failures, steps)
+
+
+def last_tokens(tokenizer: Any, completion: Completion, ends: Sequence[int]) -> list[int]:
+    """Of places in the text of an answer the drawn tokens that reach them, by their places among all that were drawn.
+    The answer's end is its last token, which may have no text."""
+    *before, last = completion.turns()
+    first, counts = sum(map(len, before)), range(len(last) + 1)
+
+    def reached(count: int) -> int:
+        text = tokenizer.decode(last[:count], skip_special_tokens=True)
+        return len(text.rstrip(UNFINISHED))
+
+    whole = reached(len(last))
+    found = [len(last) if end >= whole else bisect.bisect_left(counts, end, key=reached) for end in ends]
+    return [first + count - 1 for count in found]

@@ -88,6 +88,7 @@ class RewardSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "reward"
     stage: ClassVar[str] = "pipelines.stages.alignment.reward:build"
+    sizing: ClassVar[str] = "pipelines.stages.alignment.sizing:predict_reward"
     inputs: ClassVar[dict[str, str]] = {"model": MODELS, "preferences": "preferences"}
     later_fields: ClassVar[tuple[str, ...]] = ("margin_scale", "center_coef")
 
@@ -116,13 +117,15 @@ class RlhfSpec(TrainingSpec, frozen=True):
 
     kind: ClassVar[str] = "rlhf"
     stage: ClassVar[str] = "pipelines.stages.alignment.stage:build"
+    sizing: ClassVar[str] = "pipelines.stages.alignment.sizing:predict_rlhf"
     inputs: ClassVar[dict[str, str]] = {
         "model": MODELS,
-        "prompts": CONVERSATIONS,
+        "prompts": f"{CONVERSATIONS}|tasks",
         "reward": "reward",
         "teacher": MODELS,
+        "corpus": "corpus",
     }
-    optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher", "corpus")
     later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment")
 
     steps: Annotated[int, Meta(ge=1)] = 50
@@ -221,6 +224,12 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
         named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
+        if self.rewards_steps and not self.advantage.takes_steps:
+            raise SpecError(
+                f"rlhf.rewards: `process` rewards single steps, and rlhf.advantage {self.advantage.name} compares "
+                "whole answers",
+                "Set rlhf.advantage.type to gae, or to normalized_batch without subtract_group_mean.",
+            )
         if self.environment and 2 * self.environment.turn_tokens > self.max_completion_tokens:
             raise SpecError(
                 f"rlhf.environment.turn_tokens: two turns of {self.environment.turn_tokens} tokens are more than "
@@ -240,17 +249,31 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.advantage: `distillation` and the input `teacher` go together", "Give both, or neither."
             )
 
+        if self.searches != ("corpus" in inputs):
+            raise SpecError(
+                "rlhf.environment.tools: `search` and the input `corpus` go together", "Give both, or neither."
+            )
+
+    @property
+    def searches(self) -> bool:
+        return self.environment is not None and self.environment.searches
+
     @property
     def first_kl_coef(self) -> float:
         """The KL coefficient of the first rollout."""
         return self.kl_coef.start if isinstance(self.kl_coef, AdaptiveKl) else self.kl_coef
 
     @property
+    def rewards_steps(self) -> bool:
+        """Whether some reward is of single steps of an answer, and learned from."""
+        return not self.advantage.teaches and any(each.by_step for each in named.named(self.rewards).values())
+
+    @property
     def looks_back(self) -> bool:
         """Whether more than its rewards must be known of a rollout before it is learned from."""
-        known = self.advantage.value_function is not None or self.advantage.teaches
+        known = self.advantage.value_function is not None or self.advantage.teaches or self.rewards_steps
         return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl)
 
     def unused_inputs(self) -> Collection[str]:
-        used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches}
+        used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches, "corpus": self.searches}
         return [name for name, wanted in used.items() if not wanted]

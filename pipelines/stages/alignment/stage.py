@@ -18,6 +18,7 @@ from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.critic import Critic
+from pipelines.stages.alignment.environments.files import files_of, index_corpus
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
@@ -65,6 +66,8 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
             check_references(ctx, prompts, split)
             check_reward_context(ctx, prompts)
             write_prompts(ctx.output / STATE, split, prompts)
+        if spec.searches:
+            index_corpus(ctx.inputs["corpus"], ctx.output / STATE)
         return plan_batches(spec, ctx.scaling, spec.steps)
 
     def needs() -> dict[str, Any]:
@@ -169,8 +172,9 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
     prompts, refused = [], 0
     for row in read_conversations(ctx.inputs["prompts"].local(), split):
         messages, reference = row["messages"], row.get("reference", "")
-        while messages and messages[-1]["role"] == "assistant":
-            reference = reference or messages[-1]["content"]
+        # Where an environment speaks, what a record says that it said is no part of the request.
+        while messages and messages[-1]["role"] in ("assistant", "tool" if ctx.spec.environment else ""):
+            reference = reference or (messages[-1]["content"] if messages[-1]["role"] == "assistant" else "")
             messages = messages[:-1]
         try:
             tokens = prompt_tokens(tokenizer, messages, row.get("tools"))
@@ -242,7 +246,12 @@ def recipe(work: Work, rank: int) -> Parts:
         heldout=heldout,
         sync=sync,
         scorer=Scorer(
-            spec, tokenizer, RewardModel(reward, device) if reward else None, scaling, work.output / JUDGED / f"{rank}"
+            spec,
+            tokenizer,
+            RewardModel(reward, device) if reward else None,
+            scaling,
+            work.output / JUDGED / f"{rank}",
+            files_of(spec.searches and rank == 0, work.state),
         ),
         reference=reference,
         teacher=load_model(teacher).eval().to(device) if teacher else None,

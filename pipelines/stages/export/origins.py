@@ -21,7 +21,13 @@ from pipelines.stages.tuning.conversations import read_lines
 
 MODEL, EXPORTED = "model", "model"  # the role of a model among the inputs, and the kind of an exported one
 CONVERSATIONS = "conversations"
-DATA = {"corpus": "documents", CONVERSATIONS: "conversations", "synthetic": "conversations", "preferences": "pairs"}
+DATA = {
+    "corpus": "documents",
+    CONVERSATIONS: "conversations",
+    "synthetic": "conversations",
+    "preferences": "pairs",
+    "tasks": "tasks",
+}
 
 SHOWN_SOURCES = 20
 

@@ -48,6 +48,7 @@ class Drawn:
     values: Tensor | None = None  # (n, length): what the critic expects before each token
     teacher: Tensor | None = None  # (n, length): log pi_teacher - log pi of what was drawn, in nats
     present: Tensor | None = None  # (n,) bool: which count; of the others a reward failed. None: all do
+    by_step: bool = False  # whether rewards of single steps are among `token_rewards`
 
     def by_token(self) -> Tensor:
         """The reward of each token (n, length) float64, that of the whole answer at its last. One without tokens has
@@ -78,6 +79,11 @@ class Advantage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether answers to one prompt are compared with one another, so that a group needs two."""
     teaches: ClassVar[bool] = False
     """Whether it is told by a teacher, not by rewards."""
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it can tell which step of an answer a reward belongs to."""
+        return False
 
     @property
     def name(self) -> str:
@@ -119,3 +125,9 @@ def discounted(rewards: Tensor, discount: float) -> Tensor:
     for place in reversed(range(rewards.size(1) - 1)):
         found[:, place] += discount * found[:, place + 1]
     return found
+
+
+def whitened(advantages: Tensor, learn: Tensor) -> Tensor:
+    """Advantages (n, length) with mean 0 and standard deviation 1 over what was drawn."""
+    known = advantages[learn]
+    return ((advantages - known.mean()) / (known.std(unbiased=False) + EPSILON)).where(learn, 0)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from pipelines.stages.alignment.advantages.advantage import (
-    EPSILON,
     Advantage,
     Drawn,
     Judged,
     ValueFunction,
     discounted,
+    whitened,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 class Gae(Advantage, frozen=True):
@@ -34,6 +34,10 @@ class Gae(Advantage, frozen=True):
     """The critic: where it begins, its rate, its loss."""
 
     @property
+    def takes_steps(self) -> bool:
+        return True
+
+    @property
     def value_function(self) -> ValueFunction:
         return self.critic
 
@@ -47,9 +51,3 @@ class Gae(Advantage, frozen=True):
         known = drawn.learn if drawn.present is None else drawn.learn & drawn.present.unsqueeze(1)
         found = discounted(delta, self.gamma * self.lam).where(known, 0)
         return Judged(whitened(found, known) if self.whiten else found, (found + values).where(drawn.learn, 0))
-
-
-def whitened(advantages: Tensor, learn: Tensor) -> Tensor:
-    """Advantages (n, length) with mean 0 and standard deviation 1 over what was drawn."""
-    known = advantages[learn]
-    return ((advantages - known.mean()) / (known.std(unbiased=False) + EPSILON)).where(learn, 0)

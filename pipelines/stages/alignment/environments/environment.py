@@ -6,6 +6,8 @@ model reads and does not learn (episodes.py). Like a reward, an environment runs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -20,6 +22,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     on_failure: ClassVar[str] = "score"  # what it fails on is told the model
 
+    @property
+    def searches(self) -> bool:
+        """Whether it looks into the input `corpus`: then `prepare` is given `files["corpus"]`, the index of it."""
+        return False
+
     turns: Annotated[int, Meta(ge=2)] = 4
     """Turns of the model in an answer, at most."""
     turn_tokens: Annotated[int, Meta(ge=1)] = 64
@@ -31,7 +38,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def require(self) -> None:
         """Raise NotReadyError or SpecError for what it needs and this machine has not; before a run starts."""
 
-    def prepare(self) -> None:
+    def prepare(self, files: Mapping[str, Path]) -> None:
         """Load what it needs, once in each process that it runs in; takes no time of a turn's."""
 
     def reply(self, sample: Sample) -> str | None:

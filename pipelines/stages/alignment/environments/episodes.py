@@ -39,7 +39,8 @@ class Episodes:
         environment, scaling = spec.environment, scorer.scaling
         assert environment
         played = {ENVIRONMENT: environment}
-        pool = Pool(played, spec.seed, scaling.reward_processes, scaling.reward_memory_bytes, "environments")
+        most, memory = scaling.reward_processes, scaling.reward_memory_bytes
+        pool = Pool(played, spec.seed, most, memory, "environments", scorer.files)
         tokens, seconds = spec.max_completion_tokens, scaling.reward_timeout_seconds
         return Episodes(environment, scorer.tokenizer, tokens, pool, seconds, draw)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cluster.core.specs.naming import Function
@@ -21,7 +23,7 @@ class PythonEnvironment(Environment, frozen=True, tag="python"):
     def require(self) -> None:
         taking_sample(self.function, self.options, "rlhf.environment")
 
-    def prepare(self) -> None:
+    def prepare(self, files: Mapping[str, Path]) -> None:
         loaded(self.function)
 
     def reply(self, sample: Sample) -> str | None:

@@ -1,4 +1,4 @@
-"""Tools that a model calls by writing so: a calculator, a solver of equations.
+"""Tools that a model calls by writing so: a calculator, a solver of equations, search, Python.
 
 A call is `<tool_call>{"name": "calculator", "arguments": {"expression": "3 * 4"}}</tool_call>`, and what comes of it
 `<tool_response>` in the next turn: the form of Qwen's and Hermes' chat templates, which a model learns from
@@ -9,29 +9,46 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from cluster.core.errors import SpecError
 from pipelines.stages.alignment.environments.calculator import calculate
 from pipelines.stages.alignment.environments.environment import Environment
+from pipelines.stages.alignment.environments.search import Search
 from pipelines.stages.alignment.rewards.sample import Sample
 
-Tool = Literal["calculator", "solver"]
+Tool = Literal["calculator", "solver", "search"]
+ARGUMENTS = {"calculator": "expression", "solver": "equations", "search": "query"}
+MOSS = {"Calculate": "calculator", "Solve": "solver", "Search": "search"}  # what MOSS's plug-ins call them
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 MAX_CHARACTERS = 200
+_search: list[Search] = []  # of this process
 
 
 class Tools(Environment, frozen=True):
     """Answers each call; a turn without a call is the answer."""
 
     tools: tuple[Tool, ...] = ("calculator", "solver")
-    """`calculator`: arithmetic; `solver`: the solutions of an equation, or of several, by sympy."""
+    """`calculator`: arithmetic; `solver`: the solutions of an equation, or of several, by sympy; `search`: passages of
+    the input `corpus` that a query finds. MOSS's names (Calculate, Solve, Search) call them, too."""
+    results: Annotated[int, Meta(ge=1)] = 3
+    """Documents that `search` shows, a passage of each."""
+
+    @property
+    def searches(self) -> bool:
+        return "search" in self.tools
 
     def require(self) -> None:
         if not self.tools:
             raise SpecError("rlhf.environment.tools: none is left", "Name some, or leave the environment out.")
 
-    def prepare(self) -> None:
+    def prepare(self, files: Mapping[str, Path]) -> None:
+        if self.searches:
+            _search[:] = [Search(files["corpus"])]
         if "solver" in self.tools:
             import sympy  # noqa: F401
 
@@ -44,13 +61,26 @@ class Tools(Environment, frozen=True):
     def _called(self, text: str) -> str:
         try:
             call = json.loads(text)
-            name, arguments = call["name"], call.get("arguments", {})
+            name, arguments = MOSS.get(call["name"], call["name"]), call.get("arguments", {})
             if name not in self.tools:
                 raise ValueError(f"there is no tool {name!r}, but {', '.join(self.tools)}")
-            return calculate(arguments["expression"]) if name == "calculator" else solve(arguments["equations"])
+            asked = (
+                arguments
+                if ARGUMENTS[name] in arguments or len(arguments) != 1
+                else {ARGUMENTS[name]: _only(arguments)}
+            )
+            value = asked[ARGUMENTS[name]]
+            if name == "search":
+                return _search[0](value, self.results)
+            return calculate(value) if name == "calculator" else solve(value)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             return f"error: {told}"
+
+
+def _only(arguments: Mapping[str, Any]) -> Any:
+    """The value of the one argument, whatever a model calls it."""
+    return next(iter(arguments.values()))
 
 
 def solve(equations: str | list[str]) -> str:

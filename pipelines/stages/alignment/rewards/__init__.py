@@ -12,8 +12,10 @@ from pipelines.stages.alignment.rewards.language import LanguageReward
 from pipelines.stages.alignment.rewards.length import LengthReward
 from pipelines.stages.alignment.rewards.mathematics import Mathematics
 from pipelines.stages.alignment.rewards.passes_tests import PassesTests
+from pipelines.stages.alignment.rewards.process import ProcessReward
 from pipelines.stages.alignment.rewards.python import PythonReward
 from pipelines.stages.alignment.rewards.python_parses import PythonParses
+from pipelines.stages.alignment.rewards.reasoning_gym import ReasoningGym
 from pipelines.stages.alignment.rewards.repetition import RepetitionReward
 from pipelines.stages.alignment.rewards.reward import Reward
 

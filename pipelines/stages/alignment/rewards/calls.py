@@ -4,8 +4,10 @@ run in."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,13 +26,16 @@ REWARDS = "rewards"
 Called = Reward | Environment
 
 
-def load(called: dict[str, Any], kind: str) -> dict[str, Called]:
-    """Rewards or environments of plain data, with what they need."""
+def load(called: dict[str, Any], kind: str, files: Mapping[str, str]) -> dict[str, Called]:
+    """Rewards or environments of plain data, with what they need; `files` are for environments."""
     of: Any = dict[str, AnyReward] if kind == REWARDS else dict[str, AnyEnvironment]
     found: dict[str, Called] = msgspec.convert(called, of)
     for each in found.values():
         with suppress(Exception, SystemExit):  # told with the first sample
-            each.prepare()
+            if isinstance(each, Environment):
+                each.prepare({name: Path(path) for name, path in files.items()})
+            else:
+                each.prepare()
     return found
 
 
@@ -45,7 +50,9 @@ def call(called: Called, sample: dict[str, Any]) -> dict[str, Any]:
     except BaseException as error:
         return {"why": f"failed: {_clipped(usercode.told, error)}"}
     try:
-        return {"value": as_text(value) if isinstance(called, Environment) else as_number(value)}
+        if isinstance(called, Environment):
+            return {"value": as_text(value)}
+        return {"value": [(end, as_number(each)) for end, each in value] if called.by_step else as_number(value)}
     except BaseException as error:
         return {"why": f"returned {_clipped(str, error)}"}
 

@@ -6,8 +6,8 @@ outside. Rewards are their user's own code, so that this contains mistakes, and 
 into the sandbox.
 
 Orders are messages on standard input, and answers on the descriptor REPLIES: four bytes of length, then JSON. The first
-order has `path`, `kind` and `called` (the rewards or environments), `seed` and `memory_bytes`; each one after it `name`
-and `sample`.
+order has `path`, `kind` and `called` (the rewards or environments), `files` that they read, `seed` and `memory_bytes`;
+each one after it `name` and `sample`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def serve(replies: int) -> None:
 
     from pipelines.stages.alignment.rewards.calls import call, load
 
-    called = load(first["called"], first["kind"])
+    called = load(first["called"], first["kind"], first["files"])
     send(replies, {"ready": True})
     while (order := receive(orders)) is not None:
         seeded: list[str] = []

@@ -41,7 +41,8 @@ class Failed:
     why: str
 
 
-Scored = float | Failed
+Steps = list[tuple[int, float]]  # where each step of an answer ends, in characters, and what it is worth
+Scored = float | Steps | Failed
 
 
 def broken(name: str, why: str, sample: Sample) -> InputError:
@@ -62,6 +63,7 @@ class Pool:
         processes: int,
         memory_bytes: int,
         kind: Literal["rewards", "environments"] = "rewards",
+        files: Mapping[str, Path] | None = None,
     ) -> None:
         self.rewards: dict[str, Reward | Environment] = dict(rewards)
         self.most = processes
@@ -70,6 +72,7 @@ class Pool:
             "path": [entry or os.getcwd() for entry in sys.path],
             "kind": kind,
             "called": msgspec.to_builtins(self.rewards),
+            "files": {name: str(path) for name, path in (files or {}).items()},
             "seed": seed,
             "memory_bytes": memory_bytes,
         }

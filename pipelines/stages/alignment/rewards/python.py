@@ -43,18 +43,20 @@ def loaded(name: str) -> Callable[..., Any]:
     return found
 
 
-def taking_sample(name: str, options: dict[str, Any], where: str) -> Callable[..., Any]:
-    """The function of `module:function`. Raises SpecError, which begins with `where`, where there is none that takes a
-    sample and the options."""
+def taking_sample(
+    name: str, options: dict[str, Any], where: str, given: tuple[str, ...] = ("Sample",)
+) -> Callable[..., Any]:
+    """The function of `module:function`. Raises SpecError, which begins with `where`, where there is none that takes
+    what is `given` and the options."""
     try:
         function = loaded(name)
     except InputError as error:
         raise SpecError(f"{where}: {error.message}", "Give module:function that Python can import.") from error
-    _require_takes_sample(name, function, options, where)
+    _require_takes(name, function, options, where, given)
     return function
 
 
-def _require_takes_sample(name: str, found: Any, options: dict[str, Any], where: str) -> None:
+def _require_takes(name: str, found: Any, options: dict[str, Any], where: str, given: tuple[str, ...]) -> None:
     """Raise SpecError for what is no function, or cannot be called so."""
     if not callable(found):
         raise SpecError(
@@ -72,10 +74,11 @@ def _require_takes_sample(name: str, found: Any, options: dict[str, Any], where:
     except ValueError:  # some of C's have none to tell
         return
     try:
-        signature.bind(None, **options)
+        signature.bind(*given, **options)
     except TypeError as error:
         also = f" and {', '.join(options)}" if options else ""
+        one = "one argument, the Sample," if len(given) == 1 else f"{len(given)} arguments, {' and '.join(given)},"
         raise SpecError(
-            f"{where}: {name}{signature} cannot be called with one Sample{also}: {error}",
-            "Let it take one argument, the Sample, and the options that the spec names; give all others defaults.",
+            f"{where}: {name}{signature} cannot be called with one {' and one '.join(given)}{also}: {error}",
+            f"Let it take {one} and the options that the spec names; give all others defaults.",
         ) from None

@@ -28,6 +28,8 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     needs_reference: ClassVar[bool] = False
     """Whether it compares with the answer that a prompt's record gives, so that each prompt must have one."""
+    by_step: ClassVar[bool] = False
+    """Whether `of` returns where each step of the answer ends, in characters, and what it is worth."""
 
     weight: float = 1.0
     """Its weight in the sum."""

@@ -29,7 +29,7 @@ class Sample:
     empty where it gives none.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     answer: str
     finished: bool
     text: str = ""
@@ -37,7 +37,7 @@ class Sample:
     reference: str = ""
 
     @staticmethod
-    def of(tokenizer: Any, messages: list[dict[str, str]], completion: Drawn, reference: str = "") -> Sample:
+    def of(tokenizer: Any, messages: list[dict[str, Any]], completion: Drawn, reference: str = "") -> Sample:
         """What a completion says, by the policy's tokenizer. Of one of several turns the last is the answer, and the
         others, with what was said to them, are messages before it."""
         *before, last = completion.turns()
@@ -50,7 +50,7 @@ class Sample:
 
     @property
     def request(self) -> str:
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
 
     @property
     def finish_reason(self) -> Literal["stop", "length"]:

@@ -11,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.control.planning.prediction import Memory
 from pipelines.specs import TrainingSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig
 
+    from pipelines.stages.training.objectives.objective import Objective
     from pipelines.stages.training.sizing.kept import Kept
 
 FP32 = 4
+NOTHING = Memory()
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,29 @@ class Peak:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a worker holds beside what it trains, in every layout: where the passes are computed, and in main memory;
+    and of the latter, in bytes, what it holds between steps only, when there are no activations."""
+
+    device: Memory = NOTHING
+    host: Memory = NOTHING
+    between_steps_bytes: int = 0
+
+
+ALONE = Beside()
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained, where that is more or something else than a language model: an objective, made on PyTorch's
+    `meta` device; and its forward pass over tokens (batch, length), which tells the bytes that the backward pass begins
+    with beside what was saved for it."""
+
+    build: Callable[[], Objective]
+    run: Callable[[Any, Tensor], int]
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Weights, those of them that are trained, of these the ones that the optimizer gathers to whole matrices, and the
     largest one; and bytes: of the optimizer's state, of what is not trained, as it is stored, and of activations at the
@@ -60,6 +87,7 @@ class Footprint:
     frozen_bytes: int
     peaks: tuple[Peak, ...]
     checkpointed: tuple[Peak, ...]
+    beside: Beside = ALONE
 
     def activations_bytes(self, micro_batch_size: int, checkpointing: bool = False) -> int:
         peaks = self.checkpointed if checkpointing else self.peaks
@@ -85,10 +113,12 @@ def trace(
     sequence_length: int,
     adapt: Callable[[Any], Any] | None = None,
     tensor_parallel_size: int = 1,
+    learner: Learner | None = None,
 ) -> Footprint:
     """The footprint of a language model under a spec: on packed documents; in fine-tuning on one conversation each, or
     on packed ones. Seconds at most, and no memory. `adapt` makes of the model the one that is trained. Where workers
-    share layers, it is that of one worker, but for `parameters`."""
+    share layers, it is that of one worker, but for `parameters`. With a `learner`, of that instead, on sequences as
+    long."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -98,7 +128,8 @@ def trace(
     from pipelines.stages.training.parallel.tensor_parallel import keep_part
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = build_model(config, spec.seed)
+        objective = learner.build() if learner else None
+        model: Any = objective or build_model(config, spec.seed)
         parameters = count_parameters(model)
         if tensor_parallel_size > 1:
             keep_part(model, tensor_parallel_size)
@@ -109,10 +140,11 @@ def trace(
         without_storage(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         frozen = [p for p in model.parameters() if not p.requires_grad]
-        groups = build_optimizer(model, spec).param_groups
+        learned = build_optimizer(objective.model, spec, beside=objective.beside()) if objective else None
+        groups = (learned or build_optimizer(model, spec)).param_groups
         moved = [(RULES[group["rule"]], parameter) for group in groups for parameter in group["params"]]
         frozen_bytes = sum(stored_bytes(tensor) for tensor in (*frozen, *model.buffers()))
-        peaks, checkpointed = _peaks(model, spec, sequence_length)
+        peaks, checkpointed = _peaks(model, spec, sequence_length, learner)
         return Footprint(
             parameters=parameters + added,
             trained_parameters=sum(p.numel() for p in trained),
@@ -125,7 +157,9 @@ def trace(
         )
 
 
-def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[Peak, ...], tuple[Peak, ...]]:
+def _peaks(
+    model: Any, spec: TrainingSpec, sequence_length: int, learner: Learner | None
+) -> tuple[tuple[Peak, ...], tuple[Peak, ...]]:
     """The moments of a step that may be the highest, without and with activation checkpointing.
 
     Without, that is the beginning of the backward pass: all that was saved, and the logits, which became their own
@@ -136,7 +170,8 @@ def _peaks(model: Any, spec: TrainingSpec, sequence_length: int) -> tuple[tuple[
     from pipelines.stages.training.sizing.kept import Kept
 
     unpacked = unpacked_bytes(model)  # before a pass, in which 8-bit layers take their scales to themselves
-    one, two = (Kept.of_pass(model, spec, number, sequence_length) for number in (1, 2))
+    run = learner.run if learner else None
+    one, two = (Kept.of_pass(model, spec, number, sequence_length, run) for number in (1, 2))
 
     def peak(what: Callable[[Kept], tuple[int, int]], fixed: int) -> Peak:
         (first, mask), (second, _) = what(one), what(two)

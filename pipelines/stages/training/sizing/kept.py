@@ -7,6 +7,7 @@ Blocks are what activation checkpointing computes again (Chen et al. 2016, arXiv
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,19 @@ class Kept:
     blocks: int
 
     @staticmethod
-    def of_pass(model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int) -> Kept:
-        """Of a forward pass over so many sequences."""
+    def of_pass(
+        model: Any,
+        spec: TrainingSpec,
+        micro_batch_size: int,
+        sequence_length: int,
+        run: Callable[[Any, torch.Tensor], int] | None = None,
+    ) -> Kept:
+        """Of a forward pass over so many sequences; `run`, where it is no call of the model, tells the bytes that count
+        as the logits."""
+        if run:
+            tokens, recorder = _tokens(micro_batch_size, sequence_length), _Recorder(model, None, [])
+            with recorder:
+                return recorder.kept(run(model, tokens))
         tokens, inputs, mask_shape = _inputs(model, spec, micro_batch_size, sequence_length)
         recorder = _Recorder(model, mask_shape, [tokens, *inputs.values()])
         half = HALVES.get(spec.precision)
@@ -46,11 +58,15 @@ class Kept:
         return recorder.kept(logits.nbytes)
 
 
+def _tokens(micro_batch_size: int, sequence_length: int) -> torch.Tensor:
+    return torch.zeros(micro_batch_size, sequence_length, dtype=torch.int64)
+
+
 def _inputs(
     model: Any, spec: TrainingSpec, micro_batch_size: int, sequence_length: int
 ) -> tuple[torch.Tensor, dict[str, Any], torch.Size | None]:
     """Tokens and what else the model takes of a batch; the shape of its mask."""
-    tokens = torch.zeros(micro_batch_size, sequence_length, dtype=torch.int64)
+    tokens = _tokens(micro_batch_size, sequence_length)
     takes = inspect.signature(model.get_base_model().forward if hasattr(model, "peft_config") else model.forward)
     inputs: dict[str, Any] = {"use_cache": False} if "use_cache" in takes.parameters else {}
     if isinstance(spec, SftSpec | DpoSpec):

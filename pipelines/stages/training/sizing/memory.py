@@ -23,23 +23,14 @@ def place(footprint: Footprint, layout: Layout, workers: int, *, on_cpu: bool, a
     device, host = _states(footprint, layout, workers, accumulates)
     state = FP32 * footprint.trained_parameters + footprint.state_bytes
     activations = footprint.activations_bytes(layout.micro_batch_size, layout.activation_checkpointing)
-    device += memory(activations=activations, runtime=RUNTIME_BYTES_CPU if on_cpu else RUNTIME_BYTES_GPU)
-    host += memory(checkpoint=-(-state // workers))
+    device += Memory(activations=activations, runtime=RUNTIME_BYTES_CPU if on_cpu else RUNTIME_BYTES_GPU)
+    host += Memory(checkpoint=-(-state // workers))
+    beside = footprint.beside
     if on_cpu:
-        return Placed(layout, device + host, None)
-    return Placed(layout, device, host + memory(runtime=RUNTIME_BYTES_CPU))
-
-
-def memory(
-    weights: int = 0,
-    gradients: int = 0,
-    optimizer: int = 0,
-    buffers: int = 0,
-    activations: int = 0,
-    checkpoint: int = 0,
-    runtime: int = 0,
-) -> Memory:
-    return Memory(weights, gradients, optimizer, buffers, activations, checkpoint, runtime)
+        between = max(0, beside.between_steps_bytes - activations)
+        return Placed(layout, device + host + beside.device + beside.host + Memory(sync=between), None)
+    host += beside.host + Memory(sync=beside.between_steps_bytes, runtime=RUNTIME_BYTES_CPU)
+    return Placed(layout, device + beside.device, host)
 
 
 def _states(footprint: Footprint, layout: Layout, workers: int, accumulates: bool) -> tuple[Memory, Memory]:
@@ -53,28 +44,28 @@ def _states(footprint: Footprint, layout: Layout, workers: int, accumulates: boo
     bucket = min(FP32 * BUCKET_ELEMENTS, trained)
     if stage == 0:
         buffers = bucket if workers > 1 else 0
-        return memory(trained + frozen, trained, footprint.state_bytes, buffers), memory()
+        return Memory(trained + frozen, trained, footprint.state_bytes, buffers), Memory()
     share = -(-trained // workers)
     optimizer = share + -(-footprint.state_bytes // workers)
     buffers = FP32 * footprint.gathered_parameters  # of Muon, for its orthogonalization
     if stage == 3:
         shards = share + -(-frozen // workers)
         live = min(FP32 * LIVE_ELEMENTS, trained + frozen)
-        device, host = memory(weights=live, buffers=buffers + 3 * bucket), memory()
+        device, host = Memory(weights=live, buffers=buffers + 3 * bucket), Memory()
         if layout.offload_parameters == "cpu":
-            host += memory(weights=shards)
+            host += Memory(weights=shards)
         else:
-            device += memory(weights=shards)
+            device += Memory(weights=shards)
         if layout.offload_optimizer == "cpu":  # its gradients are there in a flat buffer, and in the optimizer's
-            return device, host + memory(gradients=share, optimizer=optimizer, buffers=share)
-        return device + memory(gradients=share, optimizer=optimizer, buffers=2 * share), host
+            return device, host + Memory(gradients=share, optimizer=optimizer, buffers=share)
+        return device + Memory(gradients=share, optimizer=optimizer, buffers=2 * share), host
     whole = trained if stage == 1 and accumulates else 0
-    device = memory(trained + frozen, whole, buffers=buffers + 2 * bucket)
+    device = Memory(trained + frozen, whole, buffers=buffers + 2 * bucket)
     if layout.offload_optimizer == "cpu":
         # Each gradient passes through a buffer of the largest one's size; there, sums of micro-batches have a place of
         # their own, and updated weights pass through a copy of the share.
         largest = FP32 * footprint.largest_parameter
         summed = share if accumulates else 0
-        host = memory(gradients=share, optimizer=optimizer, buffers=summed + share + largest)
-        return device + memory(buffers=largest), host
-    return device + memory(gradients=0 if whole else share, optimizer=optimizer, buffers=share), memory()
+        host = Memory(gradients=share, optimizer=optimizer, buffers=summed + share + largest)
+        return device + Memory(buffers=largest), host
+    return device + Memory(gradients=0 if whole else share, optimizer=optimizer, buffers=share), Memory()

@@ -9,17 +9,27 @@ from typing import Any
 
 from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.prediction import Layout, Prediction, Unsized
-from cluster.core.errors import SpecError
+from cluster.core.errors import SpecError, gist
 from cluster.core.graph import Step
 from cluster.core.storage.artifact import Artifact
-from pipelines.specs import DpoSpec, PretrainSpec, ScalingSpec, SftSpec, TokenizerSpec, TokensSpec, TrainingSpec
+from pipelines.specs import (
+    DpoSpec,
+    PretrainSpec,
+    RewardSpec,
+    RlhfSpec,
+    ScalingSpec,
+    SftSpec,
+    TokenizerSpec,
+    TokensSpec,
+    TrainingSpec,
+)
 from pipelines.stages.training.batch_sizes import BatchSizes
 from pipelines.stages.training.batches import plan_batches, pretrain_steps
 from pipelines.stages.training.models.models import configuration
 from pipelines.stages.training.parallel.tensor_parallel import check_cut
 from pipelines.stages.training.parallel.ulysses import check_shared
 from pipelines.stages.training.sizing.advice import instead, recommend
-from pipelines.stages.training.sizing.footprint import trace
+from pipelines.stages.training.sizing.footprint import ALONE, Beside, Learner, trace
 from pipelines.stages.training.sizing.memory import place
 from pipelines.stages.training.telemetry.throughput import flops_per_token, hardware_flops_per_token
 
@@ -42,10 +52,12 @@ def predict_model(
     stages: Sequence[int] = (1, 2, 3),
     recomputes: bool = True,
     sequences: int = 1,
+    learner: Learner | None = None,
+    beside: Beside = ALONE,
 ) -> Prediction:
     """What training of a model needs on sequences of a length, of which a sample has so many. `adapt` makes of it the
-    one that is trained; `stages` are those of ZeRO that it can be trained at, and `recomputes` says whether layers can
-    be computed again."""
+    one that is trained, or a `learner` is; `stages` are those of ZeRO that it can be trained at, and `recomputes` says
+    whether layers can be computed again."""
     spec = step.spec
     assert isinstance(spec, TrainingSpec)
     check_cut(scaling, spec, config)
@@ -53,7 +65,7 @@ def predict_model(
     objectives = spec.shares if isinstance(spec, PretrainSpec) else ()
     lengths = {"tokens": sequence_length} if isinstance(spec, PretrainSpec) else {}
     check_shared(scaling.sequence_parallel_size, objectives, config, lengths)
-    whole = trace(config, spec, sequence_length, adapt)
+    whole = replace(trace(config, spec, sequence_length, adapt, learner=learner), beside=beside)
     if scaling.activation_checkpointing and not whole.checkpointed:
         raise SpecError(
             f"scaling.activation_checkpointing: the family {config.model_type!r} does not compute its layers again",
@@ -105,10 +117,17 @@ def model_of(step: Step | Artifact) -> tuple[Any, int]:
     if isinstance(step, Artifact):
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(step.local()), 0
+        try:
+            return AutoConfig.from_pretrained(step.local()), 0
+        except (OSError, ValueError, KeyError) as error:  # as transformers refuses a folder or a family
+            raise Unsized(
+                f"transformers does not read the configuration of {step.record.ref}: {gist(str(error))}"
+            ) from error
     spec = step.spec
-    if isinstance(spec, SftSpec | DpoSpec):
+    if isinstance(spec, SftSpec | DpoSpec | RewardSpec):
         return model_of(step.inputs["model"])[0], spec.sequence_length
+    if isinstance(spec, RlhfSpec):
+        return model_of(step.inputs["model"])[0], spec.max_prompt_tokens + spec.max_completion_tokens
     if not isinstance(spec, PretrainSpec):
         raise Unsized(f"its model is known once {step.key} is built")
     vocab_size, sequence_length = _tokens_shape(step.inputs["tokens"])

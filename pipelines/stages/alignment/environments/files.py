@@ -1,0 +1,45 @@
+"""The files that environments read beside their prompts: the index of a corpus, made once before training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
+from pipelines.stages.alignment.environments.search import INDEX_FILE, write_index
+
+SPLIT = "train"
+CORPUS = "corpus"
+
+
+def index_corpus(corpus: Artifact, state: Location) -> None:
+    """Leave an index of a corpus's documents in a run's state, where there is none yet."""
+    if state.exists(INDEX_FILE):
+        return
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        write_index(Path(folder) / INDEX_FILE, _documents(corpus))
+        state.write_file(INDEX_FILE, Path(folder) / INDEX_FILE)
+
+
+def files_of(searches: bool, state: Location) -> dict[str, Path]:
+    """The files by name, on this machine: of an object store a copy, which stays as long as this process's folder for
+    temporary files."""
+    if not searches:
+        return {}
+    if state.is_local:
+        return {CORPUS: state.path / INDEX_FILE}
+    path = Path(tempfile.mkdtemp(prefix="trunkline-")) / INDEX_FILE
+    path.write_bytes(state.read_bytes(INDEX_FILE))
+    return {CORPUS: path}
+
+
+def _documents(corpus: Artifact) -> Iterator[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    for name in corpus.location.names(SPLIT):
+        if name.endswith(".parquet"):
+            with corpus.location.open(f"{SPLIT}/{name}") as file:
+                for batch in pq.ParquetFile(file).iter_batches(columns=["id", "text"]):
+                    yield from ((row["id"], row["text"]) for row in batch.to_pylist())

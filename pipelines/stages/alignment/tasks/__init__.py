@@ -1,0 +1,1 @@
+"""Tasks that programs make and check."""
