@@ -13,6 +13,7 @@ import random
 import re
 import sqlite3
 import time
+import uuid
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -81,7 +82,8 @@ class Sqlite:
     async def open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # nobody else's to read
+            if not self.path.exists():
+                self._create()
             self._connection = self._connect()
             if not await self.read("SELECT 1 FROM sqlite_master WHERE name = 'keys'"):
                 await self.run(_make_tables())
@@ -89,6 +91,17 @@ class Sqlite:
             raise DatabaseFailed(f"{self.path}: {error}", "Name another file as endpoint.access.database.") from None
         if not self.durable:
             self._checkpoints = asyncio.create_task(self._checkpoint())
+
+    def _create(self) -> None:
+        """Make the file, nobody else's to read. It is closed before it has its name: a process that closes a file of
+        SQLite's beside its connections drops their locks, and then writes over what others write."""
+        partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        try:
+            with suppress(FileExistsError):  # of two at once one wins, and both use its file
+                os.link(partial, self.path)
+        finally:
+            partial.unlink()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
