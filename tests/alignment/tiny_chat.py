@@ -1,6 +1,7 @@
 """A tiny model that answers function heads with bodies, half of the time: enough to improve, small enough for seconds.
 
-Also a program: `python tiny_chat.py STORE STEPS` builds the RLHF artifact in a process of its own, to be killed.
+Also a program: `python tiny_chat.py STORE STEPS [MAX_STALENESS]` builds the RLHF artifact in a process of its own, to
+be killed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
 from pipelines.stages.alignment.advantages import Gae
+from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=1.0, max_failures=3)
@@ -120,6 +122,11 @@ def ppo(steps: int, **changes: Any) -> RlhfSpec:
     return rlhf(steps, **(fields | changes))
 
 
+def ahead(steps: int, max_staleness: int) -> RlhfSpec:
+    """Rollouts that are drawn while others are learned from, with a correction for that."""
+    return rlhf(steps, max_staleness=max_staleness, correction=Correction(), evaluation_prompts=40)
+
+
 if __name__ == "__main__":
-    own = Store(sys.argv[1])
-    build(ppo(int(sys.argv[2])), make_sft(own), store=own, scaling=SCALING, name="tiny")
+    own, asked = Store(sys.argv[1]), [int(argument) for argument in sys.argv[2:]]
+    build(ahead(*asked) if len(asked) > 1 else ppo(*asked), make_sft(own), store=own, scaling=SCALING, name="tiny")

@@ -192,9 +192,15 @@ def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list
     from pipelines.stages.generation import fleet
 
     longest, seconds = spec.max_prompt_tokens + spec.max_completion_tokens, scaling.rollout_timeout_seconds
-    options = engine_options(scaling, longest, takes_weights=True, timeout_seconds=seconds)
+    options = engine_options(scaling, longest, takes_weights=True, calls_at_once=at_once(spec), timeout_seconds=seconds)
     require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * options.gpus)
     return fleet.start(model, options, scaling)
+
+
+def at_once(spec: RlhfSpec) -> int:
+    """Calls that an engine takes at once: those of the rollouts that are drawn ahead and of the one that is waited for,
+    of an evaluation, and of whoever asks where it runs."""
+    return spec.max_staleness + 3 if spec.max_staleness else 1
 
 
 def stop(engine: Any) -> None:
@@ -227,7 +233,9 @@ def recipe(work: Work, rank: int) -> Parts:
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
     verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
     sync = WeightSync(
-        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures) if rank == 0 else None,
+        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures, spec.max_staleness > 0)
+        if rank == 0
+        else None,
         getattr(torch, engine_dtype(scaling)),
         load_model(folder).eval() if verify and rank == 0 else None,
         verify,
@@ -264,6 +272,7 @@ def recipe(work: Work, rank: int) -> Parts:
             kl_penalty="token" if spec.kl_penalty == "reward" else spec.kl_penalty,
             temperature=spec.temperature,
             critic=critic,
+            correction=spec.correction,
         ),
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,

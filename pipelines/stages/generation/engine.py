@@ -24,6 +24,7 @@ from torch import Tensor
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
+from pipelines.stages.generation.in_flight import InFlight, logprobs_of
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class EngineOptions:
     kv_cache_gib: float = 0.5
     takes_weights: bool = False
     temperature_in_logprobs: bool = True
+    calls_at_once: int = 1  # above 1 several may draw at the same time, and weights change while they do (in_flight.py)
     timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
 
 
@@ -80,7 +82,7 @@ class Completion:
 
     `finished`: the end-of-text token, which is then the last, was reached. Where an environment has spoken between
     turns of the model, `mine` says which tokens were drawn, of which alone there are log-probabilities, and `replies`
-    are its messages, in order.
+    are its messages, in order. `versions` are those of the weights that drew the tokens with log-probabilities.
     """
 
     tokens: list[int]
@@ -88,6 +90,7 @@ class Completion:
     finished: bool
     mine: list[bool] | None = None
     replies: list[dict[str, str]] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     def turns(self) -> list[list[int]]:
         """The drawn tokens, turn by turn."""
@@ -119,6 +122,8 @@ class GenerationEngine:
             if options.takes_weights:
                 # oneDNN keeps a packed copy of every matrix that new weights would not reach.
                 custom_ops._supports_onednn = False
+        if options.calls_at_once > 1:  # else a token may be told after weights that it was drawn before
+            engine |= {"async_scheduling": False}
         self.version = INITIAL
         self.late_seconds = STACK_FRACTION * options.timeout_seconds
         with folder_of(model) as folder:
@@ -131,6 +136,7 @@ class GenerationEngine:
                 seed=0,
                 **engine,
             )
+        self.in_flight = InFlight(self.llm, lambda: self.version) if options.calls_at_once > 1 else None
 
     def pid(self) -> int:
         """The engine's process, and a sign of life."""
@@ -140,14 +146,24 @@ class GenerationEngine:
         """Where the engine runs, for whoever wants to know what it said."""
         return here()
 
-    def load(self, version: int, weights: dict[str, Tensor]) -> tuple[int, int]:
-        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use."""
-        self.version = -1  # until all are there
-        with stack_when_late(self.late_seconds):
+    def load(self, version: int, weights: dict[str, Tensor], abandon: bool = False) -> tuple[int, int]:
+        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use.
+
+        What is being drawn goes on with them; `abandon`: it ends, since whoever asked for it is gone.
+        """
+
+        def take() -> tuple[int, int]:
+            self.version = -1  # until all are there
             self.llm.apply_model(lambda model: _assign(model, weights))
-            self.llm.reset_prefix_cache()
             self.version = version
             return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
+
+        with stack_when_late(self.late_seconds):
+            if self.in_flight:
+                return self.in_flight.load(take, abandon)
+            taken = take()
+            self.llm.reset_prefix_cache()
+            return taken
 
     def generate(
         self,
@@ -163,20 +179,34 @@ class GenerationEngine:
         """One completion of each prompt, each drawn with its own seed, or greedily at temperature 0.
 
         Without an `eos_token_id` all go on to `max_tokens`.
-        Raises StaleWeights where the engine holds another version of the weights.
+        Raises StaleWeights where the engine holds another version of the weights; where they change while it draws,
+        an older one.
         """
         from vllm import SamplingParams
 
-        if version != self.version:
-            raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
         ends = {"ignore_eos": True} if eos_token_id is None else {"stop_token_ids": [eos_token_id]}
         options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, **ends}
         parameters = [
             SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
         ]
+        if self.in_flight:
+            drawn = self.in_flight.generate(
+                prompts, parameters, lambda: self._require(self.version >= version, version)
+            )
+            ended = [each.finish_reason == "stop" for each in drawn]
+            return [Completion(d.tokens, d.logprobs, e, versions=d.versions) for d, e in zip(drawn, ended, strict=True)]
+        self._require(version == self.version, version)
         with stack_when_late(self.late_seconds):
             outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
-        return [_completion(output.outputs[0]) for output in outputs]
+        return [self._completion(output.outputs[0]) for output in outputs]
+
+    def _completion(self, drawn: Any) -> Completion:
+        tokens, logprobs = list(drawn.token_ids), logprobs_of(drawn)
+        return Completion(tokens, logprobs, drawn.finish_reason == "stop", versions=[self.version] * len(tokens))
+
+    def _require(self, holds: bool, version: int) -> None:
+        if not holds:
+            raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
 
     def score(self, sequences: list[list[int]]) -> list[list[float]]:
         """Log-probability (nats) of every token but the first of each sequence, given those before it.
@@ -218,12 +248,6 @@ def folder_of(model: Artifact | Location) -> Iterator[Path]:
 
 def _assign(model: Any, weights: dict[str, Tensor]) -> None:
     model.load_weights(iter(weights.items()))
-
-
-def _completion(output: Any) -> Completion:
-    tokens = list(output.token_ids)
-    logprobs = [place[token].logprob for token, place in zip(tokens, output.logprobs, strict=True)]
-    return Completion(tokens, logprobs, output.finish_reason == "stop")
 
 
 def checksum(weights: Iterable[Tensor]) -> int:
