@@ -2,7 +2,8 @@
 
 Learner and engine have a core each (`--share` has both use all cores). The model is untrained, so that every answer has
 the most tokens it may have, and both sides do the same work. Runs alternate; the first rollouts of each, in which the
-engine warms up, are left out. `wait` is what the learner waits for completions, of the seconds of a step.
+engine warms up, are left out. Of the seconds of a step some are the learner's wait for completions, which the engine
+may have drawn in more; what both sides take for drawing is told, since overlap alone gains at most a factor of 2.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def write_chat_model(folder: Path, size: str, context: int) -> None:
 
 
 def measure(inputs: dict[str, Any], store: Store, options: argparse.Namespace, max_staleness: int, seed: int) -> Any:
-    """Seconds between the ends of two rollouts, and those that the learner waited: medians of a run."""
+    """Seconds of a step, of drawing its completions, and of waiting for them, medians of a run; the oldest tokens' age
+    in steps."""
     spec = RlhfSpec(
         steps=options.steps,
         global_batch_size=options.batch,
@@ -69,7 +71,8 @@ def measure(inputs: dict[str, Any], store: Store, options: argparse.Namespace, m
         for line, before, now in zip(lines, totals[options.warm_up - 1 : -1], totals[options.warm_up :], strict=True)
     ]
     waits = [line.get("rollout_wait_seconds", line["rollout_seconds"]) for line in lines]
-    return median(times), median(waits), max(line.get("staleness_steps", 0) for line in lines)
+    draws = [line["rollout_seconds"] for line in lines]
+    return median(times), median(draws), median(waits), max(line.get("staleness_steps", 0) for line in lines)
 
 
 def main() -> None:
@@ -94,10 +97,10 @@ def main() -> None:
         ratios = []
         for round in range(options.rounds):
             found = {k: measure(inputs, store, options, k, round) for k in (0, options.max_staleness)}
-            for max_staleness, (seconds, waited, oldest) in found.items():
+            for max_staleness, (seconds, drew, waited, oldest) in found.items():
                 print(
-                    f"round {round}, max_staleness {max_staleness}: {seconds:.2f} s a step, of which {waited:.2f} s "
-                    f"wait; oldest tokens {oldest} steps",
+                    f"round {round}, max_staleness {max_staleness}: {seconds:.2f} s a step, {drew:.2f} s to draw, "
+                    f"of which the learner waited {waited:.2f} s; oldest tokens {oldest} steps",
                     flush=True,
                 )
             ratios.append(found[0][0] / found[options.max_staleness][0])

@@ -19,7 +19,7 @@ from pipelines.stages.alignment import ledger
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
 from tests.alignment.test_rlhf import SCRIPT, await_that, consumed_steps, family, has_checkpoint, resumed_steps
-from tests.alignment.tiny_chat import SCALING, ahead
+from tests.alignment.tiny_chat import SCALING, ahead, source_of
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
@@ -59,9 +59,9 @@ def test_nothing_is_lost_or_used_twice_whoever_is_killed(
     steps, root = 24, tmp_path / "artifacts"
     for artifact in (*chat_inputs.values(), chat_inputs["model"].parent("model")):
         artifact.location.get(root / artifact.kind / artifact.record.folder)
-    (tmp_path / "tiny-source").symlink_to(Path(chat_inputs["model"].store_url).parent / "tiny-source")
+    source = source_of(chat_inputs["model"].store_url)
     driver = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(root), str(steps), str(max_staleness)],
+        [sys.executable, str(SCRIPT), str(root), str(source), str(steps), str(max_staleness)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -80,4 +80,5 @@ def test_nothing_is_lost_or_used_twice_whoever_is_killed(
     assert not Store(root).list("rlhf"), "it had finished before it was killed"
     found = build(ahead(steps, max_staleness), chat_inputs, store=Store(root), scaling=SCALING, name="tiny")
     check(found, chat_inputs, steps, max_staleness)
-    assert any(event["event"] == "resumed" for event in ledger.read(found.location))
+    resumed = [event["step"] for event in ledger.read(found.location) if event["event"] == "resumed"]
+    assert len(resumed) > 1 and resumed[-1] > 0, "it began anew"

@@ -1,7 +1,7 @@
 """A tiny model that answers function heads with bodies, half of the time: enough to improve, small enough for seconds.
 
-Also a program: `python tiny_chat.py STORE STEPS [MAX_STALENESS]` builds the RLHF artifact in a process of its own, to
-be killed.
+Also a program: `python tiny_chat.py STORE SOURCE STEPS [MAX_STALENESS]` builds the RLHF artifact in a process of its
+own, to be killed. SOURCE is where the data is that the model in the store was made of.
 """
 
 from __future__ import annotations
@@ -66,9 +66,14 @@ def write_model(folder: Path, texts: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Artifact]:
+def source_of(store_url: str) -> Path:
+    """Where the data of a store's tiny model is: its place is part of what the artifacts are known by."""
+    return Path(store_url).parent / "tiny-source"
+
+
+def make_sft(store: Store, epochs: float = 3.0, source: Path | None = None, **changes: Any) -> dict[str, Artifact]:
     """The conversations and a model that has learned them a little."""
-    folder = Path(store.root.url).parent / "tiny-source"
+    folder = source or source_of(store.root.url)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # two processes of a test session may want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -128,5 +133,6 @@ def ahead(steps: int, max_staleness: int) -> RlhfSpec:
 
 
 if __name__ == "__main__":
-    own, asked = Store(sys.argv[1]), [int(argument) for argument in sys.argv[2:]]
-    build(ahead(*asked) if len(asked) > 1 else ppo(*asked), make_sft(own), store=own, scaling=SCALING, name="tiny")
+    own, asked = Store(sys.argv[1]), [int(argument) for argument in sys.argv[3:]]
+    spec = ahead(*asked) if len(asked) > 1 else ppo(*asked)
+    build(spec, make_sft(own, source=Path(sys.argv[2])), store=own, scaling=SCALING, name="tiny")

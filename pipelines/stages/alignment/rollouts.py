@@ -209,9 +209,8 @@ class RolloutBatches(Source):
             **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
             **({"staleness_steps": update} if spec.steps_per_rollout > 1 and not spec.max_staleness else {}),
             **(ages(step, completions) if spec.max_staleness else {}),
+            **self.sync.figures(),
         }
-        if self.sync.verified:
-            self._figures["verified_syncs"] = self.sync.verified
         asked = sum(len(self.train[rollout.prompts[row]].tokens) for row in rows)
         return Share(list(batches), tokens, tokens + asked)
 

@@ -9,8 +9,10 @@ from msgspec import Meta, field
 
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
+from pipelines.stages.alignment.adapter_sync import check_method
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
 from pipelines.stages.alignment.correction import Correction
@@ -21,6 +23,7 @@ from pipelines.stages.alignment.losses.clipped import Clipped
 from pipelines.stages.alignment.rewards import AnyReward, named
 from pipelines.stages.alignment.rewards.named import REWARD_MODEL
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
+from pipelines.stages.tuning.methods import AnyMethod, Full
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
@@ -124,8 +127,11 @@ class RlhfSpec(TrainingSpec, frozen=True):
         "teacher": MODELS,
     }
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher")
-    later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment", "max_staleness", "correction")
+    later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment", "max_staleness", "correction", "method")
+    packing: ClassVar[bool] = False  # what methods of tuning ask
 
+    method: AnyMethod = Full()
+    """What is trained, as in `sft`: `full`, or an adapter, `lora` or `qlora`, which alone travels to the engines."""
     steps: Annotated[int, Meta(ge=1)] = 50
     """Optimizer steps, each on `global_batch_size` completions."""
     minibatches_per_rollout: Annotated[int, Meta(ge=1)] = 1
@@ -234,6 +240,7 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.advantage.critic.start: `reward` begins as the reward model, which is not among rlhf.rewards",
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
+        check_method(self)
         named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
         if self.environment and 2 * self.environment.turn_tokens > self.max_completion_tokens:
             raise SpecError(
@@ -241,6 +248,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"rlhf.max_completion_tokens, {self.max_completion_tokens}, which bounds all turns",
                 "Raise the one or lower the other.",
             )
+
+    def check_scaling(self, scaling: ScalingSpec) -> None:
+        super().check_scaling(scaling)
+        self.method.check_scaling(scaling)
 
     @property
     def steps_per_rollout(self) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class EngineOptions:
     threads: int = 1
     kv_cache_gib: float = 0.5
     takes_weights: bool = False
+    updates: Any = None  # opens the model's folder: what the weights are made of that it takes (`Merger`); None: whole
     temperature_in_logprobs: bool = True
     calls_at_once: int = 1  # above 1 several may draw at the same time, and weights change while they do (in_flight.py)
     timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
@@ -100,6 +101,16 @@ class Completion:
         return [[token for token, _ in group] for drawn, group in groups if drawn] or [[]]
 
 
+class Merger(Protocol):
+    """What makes an engine's weights of updates."""
+
+    def stored(self) -> Iterator[Tensor]:
+        """What the weights that change were before."""
+
+    def merged(self, updates: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The weights that change, by their Hugging Face names."""
+
+
 class StaleWeights(JobError):
     """The engine does not hold the weights that were asked for."""
 
@@ -136,6 +147,10 @@ class GenerationEngine:
                 seed=0,
                 **engine,
             )
+            self.merger: Merger | None = options.updates.open(folder) if options.updates else None
+        if self.merger:
+            self.dtype = getattr(torch, options.dtype)
+            self.untouched = self._checksum() - checksum(weight.to(self.dtype) for weight in self.merger.stored())
         self.in_flight = InFlight(self.llm, lambda: self.version) if options.calls_at_once > 1 else None
 
     def pid(self) -> int:
@@ -147,16 +162,17 @@ class GenerationEngine:
         return here()
 
     def load(self, version: int, weights: dict[str, Tensor], abandon: bool = False) -> tuple[int, int]:
-        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use.
+        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use;
+        of updates that weights are made of, their own.
 
         What is being drawn goes on with them; `abandon`: it ends, since whoever asked for it is gone.
         """
 
         def take() -> tuple[int, int]:
             self.version = -1  # until all are there
-            self.llm.apply_model(lambda model: _assign(model, weights))
+            taken = self._merge(self.merger, weights) if self.merger else self._assign(weights.items())
             self.version = version
-            return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
+            return version, taken
 
         with stack_when_late(self.late_seconds):
             if self.in_flight:
@@ -164,6 +180,32 @@ class GenerationEngine:
             taken = take()
             self.llm.reset_prefix_cache()
             return taken
+
+    def _assign(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        """Give the model weights; the checksum of all that it holds then."""
+        self.llm.apply_model(lambda model: model.load_weights(iter(weights)))
+        return self._checksum()
+
+    def _merge(self, merger: Merger, updates: dict[str, Tensor]) -> int:
+        """Give the model weights that are made of updates, one at a time; the checksum of the updates. Raises JobError
+        where it does not hold them then."""
+        expected = [self.untouched]
+
+        def merged() -> Iterator[tuple[str, Tensor]]:
+            for name, weight in merger.merged(updates):
+                cast = weight.to(self.dtype)
+                expected.append(checksum([cast]))
+                yield name, cast
+
+        if self._assign(merged()) != sum(expected) % 2**64:
+            raise JobError(
+                "the rollout engine does not hold the weights that were made of the adapter",
+                "vLLM changes this architecture's weights when it loads them; set rlhf.method to full.",
+            )
+        return checksum(updates.values())
+
+    def _checksum(self) -> int:
+        return int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
 
     def generate(
         self,
@@ -244,10 +286,6 @@ def folder_of(model: Artifact | Location) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
             model.get(Path(folder))
             yield Path(folder)
-
-
-def _assign(model: Any, weights: dict[str, Tensor]) -> None:
-    model.load_weights(iter(weights.items()))
 
 
 def checksum(weights: Iterable[Tensor]) -> int:
