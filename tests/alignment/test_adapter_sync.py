@@ -145,13 +145,16 @@ def test_an_adapter_is_learned_and_every_sync_of_it_verified(
     """It alone travels; the artifact is a whole model with the adapter beside it."""
     asked = fields(rlhf(40, learning_rate=5e-3, evaluation_prompts=60)) | changes | {"max_staleness": 1}
     spec, store = convert(asked, RlhfSpec, "rlhf"), Store(tmp_path)
+    for artifact in chat_inputs.values():
+        artifact.location.get(tmp_path / artifact.kind / artifact.record.folder)
     scaling = ScalingSpec(**fields(SCALING) | {"verify_rollout_prompts": 4})
     found = build(spec, chat_inputs, store=store, scaling=scaling, name="tiny")
     lines = read(found.location)
     assert lines[-1]["verified_syncs"] == 20
     trained = found.metrics["trained_parameters"]
-    assert all(line["sync_bytes"] == 4 * trained < found.metrics["parameters"] for line in lines)
+    assert trained < found.metrics["parameters"] and all(line["sync_bytes"] == 4 * trained for line in lines)
     assert lines[0]["rollout_logprob_gap"] < 1e-4 and lines[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert found.metrics["heldout_reward"] > found.metrics["first_heldout_reward"]
     assert greedy(load_model(found.local()).eval(), [5, 6, 7], 0, 4)
-    build(AdapterSpec(), {"model": found}, store=store, name="alone")
+    alone = build(AdapterSpec(), {"model": found}, store=store, name="alone")
+    assert alone.metrics["base"] == chat_inputs["model"].record.ref

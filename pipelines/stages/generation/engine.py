@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.in_flight import InFlight, logprobs_of
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
+from pipelines.stages.generation.updates import Merger
 
 if TYPE_CHECKING:
     from cluster.core.storage.artifact import Artifact
@@ -99,16 +100,6 @@ class Completion:
             return [self.tokens]
         groups = itertools.groupby(zip(self.tokens, self.mine, strict=True), key=lambda each: each[1])
         return [[token for token, _ in group] for drawn, group in groups if drawn] or [[]]
-
-
-class Merger(Protocol):
-    """What makes an engine's weights of updates."""
-
-    def stored(self) -> Iterator[Tensor]:
-        """What the weights that change were before."""
-
-    def merged(self, updates: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """The weights that change, by their Hugging Face names."""
 
 
 class StaleWeights(JobError):
