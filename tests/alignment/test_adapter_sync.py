@@ -145,7 +145,7 @@ def test_an_adapter_is_learned_and_every_sync_of_it_verified(
     """It alone travels; the artifact is a whole model with the adapter beside it."""
     asked = fields(rlhf(40, learning_rate=5e-3, evaluation_prompts=60)) | changes | {"max_staleness": 1}
     spec, store = convert(asked, RlhfSpec, "rlhf"), Store(tmp_path)
-    for artifact in chat_inputs.values():
+    for artifact in (*chat_inputs.values(), chat_inputs["model"].parent("model")):
         artifact.location.get(tmp_path / artifact.kind / artifact.record.folder)
     scaling = ScalingSpec(**fields(SCALING) | {"verify_rollout_prompts": 4})
     found = build(spec, chat_inputs, store=store, scaling=scaling, name="tiny")
