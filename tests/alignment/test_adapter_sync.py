@@ -112,7 +112,7 @@ def test_the_method_is_part_of_the_fingerprint_where_it_is_given() -> None:
 @pytest.mark.heavy
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("name", ["all", "packed"])
+@pytest.mark.parametrize("name", ["all", "some, rslora"])
 def test_after_twenty_syncs_of_an_adapter_greedy_tokens_are_those_of_transformers(
     name: str, folder: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
