@@ -41,6 +41,7 @@ from cluster.core.specs.scaling import ScalingSpec as ScalingSpec
 from pipelines.stages.alignment.advantages import *
 from pipelines.stages.alignment.advantages.advantage import ValueFunction as ValueFunction
 from pipelines.stages.alignment.environments import *
+from pipelines.stages.alignment.correction import Correction as Correction
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
 from pipelines.stages.alignment.rewards import *

@@ -36,7 +36,7 @@ from pipelines.stages.alignment.scoring import FAILURES_FILE
 from pipelines.stages.alignment.watching import transcripts
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tuning.conversations import read_conversations
-from tests.alignment.tiny_chat import SCALING, ppo, rlhf
+from tests.alignment.tiny_chat import SCALING, ppo, rlhf, source_of
 from tests.conftest import ROOT
 from tests.made import make
 
@@ -191,9 +191,8 @@ def test_kills_of_engine_learner_and_driver_change_no_bit(
     for artifact in (*inputs.values(), inputs["model"].parent("model")):
         copied = root / artifact.kind / artifact.record.folder
         artifact.location.get(copied)
-    (tmp_path / "tiny-source").symlink_to(Path(inputs["model"].store_url).parent / "tiny-source")
     driver = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(root), str(STEPS)],
+        [sys.executable, str(SCRIPT), str(root), str(source_of(inputs["model"].store_url)), str(STEPS)],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -212,7 +211,10 @@ def test_kills_of_engine_learner_and_driver_change_no_bit(
         driver.wait()
     assert len(everyone) > 4
     assert not Store(root).list("rlhf"), "it had finished before it was killed"
-    same(run(inputs, root), undisturbed)
+    found = run(inputs, root)
+    same(found, undisturbed)
+    resumed = [event["step"] for event in ledger.read(found.location) if event["event"] == "resumed"]
+    assert len(resumed) > 1 and resumed[-1] > 0, "it began anew"
 
 
 def test_a_teacher_is_followed_on_the_students_own_answers(

@@ -22,7 +22,9 @@ from cluster.core.storage.store import Store
 from pipelines.specs import (
     ConversationsSpec,
     Distillation,
+    Full,
     Gae,
+    Lora,
     PretrainedSpec,
     RewardSpec,
     RlhfSpec,
@@ -198,6 +200,21 @@ def test_what_is_left_out_is_not_counted(store: Store) -> None:
     assert "verifying copy" in sized(store, rlhf(), inputs, copies).models
     halves = sized(store, rlhf(precision="bf16"), inputs).models
     assert 2 * halves["reference"] == halves["policy"]
+
+
+def test_an_adapter_needs_no_reference_and_travels_alone(store: Store) -> None:
+    policy = configured(store, "llama-1m")
+    inputs = with_prompts(store, model=policy)
+    whole, adapter = (sized(store, rlhf(method=method), inputs) for method in (Full(), Lora(rank=4)))
+    assert set(whole.models) == {"policy", "reference"} and set(adapter.models) == {"adapter"}
+    trained = adapter.trained_parameters
+    assert adapter.models["adapter"] == 4 * trained == adapter.memory.gradients == adapter.memory.optimizer // 2
+    assert adapter.memory.sync == 4 * trained and adapter.memory.models == 0
+    assert adapter.memory.weights == pytest.approx(whole.memory.weights + 4 * trained, abs=1000)
+    assert adapter.engines and whole.engines and adapter.engines.weights == 2 * whole.engines.weights
+    small = Hardware("a small machine", 10**9, threads=1)
+    found = sized(store, rlhf(), inputs, hardware=small)
+    assert "rlhf.method.type=lora" in {saving.setting for saving in found.savings}
 
 
 def test_engines_on_gpus_have_what_vllm_takes(store: Store) -> None:

@@ -1,6 +1,7 @@
 """A tiny model that answers function heads with bodies, half of the time: enough to improve, small enough for seconds.
 
-Also a program: `python tiny_chat.py STORE STEPS` builds the RLHF artifact in a process of its own, to be killed.
+Also a program: `python tiny_chat.py STORE SOURCE STEPS [MAX_STALENESS]` builds the RLHF artifact in a process of its
+own, to be killed. SOURCE is where the data is that the model in the store was made of.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, PretrainedSpec, RlhfSpec, ScalingSpec, SftSpec
 from pipelines.stages.alignment.advantages import Gae
+from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 
 SCALING = ScalingSpec(num_workers=2, log_every=1, checkpoint_every_seconds=1.0, max_failures=3)
@@ -64,9 +66,14 @@ def write_model(folder: Path, texts: Path, positions: int = 256) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def make_sft(store: Store, epochs: float = 3.0, **changes: Any) -> dict[str, Artifact]:
+def source_of(store_url: str) -> Path:
+    """Where the data of a store's tiny model is: its place is part of what the artifacts are known by."""
+    return Path(store_url).parent / "tiny-source"
+
+
+def make_sft(store: Store, epochs: float = 3.0, source: Path | None = None, **changes: Any) -> dict[str, Artifact]:
     """The conversations and a model that has learned them a little."""
-    folder = Path(store.root.url).parent / "tiny-source"
+    folder = source or source_of(store.root.url)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:  # two processes of a test session may want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -120,6 +127,12 @@ def ppo(steps: int, **changes: Any) -> RlhfSpec:
     return rlhf(steps, **(fields | changes))
 
 
+def ahead(steps: int, max_staleness: int) -> RlhfSpec:
+    """Rollouts that are drawn while others are learned from, with a correction for that."""
+    return rlhf(steps, max_staleness=max_staleness, correction=Correction(), evaluation_prompts=40)
+
+
 if __name__ == "__main__":
-    own = Store(sys.argv[1])
-    build(ppo(int(sys.argv[2])), make_sft(own), store=own, scaling=SCALING, name="tiny")
+    own, asked = Store(sys.argv[1]), [int(argument) for argument in sys.argv[3:]]
+    spec = ahead(*asked) if len(asked) > 1 else ppo(*asked)
+    build(spec, make_sft(own, source=Path(sys.argv[2])), store=own, scaling=SCALING, name="tiny")

@@ -27,8 +27,9 @@ from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, ScalingSpec
 from pipelines.stages.alignment.policy_gradient import token_logprobs
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
+from pipelines.stages.generation.background import begin
 from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
-from pipelines.stages.generation.fleet import PATIENCE, Fleet, start
+from pipelines.stages.generation.fleet import PATIENCE, Fleet, Weights, start
 from pipelines.stages.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.tuning.made_adapters import by_method
@@ -149,7 +150,7 @@ def test_a_hung_engine_costs_no_more_than_twice_its_deadline_and_is_started_agai
     """Stopped, as a machine that swaps; what it hangs in is not its own code, so that nothing is in its log of that."""
     fleet.sync(10, weights_of(other(model, 10)))
     hasty = Fleet(handles, timeout_seconds=4, max_failures=5)
-    hasty.version, hasty._weights, hasty._checksum = fleet.version, fleet._weights, fleet._checksum
+    hasty._weights = fleet._weights
     before = ray.get(handles[0].pid.remote(), timeout=480)
     os.kill(before, signal.SIGSTOP)
     began = time.monotonic()
@@ -227,7 +228,7 @@ def test_an_engine_is_brought_back_while_others_work(ray_cluster: None, tmp_path
     try:
         ray.get([handle.pid.remote() for handle in handles], timeout=480)
         pair = Fleet(handles, timeout_seconds=120, max_failures=3)
-        pair.version = 0
+        pair._weights = Weights(0, 0, {})
         assert pair.generate(PROMPTS, [0, 0, 0]) == PROMPTS
         assert pair.restarts == 1
     finally:
@@ -259,6 +260,40 @@ def test_ranks_wait_for_one_another_longer_than_for_engines_and_rewards() -> Non
     for scaling in (ScalingSpec(rollout_timeout_seconds=5000), ScalingSpec(reward_timeout_seconds=9000)):
         waits = max(PATIENCE * scaling.rollout_timeout_seconds, scaling.reward_timeout_seconds)
         assert collective_seconds(scaling) > 1.2 * waits
+
+
+@pytest.mark.exhaustive
+def test_each_token_is_of_the_weights_that_are_told_where_they_change_in_the_midst_of_it(
+    model: Artifact, ray_cluster: None
+) -> None:
+    """Two callers draw while weights change: transformers with the weights of a token's version has its
+    log-probability, given all tokens before it."""
+    options = EngineOptions(max_model_len=128, threads=1, takes_weights=True, calls_at_once=4)
+    (handle,) = start(model, options, ScalingSpec())
+    fleet = Fleet([handle], timeout_seconds=240, max_failures=0, in_flight=True)
+    policies = [other(model, seed) for seed in range(6)]
+    try:
+        fleet.sync(0, weights_of(policies[0]))
+        asked = {"temperature": 1.0, "max_tokens": 80, "eos_token_id": None}
+        drawn = [begin(lambda n=n: fleet.generate(PROMPTS * 4, list(range(n, n + 12)), **asked)) for n in (0, 50)]
+        for version in range(1, 6):
+            fleet.sync(version, weights_of(policies[version]))
+        found = [completion for each in drawn for completion in each.result(480)]
+        with pytest.raises(JobError, match="StaleWeights"):
+            fleet._on_all([lambda engine: engine.generate.remote(6, PROMPTS, **ASKED)])
+    finally:
+        ray.kill(handle)
+    seen = set()
+    for prompt, completion in zip(PROMPTS * 8, found, strict=True):
+        assert len(completion.tokens) == len(completion.versions) == 80
+        assert completion.versions == sorted(completion.versions)
+        tokens = torch.tensor([prompt + completion.tokens])
+        for version in set(completion.versions):
+            expected = token_logprobs(policies[version], tokens, 1.0)[0, len(prompt) - 1 :]
+            mine = torch.tensor(completion.versions) == version
+            torch.testing.assert_close(torch.tensor(completion.logprobs)[mine], expected[mine], atol=1e-4, rtol=0)
+        seen |= set(completion.versions)
+    assert len(seen) > 1, "no weights changed in the midst of it"
 
 
 @pytest.mark.exhaustive

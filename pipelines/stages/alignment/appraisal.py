@@ -14,7 +14,7 @@ from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.advantages.advantage import Drawn
 from pipelines.stages.alignment.critic import explained_variance
 from pipelines.stages.alignment.packing import micro_batches, padded, placed_steps, rows_of
-from pipelines.stages.alignment.policy_gradient import k3, token_logprobs
+from pipelines.stages.alignment.policy_gradient import PROXIMAL, k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.pool import Steps
 from pipelines.stages.generation.engine import Completion
@@ -86,19 +86,23 @@ class Appraiser:
     def _asked(
         self, engine: Engine, prompts: list[Prompt], completions: list[Completion]
     ) -> dict[str, list[list[float]]]:
-        """Of each completion's tokens what reference and teacher think of them (nats), and the critic's values."""
+        """Of each completion's tokens what reference, teacher and the policy itself think of them (nats), and the
+        critic's values."""
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         models = {"reference": self.reference, "teacher": self.teacher}
         found: dict[str, list[list[float]]] = {name: [] for name, model in models.items() if model is not None}
         if self.spec.advantage.value_function:
             found["values"] = []
+        if self.spec.remembers_policy:
+            found[PROXIMAL] = []
         for _, batch in micro_batches(prompts[own], completions[own], self.plan.micro_batch):
+            tokens = batch["tokens"]
             for name in found:
                 figures = (
-                    engine.look({"tokens": batch["tokens"]})
-                    if name == "values"
-                    else token_logprobs(models[name], batch["tokens"].to(engine.device), self.spec.temperature)
+                    engine.look({"tokens": tokens} | ({PROXIMAL: torch.empty(0)} if name == PROXIMAL else {}))
+                    if name in ("values", PROXIMAL)
+                    else token_logprobs(models[name], tokens.to(engine.device), self.spec.temperature)
                 )
                 found[name] += rows_of(figures.cpu(), batch["learn"])
         parts: list[dict[str, list[list[float]]]] = [{}] * self.plan.num_workers

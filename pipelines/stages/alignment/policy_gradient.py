@@ -5,7 +5,8 @@
 
 L is a loss of losses/, its advantages those of advantages/; w weighs the tokens of an answer, so that the mean is over
 tokens or over answers. pi_engine is what vLLM said when it drew the token, so that a difference between the two
-implementations is corrected for, and logged.
+implementations is corrected for, and logged. Where this is done by weights of its own (correction.py), rho is measured
+from the policy at the first step of the rollout, and all losses of a token have its weight.
 
 The penalty's gradient is that of KL(pi || pi_ref), which k3 alone has not: as a term of a loss, whose samples are held
 fixed, that one descends KL(pi_ref || pi).
@@ -27,6 +28,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.critic import Critic, value_losses
 from pipelines.stages.alignment.losses.loss import PolicyLoss
 from pipelines.stages.training.objectives.objective import Objective
@@ -36,6 +38,9 @@ CLIPPED = "clip_fraction"  # share of the tokens whose gradient a bound took
 ENTROPY = "entropy"  # nats per token, estimated by -log pi of the drawn tokens
 VALUE_LOSS = "value_loss"  # of the critic, mean over the tokens of the batch
 VALUE_CLIPPED = "value_clip_fraction"  # share of the tokens of which a bound took the critic's gradient
+CORRECTION = "correction_weight"  # mean over the tokens of the batch
+CORRECTION_BOUNDED = "correction_bounded_fraction"  # share of the tokens whose weight the bound changed
+PROXIMAL = "proximal"  # log-probabilities of the policy when the first step learns from a rollout
 
 KlPenalty = Literal["token", "sequence"]
 
@@ -69,7 +74,9 @@ def _logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
 class PolicyGradient(Objective):
     """tokens (batch, length + 1); learn, behaviour (batch, length); weights (batch,); advantages (batch,) of answers or
     (batch, length) of tokens; where there is a penalty, reference (batch, length); for a critic values, what it said at
-    the rollout, and returns, what it should have said (batch, length). Of tokens alone: the critic's values there.
+    the rollout, and returns, what it should have said (batch, length); for a correction proximal (batch, length), where
+    the step is not the first of its rollout. Of tokens alone: the critic's values there; of tokens and an empty
+    proximal: the policy's log-probabilities.
     """
 
     names: tuple[str, ...] = (ROLLOUT_GAP, CLIPPED, ENTROPY)
@@ -84,13 +91,16 @@ class PolicyGradient(Objective):
         kl_penalty: KlPenalty,
         temperature: float,
         critic: Critic | None = None,
+        correction: Correction | None = None,
     ) -> None:
+        if correction is not None:
+            self.names = (*self.names, CORRECTION, CORRECTION_BOUNDED)
         if critic is not None:
             self.names = (*self.names, VALUE_LOSS, VALUE_CLIPPED)
         super().__init__(model, precision)
         self.loss, self.temperature = loss, temperature
         self.kl_coef, self.kl_penalty = kl_coef, kl_penalty  # the coefficient of the step that is being taken
-        self.critic = critic
+        self.critic, self.correction = critic, correction
 
     def beside(self) -> list[tuple[torch.nn.Module, float]]:
         return [(self.critic, self.critic.fields.rate)] if self.critic is not None else []
@@ -98,22 +108,29 @@ class PolicyGradient(Objective):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         tokens = batch["tokens"]
         if "learn" not in batch:
-            return self._values(tokens[:, :-1])
+            return self._looked(tokens) if PROXIMAL in batch else self._values(tokens[:, :-1])
         learn, behaviour = batch["learn"], batch["behaviour"]
         logprobs, values = self.told(tokens)
-        log_ratio = (logprobs - behaviour).where(learn, 0)
+        gap = log_ratio = (logprobs - behaviour).where(learn, 0)
+        if self.correction is not None:
+            proximal = batch[PROXIMAL] if PROXIMAL in batch else logprobs.detach()
+            log_ratio, (corrected, bounded) = logprobs - proximal, self.correction.of(proximal - behaviour, learn)
+            log_ratio, behaviour = log_ratio.where(learn, 0), proximal
         advantages = batch["advantages"]
         advantages = advantages if advantages.dim() > 1 else advantages.unsqueeze(1)
         losses, clipped = self.loss.of(logprobs, log_ratio, advantages, learn)
-        sums = [log_ratio.abs().sum(), (clipped & learn).sum(), -logprobs[learn].sum()]
+        sums = [gap.abs().sum(), (clipped & learn).sum(), -logprobs[learn].sum()]
         if self.kl_coef:
             penalty = kl_penalties(logprobs, behaviour, batch["reference"], learn, self.kl_penalty)
             losses = losses + self.kl_coef * penalty
+        if self.correction is not None:
+            losses = losses * corrected
+            sums += [corrected[learn].sum(), (bounded & learn).sum()]
         total = (losses * batch["weights"].unsqueeze(1))[learn].sum()
         if self.critic is not None and values is not None:
             fields = self.critic.fields
-            of_values, bounded = value_losses(values, batch["values"], batch["returns"], fields.clip)
-            sums += [of_values[learn].sum(), (bounded & learn).sum()]
+            of_values, taken = value_losses(values, batch["values"], batch["returns"], fields.clip)
+            sums += [of_values[learn].sum(), (taken & learn).sum()]
             total = total + fields.coef * of_values[learn].sum()
         self.add_sums(*sums)
         return total
@@ -127,6 +144,11 @@ class PolicyGradient(Objective):
             output: Any = self.model(tokens[:, :-1], use_cache=False, output_hidden_states=shared)
             logprobs = _logprobs(output.logits, tokens, self.temperature)
             return logprobs, self.critic(tokens[:, :-1], output.hidden_states[-1] if shared else None)
+
+    def _looked(self, tokens: Tensor) -> Tensor:
+        """What the policy thinks of the tokens (batch, length), in nats."""
+        with self.autocast(tokens):
+            return token_logprobs(self.model, tokens, self.temperature)
 
     def _values(self, tokens: Tensor) -> Tensor:
         """What the critic expects after each of the tokens (batch, length)."""

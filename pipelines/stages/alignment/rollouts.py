@@ -24,7 +24,8 @@ from pipelines.stages.alignment.packing import micro_batches, placed, repetition
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
-from pipelines.stages.alignment.sampling import Sampling
+from pipelines.stages.alignment.sampling import Sampling, ages
+from pipelines.stages.alignment.schedule import Schedule
 from pipelines.stages.alignment.scoring import Failures, Scorer, Summed
 from pipelines.stages.alignment.sync import WeightSync
 from pipelines.stages.alignment.watching.alarms import alarms
@@ -34,10 +35,6 @@ from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.loop import mix
 from pipelines.stages.training.sources import Source
-
-
-def mean_turns(completions: list[Completion]) -> float:
-    return sum(len(completion.turns()) for completion in completions) / len(completions)
 
 
 class RolloutBatches(Source):
@@ -66,6 +63,7 @@ class RolloutBatches(Source):
         self.scorer, self.output, self.state = scorer, output, state
         self.ledger = Ledger(output) if rank == 0 else None
         self.sampling = Sampling(spec, plan, rank, train, sync, scorer, self.ledger, eos_token_id)
+        self.schedule = Schedule(0, 1, 0)  # until it is known where the run begins
         self.curve = Curve(output) if rank == 0 else None
         self.failures: Failures | None = None
         self.transcripts = transcripts
@@ -77,7 +75,7 @@ class RolloutBatches(Source):
         self._resumed: dict[str, Any] = {}
 
     def save_state(self) -> dict[str, Any]:
-        return {"position": self.sampling.position, "kl_coef": self._kl_coef}
+        return {"position": self.sampling.next_position(), "kl_coef": self._kl_coef}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._resumed = state
@@ -87,6 +85,9 @@ class RolloutBatches(Source):
         # A checkpoint of before has no state: each rollout had as many prompts.
         begun = -(-step // self.spec.steps_per_rollout)
         self.sampling.position = self._resumed.get("position", begun * self.sampling.groups)
+        self.schedule = Schedule(
+            self.spec.steps // self.spec.steps_per_rollout, self.spec.steps_per_rollout, self.spec.max_staleness, begun
+        )
         self._kl_coef = self._resumed.get("kl_coef", self.spec.first_kl_coef)
         if self.ledger and self.curve:
             self.ledger.resumed(step)
@@ -127,15 +128,19 @@ class RolloutBatches(Source):
             self.sync(step, engine)
             if step == 0:
                 self._evaluate(engine, 0)
+            due = self.schedule.due(step)
+            for ahead in due if self.spec.max_staleness else ():
+                self.sampling.begin(ahead)
             self._rollout = self._draw(number, engine)
         elif self._rollout is None:
             self._rollout = Rollout.load(self.state, number)
-        return self._learn_from(self._rollout, update, engine)
+        return self._learn_from(self._rollout, step, engine)
 
     def _draw(self, number: int, engine: Engine) -> Rollout:
         """The rollout of a number, from the weights that the engines hold; the same on every rank."""
         spec, size = self.spec, self.spec.group_size
         drawn, flat, places = self.sampling(number)
+        self.schedule.take(number, {version for c in drawn.completions for version in c.versions})
         scores = drawn.scores
         self._note(number * spec.steps_per_rollout, scores, heldout=False)
         rows = [place * size + member for place in places for member in range(size)]
@@ -151,15 +156,10 @@ class RolloutBatches(Source):
             [scores.steps[row] for row in rows],
         )
         figures = {
-            metrics.REWARD: round(scores.mean, 6),
-            **{f"reward_{name}": round(mean, 6) for name, mean in scores.means().items()},
+            **drawn.figures(spec),
             **({"reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
             "zero_variance_fraction": round(float(flat.float().mean()), 4),
             **({"dropped_groups": len(flat) - len(places)} if spec.redraws else {}),
-            "completion_tokens": round(sum(len(c.logprobs) for c in drawn.completions) / len(drawn.completions), 2),
-            **({"turns": round(mean_turns(drawn.completions), 4)} if spec.environment else {}),
-            "finished_fraction": round(sum(c.finished for c in drawn.completions) / len(drawn.completions), 4),
-            "rollout_seconds": round(drawn.seconds, 3),
             **{name: round(figure, 6) for name, figure in verdict.figures.items()},
         }
         if isinstance(spec.kl_coef, AdaptiveKl) and verdict.kl is not None:
@@ -178,9 +178,9 @@ class RolloutBatches(Source):
             dist.barrier()
         return rollout
 
-    def _learn_from(self, rollout: Rollout, update: int, engine: Engine) -> Share:
-        """This rank's share of one update of a rollout."""
-        spec = self.spec
+    def _learn_from(self, rollout: Rollout, step: int, engine: Engine) -> Share:
+        """This rank's share of one step that learns from a rollout."""
+        spec, update = self.spec, step % self.spec.steps_per_rollout
         epoch, part = divmod(update, spec.minibatches_per_rollout)
         groups = len(rollout.prompts) // spec.group_size
         seed = (spec.seed, rollout.number, epoch)
@@ -208,10 +208,10 @@ class RolloutBatches(Source):
         self._figures = {
             **rollout.figures,
             **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
-            **({"staleness_steps": update} if spec.steps_per_rollout > 1 else {}),
+            **({"staleness_steps": update} if spec.steps_per_rollout > 1 and not spec.max_staleness else {}),
+            **(ages(step, completions) if spec.max_staleness else {}),
+            **self.sync.figures(),
         }
-        if self.sync.verified:
-            self._figures["verified_syncs"] = self.sync.verified
         asked = sum(len(self.train[rollout.prompts[row]].tokens) for row in rows)
         return Share(list(batches), tokens, tokens + asked)
 
@@ -229,7 +229,7 @@ class RolloutBatches(Source):
     def _evaluate(self, engine: Engine, step: int) -> dict[str, Any]:
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
-        completions = self.sampling.complete(self.heldout, seeds)
+        completions, _ = self.sampling.complete(self.heldout, seeds)
         scores = self.sampling.scores(self.heldout, completions)
         self._note(step, scores, heldout=True)
         share = -(-len(completions) // self.plan.num_workers)

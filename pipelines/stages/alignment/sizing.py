@@ -22,7 +22,7 @@ from cluster.control.planning.rollouts import RolloutEngines, Saving
 from cluster.core.errors import SpecError
 from cluster.core.graph import Step
 from cluster.core.model_files import fitting_tokens
-from pipelines.specs import RewardSpec, RlhfSpec, ScalingSpec
+from pipelines.specs import Lora, RewardSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.ranking import Ranking, scores
@@ -75,9 +75,26 @@ def _predict(step: Step, spec: RlhfSpec, scaling: ScalingSpec, hardware: Hardwar
     policy = trained["policy"]
     asked = _asked(step, spec, scaling, hardware, config, policy)
     engines = _engines(scaling, hardware, config, policy, length)
-    beside = _beside(scaling, hardware, policy, asked, engines)
-    found = predict_model(step, config, length, scaling, hardware, learner=_learner(step, spec, config), beside=beside)
+    if engines and spec.method.adapts and not engines.on_gpus:  # which keeps the model as it was stored, besides
+        engines = replace(engines, weights=engines.weights + FP32 * policy)
+    sent = _adapter(spec, config) if spec.method.adapts else policy
+    beside = _beside(spec, scaling, sent, asked, engines)
+    method, learner = spec.method, _learner(step, spec, config)
+    found = predict_model(
+        step,
+        config,
+        length,
+        scaling,
+        hardware,
+        stages=method.zero_stages[1:],
+        recomputes=method.recomputes,
+        learner=learner,
+        beside=beside,
+    )
     models = {name: FP32 * parameters for name, parameters in trained.items()} | asked
+    if method.adapts:  # over frozen weights, which are stored as the method has them
+        models["policy"] = FP32 * (found.trained_parameters - trained.get("critic", 0))
+        models = {"adapter" if name == "policy" else name: bytes for name, bytes in models.items()}
     return replace(found, untimed=COMPLETIONS, models=models, engines=engines)
 
 
@@ -105,7 +122,10 @@ def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
 
 
 def _policy(spec: RlhfSpec, config: Any) -> Any:
-    return build_model(config, spec.seed)
+    """What the method of a spec trains, without values."""
+    model = build_model(config, spec.seed)
+    spec.method.pack(model, spec.precision)
+    return spec.method.apply(model, spec.seed, values=False)
 
 
 def _critic(step: Step, spec: RlhfSpec, policy: Any, config: Any) -> Critic | None:
@@ -121,9 +141,9 @@ def _critic(step: Step, spec: RlhfSpec, policy: Any, config: Any) -> Critic | No
 
 
 def _parts(step: Step, spec: RlhfSpec, config: Any) -> dict[str, int]:
-    """The parameters of what is trained."""
+    """The parameters of the models that are trained, or over which an adapter is."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        policy = _policy(spec, config)
+        policy = build_model(config, spec.seed)
         critic = _critic(step, spec, policy, config)
         found = {"policy": count_parameters(policy)}
         return found | ({"critic": count_parameters(critic)} if critic else {})
@@ -140,7 +160,7 @@ def _asked(
         return -(-parameters * width // (scaling.num_workers if shared else 1))
 
     found = {}
-    if spec.kl_coef:
+    if spec.kl_coef and not spec.method.adapts:  # else it is the policy without its adapter
         found["reference"] = held(policy, FP32 if spec.precision == "fp32" else FP32 // 2, config)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         if "reward" in step.inputs:
@@ -154,18 +174,24 @@ def _asked(
     return found
 
 
+def _adapter(spec: RlhfSpec, config: Any) -> int:
+    """The parameters of the adapter that is trained."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return sum(p.numel() for p in _policy(spec, config).parameters() if p.requires_grad)
+
+
 def _beside(
-    scaling: ScalingSpec, hardware: Hardware, policy: int, asked: dict[str, int], engines: RolloutEngines | None
+    spec: RlhfSpec, scaling: ScalingSpec, sent: int, asked: dict[str, int], engines: RolloutEngines | None
 ) -> Beside:
     """Of rank 0, which sends the weights: gathered in main memory, made the engines' numbers, and put into Ray's object
-    store, where they stay until there are new ones."""
-    width = getattr(torch, engine_dtype(scaling)).itemsize
-    passing = (FP32 + (width if width < FP32 else 0) + width) * policy
+    store, where they stay until there are new ones. Of an adapter they stay fp32."""
+    width = FP32 if spec.method.adapts else getattr(torch, engine_dtype(scaling)).itemsize
+    passing = (FP32 + (width if width < FP32 else 0) + width) * sent
     shared = engines is not None and not engines.on_gpus
     share = -(-engines.number * engines.total // scaling.num_workers) if engines and shared else 0
     models = sum(bytes for name, bytes in asked.items() if name != "verifying copy")
     copies = asked.get("verifying copy", 0)  # on the CPU always
-    host = Memory(sync=width * policy, engines=share, models=copies)
+    host = Memory(sync=width * sent, engines=share, models=copies)
     return Beside(Memory(models=models), host, passing)
 
 
@@ -203,7 +229,10 @@ def _options(key: str, spec: RlhfSpec, scaling: ScalingSpec) -> Iterator[tuple[s
         shared = changed(advantage, critic=changed(critic, start="head"))
         price = "the critic is a head on the policy, whose layers then learn both"
         yield f"{key}.advantage.critic.start=head", price, changed(spec, advantage=shared), scaling
-    if spec.kl_coef:
+    if not spec.method.adapts and not (critic and critic.start == "head") and spec.optimizer != "muon":
+        price = "an adapter is trained, and the reference is the policy without it"
+        yield f"{key}.method.type=lora", price, changed(spec, method=Lora()), scaling
+    if spec.kl_coef and not spec.method.adapts:
         price = "no reference, and nothing that holds the policy near it"
         yield f"{key}.kl_coef=0", price, changed(spec, kl_coef=0.0), scaling
     if spec.precision == "fp32":

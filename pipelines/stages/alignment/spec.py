@@ -9,10 +9,13 @@ from msgspec import Meta, field
 
 from cluster.core.errors import SpecError, nearest
 from cluster.core.specs.naming import File, Function
+from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from pipelines.stages.alignment import formats
+from pipelines.stages.alignment.adapter_sync import check_method
 from pipelines.stages.alignment.advantages import AnyAdvantage
 from pipelines.stages.alignment.advantages.group import Group
+from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.environments import AnyEnvironment
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.losses import AnyPolicyLoss
@@ -20,6 +23,7 @@ from pipelines.stages.alignment.losses.clipped import Clipped
 from pipelines.stages.alignment.rewards import AnyReward, named
 from pipelines.stages.alignment.rewards.named import REWARD_MODEL
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS, TrainingSpec
+from pipelines.stages.tuning.methods import AnyMethod, Full
 
 Damage = Literal[
     "drop_closing", "lose_line", "shuffle_lines", "swap_names", "break_indentation", "repeat_words", "truncate"
@@ -126,8 +130,11 @@ class RlhfSpec(TrainingSpec, frozen=True):
         "corpus": "corpus",
     }
     optional_inputs: ClassVar[tuple[str, ...]] = ("reward", "teacher", "corpus")
-    later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment")
+    later_fields: ClassVar[tuple[str, ...]] = ("redraws", "environment", "max_staleness", "correction", "method")
+    packing: ClassVar[bool] = False  # what methods of tuning ask
 
+    method: AnyMethod = Full()
+    """What is trained, as in `sft`: `full`, or an adapter, `lora` or `qlora`, which alone travels to the engines."""
     steps: Annotated[int, Meta(ge=1)] = 50
     """Optimizer steps, each on `global_batch_size` completions."""
     minibatches_per_rollout: Annotated[int, Meta(ge=1)] = 1
@@ -139,6 +146,14 @@ class RlhfSpec(TrainingSpec, frozen=True):
     redraws: Annotated[int, Meta(ge=0)] = 0
     """Times that prompts whose answers all have the same reward are dropped for the next ones of the order (DAPO's
     dynamic sampling, arXiv:2503.14476, section 3.2); what is still missing then is filled up with dropped ones."""
+    max_staleness: Annotated[int, Meta(ge=0)] = 0
+    """Rollouts that a token's weights may be behind when it is first learned from. At 0 engines and learner take turns,
+    and a run repeats to the bit; above, so many rollouts are drawn ahead while the learner learns, by weights that
+    change in the midst of an answer."""
+    correction: Correction | None = None
+    """How the loss makes up for tokens that other weights drew, or the engine otherwise than the learner:
+    `{kind, over, bound}`, importance sampling beside the ratio that the loss clips (docs/alignment.md); none: that
+    ratio is measured from what the engine said."""
     rewards: dict[Function, float | AnyReward] = field(default_factory=lambda: {"python_parses": 1.0})
     """The parts of the reward, whose weighted sum counts. A number is a weight: of a type of
     pipelines/stages/alignment/rewards/, of `module:function`, or of `reward_model` (the sigmoid of the reward model's
@@ -217,12 +232,18 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 "rlhf.redraws: one answer to a prompt cannot differ from the others",
                 "Leave it at 0, or set rlhf.group_size to 2 or more.",
             )
+        if self.redraws and self.max_staleness:
+            raise SpecError(
+                "rlhf.max_staleness: what rlhf.redraws draws depends on the rollout before, which is not known ahead",
+                "Set one of them to 0.",
+            )
         critic = self.advantage.value_function
         if critic and critic.start == "reward" and REWARD_MODEL not in self.rewards:
             raise SpecError(
                 "rlhf.advantage.critic.start: `reward` begins as the reward model, which is not among rlhf.rewards",
                 f"Weigh {REWARD_MODEL} there, or set it to policy or head.",
             )
+        check_method(self)
         named.check(self.rewards, "rlhf.rewards", learned=not self.advantage.teaches)
         if self.rewards_steps and not self.advantage.takes_steps:
             raise SpecError(
@@ -236,6 +257,10 @@ class RlhfSpec(TrainingSpec, frozen=True):
                 f"rlhf.max_completion_tokens, {self.max_completion_tokens}, which bounds all turns",
                 "Raise the one or lower the other.",
             )
+
+    def check_scaling(self, scaling: ScalingSpec) -> None:
+        super().check_scaling(scaling)
+        self.method.check_scaling(scaling)
 
     @property
     def steps_per_rollout(self) -> int:
@@ -272,7 +297,12 @@ class RlhfSpec(TrainingSpec, frozen=True):
     def looks_back(self) -> bool:
         """Whether more than its rewards must be known of a rollout before it is learned from."""
         known = self.advantage.value_function is not None or self.advantage.teaches or self.rewards_steps
-        return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl)
+        return known or self.kl_penalty == "reward" or isinstance(self.kl_coef, AdaptiveKl) or self.remembers_policy
+
+    @property
+    def remembers_policy(self) -> bool:
+        """Whether the policy's log-probabilities before the first step of a rollout are needed in later ones."""
+        return self.correction is not None and self.steps_per_rollout > 1
 
     def unused_inputs(self) -> Collection[str]:
         used = {"reward": REWARD_MODEL in self.rewards, "teacher": self.advantage.teaches, "corpus": self.searches}

@@ -12,11 +12,12 @@ from transformers import AutoTokenizer
 from cluster.control.runtime import require_gpus
 from cluster.core import metrics
 from cluster.core.context import Context
-from cluster.core.errors import InputError, SpecError
-from cluster.core.model_files import context_tokens, read_config
+from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
+from pipelines.stages.alignment.adapter_sync import Frozen, Updates, open_policy
+from pipelines.stages.alignment.checks import check_companions, check_model, check_references, check_reward_context
 from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.environments.files import files_of, index_corpus
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
@@ -31,14 +32,16 @@ from pipelines.stages.alignment.watching.alarms import alarms
 from pipelines.stages.alignment.watching.transcripts import Transcripts
 from pipelines.stages.generation.engine import engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
-from pipelines.stages.training.models.models import load_model, require_rows, require_trainable
+from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import Refused, encode, prompt_tokens
+from pipelines.stages.tuning.encoding import Refused, prompt_tokens
+from pipelines.stages.tuning.methods.lora import LowRank
+from pipelines.stages.tuning.methods.method import Stored
+from pipelines.stages.tuning.recipe import trained_parameters
 from pipelines.stages.tuning.stage import tokenizer_files
-from pipelines.stages.tuning.templates import prepare
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -51,6 +54,7 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     """
     spec = ctx.spec
     spec.check_inputs(ctx.inputs)
+    spec.check_scaling(ctx.scaling)
     tokenizer = check_model(ctx)
     engines: list[Any] = []
     left_out: dict[str, dict[str, int]] = {}
@@ -82,91 +86,6 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
     return figures | finish(ctx)
 
 
-def check_model(ctx: Context[RlhfSpec]) -> Any:
-    """The tokenizer of the policy. Raises SpecError or InputError for a model that cannot be trained or sampled so."""
-    spec, model = ctx.spec, ctx.inputs["model"]
-    config = require_trainable(model)
-    limit, asked = context_tokens(config), spec.max_prompt_tokens + spec.max_completion_tokens
-    if limit and asked > limit:
-        raise SpecError(
-            f"rlhf.max_prompt_tokens and rlhf.max_completion_tokens: {spec.max_prompt_tokens} and "
-            f"{spec.max_completion_tokens} are {asked} tokens together, and {model.record.ref} takes {limit}",
-            "Lower one of them.",
-        )
-    tokenizer = AutoTokenizer.from_pretrained(model.local())
-    require_rows(model, config, tokenizer)
-    prepare(tokenizer, "")
-    return tokenizer
-
-
-def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
-    """Raise InputError or SpecError where a teacher, or a critic that begins as the reward model, cannot read the
-    policy's own token ids, or not as many."""
-    spec, read = ctx.spec, {}
-    if teacher := ctx.inputs.get("teacher"):
-        require_rows(teacher, require_trainable(teacher), tokenizer)
-        read["the teacher"] = teacher
-    critic = spec.advantage.value_function
-    if critic and critic.start == "reward":
-        read["a critic (rlhf.advantage.critic.start: reward)"] = ctx.inputs["reward"]
-    asked = spec.max_prompt_tokens + spec.max_completion_tokens
-    for role, model in read.items():
-        theirs = AutoTokenizer.from_pretrained(model.local()).get_vocab()
-        if strange := next((t for t, number in tokenizer.get_vocab().items() if theirs.get(t) != number), None):
-            raise InputError(
-                f"{model.record.ref} as {role} is given the policy's token ids, and {strange!r} is not the same there",
-                "Give a model with the policy's tokenizer.",
-            )
-        limit = context_tokens(read_config(model))
-        if limit and asked > limit:
-            raise SpecError(
-                f"rlhf.max_prompt_tokens and rlhf.max_completion_tokens: {asked} tokens together, and {role}, "
-                f"{model.record.ref}, takes {limit}",
-                "Lower one of them.",
-            )
-
-
-def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
-    """Raise InputError where a reward compares with references, and prompts have none that it can."""
-    for name, reward in named(ctx.spec.rewards).items():
-        if not reward.needs_reference:
-            continue
-        for prompt in prompts:
-            try:
-                if not prompt.reference.strip():
-                    raise ValueError("is empty")
-                reward.check_reference(prompt.reference)
-            except ValueError as error:
-                without = sum(not each.reference.strip() for each in prompts)
-                raise InputError(
-                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
-                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
-                    "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
-                    "answer, solution, tests, ...), or leave the reward out.",
-                ) from None
-
-
-def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
-    """Raise SpecError where a prompt and its completion may be longer than the reward model's context, in its own
-    tokens."""
-    if "reward" not in ctx.inputs:
-        return
-    model, most = ctx.inputs["reward"], ctx.spec.max_completion_tokens
-    limit = context_tokens(read_config(model))
-    tokenizer = AutoTokenizer.from_pretrained(model.local())
-    if not tokenizer.chat_template:
-        raise InputError(f"{model.record.ref} has no chat template", "Train it on a model that was fine-tuned.")
-    lengths = [len(encode(tokenizer, [*p.messages, {"role": "assistant", "content": "."}]).tokens) for p in prompts]
-    longest = max(lengths) - 1 + most
-    if limit and longest > limit:
-        prompt = prompts[lengths.index(max(lengths))].id
-        raise SpecError(
-            f"rlhf.max_prompt_tokens: prompt {prompt} and a completion of {most} tokens may be {longest} tokens of "
-            f"{model.record.ref}, and it takes {limit}",
-            "Lower it or rlhf.max_completion_tokens, or train the reward model on a model of a longer context.",
-        )
-
-
 def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a split that the template renders and that are not too long, and how many are not so."""
     prompts, refused = [], 0
@@ -196,9 +115,22 @@ def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list
     from pipelines.stages.generation import fleet
 
     longest, seconds = spec.max_prompt_tokens + spec.max_completion_tokens, scaling.rollout_timeout_seconds
-    options = engine_options(scaling, longest, takes_weights=True, timeout_seconds=seconds)
+    options = engine_options(
+        scaling,
+        longest,
+        takes_weights=True,
+        updates=Updates(spec.method, spec.precision, spec.seed) if isinstance(spec.method, LowRank) else None,
+        calls_at_once=at_once(spec),
+        timeout_seconds=seconds,
+    )
     require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * options.gpus)
     return fleet.start(model, options, scaling)
+
+
+def at_once(spec: RlhfSpec) -> int:
+    """Calls that an engine takes at once: those of the rollouts that are drawn ahead and of the one that is waited for,
+    of an evaluation, and of whoever asks where it runs."""
+    return spec.max_staleness + 3 if spec.max_staleness else 1
 
 
 def stop(engine: Any) -> None:
@@ -222,8 +154,12 @@ def recipe(work: Work, rank: int) -> Parts:
     assert isinstance(spec, RlhfSpec)
     folder, eos = work.inputs["model"].local(), work.extra["eos_token_id"]
     device = "cuda" if scaling.gpus_per_worker else "cpu"
-    policy = load_model(folder)
-    reference = load_reference(folder, spec, device) if spec.kl_coef else None
+    model, policy = open_policy(spec, folder)
+    adapts, sizes = spec.method.adapts, {}
+    if adapts:
+        trained = trained_parameters(policy)
+        sizes = {"parameters": model.num_parameters() - trained, "trained_parameters": trained}
+    reference = (Frozen(policy) if adapts else load_reference(folder, spec, device)) if spec.kl_coef else None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
     values = spec.advantage.value_function
@@ -231,9 +167,11 @@ def recipe(work: Work, rank: int) -> Parts:
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
     verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
     sync = WeightSync(
-        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures) if rank == 0 else None,
-        getattr(torch, engine_dtype(scaling)),
-        load_model(folder).eval() if verify and rank == 0 else None,
+        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures, spec.max_staleness > 0)
+        if rank == 0
+        else None,
+        torch.float32 if adapts else getattr(torch, engine_dtype(scaling)),
+        open_policy(spec, folder)[1].eval() if verify and rank == 0 else None,
         verify,
         eos,
         min(GREEDY_TOKENS, spec.max_completion_tokens),  # what the engine has room for
@@ -262,7 +200,8 @@ def recipe(work: Work, rank: int) -> Parts:
     )
 
     def write(weights: dict[str, Tensor], into: Path) -> None:
-        policy.save_pretrained(into, state_dict=weights)
+        stored = Stored(folder, lambda: load_model(folder))
+        spec.method.write(model, stored, weights, into, work.inputs["model"].record.ref, spec.seed)
 
     return Parts(
         objective=PolicyGradient(
@@ -273,11 +212,13 @@ def recipe(work: Work, rank: int) -> Parts:
             kl_penalty="token" if spec.kl_penalty == "reward" else spec.kl_penalty,
             temperature=spec.temperature,
             critic=critic,
+            correction=spec.correction,
         ),
         source=source,
         sequence_length=spec.max_prompt_tokens + spec.max_completion_tokens,
         write=write,
-        figures=lambda: {"prompts": len(train), **work.extra["left_out"]},
+        figures=lambda: {"prompts": len(train), **work.extra["left_out"], **sizes},
+        rate=spec.method.rate,
     )
 
 

@@ -1,4 +1,5 @@
-"""The learner's weights in the rollout engines: sent in memory before each step, and checked.
+"""The learner's weights in the rollout engines: sent in memory before each rollout, and checked. Of an adapter over a
+frozen model the adapter alone is sent (adapter_sync.py).
 
 The version of the weights is the number of steps that made them. On request, greedy completions by transformers with
 exactly these weights are compared with the engines' after every sync: they must be the same tokens.
@@ -6,6 +7,7 @@ exactly these weights are compared with the engines' after every sync: they must
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -39,15 +41,24 @@ class WeightSync:
         self.greedy_tokens = greedy_tokens
         self.version = -1
         self.verified = 0
+        self._last: dict[str, float] = {}
+
+    def figures(self) -> dict[str, float]:
+        """What there is to tell of the last sync: what was sent to each engine, and the seconds of everybody's wait."""
+        return self._last | ({"verified_syncs": self.verified} if self.verified else {})
 
     def __call__(self, version: int, engine: Engine) -> None:
         """Bring the engines to the weights after `version` steps. Raises JobError where they do not agree."""
         if version == self.version:
             return
+        began = time.monotonic()
         weights = engine.weights(keep=self.fleet is not None)
         self.version = version
         if self.fleet:
-            self.fleet.sync(version, {name: weight.to(self.dtype) for name, weight in weights.items()})
+            sent = {name: weight.to(self.dtype) for name, weight in weights.items()}
+            self.fleet.sync(version, sent)
+            size = sum(weight.nbytes for weight in sent.values())
+            self._last = {"sync_bytes": size, "sync_seconds": round(time.monotonic() - began, 3)}
         dist.barrier()  # the others wait for one call of the engines at a time, which has a deadline of its own
         if self.fleet and self.twin is not None:
             self._verify(weights)

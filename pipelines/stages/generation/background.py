@@ -1,11 +1,15 @@
-"""Coroutines for a thread that signals and lost leases interrupt: what these raise must not meet asyncio, which
-swallows it in a callback and groups it in a task."""
+"""Work in a thread of its own: what another one asks the result of later, and coroutines.
+
+Coroutines are for a thread that signals and lost leases interrupt: what these raise must not meet asyncio, which
+swallows it in a callback and groups it in a task.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -37,3 +41,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
                 loop.call_soon_threadsafe(task.cancel)
             raise
     return future.result()
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Have something done; a process that ends does not wait for it."""
+    done: Future[T] = Future()
+
+    def answer() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # it is for whoever asks for the result
+            done.set_exception(error)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return done

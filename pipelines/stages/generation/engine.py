@@ -25,7 +25,9 @@ from cluster.control import forkserver
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
+from pipelines.stages.generation.in_flight import InFlight, logprobs_of
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
+from pipelines.stages.generation.updates import Merger
 
 if TYPE_CHECKING:
     from cluster.core.storage.artifact import Artifact
@@ -53,7 +55,9 @@ class EngineOptions:
     threads: int = 1
     kv_cache_gib: float = 0.5
     takes_weights: bool = False
+    updates: Any = None  # opens the model's folder: what the weights are made of that it takes (`Merger`); None: whole
     temperature_in_logprobs: bool = True
+    calls_at_once: int = 1  # above 1 several may draw at the same time, and weights change while they do (in_flight.py)
     timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
 
 
@@ -89,7 +93,7 @@ class Completion:
 
     `finished`: the end-of-text token, which is then the last, was reached. Where an environment has spoken between
     turns of the model, `mine` says which tokens were drawn, of which alone there are log-probabilities, and `replies`
-    are its messages, in order.
+    are its messages, in order. `versions` are those of the weights that drew the tokens with log-probabilities.
     """
 
     tokens: list[int]
@@ -97,6 +101,7 @@ class Completion:
     finished: bool
     mine: list[bool] | None = None
     replies: list[dict[str, str]] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
 
     def turns(self) -> list[list[int]]:
         """The drawn tokens, turn by turn."""
@@ -128,6 +133,8 @@ class GenerationEngine:
             if options.takes_weights:
                 # oneDNN keeps a packed copy of every matrix that new weights would not reach.
                 custom_ops._supports_onednn = False
+        if options.calls_at_once > 1:  # else a token may be told after weights that it was drawn before
+            engine |= {"async_scheduling": False}
         self.version = INITIAL
         self.late_seconds = STACK_FRACTION * options.timeout_seconds
         with folder_of(model) as folder:
@@ -140,6 +147,11 @@ class GenerationEngine:
                 seed=0,
                 **engine,
             )
+            self.merger: Merger | None = options.updates.open(folder) if options.updates else None
+        if self.merger:
+            self.dtype = getattr(torch, options.dtype)
+            self.untouched = self._checksum() - checksum(weight.to(self.dtype) for weight in self.merger.stored())
+        self.in_flight = InFlight(self.llm, lambda: self.version) if options.calls_at_once > 1 else None
 
     def pid(self) -> int:
         """The engine's process, and a sign of life."""
@@ -149,14 +161,51 @@ class GenerationEngine:
         """Where the engine runs, for whoever wants to know what it said."""
         return here()
 
-    def load(self, version: int, weights: dict[str, Tensor]) -> tuple[int, int]:
-        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use."""
-        self.version = -1  # until all are there
-        with stack_when_late(self.late_seconds):
-            self.llm.apply_model(lambda model: _assign(model, weights))
-            self.llm.reset_prefix_cache()
+    def load(self, version: int, weights: dict[str, Tensor], abandon: bool = False) -> tuple[int, int]:
+        """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use;
+        of updates that weights are made of, their own.
+
+        What is being drawn goes on with them; `abandon`: it ends, since whoever asked for it is gone.
+        """
+
+        def take() -> tuple[int, int]:
+            self.version = -1  # until all are there
+            taken = self._merge(self.merger, weights) if self.merger else self._assign(weights.items())
             self.version = version
-            return version, int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
+            return version, taken
+
+        with stack_when_late(self.late_seconds):
+            if self.in_flight:
+                return self.in_flight.load(take, abandon)
+            taken = take()
+            self.llm.reset_prefix_cache()
+            return taken
+
+    def _assign(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+        """Give the model weights; the checksum of all that it holds then."""
+        self.llm.apply_model(lambda model: model.load_weights(iter(weights)))
+        return self._checksum()
+
+    def _merge(self, merger: Merger, updates: dict[str, Tensor]) -> int:
+        """Give the model weights that are made of updates, one at a time; the checksum of the updates. Raises JobError
+        where it does not hold them then."""
+        expected = [self.untouched]
+
+        def merged() -> Iterator[tuple[str, Tensor]]:
+            for name, weight in merger.merged(updates):
+                cast = weight.to(self.dtype)
+                expected.append(checksum([cast]))
+                yield name, cast
+
+        if self._assign(merged()) != sum(expected) % 2**64:
+            raise JobError(
+                "the rollout engine does not hold the weights that were made of the adapter",
+                "vLLM changes this architecture's weights when it loads them; set rlhf.method to full.",
+            )
+        return checksum(updates.values())
+
+    def _checksum(self) -> int:
+        return int(self.llm.apply_model(lambda model: checksum(model.parameters()))[0])
 
     def generate(
         self,
@@ -172,20 +221,34 @@ class GenerationEngine:
         """One completion of each prompt, each drawn with its own seed, or greedily at temperature 0.
 
         Without an `eos_token_id` all go on to `max_tokens`.
-        Raises StaleWeights where the engine holds another version of the weights.
+        Raises StaleWeights where the engine holds another version of the weights; where they change while it draws,
+        an older one.
         """
         from vllm import SamplingParams
 
-        if version != self.version:
-            raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
         ends = {"ignore_eos": True} if eos_token_id is None else {"stop_token_ids": [eos_token_id]}
         options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, **ends}
         parameters = [
             SamplingParams(**options, seed=seed, logprobs=0, detokenize=False) for seed in seeds or [0] * len(prompts)
         ]
+        if self.in_flight:
+            drawn = self.in_flight.generate(
+                prompts, parameters, lambda: self._require(self.version >= version, version)
+            )
+            ended = [each.finish_reason == "stop" for each in drawn]
+            return [Completion(d.tokens, d.logprobs, e, versions=d.versions) for d, e in zip(drawn, ended, strict=True)]
+        self._require(version == self.version, version)
         with stack_when_late(self.late_seconds):
             outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
-        return [_completion(output.outputs[0]) for output in outputs]
+        return [self._completion(output.outputs[0]) for output in outputs]
+
+    def _completion(self, drawn: Any) -> Completion:
+        tokens, logprobs = list(drawn.token_ids), logprobs_of(drawn)
+        return Completion(tokens, logprobs, drawn.finish_reason == "stop", versions=[self.version] * len(tokens))
+
+    def _require(self, holds: bool, version: int) -> None:
+        if not holds:
+            raise StaleWeights(f"the engine holds weights of version {self.version}, not {version}")
 
     def score(self, sequences: list[list[int]]) -> list[list[float]]:
         """Log-probability (nats) of every token but the first of each sequence, given those before it.
@@ -223,16 +286,6 @@ def folder_of(model: Artifact | Location) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
             model.get(Path(folder))
             yield Path(folder)
-
-
-def _assign(model: Any, weights: dict[str, Tensor]) -> None:
-    model.load_weights(iter(weights.items()))
-
-
-def _completion(output: Any) -> Completion:
-    tokens = list(output.token_ids)
-    logprobs = [place[token].logprob for token, place in zip(tokens, output.logprobs, strict=True)]
-    return Completion(tokens, logprobs, output.finish_reason == "stop")
 
 
 def checksum(weights: Iterable[Tensor]) -> int:

@@ -2,14 +2,16 @@
 
 The engines are actors that Ray restarts when they die; one that answers too late is killed first. A restarted engine
 holds the weights it was first started with and says so by their version: it gets the newest ones before it works on.
+Where engines take calls at once, one thread may give them weights while others have them draw.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -32,6 +34,7 @@ from pipelines.stages.generation.engine import (
 )
 from pipelines.stages.generation.last_words import Place, cause_of, last_words
 
+WEIGHTS = "weights"  # the thread of an engine that takes calls at once which takes weights, in their order
 PATIENCE = 2.0  # a call takes at most so many times its deadline, with all its repetitions
 Call = Callable[[Any], Any]  # an engine's handle to the reference of its answer
 
@@ -43,63 +46,96 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
     """
     require_whole(artifact)
     require_gpus(scaling.rollout_workers * options.gpus)
-    actor = ray.remote(GenerationEngine).options(
+    threads: Any = {"concurrency_groups": {WEIGHTS: 1}} if options.calls_at_once > 1 else {}
+    actor = ray.remote(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
+        max_concurrency=options.calls_at_once,
         max_restarts=-1,
         max_task_retries=-1,  # a call to an engine that is being restarted waits for it; one of old weights is refused
         runtime_env=engine_runtime_env(options),
-    )
+        **threads,
+    )(GenerationEngine)
     return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
 
 
-class Fleet:
-    """The engines behind `handles`, as one process, the learner's rank 0, uses them."""
+@dataclass(frozen=True)
+class Weights:
+    """What engines are to hold: a version, the checksum of its numbers, and where these are."""
 
-    def __init__(self, handles: list[Any], timeout_seconds: float, max_failures: int) -> None:
+    version: int
+    checksum: int
+    reference: Any
+    abandon: bool = False
+
+
+class Fleet:
+    """The engines behind `handles`, as one process, the learner's rank 0, uses them.
+
+    `in_flight`: the engines take calls at once. Weights then reach what is being drawn, and `generate` may be called
+    by several threads.
+    """
+
+    def __init__(self, handles: list[Any], timeout_seconds: float, max_failures: int, in_flight: bool = False) -> None:
         self.handles = handles
         self.timeout_seconds = timeout_seconds
         self.max_failures = max_failures
-        self.version: int | None = None  # of the weights that all engines got; none yet
+        self.in_flight = in_flight
         self.restarts = 0
-        self._weights: Any = None
-        self._checksum = 0
+        self._weights: Weights | None = None  # the newest
+        self._sending = threading.Lock()  # else an engine that is brought back may get older ones after the newest
+
+    @property
+    def version(self) -> int | None:
+        """Of the weights that all engines got; none yet."""
+        return self._weights.version if self._weights else None
 
     def sync(self, version: int, weights: dict[str, Tensor]) -> None:
         """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
-        self.version, self._weights, self._checksum = version, ray.put(weights), checksum(weights.values())
-        self._on_all([self._load] * len(self.handles))
+        # What an engine draws when the first weights come was asked for by a process that is dead.
+        new = Weights(version, checksum(weights.values()), ray.put(weights), self.in_flight and self._weights is None)
+        self._on_all([None] * len(self.handles), new)
+        self._weights = replace(new, abandon=False)
 
     def generate(self, prompts: list[list[int]], seeds: list[int], **options: Any) -> list[Completion]:
         """One completion of each prompt, from the newest weights, in order (see `GenerationEngine.generate`)."""
         size = -(-len(prompts) // len(self.handles))
 
+        version = self.version
+
         def call(part: slice) -> Call:
-            return lambda engine: engine.generate.remote(self.version, prompts[part], seeds=seeds[part], **options)
+            return lambda engine: engine.generate.remote(version, prompts[part], seeds=seeds[part], **options)
 
         shares = self._on_all([call(slice(i * size, (i + 1) * size)) for i in range(len(self.handles))])
         return [completion for share in shares for completion in share]
 
-    def _load(self, engine: Any) -> Any:
-        return engine.load.remote(self.version, self._weights)
+    def _load(self, engine: Any, weights: Weights) -> Any:
+        method = engine.load.options(concurrency_group=WEIGHTS) if self.in_flight else engine.load
+        return method.remote(weights.version, weights.reference, **({"abandon": True} if weights.abandon else {}))
 
-    def _on_all(self, calls: list[Call]) -> list[Any]:
-        """Every engine's call at the same time, and their answers. They are waited for together: one that fails is
-        brought back and asked again while the others work, within `PATIENCE` times the time of one call: whoever waits
-        for this process does not wait for ever."""
+    def _on_all(self, calls: Sequence[Call | None], new: Weights | None = None) -> list[Any]:
+        """Every engine's call at the same time, and their answers; None stands for taking `new` weights. They are
+        waited for together: one that fails is brought back and asked again while the others work, within `PATIENCE`
+        times the time of one call: whoever waits for this process does not wait for ever."""
         places: dict[int, Place] = {}  # where the engines that failed had run
         answers: dict[int, Any] = {}
         failures: dict[int, list[str]] = {i: [] for i in range(len(calls))}
         end = time.monotonic() + PATIENCE * self.timeout_seconds
         waiting: dict[Any, Asked] = {}
 
-        def ask(engine: int, call: Call, brings_back: bool = False) -> None:
+        def ask(engine: int, call: Call | None, brings_back: bool = False) -> None:
             handle, until = self.handles[engine], min(end, time.monotonic() + self.timeout_seconds)
             place = handle.place.remote()
-            waiting[call(handle)] = Asked(engine, place, until, brings_back)
+            if call is None:
+                assert self._weights
+                waiting[self._load(handle, self._weights)] = Asked(engine, place, until, self._weights, brings_back)
+            else:
+                waiting[call(handle)] = Asked(engine, place, until)
 
-        for i, call in enumerate(calls):
-            ask(i, call)
+        with self._sending:
+            self._weights = new or self._weights
+            for i, call in enumerate(calls):
+                ask(i, call)
         while waiting:
             soonest = min(asked.until for asked in waiting.values())
             done, _ = ray.wait(list(waiting), timeout=max(0.0, soonest - time.monotonic()))
@@ -107,7 +143,7 @@ class Fleet:
             for reference in done or late:
                 asked = waiting.pop(reference)
                 i = asked.engine
-                answer = self._answer(i, reference, late=not done)
+                answer = self._answer(asked, reference, late=not done)
                 if not isinstance(answer, Failure):
                     if asked.brings_back:
                         ask(i, calls[i])
@@ -120,7 +156,8 @@ class Fleet:
                 if len(failures[i]) > self.max_failures or time.monotonic() >= end:
                     raise self._given_up(i, failures[i], places.get(i))
                 self.restarts += 1
-                ask(i, self._load, brings_back=True)
+                with self._sending:
+                    ask(i, None, brings_back=calls[i] is not None)
         return [answers[i] for i in range(len(calls))]
 
     def _given_up(self, index: int, causes: list[str], place: Place | None) -> JobError:
@@ -131,22 +168,24 @@ class Fleet:
             "scaling.rollout_timeout_seconds; --debug shows the engine's output.",
         )
 
-    def _answer(self, index: int, reference: Any, late: bool) -> Any:
+    def _answer(self, asked: Asked, reference: Any, late: bool) -> Any:
         """An engine's answer, or the failure of one that died, hung or had been started anew."""
+        handle = self.handles[asked.engine]
         if late:
-            ray.kill(self.handles[index], no_restart=False)
+            ray.kill(handle, no_restart=False)
             return Failure(f"it did not answer within {self.timeout_seconds:g} s")
         try:
             answer = ray.get(reference)
         except (ActorDiedError, ActorUnavailableError, StaleWeights) as error:
             return Failure(cause_of(error))
         except RayTaskError as error:  # an engine that failed within a batch is in no state to go on
-            ray.kill(self.handles[index], no_restart=False)
-            raise explained(error, f"rollout engine {index}") from error
-        if isinstance(answer, tuple) and answer != (self.version, self._checksum):
+            ray.kill(handle, no_restart=False)
+            raise explained(error, f"rollout engine {asked.engine}") from error
+        sent = asked.weights and (asked.weights.version, asked.weights.checksum)
+        if sent and answer != sent:
             raise JobError(
-                f"rollout engine {index} does not hold the weights that it was sent: version and checksum {answer}, "
-                f"not {(self.version, self._checksum)}",
+                f"rollout engine {asked.engine} does not hold the weights that it was sent: version and checksum "
+                f"{answer}, not {sent}",
                 "vLLM changes this architecture's weights when it loads them; it cannot be synchronised in memory.",
             )
         return answer
@@ -154,12 +193,14 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Asked:
-    """What an engine was asked: when it is late, where it runs, and whether it is only being brought back."""
+    """What an engine was asked: when it is late, where it runs, which weights it is to take, where it is these, and
+    whether it is only being brought back by them."""
 
     engine: int
     place: Any
     until: float
-    brings_back: bool
+    weights: Weights | None = None
+    brings_back: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ writes it. The log-probabilities of a completion are of the drawn tokens alone, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.core.errors import InputError
@@ -106,13 +107,14 @@ def reply_tokens(tokenizer: Any, messages: list[dict[str, str]], reply: dict[str
 def _with_turn(answer: Completion, drawn: Completion) -> Completion:
     mine = [*(answer.mine or []), *[True] * len(drawn.tokens)]
     tokens, logprobs = answer.tokens + drawn.tokens, answer.logprobs + drawn.logprobs
-    return Completion(tokens, logprobs, drawn.finished, mine, answer.replies)
+    return Completion(tokens, logprobs, drawn.finished, mine, answer.replies, answer.versions + drawn.versions)
 
 
 def _with_reply(answer: Completion, tokens: list[int], message: dict[str, str]) -> Completion:
     mine = [*(answer.mine or []), *[False] * len(tokens)]
-    return Completion(answer.tokens + tokens, answer.logprobs, False, mine, [*answer.replies, message])
+    replies = [*answer.replies, message]
+    return Completion(answer.tokens + tokens, answer.logprobs, False, mine, replies, answer.versions)
 
 
 def _cut(answer: Completion) -> Completion:
-    return Completion(answer.tokens, answer.logprobs, False, answer.mine, answer.replies)
+    return replace(answer, finished=False)

@@ -18,7 +18,7 @@ class AdapterSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "adapter"
     stage: ClassVar[str] = "pipelines.stages.tuning.adapters.alone:build"
-    inputs: ClassVar[dict[str, str]] = {"model": "sft|dpo"}
+    inputs: ClassVar[dict[str, str]] = {"model": "sft|dpo|rlhf"}
 
 
 class MergedSpec(Spec, frozen=True):
@@ -29,7 +29,7 @@ class MergedSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "merged"
     stage: ClassVar[str] = "pipelines.stages.tuning.adapters.merging:build"
-    inputs: ClassVar[dict[str, str]] = {"model": MODELS, ANY: "adapter|sft|dpo"}
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, ANY: "adapter|sft|dpo|rlhf"}
 
     combination: Literal["cat", "linear", "ties", "dare_linear", "dare_ties"] = "cat"
     """How several adapters become one. `cat`: the exact sum of the updates, of the sum of the ranks. The others are of
