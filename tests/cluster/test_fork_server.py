@@ -65,8 +65,9 @@ def start(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> Iterator[Start]:
     raylet.kill()
     for process in begun:
         process.wait()
-    servers = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
-    assert not [line for line in servers if any(str(tmp_path) in word for word in line)]
+    processes = psutil.process_iter(["cmdline"])
+    servers = [each for each in processes if any(str(tmp_path) in word for word in each.info["cmdline"] or [])]
+    assert not psutil.wait_procs(servers, timeout=60)[1]
 
 
 def said(process: subprocess.Popen[str]) -> dict[str, Any]:
