@@ -73,6 +73,10 @@ def losses(lm: AnswerLM, sequences: Sequences) -> tuple[float, dict[str, Tensor]
     return summed, {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
 
 
+def has_experts(family: str) -> bool:
+    return hasattr(AutoConfig.for_model(family), "num_experts_per_tok")
+
+
 WAYS = [*((family, ScalingSpec()) for family in APART), *((family, MASKING) for family in (*MASKED, "llama", "gpt2"))]
 
 
@@ -98,7 +102,10 @@ def test_no_bit_of_a_neighbour_depends_on_a_conversation(family: str, scaling: S
     lm = objective(family, scaling)
     before, after = (told(lm, Sequences.collect(one).packed(CAPACITY), [0]) for one in (given, changed))
     assert before.shape == (20, 60)
-    same = (before == after).all(dim=1).reshape(4, 5).all(dim=1)
+    # An expert multiplies the tokens of all conversations that chose it at once, and how many rows there are decides,
+    # on some CPUs, the order in which a kernel adds: the last bits of a neighbour, by nothing that it was told.
+    same = torch.isclose(before, after, rtol=1e-5, atol=1e-6) if has_experts(family) else before == after
+    same = same.all(dim=1).reshape(4, 5).all(dim=1)
     assert same.tolist() == [True, False, True, True]
 
 
