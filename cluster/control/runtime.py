@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,8 @@ def disconnect() -> None:
     ray.shutdown()
     _, left = psutil.wait_procs(family, timeout=END_SECONDS)
     for process in left:  # Ray's workers now and then hang in their own end
-        process.kill()
+        with suppress(psutil.NoSuchProcess):  # some end with another one
+            process.kill()
 
 
 def logs_folder() -> str:

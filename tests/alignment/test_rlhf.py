@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +206,8 @@ def test_kills_of_engine_learner_and_driver_change_no_bit(
         everyone = family(driver.pid)
     finally:
         for process in [*family(driver.pid), psutil.Process(driver.pid)]:
-            os.kill(process.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # some end when another one has
+                process.kill()
         driver.wait()
     assert len(everyone) > 4
     assert not Store(root).list("rlhf"), "it had finished before it was killed"
