@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from email.utils import formatdate
@@ -53,7 +54,14 @@ def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_answers_come_in_order_with_their_origin(tmp_path: Path) -> None:
-    with serving(echo) as server:
+    together = threading.Barrier(2)
+
+    def pair(body: dict[str, Any], number: int) -> Reply:
+        if last(body) in ("question 0", "question 1"):
+            together.wait(60)
+        return echo(body, number)
+
+    with serving(pair) as server:
         found = asker(server, tmp_path, seed=3, endpoint=server.endpoint(temperature=0.5)).ask(requests(20))
     assert [answer.text for answer in found] == [f"to question {n}" for n in range(20)]
     assert 1 < server.most_at_once <= 8
