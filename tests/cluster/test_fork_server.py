@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -130,6 +131,16 @@ def test_a_worker_ends_with_its_client_its_server_and_its_raylet(
         assert said(start())["parent"] == worker["parent"]
     elif killed == "server":
         assert said(start())["parent"] != worker["parent"]  # the next one starts another server
+
+
+def test_a_client_that_dies_while_it_asks_costs_nobody_else(start: Start, tmp_path: Path) -> None:
+    worker = said(start("waits"))
+    (place,) = (path for path in tmp_path.glob("fork_*") if path.is_socket())
+    for said_so_far in (b"", b"\0", b"\0\0\0\x09{"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place))
+            client.sendall(said_so_far)
+    assert said(start())["parent"] == worker["parent"]
 
 
 def test_without_a_server_the_worker_starts_by_itself(start: Start) -> None:

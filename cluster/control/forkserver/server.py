@@ -15,6 +15,7 @@ import runpy
 import selectors
 import signal
 import socket
+import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from client import PRELOAD, SIZE, STATUS  # noqa: E402 - by its folder: the pack
 del sys.path[0]
 
 IDLE_SECONDS = 60.0
-MAX_ORDER_BYTES = 1 << 24
 PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +49,8 @@ def main(listener: socket.socket, path: str, raylet: int) -> None:
         selector.register(ends, selectors.EVENT_READ)
         while events := selector.select(None if workers else IDLE_SECONDS):
             for key, _ in events:
+                if selector.get_map().get(key.fd) is not key:
+                    continue  # of a worker that has gone since; its number may be another's by now
                 if key.fd == ends:
                     return
                 if key.fd == listener.fileno():
@@ -88,7 +90,7 @@ def _serve(client: socket.socket, descriptors: list[int], selector: selectors.Ba
         while left and (part := client.recv(left)):
             told, left = told + part, left - len(part)
         order = json.loads(told)
-    except (OSError, ValueError) as error:  # a client that was killed while it spoke
+    except (OSError, ValueError, struct.error) as error:  # a client that was killed while it spoke
         print(f"fork server: a client that cannot be understood: {error}", file=sys.stderr)
         client.close()
         return None
@@ -101,7 +103,8 @@ def _serve(client: socket.socket, descriptors: list[int], selector: selectors.Ba
         _become(order, streams)
     for stream in streams:
         os.close(stream)
-    client.sendall(STATUS.pack(pid))
+    with suppress(OSError):  # a client that has been killed: its end is seen next, and the worker with it
+        client.sendall(STATUS.pack(pid))
     return Worker(pid, os.pidfd_open(pid), client)
 
 
@@ -109,8 +112,8 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     """Be what `python SCRIPT ARGUMENTS...` would be."""
     os.setpgid(0, 0)  # Ray ends a worker with its whole group
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for target, stream in enumerate(streams):
         os.dup2(stream, target)
         os.close(stream)
