@@ -33,13 +33,17 @@ def grpo_code(step):
 
 
 def parses(sample):
-    """A reward in ten lines: 1 where the answer, or the last of its blocks of code, is Python that says something."""
+    """A reward in ten lines: 1 where the answer, or the last of its blocks, is Python that says something, alone or
+    after the request that it goes on."""
     import ast
 
-    try:
-        return bool(ast.parse(PassesTests().program(sample)).body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+    for program in (PassesTests().program(sample), PassesTests(code="request_and_answer").program(sample)):
+        try:
+            if ast.parse(program).body:
+                return True
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return False
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from cluster.core.context import Context
 from cluster.core.pipeline import load_script
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
+from pipelines.grpo_code import parses
 from pipelines.moss_rl import called, right
 from pipelines.specs import ConversationsSpec, RlhfSpec, ScalingSpec, Tools
 from pipelines.stages.alignment.reward import untrained
@@ -138,3 +139,18 @@ def test_a_reward_model_has_a_row_for_its_padding(family: str, tmp_path: Path) -
     with torch.no_grad():
         one, padded = again(ids[:, :3]).logits, again(ids).logits
     assert torch.allclose(one, padded, atol=1e-6), "transformers itself scores at the last token that is not padding"
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "is_python"),
+    [
+        ("Write f.", "def f():\n    return 1", True),
+        ("Write f.", "Gladly:\n```python\ndef f():\n    return 1\n```\nThat is it.", True),
+        ('def f():\n    """One."""', "    return 1", True),  # a body, as HumanEval asks for
+        ('def f():\n    """One."""', "    return (", False),
+        ("Write f.", "def f(:", False),
+        ("Write f.", "# nothing", False),
+    ],
+)
+def test_what_is_python_alone_or_after_its_request(request_: str, answer: str, is_python: bool) -> None:
+    assert parses(Sample([{"role": "user", "content": request_}], answer, finished=True)) == is_python

@@ -260,6 +260,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.heavy
 def test_programs_are_judged_by_their_tests_alone(pool: Callable[..., Pool]) -> None:
     """In the pool as in a run: those that forge, escape, fork or wait fail, and none is left."""
     reward = PassesTests(cpu_seconds=1, wall_seconds=4.0)

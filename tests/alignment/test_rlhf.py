@@ -90,6 +90,8 @@ def test_the_critic_learns_and_the_kl_coefficient_moves(undisturbed: Artifact) -
 def test_the_curve_is_part_of_the_artifact(undisturbed: Artifact) -> None:
     points = curve.read(undisturbed.location)
     assert [point["step"] for point in points] == [0, 10, 20, STEPS]
+    for share, deviation in ((point["heldout_reward"], point["heldout_reward_deviation"]) for point in points):
+        assert deviation == pytest.approx((share * (1 - share)) ** 0.5, abs=1e-5)  # of rewards that are 0 or 1
     picture = undisturbed.location.read_bytes(curve.PICTURE_FILE)
     assert picture.startswith(b"\x89PNG")
     assert picture == curve.in_png(points, undisturbed.name)

@@ -119,6 +119,7 @@ CRITICS: dict[str, Any] = {
         ("gpt2-1m", "fp32", "policy"),
     ],
 )
+@pytest.mark.heavy
 def test_a_step_of_rlhf_takes_what_was_predicted(store: Store, family: str, precision: Any, critic: str) -> None:
     model, fields = configured(store, family), CRITICS[critic]
     advantage = {} if fields is None else {"advantage": Gae(critic=fields)}

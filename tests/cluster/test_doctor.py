@@ -13,6 +13,7 @@ from cluster.control import doctor
 from tests.cluster.local_cluster import LocalCluster
 
 
+@pytest.mark.heavy
 def test_this_machine_is_ready(tmp_path: Path) -> None:
     machine = LocalCluster(tmp_path, 0, 0)
     clock = time.monotonic()

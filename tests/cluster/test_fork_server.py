@@ -18,7 +18,7 @@ import pytest
 
 from cluster.control import forkserver
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 SCRIPT = """
 import json, os, signal, sys

@@ -50,6 +50,7 @@ def calls(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str,
     return made
 
 
+@pytest.mark.heavy
 def test_a_second_run_installs_nothing(setup: ModuleType, calls: list[tuple[str, ...]]) -> None:
     assert setup.main() == 0
     assert calls[0][0].startswith("uv==")
@@ -64,6 +65,7 @@ def test_a_second_run_installs_nothing(setup: ModuleType, calls: list[tuple[str,
     assert len(calls) == 2 * first
 
 
+@pytest.mark.heavy
 def test_an_interrupted_run_begins_anew(
     setup: ModuleType, calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def test_pythons_own_samples() -> None:
         assert decode((folder / f"{name}.txt").read_bytes()).encoding == "utf-8"
 
 
+@pytest.mark.heavy
 def test_real_texts_in_gb18030() -> None:
     path = SHARED_DATA / "zh/thucnews/dev.txt"
     if not path.is_file():

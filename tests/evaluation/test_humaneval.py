@@ -40,6 +40,7 @@ PROBLEM = {
 }
 
 
+@pytest.mark.heavy
 def test_the_published_solutions_pass_and_no_others() -> None:
     if not DATA.exists():
         pytest.skip(f"{DATA} is not there")

@@ -320,6 +320,7 @@ def test_han_pieces_leave_english_as_it_is() -> None:
     assert [encoding.ids for encoding in before] == [encoding.ids for encoding in after]
 
 
+@pytest.mark.heavy
 def test_gpt2_learns_chinese() -> None:
     base = published.read(shared("tokenizers/gpt2"))
     train_texts, heldout = chinese(SHARED_DATA)

@@ -43,7 +43,7 @@ def read(place: Location) -> list[dict[str, Any]]:
 
 def names(points: list[dict[str, Any]]) -> list[str]:
     """The figures that every evaluation has."""
-    return [name for name in points[0] if name != metrics.STEP]
+    return [name for name in points[0] if name != metrics.STEP and all(name in point for point in points)]
 
 
 def in_text(points: list[dict[str, Any]]) -> str:

@@ -243,6 +243,7 @@ class RolloutBatches(Source):
         )
         found = {
             "heldout_reward": round(scores.mean, 6),
+            "heldout_reward_deviation": round(scores.deviation, 6),
             **{f"heldout_{name}": round(mean, 6) for name, mean in scores.means().items()},
             **({"heldout_reward_failures": len(scores.failures)} if self.scorer.may_fail else {}),
             **({} if kl is None else {"heldout_kl": round(kl, 6)}),

@@ -187,6 +187,11 @@ class Summed:
         """The mean of the sums of the samples that count."""
         return float((self.total if bool(self.present.all()) else self.total[self.present]).mean())
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of these sums, by which a gain of the mean can be judged."""
+        return float(self.total[self.present].std(correction=0))
+
     def flat(self, group_size: int) -> Tensor:
         """Of each group whether its samples that count are all worth the same."""
         groups, present = self.total.view(-1, group_size), self.present.view(-1, group_size)
