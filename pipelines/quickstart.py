@@ -60,7 +60,8 @@ def quickstart(step):
             template="chatml",
             epochs=2,
             sequence_length=256,
-            global_batch_size=16,
+            packing=True,
+            global_batch_size=6,  # rows, of two or three conversations each
             muon_learning_rate=0.01,
             learning_rate=2e-3,
             **MUON,

@@ -9,11 +9,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from pipelines.specs import Dpo, Ipo, Kto, Orpo, Simpo
 from pipelines.stages.alignment.offline.logprobs import label_logprobs
 from pipelines.stages.alignment.offline.losses.loss import Answers, PreferenceLoss
-from pipelines.stages.alignment.ranking import calibration_error, in_lists, in_order, ranking_losses
+from pipelines.stages.alignment.ranking import (
+    calibration_error,
+    in_lists,
+    in_order,
+    ranking_losses,
+    scores,
+    scores_by_length,
+)
 
 Array = NDArray[np.float64]
 
@@ -177,6 +185,24 @@ def test_of_pairs_alone_the_loss_has_the_bits_of_bradley_and_terry() -> None:
     assert found.item() == expected.item()
     assert one.grad is not None and two.grad is not None
     assert torch.equal(one.grad, two.grad)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4, 5])
+def test_scores_in_passes_by_length_are_those_at_once(passes: int) -> None:
+    torch.manual_seed(0)
+    small = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_labels=1,
+        pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForSequenceClassification(small)
+    lengths = torch.tensor([7, 2, 9, 2, 5])
+    tokens = torch.randint(1, 50, (5, 9)) * (torch.arange(9) < lengths.unsqueeze(1))
+    whole = scores(model, tokens, lengths)
+    found = scores_by_length(model, tokens, lengths, passes)
+    torch.testing.assert_close(found, whole)
+    weights = torch.arange(5.0)
+    expected = torch.autograd.grad(whole @ weights, model.score.weight)
+    torch.testing.assert_close(torch.autograd.grad(found @ weights, model.score.weight), expected)
 
 
 def test_calibration_error() -> None:

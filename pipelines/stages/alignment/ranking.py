@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,13 +27,16 @@ from pipelines.specs import RewardSpec
 from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share
-from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.sources import Source
 from pipelines.stages.tuning.sequences import Sequences
 
+if TYPE_CHECKING:
+    from pipelines.stages.training.engine.engine import Engine
+
 ACCURACY = "accuracy"  # share of pairs whose chosen answer has the higher score; of a list, of all its pairs
 BINS = 10  # of the calibration error
+PASSES = 4  # of a micro-batch
 
 
 def scores(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -41,6 +44,16 @@ def scores(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
     hidden = getattr(model, model.base_model_prefix)(tokens, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
     return model.score(last).squeeze(-1).float()
+
+
+def scores_by_length(model: Any, tokens: Tensor, lengths: Tensor, passes: int) -> Tensor:
+    """The same in so many passes of sequences of like length, of which each is padded to its own longest: half of what
+    is computed would be padding. `passes` is at most the number of sequences."""
+    order = lengths.argsort(stable=True)
+    found = [
+        scores(model, tokens[rows, : int(lengths[rows].max())], lengths[rows]) for rows in order.tensor_split(passes)
+    ]
+    return torch.cat(found)[order.argsort()]
 
 
 def in_lists(found: Tensor, sizes: Tensor) -> Tensor:
@@ -94,9 +107,10 @@ class Ranking(Objective):
         self.center_coef, self.margin_scale = center_coef, margin_scale
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        with self.autocast(batch["tokens"]):
-            found = scores(self.model, batch["tokens"], batch["lengths"])
         sizes, ties = batch["sizes"], batch["ties"]
+        passes = min(PASSES, 2 * len(sizes))  # the same on all ranks, which gather sharded weights together
+        with self.autocast(batch["tokens"]):
+            found = scores_by_length(self.model, batch["tokens"], batch["lengths"], passes)
         lists = in_lists(found, sizes)
         self.add_sums(in_order(lists, sizes, ties).sum())
         margins = batch["margins"] * (self.margin_scale if self.training else 0.0)

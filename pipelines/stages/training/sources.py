@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from pipelines.specs import PretrainSpec
 from pipelines.stages.tokens.reader import TokenStore
 from pipelines.stages.tokens.stream import TokenStream
 from pipelines.stages.training.batches import Batch, BatchPlan, Share
-from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.objectives.objectives import objective_for
 from pipelines.stages.training.samples import Sampler
+
+if TYPE_CHECKING:
+    from pipelines.stages.training.engine.engine import Engine
 
 
 class Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from pipelines.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.packing import best_fit
 from pipelines.stages.training.batches import BatchPlan, Share
-from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.sources import Source
 from pipelines.stages.tuning.encoding import Encoded
+
+if TYPE_CHECKING:
+    from pipelines.stages.training.engine.engine import Engine
 
 
 class Sequences:

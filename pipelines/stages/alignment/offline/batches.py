@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from pipelines.stages.alignment.offline.objective import ACCURACY, BASELINE, Pre
 from pipelines.stages.evaluation.results import wilson
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.training.batches import BatchPlan, Share
-from pipelines.stages.training.engine.engine import Engine
 from pipelines.stages.training.sources import Source
+
+if TYPE_CHECKING:
+    from pipelines.stages.training.engine.engine import Engine
 
 HELDOUT = "heldout_"  # begins the names of figures on held-out preferences
 
