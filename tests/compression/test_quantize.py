@@ -28,6 +28,7 @@ from pipelines.stages.compression.quality import Answers, Questions, ask, read_q
 from pipelines.stages.compression.weights import arguments, best_scale, check
 from pipelines.stages.generation.engine import folder_of
 from tests.alignment.tiny_chat import write_conversations, write_model
+from tests.cli.command import ctl
 from tests.conftest import ROOT
 
 SPEC = QuantizeSpec(scheme="int8", report_conversations=24, report_tokens=48)
@@ -144,6 +145,11 @@ def test_the_same_bytes_again(int8: Artifact, int4: Artifact, inputs: dict[str, 
 def test_tokenizer_and_template_travel(int8: Artifact, inputs: dict[str, Artifact]) -> None:
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert int8.record.files[name] == inputs["model"].record.files[name]
+
+
+def test_no_library_speaks_where_one_generates(int4: Artifact) -> None:
+    told = ctl("generate", "def add(", "--model", int4.record.ref, "--max-tokens", "4", "--store", int4.store_url)
+    assert (told.returncode, told.stderr) == (0, "") and told.stdout.strip()
 
 
 def test_a_quantized_model_is_refused(int4: Artifact, store: Store) -> None:

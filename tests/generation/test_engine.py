@@ -29,7 +29,7 @@ from pipelines.stages.alignment.policy_gradient import token_logprobs
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
 from pipelines.stages.generation.background import begin
 from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum
-from pipelines.stages.generation.fleet import PATIENCE, Fleet, Weights, start
+from pipelines.stages.generation.fleet import PATIENCE, Fleet, Weights, shared_threads, start
 from pipelines.stages.generation.last_words import READ_SECONDS, stack_when_late
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.tuning.made_adapters import by_method
@@ -75,6 +75,14 @@ def fleet(handles: list[Any]) -> Fleet:
 
 def weights_of(found: Any) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in found.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("cores", "engines", "nodes", "threads"),
+    [(2, 1, 1, 2), (2, 2, 1, 1), (2, 3, 1, 1), (16, 2, 2, 16), (16, 4, 2, 8), (4, 1, 3, 4)],
+)
+def test_engines_of_a_node_share_its_cores(cores: int, engines: int, nodes: int, threads: int) -> None:
+    assert shared_threads(cores, engines, nodes) == threads
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -17,6 +17,8 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
     """Run `work` and return the exit code; print a failure as one sentence on stderr (`debug`: with traceback)."""
     if debug:
         os.environ["TRUNKLINE_DEBUG"] = "1"  # Ray's logs and its workers' output are shown, too
+    else:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars: compressed-tensors asks for its own
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks must not end a run

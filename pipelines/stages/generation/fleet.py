@@ -46,6 +46,9 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
     """
     require_whole(artifact)
     require_gpus(scaling.rollout_workers * options.gpus)
+    if not scaling.cpus_per_rollout:
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        options = replace(options, threads=shared_threads(options.threads, scaling.rollout_workers, nodes))
     threads: Any = {"concurrency_groups": {WEIGHTS: 1}} if options.calls_at_once > 1 else {}
     actor = ray.remote(
         num_cpus=scaling.cpus_per_rollout,
@@ -57,6 +60,12 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
         **threads,
     )(GenerationEngine)
     return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
+
+
+def shared_threads(cores: int, engines: int, nodes: int) -> int:
+    """Threads of an engine for which no cores are reserved: its part of a node's, so that engines do not wait for one
+    another's threads."""
+    return max(1, cores * nodes // max(nodes, engines))
 
 
 @dataclass(frozen=True)
