@@ -24,3 +24,21 @@ StoreRoot = Annotated[
     str | None,
     typer.Option("--store", envvar="TRUNKLINE_STORE", help="Root of the artifact store: a path or s3://..."),
 ]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key-file", help="File with the endpoint's key [$OPENAI_API_KEY].", show_default=False),
+]
+
+
+def key_in(file: Path | None) -> str:
+    """The key that a file holds; without one that of OPENAI_API_KEY, or nothing."""
+    import os
+
+    from cluster.core.errors import InputError
+
+    if file is None:
+        return os.environ.get("OPENAI_API_KEY", "")
+    try:
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--key-file {file}: {error}", "Give a file with the key alone.") from None

@@ -1,6 +1,6 @@
 """What the commands print: tables for people, JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -19,19 +19,25 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], empty: s
     if not rows:
         print(empty)
         return
-    from rich.table import Table
-
     from cluster.control.screen.terminal import console as make_console
+
+    table = make_table(headings, rows)
+    console = make_console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table, markup=False, highlight=False)
+
+
+def make_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """A table of rich's, without a frame."""
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = make_console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table, markup=False, highlight=False)
+    return table
 
 
 def size(size_bytes: float) -> str:
