@@ -8,6 +8,7 @@ import typer
 from cluster import __version__
 from cluster.cli import (
     artifacts,
+    bench,
     corpus,
     demo,
     doctor,
@@ -45,6 +46,7 @@ class Commands(LazyGroup):
         "eval": evaluation.evaluation,
         "spec": specs.spec,
         "serve": serve.serve,
+        "bench": bench.bench,
         "generate": serve.generate,
         "chat": serve.chat,
         "infra": infra.infra,
