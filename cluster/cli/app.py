@@ -8,6 +8,7 @@ import typer
 from cluster import __version__
 from cluster.cli import (
     artifacts,
+    batch,
     bench,
     corpus,
     demo,
@@ -47,6 +48,7 @@ class Commands(LazyGroup):
         "spec": specs.spec,
         "serve": serve.serve,
         "bench": bench.bench,
+        "batch": batch.batch,
         "generate": serve.generate,
         "chat": serve.chat,
         "infra": infra.infra,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.lazy import group
-from cluster.cli.options import KeyFile, StoreRoot, key_in
-from cluster.cli.output import AsJson, print_json, print_table
+from cluster.cli.options import KeyFile, StoreRoot, fields_of, key_in
+from cluster.cli.output import AsJson, Progress, print_json, print_table
 
 if TYPE_CHECKING:
     from pipelines.stages.load.report import Report
@@ -104,9 +104,9 @@ def _measured(spec: "LoadSpec", name: str, out: Path | None, store: str | None, 
     def notice(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    progress = _Progress(quiet)
+    progress = Progress("requests", quiet)
     if out is not None:
-        report = stage.measure(spec, lambda done, total: progress(done, total, "", {}), notice)
+        report = stage.measure(spec, progress, notice)
         out.write_bytes(encode(report))
         return report, f"the report: {out}"
     opened, inputs = Store(store), {}
@@ -116,25 +116,10 @@ def _measured(spec: "LoadSpec", name: str, out: Path | None, store: str | None, 
             inputs["model"] = opened.resolve(answering)
         except InputError:
             notice(f"{answering}, which answers, is not in {opened.root.url}: the report's lineage ends there")
-    artifact = build(spec, inputs, store=opened, name=name, report=progress, notice=notice)
+    artifact = build(
+        spec, inputs, store=opened, name=name, report=lambda done, total, *_: progress(done, total), notice=notice
+    )
     return read(artifact.record.ref, store)[1], f"the report: {artifact.record.ref}"
-
-
-class _Progress:
-    """How far it is: a line every few seconds, on stderr."""
-
-    def __init__(self, quiet: bool) -> None:
-        import time
-
-        self.quiet, self.told_at = quiet, time.monotonic()
-
-    def __call__(self, done: float, total: float, unit: str, stats: dict[str, Any]) -> None:
-        import sys
-        import time
-
-        if not self.quiet and time.monotonic() - self.told_at > 5:
-            self.told_at = time.monotonic()
-            print(f"{done:.0f} of {total:.0f} requests", file=sys.stderr, flush=True)
 
 
 def _address(endpoint: str) -> str:
@@ -161,15 +146,10 @@ def _slo(text: str) -> dict[str, float] | None:
 
 
 def _spec(given: dict[str, Any], sets: list[str]) -> "LoadSpec":
-    from cluster.core.errors import SpecError
-    from cluster.core.graph import read_changes
     from cluster.core.specs.spec import override
     from pipelines.stages.load.spec import LoadSpec
 
-    changes = read_changes(None, sets)
-    if unknown := [step for step in changes if step != "load"]:
-        raise SpecError(f"--set {unknown[0]}: there is only the load", "Write --set load.FIELD=VALUE.")
-    return override(LoadSpec(), {**given, **changes.get("load", {})}, "load")
+    return override(LoadSpec(), {**given, **fields_of("load", sets)}, "load")
 
 
 def _tell(report: "Report") -> None:

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,3 +42,14 @@ def key_in(file: Path | None) -> str:
         return file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--key-file {file}: {error}", "Give a file with the key alone.") from None
+
+
+def fields_of(step: str, sets: list[str]) -> dict[str, Any]:
+    """What --set says of the one step that a command has. Raises SpecError for another."""
+    from cluster.core.errors import SpecError
+    from cluster.core.graph import read_changes
+
+    changes = read_changes(None, sets)
+    if unknown := [name for name in changes if name != step]:
+        raise SpecError(f"--set {unknown[0]}: there is only {step}", f"Write --set {step}.FIELD=VALUE.")
+    return dict(changes.get(step, {}))

@@ -1,5 +1,7 @@
 """What the commands print: tables for people, JSON for programs."""
 
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -38,6 +40,20 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     return table
+
+
+class Progress:
+    """How far work is: a line on stderr every few seconds."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, unit: str, quiet: bool = False) -> None:
+        self.unit, self.quiet, self.told_at = unit, quiet, time.monotonic()
+
+    def __call__(self, done: float, total: float) -> None:
+        if not self.quiet and time.monotonic() - self.told_at > self.EVERY_SECONDS:
+            self.told_at = time.monotonic()
+            print(f"{done:,.0f} of {total:,.0f} {self.unit}", file=sys.stderr, flush=True)
 
 
 def size(size_bytes: float) -> str:
