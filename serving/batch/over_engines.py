@@ -37,7 +37,7 @@ NAME = "batch"
 
 @dataclass(frozen=True)
 class OverEngines:
-    """How a model artifact is asked: by `spec.min_replicas` engines, each as a replica of an endpoint has it."""
+    """How a model artifact is asked: by `spec.max_replicas` engines, each as a replica of an endpoint has it."""
 
     artifact: Artifact
     spec: EndpointSpec
@@ -55,7 +55,7 @@ class OverEngines:
         from cluster.control import failures, runtime
         from cluster.core.specs.scaling import ScalingSpec
 
-        engines = self.spec.min_replicas
+        engines = self.spec.max_replicas
         runtime.connect(
             ScalingSpec(num_workers=engines, cpus_per_worker=self.spec.cpus, gpus_per_worker=float(self.spec.gpus))
         )
