@@ -1,12 +1,17 @@
 """`ctl serve top`: what endpoints do just now."""
 
+import json
 import time
-from typing import Annotated, Any, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.cli.options import KeyFile, key_in
 from cluster.cli.output import AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from serving.watching.top import Figures, Watched
 
 SERVE_PATH = "/api/serve/applications/"
 NOTHING = "No endpoints."
@@ -24,30 +29,32 @@ def top(
 ) -> None:
     """Show what endpoints do just now, from their /metrics: requests, tokens, TTFT, TPOT, cache hits, refusals.
 
-    TTFT and TPOT are p50 / p95 / p99. They, cache hits, 429 and 5xx are of the time since the look before. Ctrl-C ends
-    it.
+    Percentiles, cache hits, 429 and 5xx are of the time since the look before. Ctrl-C ends it.
     """
-    from serving.watching.top import HEADINGS, Watched, ask, plain, row
+    from cluster.core.signals import Terminated
+    from serving.watching.top import Watched, ask, headings, plain, rows
 
     fetch = ask(key_in(key_file))
     watched = [Watched(url, fetch) for url in urls or _running()]
-
-    def look() -> list[Any]:
-        return [endpoint.look() for endpoint in watched]
-
-    if once:
-        found = look()
-        if as_json:
-            print_json(plain(found))
-        else:
-            print_table(HEADINGS, [row(each) for each in found], NOTHING)
-        return
     if not watched:
-        print(NOTHING)
+        print("[]" if as_json else NOTHING)
         return
-    if as_json:
-        _tell(look, plain, every_seconds)
-    _show(look, HEADINGS, row, every_seconds)
+    looks = _looks(watched, every_seconds)
+    try:
+        if as_json and once:
+            print_json(plain(next(looks)))
+        elif as_json:
+            for found in looks:
+                print(json.dumps(plain(found)), flush=True)
+        elif once:
+            found = next(looks)
+            print_table(headings(found), rows(found), NOTHING)
+        else:
+            _show(looks, headings, rows)
+    except Terminated:
+        raise
+    except KeyboardInterrupt:
+        return
 
 
 def _running() -> list[str]:
@@ -58,23 +65,21 @@ def _running() -> list[str]:
     return [endpoint.base_url for endpoint in from_details(request("GET", dashboard_url(), SERVE_PATH))]
 
 
-def _tell(look: Any, plain: Any, every_seconds: float) -> NoReturn:
-    """A line of JSON a look."""
-    import json
-
+def _looks(watched: "list[Watched]", every_seconds: float) -> "Iterator[list[Figures]]":
+    """What the endpoints do, again and again."""
     while True:
-        print(json.dumps(plain(look())), flush=True)
+        yield [endpoint.look() for endpoint in watched]
         time.sleep(every_seconds)
 
 
-def _show(look: Any, headings: Any, row: Any, every_seconds: float) -> NoReturn:
+def _show(looks: "Iterator[list[Figures]]", headings: Any, rows: Any) -> None:
     """A table that is drawn anew at each look."""
     from rich.live import Live
 
     from cluster.cli.output import make_table
     from cluster.control.screen.terminal import console
 
-    with Live(make_table(headings, map(row, look())), console=console(), auto_refresh=False) as live:
-        while True:
-            time.sleep(every_seconds)
-            live.update(make_table(headings, map(row, look())), refresh=True)
+    found = next(looks)
+    with Live(make_table(headings(found), rows(found)), console=console(), auto_refresh=False) as live:
+        for found in looks:
+            live.update(make_table(headings(found), rows(found)), refresh=True)

@@ -121,27 +121,32 @@ def ask(key: str) -> Callable[[str], str]:
     return get
 
 
-HEADINGS = ("endpoint", "replicas", "running", "waiting", "requests/s", "tokens/s", "TTFT ms", "TPOT ms", "p95 s",
-            "cache hits", "KV cache", "429", "5xx")  # fmt: skip
+# What is told of an endpoint, by its name.
+ROWS: dict[str, Callable[[Figures], str]] = {
+    "artifact": lambda found: ", ".join(found.artifacts) or "-",
+    "replicas": lambda found: str(found.replicas),
+    "requests running": lambda found: _number(found.running),
+    "requests waiting": lambda found: _number(found.waiting),
+    "requests a second": lambda found: _number(found.requests_per_second, 1),
+    "tokens a second": lambda found: _number(found.tokens_per_second, 1),
+    "TTFT p50 / p95 / p99, ms": lambda found: _three(found.ttft_p50, found.ttft_p95, found.ttft_p99),
+    "TPOT p50 / p95 / p99, ms": lambda found: _three(found.tpot_p50, found.tpot_p95, found.tpot_p99),
+    "whole answer p95, s": lambda found: _number(found.latency_p95, 2),
+    "cache hits": lambda found: _share(found.cache_hits),
+    "KV cache in use": lambda found: _share(found.kv_cache),
+    "refused, 429": lambda found: _number(found.busy_429),
+    "failed, 5xx": lambda found: _number(found.failed_5xx),
+}
 
 
-def row(found: Figures) -> list[str]:
-    """A line of the table; of TTFT and TPOT p50, p95 and p99."""
-    return [
-        found.url,
-        str(found.replicas),
-        _number(found.running),
-        _number(found.waiting),
-        _number(found.requests_per_second, 1),
-        _number(found.tokens_per_second, 1),
-        _three(found.ttft_p50, found.ttft_p95, found.ttft_p99),
-        _three(found.tpot_p50, found.tpot_p95, found.tpot_p99),
-        _number(found.latency_p95, 2),
-        _share(found.cache_hits),
-        _share(found.kv_cache),
-        _number(found.busy_429),
-        _number(found.failed_5xx),
-    ]
+def headings(found: list[Figures]) -> list[str]:
+    """Those of the table: a column for each endpoint."""
+    return ["", *(each.url for each in found)]
+
+
+def rows(found: list[Figures]) -> list[list[str]]:
+    """The table's rows."""
+    return [[name, *(told(each) for each in found)] for name, told in ROWS.items()]
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import bisect
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from cluster.core.errors import NotReadyError
 from serving.watching import dashboard
 from serving.watching.scrape import quantile
 from serving.watching.top import Watched
-from tests.cli.command import ctl
+from tests.cli.command import CTL, ctl
 from tests.conftest import ROOT
 from tests.serving.running import running
 
@@ -123,7 +125,15 @@ def test_the_command_as_it_is_typed(tmp_path: Path) -> None:
         (found,) = json.loads(asked.stdout)
         assert found["running"] == 3 and found["artifacts"] == ["sft/mine-0123456789ab"]
         table = ctl("serve", "top", url, "--once", OPENAI_API_KEY="right").stdout
-        assert "TTFT ms" in table and "50 / 95 / 99" in table
+        assert "TTFT p50 / p95 / p99, ms" in table and "50 / 95 / 99" in table
+        screen = pexpect.spawn(
+            str(CTL), ["serve", "top", url], encoding="utf-8", env={**os.environ, "OPENAI_API_KEY": "right"}
+        )
+        screen.expect("TTFT p50", timeout=240)
+        screen.sendintr()
+        screen.expect(pexpect.EOF, timeout=120)
+        screen.close()
+        assert screen.exitstatus == 0
         refused = ctl("serve", "top", url, "--once")
         assert refused.returncode == 4 and "asks for a key" in refused.stderr
     gone = ctl("serve", "top", url, "--once")
