@@ -32,6 +32,7 @@ from pipelines.stages.evaluation.spec import ComparisonSpec as ComparisonSpec
 from pipelines.stages.evaluation.spec import GenerationSpec as GenerationSpec
 from pipelines.stages.evaluation.spec import JudgementSpec as JudgementSpec
 from pipelines.stages.evaluation.spec import HumanEvalSpec as HumanEvalSpec
+from pipelines.stages.load.spec import LoadSpec as LoadSpec
 from pipelines.stages.export.spec import ExportSpec as ExportSpec
 from cluster.core.specs.endpoint import EndpointSpec as EndpointSpec
 from cluster.core.specs.infra import InfraSpec as InfraSpec

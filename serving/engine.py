@@ -28,7 +28,7 @@ def check_served(spec: EndpointSpec, artifact: Artifact) -> None:
 def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
     """Arguments of vLLM, by the names of its command line."""
     config = read_config(artifact)
-    found: dict[str, Any] = {"dtype": spec.dtype, "disable_log_stats": True}
+    found: dict[str, Any] = {"dtype": spec.dtype, "disable_log_stats": False}  # /metrics tells them
     # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length

@@ -21,6 +21,8 @@ from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.watching.counted import Counted
+from serving.watching.exposed import Exposed
 
 ARTIFACT_HEADER = b"trunkline-artifact"  # `ctl artifacts lineage` takes its value
 REQUEST_ID_HEADER = b"x-request-id"
@@ -47,7 +49,7 @@ async def gateway(
     guard = Guard(access, place(access.database), name, context_tokens) if access.keys else None
     if guard:
         await guard.open()
-    served = Gateway(app, artifact, limits, guard)
+    served = Gateway(Exposed(app, path_of, name, artifact), artifact, limits, guard)
     if not access.origins:
         return served
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), "retry-after")
@@ -65,12 +67,13 @@ class Gateway:
 
     def __init__(self, app: Application, artifact: str, limits: Limits, guard: Guard | None = None) -> None:
         self.app, self.artifact, self.limits, self.guard = app, artifact, limits, guard
+        self.counted = Counted(self._answer, ROUTES, path_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._ending(send))
         elif scope["type"] == "http":
-            await self._answer(scope, receive, send)
+            await self.counted(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})  # policy violation (RFC 6455, 7.4.1)
 

@@ -8,6 +8,8 @@ import typer
 from cluster import __version__
 from cluster.cli import (
     artifacts,
+    batch,
+    bench,
     corpus,
     demo,
     doctor,
@@ -45,6 +47,8 @@ class Commands(LazyGroup):
         "eval": evaluation.evaluation,
         "spec": specs.spec,
         "serve": serve.serve,
+        "bench": bench.bench,
+        "batch": batch.batch,
         "generate": serve.generate,
         "chat": serve.chat,
         "infra": infra.infra,

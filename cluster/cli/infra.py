@@ -1,4 +1,4 @@
-"""`ctl infra`: manifests for KubeRay, and their validation without a cluster."""
+"""`ctl infra`: manifests for KubeRay, their validation without a cluster, and the dashboard of endpoints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from cluster.cli.output import AsJson, print_json
 if TYPE_CHECKING:
     from cluster.kubernetes.objects import Order
 
-infra = group("Kubernetes: manifests for KubeRay, and a check without a cluster.")
+infra = group("Kubernetes: manifests for KubeRay, and a check without a cluster; the dashboard of endpoints.")
 
 
 @infra.command()
@@ -60,6 +60,18 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
         run=run,
         run_name=graph.name,
     )
+
+
+@infra.command()
+def dashboard(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("endpoints.json"),
+) -> None:
+    """Write the Grafana dashboard of endpoints, which Grafana imports as JSON."""
+    from serving.watching.dashboard import text
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text())
+    print(out)
 
 
 @infra.command()

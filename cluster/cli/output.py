@@ -1,6 +1,8 @@
 """What the commands print: tables for people, JSON for programs."""
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -19,19 +21,39 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[Any]], empty: s
     if not rows:
         print(empty)
         return
-    from rich.table import Table
-
     from cluster.control.screen.terminal import console as make_console
+
+    table = make_table(headings, rows)
+    console = make_console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table, markup=False, highlight=False)
+
+
+def make_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """A table of rich's, without a frame."""
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = make_console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table, markup=False, highlight=False)
+    return table
+
+
+class Progress:
+    """How far work is: a line on stderr every few seconds."""
+
+    EVERY_SECONDS = 5.0
+
+    def __init__(self, unit: str, quiet: bool = False) -> None:
+        self.unit, self.quiet, self.told_at = unit, quiet, time.monotonic()
+
+    def __call__(self, done: float, total: float) -> None:
+        if not self.quiet and time.monotonic() - self.told_at > self.EVERY_SECONDS:
+            self.told_at = time.monotonic()
+            print(f"{done:,.0f} of {total:,.0f} {self.unit}", file=sys.stderr, flush=True)
 
 
 def size(size_bytes: float) -> str:

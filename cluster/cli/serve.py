@@ -10,8 +10,9 @@ import typer
 
 from cluster.cli.keys import keys
 from cluster.cli.lazy import group
-from cluster.cli.options import StoreRoot
+from cluster.cli.options import KeyFile, StoreRoot, key_in
 from cluster.cli.output import AsJson, print_json, print_table
+from cluster.cli.top import top
 
 if TYPE_CHECKING:
     from cluster.core.specs.endpoint import EndpointSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
 serve.add_typer(keys, name="keys")
+serve.command()(top)
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0
@@ -34,10 +36,6 @@ MaxTokens = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest token each time.")]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option("--key-file", help="File with the endpoint's key [$OPENAI_API_KEY].", show_default=False),
-]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
 
 
@@ -238,16 +236,7 @@ def _talker(model: str | None, endpoint: str | None, store: str | None, key_file
     if endpoint is not None:
         from serving.remote import Remote
 
-        return Remote(endpoint, _key_in(key_file) if key_file else "")
+        return Remote(endpoint, key_in(key_file))
     from serving.in_process import InProcess
 
     return InProcess(Store(store).resolve(model or ""))
-
-
-def _key_in(file: Path) -> str:
-    from cluster.core.errors import InputError
-
-    try:
-        return file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--key-file {file}: {error}", "Give a file with the key alone.") from None

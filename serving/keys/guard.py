@@ -24,6 +24,7 @@ from serving.keys.database import Database, DatabaseFailed, database_at
 from serving.keys.key import Key, parsed, redacted
 from serving.keys.ledger import BYTES_A_TOKEN, FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
 from serving.limits import Refused
+from serving.watching.counted import count_tokens, note_key
 
 Count = Callable[[dict[str, Any]], Awaitable[int | None]]
 KNOWN_SECONDS = 1.0
@@ -80,6 +81,7 @@ class Guard:
         key = await self._find(key_id, fresh=scope["method"] != "POST")
         if not key.fits(secret):
             raise no_key("this API key is not known here")
+        note_key(scope, key.id)
         if why := key.ended(time.time()):
             raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
         if key.endpoints and self.endpoint not in key.endpoints:
@@ -176,6 +178,7 @@ class Guard:
             settle_once()
 
     async def _settle(self, entry: Entry, used: Used) -> None:
+        count_tokens(entry.key_id, used.prompt_tokens, used.completion_tokens)
         soft_fraction = self.access.soft_budget_fraction if self.access.webhook else None
         if spending := await self._write(settle(entry, used, soft_fraction)):
             self._do(webhook.tell(self.access.webhook, self.endpoint, spending))

@@ -17,6 +17,7 @@ import pytest
 
 from cluster.core.context import Context
 from cluster.core.errors import JobError, NotReadyError, SpecError
+from cluster.core.retry_after import retry_after
 from cluster.core.signals import Terminated
 from cluster.core.storage.location import Location
 from cluster.core.storage.stopping import Stopped
@@ -24,7 +25,6 @@ from pipelines.specs import ChatEndpoint, ScalingSpec, SyntheticSpec
 from pipelines.stages.generation import asking, limits
 from pipelines.stages.generation.asking import ASKED_FILE, Answer, Asker, Request
 from pipelines.stages.generation.limits import Pace
-from pipelines.stages.generation.replies import retry_after
 from tests.making.endpoint import COMPLETION_TOKENS, PROMPT_TOKENS, Reply, Server, last, serving
 
 

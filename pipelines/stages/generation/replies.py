@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.core.retry_after import retry_after
+
 SHOWN_CHARS = 300
-LONGEST_PAUSE_SECONDS = 3600.0  # then it is asked again, whatever it wished for
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached")  # 429 that no waiting mends
 REFUSED = (400, 413, 422)  # the request itself is not to the endpoint's liking
 BUSY = (408, 409, 425, 429)
@@ -93,18 +92,6 @@ def sorted_out(timeout_seconds: float) -> Iterator[None]:
 def no_connection(error: Again) -> bool:
     """Whether nobody was there."""
     return not error.reached
-
-
-def retry_after(headers: Any) -> float:
-    """The pause that headers ask for, in seconds: Retry-After as seconds or as a date; 0 where there is none."""
-    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
-        value = headers.get(name, "")
-        try:
-            return min(LONGEST_PAUSE_SECONDS, max(0.0, float(value) / scale))
-        except ValueError:
-            if date := email.utils.parsedate_tz(value):
-                return min(LONGEST_PAUSE_SECONDS, max(0.0, email.utils.mktime_tz(date) - time.time()))
-    return 0.0
 
 
 def _by_status(status: int, headers: Any, body: Any, message: str) -> Exception:
