@@ -13,6 +13,7 @@ from ray import serve
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.store import Store
 from serving.asgi import Application
 from serving.gateway import gateway
@@ -36,6 +37,8 @@ class Vllm:
         kind: str,
         fingerprint: str,
         keeper: Keeper,
+        page: bool,
+        feedback: Feedback,
     ) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -43,6 +46,7 @@ class Vllm:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         keep_model(store, kind, fingerprint)
+        self.page, self.feedback = page, feedback
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
         folder = str(artifact.local())
@@ -61,7 +65,9 @@ class Vllm:
         await init_app_state(self.engine, app.state, self.arguments, tasks)
         app.state.server = _Ended()
         context_tokens = self.engine.model_config.max_model_len
-        return await gateway(app, self.name, self.artifact, self.limits, self.access, context_tokens)
+        return await gateway(
+            app, self.name, self.artifact, self.limits, self.access, context_tokens, self.page, self.feedback
+        )
 
     async def check_health(self) -> None:
         """Raise where the engine is dead: Serve then starts another replica."""
