@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cluster.control import forkserver
 from cluster.core.adapters import adapter_place, context_of
-from cluster.core.errors import SpecError
+from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import fields
@@ -63,10 +63,15 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
 
 
 def _kept_at(feedback: Feedback) -> Feedback:
-    """The same with a path that replicas in other folders understand."""
+    """The same with a path that replicas in other folders understand. Raises InputError for a folder that cannot be."""
     path = feedback.path
     if path and "://" not in path:
-        path = Location(os.path.expanduser(path)).url
+        place = Location(os.path.expanduser(path))
+        try:
+            place.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations are nobody else's business
+        except OSError as error:
+            raise InputError(f"endpoint.feedback.path: {error}", "Give a folder that can be written to.") from None
+        path = place.url
     return replace(feedback, path=path)
 
 

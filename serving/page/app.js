@@ -48,6 +48,7 @@ async function begin() {
   byId("compare").querySelector("[value=url]").before(
     ...found.map(({ name, base }) => element("option", { value: base }, name)),
   );
+  if (![...byId("compare").options].some(({ value }) => value === given.compare)) given.compare = ""; // it is gone
   fill();
 }
 
@@ -155,6 +156,7 @@ async function ask(turn, bases) {
   const conversation = current;
   running = new AbortController();
   busy(true);
+  keep();
   const messages = messagesBefore(conversation, turn);
   const begun = bases.map((base) => {
     const answer = { base, name: "", artifact: "", receipt: "", text: "", status: "writing", thumb: null };
@@ -162,6 +164,7 @@ async function ask(turn, bases) {
     return answer;
   });
   view.draw(conversation, can());
+  list();
   await Promise.all(begun.map((answer, number) => write(turn, answer, messages, number)));
   running = null;
   busy(false);
@@ -177,7 +180,7 @@ async function write(turn, answer, messages, number) {
   if (asked.seed !== undefined && turn.answers.indexOf(answer) > 0 && answer.base === own) asked.seed += 1;
   try {
     const from = endpoint(answer.base);
-    const model = answer.base === own ? given.model || known.models[0]?.id : (await from.models()).models[0]?.id;
+    const model = answer.base === own ? byId("model").value || known.models[0]?.id : (await from.models()).models[0]?.id;
     answer.name = answer.model = model ?? "";
     for await (const event of from.answer(model, messages, asked, running.signal)) {
       if (event.begun) {
@@ -234,6 +237,7 @@ async function tell(turn, answer, what) {
     answer.said = "Kept. Thank you.";
   } catch (error) {
     answer.said = `Not kept: ${error.message}`;
+    if (what.thumb) answer.thumb = null;
     if (error.status === 401) refuseKey(error);
   }
   keep();

@@ -67,6 +67,7 @@ function code(text, language) {
     await navigator.clipboard.writeText(text);
     copy.textContent = "Copied";
   });
+  copy.hidden = !navigator.clipboard; // over plain http there is none, but on this machine
   const head = element("figcaption", {}, element("span", {}, language.slice(0, 30)), copy);
   return element("figure", { className: "code" }, head, element("pre", { tabIndex: 0 }, element("code", {}, text)));
 }

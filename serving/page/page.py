@@ -41,11 +41,8 @@ class Page:
             if kind := KINDS.get(file.suffix):
                 path = "/" if file.name == "index.html" else f"/page/{file.name}"
                 self.files[path] = (file.read_bytes(), kind)
-
-    @property
-    def routes(self) -> dict[str, str]:
-        """Its paths and their method; the empty one is the mount without a slash, which leads to the page."""
-        return dict.fromkeys(["", *self.files], "GET")
+        # Its paths and their method. The empty one is the mount without a slash, which leads to the page.
+        self.routes = dict.fromkeys(["", *self.files], "GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_of(scope)

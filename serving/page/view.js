@@ -29,7 +29,7 @@ export class View {
   redraw(turn, can = this.can) {
     this.can = can;
     const old = this.drawn.get(turn);
-    if (!old) return this.draw(this.conversation, can);
+    if (!old) return; // of a conversation that is not shown
     const follows = this.#atEnd();
     old.replaceWith(this.#turn(turn));
     if (follows) this.place.scrollTop = this.place.scrollHeight;
@@ -102,7 +102,7 @@ export class View {
         ? button(picked ? "Chosen" : "This one is better", () => actions.choose(turn, number), { className: "choose", "aria-pressed": String(Boolean(picked)) })
         : null,
       last && whole ? button("Edit", () => actions.edit(turn, answer)) : null,
-      whole ? button("Copy", () => navigator.clipboard.writeText(final(answer))) : null,
+      whole && navigator.clipboard ? button("Copy", () => navigator.clipboard.writeText(final(answer))) : null,
       last && !both && !answer.editing ? button("Answer again", () => actions.again(turn)) : null,
       answer.kept ? button("Take back", () => actions.takeBack(turn, answer)) : null,
     );
