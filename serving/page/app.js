@@ -2,12 +2,12 @@
 
 import { baseOf, Endpoint, others, Refusal } from "./api.js";
 import { byId, element, icon } from "./dom.js";
-import { say, withdraw } from "./feedback.js";
+import { judging } from "./feedback.js";
+import { closePanels, NARROW } from "./panels.js";
 import { conversations, key, messagesBefore, newConversation, sampling, settings } from "./store.js";
 import { drawList, View } from "./view.js";
 
 const own = new URL(".", location.href).href;
-const NARROW = matchMedia("(max-width: 60rem)");
 let given = settings.read();
 let all = conversations.read();
 let current = all[0] ?? newConversation();
@@ -15,7 +15,13 @@ let served = { endpoint: "", keys: false, feedback: false };
 let known = { models: [], artifact: "" };
 let running = null; // what stops the answers that are being written
 
-const view = new View({ thumb, choose, edit, save, again, takeBack });
+const page = {
+  own, endpoint, keep, refuseKey,
+  conversation: () => current,
+  consents: () => served.feedback && given.consent,
+  redraw: (turn) => view.redraw(turn),
+};
+const view = new View({ ...judging(page), again });
 const can = () => ({ name: served.endpoint, feedback: served.feedback, consent: given.consent });
 
 const endpoints = new Map();
@@ -228,65 +234,6 @@ document.addEventListener("keydown", (event) => {
   else running?.abort();
 });
 
-// What is said of answers. A choice and an edit change how the conversation goes on, whether they are kept or not.
-async function tell(turn, answer, what) {
-  if (!served.feedback || !given.consent) return;
-  try {
-    await say(endpoint(what.answer?.base ?? own), { model: answer.model, turn, messages: messagesBefore(current, turn), ...what });
-    answer.kept = true;
-    answer.said = "Kept. Thank you.";
-  } catch (error) {
-    answer.said = `Not kept: ${error.message}`;
-    if (what.thumb) answer.thumb = null;
-    if (error.status === 401) refuseKey(error);
-  }
-  keep();
-  view.redraw(turn);
-}
-
-function thumb(turn, answer, way) {
-  answer.thumb = way;
-  view.redraw(turn);
-  tell(turn, answer, { thumb: way, answer });
-}
-
-function choose(turn, number) {
-  Object.assign(turn, { picked: number, chosen: true });
-  keep();
-  view.redraw(turn);
-  const [chosen, rejected] = [turn.answers[number], turn.answers[1 - number]];
-  if (chosen.text !== rejected.text) tell(turn, chosen, { chosen, rejected });
-}
-
-function edit(turn, answer) {
-  answer.editing = true;
-  view.redraw(turn);
-}
-
-function save(turn, answer, text) {
-  answer.editing = false;
-  const changed = text !== null && text.trim() && text !== answer.text;
-  if (changed) {
-    answer.edited = text;
-    turn.picked = turn.answers.indexOf(answer);
-  }
-  keep();
-  view.redraw(turn);
-  if (changed) tell(turn, answer, { answer, edit: text });
-}
-
-async function takeBack(turn, answer) {
-  try {
-    await withdraw(endpoint(answer.base), answer);
-    Object.assign(answer, { kept: false, thumb: null, said: "Taken back." });
-    if (turn.answers[turn.picked] === answer) turn.chosen = false;
-  } catch (error) {
-    answer.said = `Not taken back: ${error.message}`;
-  }
-  keep();
-  view.redraw(turn);
-}
-
 // Keys.
 byId("key-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -298,22 +245,6 @@ byId("key-form").addEventListener("submit", async (event) => {
 });
 byId("forget-key").addEventListener("click", () => { key.write(""); connect(); });
 
-// Panels.
-for (const [id, panel] of [["show-list", "list-panel"], ["show-settings", "settings-panel"]]) {
-  byId(id).addEventListener("click", () => {
-    const open = byId(panel).classList.toggle("open");
-    if (open && NARROW.matches) closePanels(panel);
-    byId(id).setAttribute("aria-expanded", String(open));
-  });
-}
-function closePanels(but = "") {
-  for (const [id, panel] of [["show-list", "list-panel"], ["show-settings", "settings-panel"]]) {
-    if (panel === but || !NARROW.matches) continue;
-    byId(panel).classList.remove("open");
-    byId(id).setAttribute("aria-expanded", "false");
-  }
-}
-if (!NARROW.matches) for (const id of ["show-list", "show-settings"]) byId(id).click();
 byId("new").addEventListener("click", () => { current = newConversation(); closePanels(); show(); byId("draft").focus(); });
 byId("clear").addEventListener("click", () => { all = []; current = newConversation(); keep(); show(); });
 

@@ -47,6 +47,10 @@ CHOOSE = """(selector, value) => {
 }"""
 
 
+class Gone(Exception):
+    """The document that was asked is not there any more."""
+
+
 class Browser:
     """One page of it. `errors`: what its console was told of errors, those of its policy included."""
 
@@ -62,6 +66,8 @@ class Browser:
         while True:
             told = json.loads(self._connection.recv(timeout=timeout_seconds))
             if told.get("id") == number:
+                if "navigated" in str(told.get("error")):
+                    raise Gone
                 assert "error" not in told, (method, told["error"])
                 return dict(told["result"])
             self._note(told)
@@ -74,8 +80,9 @@ class Browser:
             self.errors.append(f"{given['entry']['text']} {given['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:
+        self.js("window.before = true")
         self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete'")
+        self.until("!window.before && document.readyState === 'complete'")
 
     def js(self, expression: str, timeout_seconds: float = 120) -> Any:
         """The value of an expression on the page."""
@@ -87,7 +94,11 @@ class Browser:
     def until(self, condition: str, timeout_seconds: float = 240) -> Any:
         """Wait until a condition holds."""
         try:
-            return self.js(WHEN % condition, timeout_seconds)
+            while True:
+                try:
+                    return self.js(WHEN % condition, timeout_seconds)
+                except Gone:  # another document comes in its place
+                    continue
         except TimeoutError:
             pytest.fail(f"never came: {condition}\nerrors: {self.errors}\npage: {self.js('document.body.innerText')}")
 
