@@ -10,10 +10,12 @@ from msgspec.structs import replace
 
 from cluster.control import forkserver
 from cluster.core.adapters import adapter_place, context_of
-from cluster.core.errors import SpecError
+from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
+from cluster.core.storage.location import Location
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
@@ -48,7 +50,7 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
 
     keeper: Any = Keeper
     access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
-    given = origin | {"keeper": keeper.bind(**origin)}
+    given = origin | {"keeper": keeper.bind(**origin), "page": spec.page, "feedback": _kept_at(spec.feedback)}
     replica: Any
     if over_vllm:
         from serving.over_vllm import Vllm as replica
@@ -58,6 +60,19 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
 
     threads = max(1, round(spec.cpus))
     return replica.options(**options).bind(name, threads, spec.max_model_len, spec.limits, access, **given)
+
+
+def _kept_at(feedback: Feedback) -> Feedback:
+    """The same with a path that replicas in other folders understand. Raises InputError for a folder that cannot be."""
+    path = feedback.path
+    if path and "://" not in path:
+        place = Location(os.path.expanduser(path))
+        try:
+            place.path.mkdir(mode=0o700, parents=True, exist_ok=True)  # conversations are nobody else's business
+        except OSError as error:
+            raise InputError(f"endpoint.feedback.path: {error}", "Give a folder that can be written to.") from None
+        path = place.url
+    return replace(feedback, path=path)
 
 
 def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""ASGI as our applications use it: its types, and a request to an application of this process, without a socket."""
+"""ASGI as our applications use it: its types, what they all ask of a scope, and a request without a socket."""
 
 from __future__ import annotations
 
@@ -6,11 +6,32 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from starlette.responses import JSONResponse
+
+from serving.limits import Refused
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FEEDBACK_PATH = "/feedback"  # what comes there is kept with consent, in a place of its own and no other log
+
+# What the gateway tells the applications within, in their scope: who asks (an id, or nothing), and the request's id.
+KEY_ID, REQUEST_ID = "trunkline.key_id", "trunkline.request_id"
+
+
+def path_of(scope: Scope) -> str:
+    """The path below where the application is mounted; empty for the mount itself, without a slash."""
+    root, path = scope.get("root_path", "").rstrip("/"), str(scope["path"])
+    return path[len(root) :] if root and f"{path}/".startswith(f"{root}/") else path
+
+
+def error(refused: Refused) -> JSONResponse:
+    """An error in OpenAI's shape."""
+    body = {"message": refused.message, "type": refused.kind, "param": refused.param, "code": refused.code}
+    return JSONResponse({"error": body}, refused.status, refused.headers)
 
 
 async def called(

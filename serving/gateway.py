@@ -8,19 +8,34 @@ against the endpoint's limits before the engine sees it. Every answer says which
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
-from serving.asgi import Application, Message, Receive, Scope, Send
+from cluster.core.specs.feedback import Feedback
+from serving.asgi import (
+    FEEDBACK_PATH,
+    KEY_ID,
+    REQUEST_ID,
+    Application,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    error,
+    path_of,
+)
+from serving.feedback.taking import RECEIPT_HEADER, WithFeedback
 from serving.keys.answered import with_usage
 from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.page.page import Page
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
 
@@ -43,16 +58,29 @@ WITHOUT_KEY = ("/health",)  # for what looks whether it lives, and learns nothin
 
 
 async def gateway(
-    app: Application, name: str, artifact: str, limits: Limits, access: Access, context_tokens: int
+    app: Application,
+    name: str,
+    artifact: str,
+    limits: Limits,
+    access: Access,
+    context_tokens: int,
+    page: bool = True,
+    feedback: Feedback = Feedback(),  # noqa: B008  # a frozen spec
 ) -> Application:
-    """The application of a replica: `app`, behind keys where the endpoint asks for them. Raises DatabaseFailed."""
+    """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
+    keeps of feedback. Raises DatabaseFailed, OSError where feedback cannot be kept."""
+    if feedback.path:
+        app = WithFeedback(app, name, artifact, feedback)
     guard = Guard(access, place(access.database), name, context_tokens) if access.keys else None
     if guard:
         await guard.open()
-    served = Gateway(Exposed(app, path_of, name, artifact), artifact, limits, guard)
+    shown = Page(name, access.keys, bool(feedback.path)) if page else None
+    served = Gateway(
+        Exposed(app, name, artifact), artifact, limits, guard, shown, {FEEDBACK_PATH: "POST"} if feedback.path else {}
+    )
     if not access.origins:
         return served
-    told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), "retry-after")
+    told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
     return CORSMiddleware(
         served,
         allow_origins=access.origins,
@@ -63,11 +91,21 @@ async def gateway(
 
 
 class Gateway:
-    """An ASGI application around another. `artifact` is what it serves, as `ctl` names it."""
+    """An ASGI application around another. `artifact` is what it serves, as `ctl` names it; `more`: routes of `app`
+    beside those of the API."""
 
-    def __init__(self, app: Application, artifact: str, limits: Limits, guard: Guard | None = None) -> None:
-        self.app, self.artifact, self.limits, self.guard = app, artifact, limits, guard
-        self.counted = Counted(self._answer, ROUTES, path_of)
+    def __init__(
+        self,
+        app: Application,
+        artifact: str,
+        limits: Limits,
+        guard: Guard | None = None,
+        page: Page | None = None,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.app, self.artifact, self.limits, self.guard, self.page = app, artifact, limits, guard, page
+        self.routes = {**ROUTES, **more, **(page.routes if page else {})}
+        self.counted = Counted(self._answer, self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -91,6 +129,7 @@ class Gateway:
         given = dict(scope["headers"]).get(REQUEST_ID_HEADER, b"")
         request_id = given[:128] or secrets.token_hex(16).encode()
         named = [(ARTIFACT_HEADER, self.artifact.encode()), (REQUEST_ID_HEADER, request_id)]
+        scope = {**scope, REQUEST_ID: request_id.decode("latin-1"), KEY_ID: ""}
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -100,6 +139,9 @@ class Gateway:
 
         try:
             self._check_route(scope)
+            if self.page and path_of(scope) in self.page.routes:
+                await self.page(scope, receive, told)
+                return
             if self.guard is None or path_of(scope) in WITHOUT_KEY:
                 if scope["method"] == "POST":
                     body = await self._body(scope, receive)
@@ -114,9 +156,9 @@ class Gateway:
     def _check_route(self, scope: Scope) -> None:
         """Raise Refused for what is not open."""
         method, path = scope["method"], path_of(scope)
-        known = ROUTES.get(path)
+        known = self.routes.get(path)
         if known is None:
-            raise Refused(404, f"there is no {path} here")
+            raise Refused(404, f"there is no {path or '/'} here")
         if method != known and not (known == "GET" and method == "HEAD"):
             raise Refused(405, f"{path} is asked by {known}, not by {method}")
 
@@ -124,6 +166,7 @@ class Gateway:
         """Answer the owner of a key."""
         key = await guard.caller(scope)
         path = path_of(scope)
+        scope = {**scope, KEY_ID: key.id}
         headers = [pair for pair in scope["headers"] if pair[0] != b"authorization"]  # nobody further in sees the key
         if scope["method"] != "POST":
             await self.app({**scope, "headers": headers}, receive, send)
@@ -173,15 +216,3 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def path_of(scope: Scope) -> str:
-    """The path below where the application is mounted."""
-    root, path = scope.get("root_path", "").rstrip("/"), str(scope["path"])
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
-
-
-def error(refused: Refused) -> JSONResponse:
-    """An error in OpenAI's shape."""
-    body = {"message": refused.message, "type": refused.kind, "param": refused.param, "code": refused.code}
-    return JSONResponse({"error": body}, refused.status, refused.headers)

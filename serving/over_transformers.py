@@ -6,6 +6,7 @@ from ray import serve
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.store import Store
 from serving.asgi import Application
 from serving.gateway import gateway
@@ -30,12 +31,15 @@ class Transformers:
         kind: str,
         fingerprint: str,
         keeper: Keeper,
+        page: bool,
+        feedback: Feedback,
     ) -> None:
         import torch
 
         from serving.in_process import InProcess
 
         keep_model(store, kind, fingerprint)
+        self.page, self.feedback = page, feedback
         torch.set_num_threads(threads)
         self.name, self.limits, self.access = name, limits, access
         self.talker = InProcess(Store(store).get(kind, fingerprint))
@@ -46,4 +50,6 @@ class Transformers:
         from serving.openai_api import openai_app
 
         app, context_tokens = openai_app(self.name, self.talker), self.talker.context_tokens
-        return await gateway(app, self.name, self.talker.name, self.limits, self.access, context_tokens)
+        return await gateway(
+            app, self.name, self.talker.name, self.limits, self.access, context_tokens, self.page, self.feedback
+        )

@@ -12,6 +12,7 @@ from ray import serve
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.store import Store
 from serving.asgi import Application
 from serving.gateway import gateway
@@ -36,8 +37,11 @@ class Vllm:
         kind: str,
         fingerprint: str,
         keeper: Keeper,
+        page: bool,
+        feedback: Feedback,
     ) -> None:
         keep_model(store, kind, fingerprint)
+        self.page, self.feedback = page, feedback
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
         self.engine, self.arguments = open_engine(artifact, name, arguments)
@@ -45,7 +49,9 @@ class Vllm:
     async def __serve_build_asgi_app__(self) -> Application:
         app = await engine_app(self.engine, self.arguments)
         context_tokens = self.engine.model_config.max_model_len
-        return await gateway(app, self.name, self.artifact, self.limits, self.access, context_tokens)
+        return await gateway(
+            app, self.name, self.artifact, self.limits, self.access, context_tokens, self.page, self.feedback
+        )
 
     async def check_health(self) -> None:
         """Raise where the engine is dead: Serve then starts another replica."""

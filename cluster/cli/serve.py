@@ -10,6 +10,7 @@ import typer
 
 from cluster.cli.keys import keys
 from cluster.cli.lazy import group
+from cluster.cli.learning import learn
 from cluster.cli.options import KeyFile, StoreRoot, key_in
 from cluster.cli.output import AsJson, print_json, print_table
 from cluster.cli.top import top
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from serving.endpoints import Endpoint
     from serving.talk import Talker
 
-serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down.")
+serve = group("Endpoints: bring a model up behind the OpenAI API, list, take down, learn from what people say of it.")
 serve.add_typer(keys, name="keys")
 serve.command()(top)
+serve.command()(learn)
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0
@@ -69,11 +71,11 @@ def up(
     from serving.app import deploy
 
     if stays:
-        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait, spec.access.keys)
+        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait, spec)
         return
     try:
         endpoint = deploy(spec, Store(store), notice=_tell)
-        _announce(endpoint, wait, spec.access.keys)
+        _announce(endpoint, wait, spec)
         print("Ctrl-C ends it.", flush=True)
         _watch(endpoint.name)
     except Terminated:
@@ -114,11 +116,13 @@ def _tell(text: str) -> None:
     print(text, flush=True)
 
 
-def _announce(endpoint: "Endpoint", ready: bool, with_key: bool) -> None:
+def _announce(endpoint: "Endpoint", ready: bool, spec: "EndpointSpec") -> None:
     print(f"{endpoint.name} ({endpoint.model}) {'is ready' if ready else 'is starting'}: {endpoint.base_url}")
     body = f'{{"model": "{endpoint.name}", "prompt": "def main():", "max_tokens": 32}}'
-    key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if with_key else ""
+    key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if spec.access.keys else ""
     print(f"curl {endpoint.base_url}/completions {key}-H 'Content-Type: application/json' -d '{body}'", flush=True)
+    if spec.page:
+        print(f"to talk to it: {endpoint.base_url.removesuffix('v1')}", flush=True)
 
 
 def _watch(name: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.core.specs.access import Access
-from serving.asgi import Application, Message, Receive, Scope, Send
+from serving.asgi import FEEDBACK_PATH, Application, Message, Receive, Scope, Send
 from serving.keys import webhook
 from serving.keys.answered import Answer
 from serving.keys.asked import bounds, is_ids
@@ -110,6 +110,7 @@ class Guard:
     def measured(self, entry: Entry, asked: dict[str, Any], body: bytes) -> Entry:
         """The entry with what is asked for, and the most that it may use."""
         prompt, completion = bounds(entry.path, asked, len(body), self.context_tokens)
+        keeps_body = self.access.request_log == "prompts" and entry.path != FEEDBACK_PATH
         return replace(
             entry,
             model=redacted(str(asked.get("model") or self.endpoint)[:NAME_LETTERS]),
@@ -117,7 +118,7 @@ class Guard:
             completion_tokens=completion,
             counted=is_ids(asked.get("prompt")),
             prices=self.prices,
-            body=redacted(body.decode(errors="replace")) if self.access.request_log == "prompts" else None,
+            body=redacted(body.decode(errors="replace")) if keeps_body else None,
         )
 
     async def reserve(self, entry: Entry, key: Key, asked: dict[str, Any], count: Count) -> Entry:

@@ -7,11 +7,11 @@ whatever collects the figures. Metrics belong to the process, as a gateway does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from serving.asgi import Application, Message, Receive, Scope, Send
+from serving.asgi import Application, Message, Receive, Scope, Send, path_of
 
 SEEN = "trunkline.seen"  # in a request's scope: what is known of it
 MOST_KEYS = 200  # that are told apart
@@ -86,11 +86,11 @@ class Seen:
 class Counted:
     """Counts the requests that `app` answers, over HTTP, by path where that is one of `paths`."""
 
-    def __init__(self, app: Application, paths: Collection[str], path_of: Callable[[Scope], str]) -> None:
-        self.app, self.paths, self.path_of = app, paths, path_of
+    def __init__(self, app: Application, paths: Collection[str]) -> None:
+        self.app, self.paths = app, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = self.path_of(scope)
+        path = path_of(scope)
         seen = scope[SEEN] = Seen(path if path in self.paths else OTHER)
 
         async def told(message: Message) -> None:

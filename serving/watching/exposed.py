@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, multiprocess
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from serving.asgi import Application, Receive, Scope, Send
+from serving.asgi import Application, Receive, Scope, Send, path_of
 from serving.watching.counted import ARTIFACT, SEEN
 
 PATH = "/metrics"
@@ -51,13 +51,13 @@ def process_registry() -> CollectorRegistry:
 class Exposed:
     """An ASGI application within the gateway: answers /metrics, and passes on what else is asked."""
 
-    def __init__(self, app: Application, path_of: Callable[[Scope], str], endpoint: str, artifact: str) -> None:
-        self.app, self.path_of = app, path_of
+    def __init__(self, app: Application, endpoint: str, artifact: str) -> None:
+        self.app = app
         self.labels = {"endpoint": endpoint, "replica": replica_name()}
         ARTIFACT.labels(artifact).set(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = self.path_of(scope) if scope["type"] == "http" else ""
+        path = path_of(scope) if scope["type"] == "http" else ""
         seen = scope.get(SEEN)
         if seen and not seen.passed_on and path == seen.path:  # and not what the gateway asks to count tokens
             seen.pass_on()

@@ -61,6 +61,7 @@ class Served:
     base_url: str
     model: Artifact
     port: int
+    feedback: str
 
 
 @pytest.fixture(scope="package")
@@ -77,9 +78,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterato
     try:
         cluster.up(num_cpus=4)  # a replica, one beside it, and a job that trains
         store = ("--store", model.store_url)
-        said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *store, timeout=840)
+        feedback = str(cluster.home / "said")
+        kept = ("--set", f"endpoint.feedback.path={feedback}")
+        said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *kept, *store, timeout=840)
         assert "is ready" in said
         (listed,) = json.loads(cluster.ctl("serve", "list", "--json"))
-        yield Served(cluster, listed["base_url"], model, port)
+        yield Served(cluster, listed["base_url"], model, port, feedback)
     finally:
         cluster.ctl("down")

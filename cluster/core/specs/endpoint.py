@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.access import Access
+from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import Spec
 
 
@@ -63,6 +64,10 @@ class EndpointSpec(Spec, frozen=True):
     """The most that one request may ask for."""
     access: Access = Access()
     """Who may use it."""
+    page: bool = True
+    """Serve a page to chat with it, at the root of its base."""
+    feedback: Feedback = Feedback()
+    """What it keeps of what people say of its answers."""
     start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
     """How long the endpoint may take until it answers, bringing the model to the node included."""
 

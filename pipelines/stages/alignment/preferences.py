@@ -21,6 +21,7 @@ from pipelines.specs import PreferencesSpec
 from pipelines.stages import licenses
 from pipelines.stages.alignment import formats
 from pipelines.stages.alignment.corruption import corrupt
+from pipelines.stages.alignment.feedback import read_feedback
 from pipelines.stages.alignment.formats.layout import NothingCompared
 from pipelines.stages.tuning.conversations import (
     SPLITS,
@@ -46,7 +47,7 @@ FOREIGN_REACH = 16  # a foreign answer is one of the next so many shorter or lon
 def build(ctx: Context[PreferencesSpec]) -> dict[str, Any]:
     """Write train.jsonl, heldout.jsonl, rejected.jsonl and report.json. Raises InputError for a bad source."""
     ctx.spec.check_inputs(ctx.inputs)
-    found = _of_file(ctx.spec) if ctx.spec.source == "file" else _of_conversations(ctx)
+    found = _of_conversations(ctx) if ctx.spec.source == "corrupted" else _of_people(ctx.spec)
     splits, rejected, duplicates, given, told = found
     flow = {
         "in": given,
@@ -142,7 +143,30 @@ def _is_answered(row: Row) -> bool:
     return bool(last["role"] == "assistant" and last["content"].strip())
 
 
-def _of_file(spec: PreferencesSpec) -> Found:
+def _of_people(spec: PreferencesSpec) -> Found:
+    """What others published in a file, or what was said at an endpoint."""
+    said = spec.source == "feedback"
+    rows, rejected, told = read_feedback(spec) if said else _of_file(spec)
+    splits, duplicates = without_duplicates(
+        (_requests_held_out if said else held_out)(rows, spec.heldout_fraction, spec.seed),
+        whole=lambda row: [row.get(field) for field in WHOLE],
+        request=lambda row: row["prompt"],
+    )
+    return splits, rejected, duplicates, len(rows) + len(rejected), told | {"contradicting": contradicting(rows)}
+
+
+def _requests_held_out(rows: list[Row], fraction: float, seed: int) -> dict[str, list[Row]]:
+    """The rows, split by what they answer: people ask the same again, and none of that would be left to hold out."""
+    requests = list(dict.fromkeys(json.dumps(row["prompt"]) for row in rows))
+    chosen = held_out([{"id": request} for request in requests], fraction, seed)["heldout"]
+    held = {request["id"] for request in chosen}
+    parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in rows:
+        parts["heldout" if json.dumps(row["prompt"]) in held else "train"].append(row)
+    return parts
+
+
+def _of_file(spec: PreferencesSpec) -> tuple[list[Row], list[Row], dict[str, Any]]:
     name = Path(spec.path).name
     declared = functools.cache(lambda: licenses.normalize(spec.license) if spec.license else of_file(spec.path))
 
@@ -169,14 +193,7 @@ def _of_file(spec: PreferencesSpec) -> Found:
         several = len(read_as.rows) > 1
         for place, row in enumerate(read_as.rows, 1):
             rows.append({"id": f"{name}:{number}" + f".{place}" * several, **row, "how": "file", **about})
-    splits, duplicates = without_duplicates(
-        held_out(rows, spec.heldout_fraction, spec.seed),
-        whole=lambda row: [row.get(field) for field in WHOLE],
-        request=lambda row: row["prompt"],
-    )
-    told: dict[str, Any] = {each: dict(found.most_common()) for each, found in counts.items()}
-    told["contradicting"] = contradicting(rows)
-    return splits, rejected, duplicates, len(rows) + len(rejected), told
+    return rows, rejected, {each: dict(found.most_common()) for each, found in counts.items()}
 
 
 def contradicting(rows: list[Row]) -> int:

@@ -38,15 +38,17 @@ class PreferencesSpec(Spec, frozen=True):
     inputs: ClassVar[dict[str, str]] = {"conversations": CONVERSATIONS}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 
-    source: Literal["corrupted", "file"] = "corrupted"
-    """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`."""
+    source: Literal["corrupted", "file", "feedback"] = "corrupted"
+    """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`; `feedback`: what people said
+    of an endpoint's answers, at `path`."""
     path: File = ""
-    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not."""
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not; of `feedback`: the folder of
+    `endpoint.feedback.path`."""
     format: str = formats.AUTO
     """Format of its records (docs/alignment.md has them all); `auto`: each is known by what is in it."""
     license: str = ""
-    """Licence of the records that name none (`file` only); empty: what the card beside the file says (README.md), or
-    the package that carries it."""
+    """Licence of the records that name none (not of `corrupted`); empty: of a file, what the card beside it says
+    (README.md), or the package that carries it."""
     pairs_per_conversation: Annotated[int, Meta(ge=1)] = 1
     """Pairs of each conversation of the train split (`corrupted` only)."""
     foreign_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.3
@@ -54,15 +56,16 @@ class PreferencesSpec(Spec, frozen=True):
     damage: tuple[Damage, ...] = get_args(Damage)
     """Kinds of damage, one of which befalls a copy."""
     heldout_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.05
-    """Share held out (`file` only: `corrupted` keeps the conversations' own split)."""
+    """Share held out (not of `corrupted`, which keeps the conversations' own split)."""
     max_bad_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """The run fails when a larger share of the file's records is not of its format."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of the damage, of the choice of foreign answers, and of the split."""
 
     def check(self) -> None:
-        if (self.source == "file") != bool(self.path):
-            raise SpecError("preferences.path: goes with `source: file` and with it only", "Set both, or neither.")
+        if (self.source == "corrupted") == bool(self.path):
+            raise SpecError("preferences.path: goes with `source: file` or `feedback`, and with them only",
+                            "Set both, or neither.")  # fmt: skip
         if self.format not in formats.FORMATS:
             known = list(formats.FORMATS)
             raise SpecError(f"preferences.format: no format {self.format!r}", nearest(self.format, known))
@@ -71,14 +74,16 @@ class PreferencesSpec(Spec, frozen=True):
 
     @property
     def later_fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        return () if self.source == "file" else ("format",)  # files are read otherwise than they were
+        return ("format",) if self.source == "corrupted" else ()  # files are read otherwise than they were
 
     def unused_inputs(self) -> Collection[str]:
-        return ("conversations",) if self.source == "file" else ()
+        return () if self.source == "corrupted" else ("conversations",)
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        if self.source == "file" and "conversations" in inputs:
-            raise SpecError("preferences.source: a file takes no conversations", "Leave out the input `conversations`.")
+        if self.source != "corrupted" and "conversations" in inputs:
+            raise SpecError(
+                f"preferences.source: {self.source} takes no conversations", "Leave out the input `conversations`."
+            )
         if self.source == "corrupted" and "conversations" not in inputs:
             raise SpecError(
                 "preferences.source: answers to damage are those of conversations, and none are given",

@@ -1,0 +1,1 @@
+"""Feedback on answers: thumbs, choices and edits, kept with consent (docs/serving.md)."""
