@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 VLLM_MODULES = ("vllm.v1.engine.async_llm", "vllm.entrypoints.launchers.app", "serving.over_vllm")
 TRANSFORMERS_MODULES = ("transformers.modeling_utils", "peft", "serving.over_transformers")
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
+ONGOING_REQUESTS = 100_000  # Serve passes everything on: the gateway of a replica refuses what is too much
+UNPLACED_REQUESTS = 1000  # wait in Serve while there is no replica at all, as after the death of the only one
+RETRY_SECONDS = 5
+SERVE_MISSES = 3  # times that a replica may not answer Serve before it is replaced
 
 
 def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
@@ -53,11 +57,14 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
-        return replica.options(**options).bind(name, engine_arguments(spec, artifact), spec.limits, access, **given)
+        arguments = engine_arguments(spec, artifact)
+        bound = (name, arguments, spec.max_queued, spec.health, spec.limits, access)
+        return replica.options(**options).bind(*bound, **given)
     from serving.over_transformers import Transformers as replica
 
     threads = max(1, round(spec.cpus))
-    return replica.options(**options).bind(name, threads, spec.max_model_len, spec.limits, access, **given)
+    bound = (name, threads, spec.max_model_len, spec.max_running, spec.max_queued, spec.limits, access)
+    return replica.options(**options).bind(*bound, **given)
 
 
 def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
@@ -70,16 +77,26 @@ def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
 
 def _options(spec: EndpointSpec, environment: dict[str, str], modules: tuple[str, ...]) -> dict[str, Any]:
     """Where replicas run, and how many."""
+    from ray.serve.config import BackpressureConfig
+
     # With GPUs nothing is imported before the process knows which are its own.
     process = forkserver.runtime_env(environment, () if spec.gpus else modules)
     actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": process}
     if spec.accelerator_type:
         actor["accelerator_type"] = spec.accelerator_type
+    found: dict[str, Any] = {
+        "ray_actor_options": actor,
+        "max_ongoing_requests": ONGOING_REQUESTS,
+        "max_queued_requests": UNPLACED_REQUESTS,
+        "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS),
+        "health_check_period_s": spec.health.period_seconds,
+        "health_check_timeout_s": spec.health.timeout_seconds / SERVE_MISSES,
+    }
     if spec.max_replicas == spec.min_replicas:
-        return {"ray_actor_options": actor, "num_replicas": spec.min_replicas}
+        return found | {"num_replicas": spec.min_replicas}
     scale = {
         "min_replicas": spec.min_replicas,
         "max_replicas": spec.max_replicas,
-        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+        "target_ongoing_requests": min(TARGET_ONGOING_REQUESTS, spec.max_running or TARGET_ONGOING_REQUESTS),
     }
-    return {"ray_actor_options": actor, "autoscaling_config": scale}
+    return found | {"autoscaling_config": scale}

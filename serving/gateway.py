@@ -2,19 +2,24 @@
 
 A route that is not named here is not there: vLLM's application has some that scale, pause or reset the engine, and asks
 for keys at some only. Who asks is known before the body is read (serving/keys/guard.py); what is asked for is held
-against the endpoint's limits before the engine sees it. Every answer says which artifact gave it.
+against the endpoint's limits before the engine sees it, and refused where too much waits already
+(serving/admission.py). Every answer says which artifact gave it.
 """
 
 from __future__ import annotations
 
 import secrets
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
+from serving.admission import COMPUTED, Admission
 from serving.asgi import Application, Message, Receive, Scope, Send
 from serving.keys.answered import with_usage
 from serving.keys.counting import count
@@ -41,13 +46,19 @@ WITHOUT_KEY = ("/health",)  # for what looks whether it lives, and learns nothin
 
 
 async def gateway(
-    app: Application, name: str, artifact: str, limits: Limits, access: Access, context_tokens: int
+    app: Application,
+    name: str,
+    artifact: str,
+    limits: Limits,
+    access: Access,
+    context_tokens: int,
+    admission: Admission | None = None,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them. Raises DatabaseFailed."""
     guard = Guard(access, place(access.database), name, context_tokens) if access.keys else None
     if guard:
         await guard.open()
-    served = Gateway(app, artifact, limits, guard)
+    served = Gateway(app, artifact, limits, guard, admission)
     if not access.origins:
         return served
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), "retry-after")
@@ -63,8 +74,16 @@ async def gateway(
 class Gateway:
     """An ASGI application around another. `artifact` is what it serves, as `ctl` names it."""
 
-    def __init__(self, app: Application, artifact: str, limits: Limits, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        app: Application,
+        artifact: str,
+        limits: Limits,
+        guard: Guard | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self.app, self.artifact, self.limits, self.guard = app, artifact, limits, guard
+        self.admission = admission or Admission(sys.maxsize, 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,11 +117,13 @@ class Gateway:
         try:
             self._check_route(scope)
             if self.guard is None or path_of(scope) in WITHOUT_KEY:
-                if scope["method"] == "POST":
-                    body = await self._body(scope, receive)
-                    check(body, self.limits)
-                    receive = _again(body, receive)
-                await self.app(scope, receive, told)
+                if scope["method"] != "POST":
+                    await self.app(scope, receive, told)
+                    return
+                self._check_room(scope)
+                body = await self._body(scope, receive)
+                with self._place(scope, check(body, self.limits)):
+                    await self.app(scope, _again(body, receive), told)
             else:
                 await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
         except Refused as refused:
@@ -125,19 +146,34 @@ class Gateway:
         if scope["method"] != "POST":
             await self.app({**scope, "headers": headers}, receive, send)
             return
+        self._check_room(scope)
         entry = guard.entry(key, path, request_id)
         try:
             body = await self._body(scope, receive)
             asked = check(body, self.limits)
             entry = guard.measured(entry, asked, body)
-            entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
         except Refused as refused:
             guard.refuse(entry, refused)
             raise
-        body = with_usage(path, asked, body)
-        headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
-        scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-        await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
+        with self._place(scope, asked):
+            try:
+                entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
+            except Refused as refused:
+                guard.refuse(entry, refused)
+                raise
+            body = with_usage(path, asked, body)
+            headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+            scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+            await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
+
+    def _check_room(self, scope: Scope) -> None:
+        """Raise Refused where too much waits, before the body is read and anything is written down."""
+        if path_of(scope) in COMPUTED:
+            self.admission.check()
+
+    def _place(self, scope: Scope, asked: dict[str, Any]) -> AbstractContextManager[None]:
+        """A place in the queue for what the engine computes. Raises Refused."""
+        return self.admission.place(asked) if path_of(scope) in COMPUTED else nullcontext()
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused as soon as it is too long, by what its header says, too."""

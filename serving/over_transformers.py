@@ -7,14 +7,14 @@ from ray import serve
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
 from cluster.core.storage.store import Store
+from serving.admission import Admission
+from serving.answers import Answers
 from serving.asgi import Application
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 
-ONGOING_REQUESTS = 64  # that are answered or wait for room in a replica; more wait in Serve's proxy
 
-
-@serve.deployment(name="Transformers", max_ongoing_requests=ONGOING_REQUESTS, max_constructor_retry_count=1)
+@serve.deployment(name="Transformers", max_constructor_retry_count=1)
 @serve.ingress()
 class Transformers:
     """One replica: the model, and what it is called."""
@@ -24,6 +24,8 @@ class Transformers:
         name: str,
         threads: int,
         longest: int,
+        running: int,
+        queued: int,
         limits: Limits,
         access: Access,
         store: str,
@@ -38,12 +40,17 @@ class Transformers:
         keep_model(store, kind, fingerprint)
         torch.set_num_threads(threads)
         self.name, self.limits, self.access = name, limits, access
+        self.running, self.queued = running, queued
         self.talker = InProcess(Store(store).get(kind, fingerprint))
         if longest:
             self.talker.context_tokens = longest
 
     async def __serve_build_asgi_app__(self) -> Application:
-        from serving.openai_api import openai_app
+        from serving.openai_api import ANSWERS_AT_ONCE, openai_app
 
-        app, context_tokens = openai_app(self.name, self.talker), self.talker.context_tokens
-        return await gateway(app, self.name, self.talker.name, self.limits, self.access, context_tokens)
+        at_once = self.running or ANSWERS_AT_ONCE
+        app, context_tokens = openai_app(self.name, self.talker, at_once), self.talker.context_tokens
+        admission = Admission(at_once, self.queued)
+        return await gateway(
+            Answers(app), self.name, self.talker.name, self.limits, self.access, context_tokens, admission
+        )

@@ -6,22 +6,24 @@ artifact from the store itself, verified, so that an endpoint does not care whet
 
 from __future__ import annotations
 
-import os
+import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray import serve
 
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import Health, Limits
 from cluster.core.storage.store import Store
+from serving.admission import Admission
+from serving.answers import Answers
 from serving.asgi import Application
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.watch import Watch
 
-ONGOING_REQUESTS = 100_000  # the engine queues what it cannot compute at once
 
-
-@serve.deployment(name="Vllm", max_ongoing_requests=ONGOING_REQUESTS, max_constructor_retry_count=1)
+@serve.deployment(name="Vllm", max_constructor_retry_count=1)
 @serve.ingress()
 class Vllm:
     """One replica: the engine, and what the model is called."""
@@ -30,6 +32,8 @@ class Vllm:
         self,
         name: str,
         arguments: dict[str, Any],
+        queued: int,
+        health: Health,
         limits: Limits,
         access: Access,
         store: str,
@@ -45,6 +49,7 @@ class Vllm:
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
+        self.queued, self.health = queued, health
         folder = str(artifact.local())
         self.arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", folder])
         vars(self.arguments).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
@@ -59,18 +64,46 @@ class Vllm:
         tasks = await self.engine.get_supported_tasks()
         app = build_app(self.arguments, tasks, self.engine.model_config)
         await init_app_state(self.engine, app.state, self.arguments, tasks)
-        app.state.server = _Ended()
+        await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
+        answers = Answers(app)
+        self.watch = Watch(self.health, answers, self._token, self.engine.is_sleeping)
+        core = self.engine.engine_core
+        core.get_output_async = _noted(core.get_output_async, self.watch.moved)
+        app.state.server = _Ended(self.watch)
+        admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.queued)
         context_tokens = self.engine.model_config.max_model_len
-        return await gateway(app, self.name, self.artifact, self.limits, self.access, context_tokens)
+        return await gateway(answers, self.name, self.artifact, self.limits, self.access, context_tokens, admission)
+
+    async def _token(self) -> None:
+        """Have the engine compute a token."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, detokenize=False)
+        async for _ in self.engine.generate({"prompt_token_ids": [0]}, params, f"health-{secrets.token_hex(8)}"):
+            pass
 
     async def check_health(self) -> None:
-        """Raise where the engine is dead: Serve then starts another replica."""
+        """Raise where the engine is dead. (What finds a frozen one ends this process: serving/watch.py.)"""
         await self.engine.check_health()
+
+
+def _noted(get: Callable[[], Awaitable[Any]], moved: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
+    """What waits for the engine's tokens, and tells when some have come."""
+
+    async def noted() -> Any:
+        outputs = await get()
+        moved()
+        return outputs
+
+    return noted
 
 
 class _Ended:
     """What vLLM takes for its server, which it asks to end when the engine is dead. Nothing could be answered any more,
     and at once, which a proxy that looks for the least busy replica would take for the best one."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
 
     @property
     def should_exit(self) -> bool:
@@ -79,4 +112,4 @@ class _Ended:
     @should_exit.setter
     def should_exit(self, wanted: bool) -> None:
         if wanted:
-            os._exit(1)
+            self.watch.end("vLLM has ended it")
