@@ -30,15 +30,17 @@ from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
+from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from serving.application import application
-from serving.endpoints import FAILED, STARTING, Endpoint, base_url, from_details, origin
+from serving.endpoints import FAILED, STARTING, Endpoint, base_url, drain_seconds, from_details, origin
 from serving.gateway import ARTIFACT_HEADER
 from serving.keeping import keep_model
 from serving.keys.administration import Administration
 
 POLL_SECONDS = 0.5
 PROBE_SECONDS = 10.0
+UNDEPLOY_SECONDS = 60.0  # beside the time that its requests may take
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): .+")
 PROCESS = re.compile(r"\(pid=(\d+)")  # of the replica, in Ray's account of its error
@@ -46,16 +48,23 @@ PROCESS = re.compile(r"\(pid=(\d+)")  # of the replica, in Ray's account of its 
 WRAPPERS = ("Traceback (most recent call last)", "See root cause above", "See stack trace for root cause")
 
 
-def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Callable[[str], None] = unheard) -> Endpoint:
+def deploy(
+    spec: EndpointSpec,
+    store: Store,
+    *,
+    artifact: Artifact | None = None,
+    wait: bool = True,
+    notice: Callable[[str], None] = unheard,
+) -> Endpoint:
     """Serve a model artifact and return when it answers (`wait=False`: when Serve has accepted it).
 
     An endpoint of the same name answers until the new one is ready, where the cluster has room for both; else there is
     a gap, which `notice` is told. Where the new one fails, what was served before is served again. Joins the cluster of
-    RAY_ADDRESS, else starts a private one that ends with this process. Raises InputError for a missing artifact,
-    NotReadyError where the port is taken, JobError with the replica's last error where the engine dies or does not
-    answer in time.
+    RAY_ADDRESS, else starts a private one that ends with this process. `artifact` is the model where it is known
+    already. Raises InputError for a missing artifact, NotReadyError where the port is taken, JobError with the
+    replica's last error where the engine dies or does not answer in time.
     """
-    artifact = store.resolve(spec.model)
+    artifact = artifact or store.resolve(spec.model)
     keep_model(artifact.store_url, artifact.kind, artifact.fingerprint)  # until the endpoint's own processes do
     name = spec.served_name or artifact.name
     if not re.fullmatch(r"[\w.-]+", name):
@@ -65,7 +74,7 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
     runtime.connect(
         ScalingSpec(num_workers=spec.max_replicas, cpus_per_worker=spec.cpus, gpus_per_worker=float(spec.gpus))
     )
-    details = _details()
+    details = serve_details()
     if details is None:
         _check_port(spec.port)
     elif (port := details["http_options"]["port"]) != spec.port:
@@ -83,9 +92,9 @@ def deploy(spec: EndpointSpec, store: Store, *, wait: bool = True, notice: Calla
         notice(f"{artifact.record.ref} is an adapter: transformers serves it, its answers in turn, and not vLLM")
     if not runtime.debugging():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    target = application(spec, name, artifact, surge=surge)
+    target = application(spec, name, artifact, surge=surge, before=_before(before, spec, artifact))
     serve.start(http_options={"host": spec.host, "port": spec.port, **_certificate(spec.access)})
-    route = _route(details, name)
+    route = route_of(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
     if wait:
         try:
@@ -105,8 +114,18 @@ def _serve_again(before: dict[str, Any], name: str, route: str) -> str:
     """Serve what an endpoint was made of; replicas of it that are left answer meanwhile. Its artifact's name."""
     artifact = Store(before["store"]).get(before["kind"], before["fingerprint"])
     spec = convert(before["spec"], EndpointSpec, "endpoint")
-    serve._run(application(spec, name, artifact), name=name, route_prefix=route, _blocking=False)
+    target = application(spec, name, artifact, version=before["version"], before=before["before"])
+    serve._run(target, name=name, route_prefix=route, _blocking=False)
     return artifact.record.ref
+
+
+def _before(made_of: dict[str, Any] | None, spec: EndpointSpec, artifact: Artifact) -> dict[str, Any] | None:
+    """What to go back to from a new version: what is served now, or, where that is the same, the one before it."""
+    if made_of is None:
+        return None
+    if made_of["fingerprint"] == artifact.fingerprint and convert(made_of["spec"], EndpointSpec, "endpoint") == spec:
+        return made_of["before"]  # type: ignore[no-any-return]
+    return {key: value for key, value in made_of.items() if key not in ("before", "version")}
 
 
 def _has_room(spec: EndpointSpec) -> bool:
@@ -123,7 +142,7 @@ def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False) ->
     deadline = time.monotonic() + timeout_seconds
     pause = threading.Event()
     while time.monotonic() < deadline:
-        endpoint = _find(name)
+        endpoint = find(name)
         if endpoint.status in FAILED:
             reason = _reason(endpoint.message)
             if not replaces:
@@ -152,31 +171,40 @@ def answers(endpoint: Endpoint) -> bool:
 def undeploy(name: str) -> None:
     """Take an endpoint down, its begun requests finished. Serve stays, and with it the port, for the next endpoint.
 
-    Raises InputError where no endpoint is called so.
+    Raises InputError where no endpoint is called so, JobError where its replicas do not end in time.
     """
-    _find(name)
-    serve.delete(name)
+    find(name)
+    seconds = drain_seconds(serve_details(), name) + UNDEPLOY_SECONDS
+    serve.delete(name, _blocking=False)  # else it gives up after a minute
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while name in (serve_details() or {}).get("applications", {}):
+        if time.monotonic() > deadline:
+            raise JobError(
+                f"endpoint {name!r} has not ended within {seconds:.0f} s", "Look at it with `ctl serve list`."
+            )
+        pause.wait(POLL_SECONDS)
 
 
 def endpoints() -> list[Endpoint]:
     """The endpoints of the cluster that this process has joined."""
-    return from_details(_details())
+    return from_details(serve_details())
 
 
-def _find(name: str) -> Endpoint:
+def find(name: str) -> Endpoint:
+    """The endpoint of a name. Raises InputError where none is called so."""
     found = {endpoint.name: endpoint for endpoint in endpoints()}
     if name not in found:
         raise InputError(f"no endpoint is called {name!r}", nearest(name, list(found)) if found else "None is running.")
     return found[name]
 
 
-def _details() -> dict[str, Any] | None:
+def serve_details() -> dict[str, Any] | None:
     """Serve's own account of itself, or None where it does not run."""
     client = _get_global_client(raise_if_no_controller_running=False)
     return None if client is None else dict(client.get_serve_details())
 
 
-def _route(details: dict[str, Any] | None, name: str) -> str:
+def route_of(details: dict[str, Any] | None, name: str) -> str:
     routes = {n: a["route_prefix"] for n, a in (details or {}).get("applications", {}).items()}
     if name in routes:
         return str(routes[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -27,20 +28,35 @@ TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
 ONGOING_REQUESTS = 100_000  # Serve passes everything on: the gateway of a replica refuses what is too much
 UNPLACED_REQUESTS = 1000  # wait in Serve while there is no replica at all, as after the death of the only one
 RETRY_SECONDS = 5
+ONE_REPLICA = {"min_replicas": 1, "max_replicas": 1}  # Serve knows how many there are, which is no new version
+ENDING_SECONDS = 10.0  # for the last words of a replica that has not finished its answers in time
+DRAINED_SECONDS = 0.5  # between two looks whether it has
 SERVE_MISSES = 3  # times that a replica may not answer Serve before it is replaced
 
 
-def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
+def application(
+    spec: EndpointSpec,
+    name: str,
+    artifact: Artifact,
+    *,
+    surge: bool = True,
+    version: str = "",
+    before: dict[str, Any] | None = None,
+) -> Application:
     """The application; `surge`: another one of this name answers until it is ready.
 
-    Raises InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
+    Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
+    the endpoint was made of until now, for a rollback. Raises InputError for an artifact that is no Hugging Face
+    model, or none that writes, SpecError for a bad field.
     """
+    version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
+    made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before, **origin}
     over_vllm = adapter_place(artifact) is None
     (check_served if over_vllm else _check_adapter)(spec, artifact)
     environment = {
         MODEL_VARIABLE: artifact.record.ref,
-        ORIGIN_VARIABLE: json.dumps({"spec": fields(spec), **origin}),
+        ORIGIN_VARIABLE: json.dumps(made_of),
         "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
         **(engine_environment(spec) if over_vllm else {}),
     }
@@ -48,22 +64,33 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
         environment["TRUNKLINE_CACHE"] = cache
     modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
     options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
+    options |= {"version": version, "_internal": True}
     from serving.keeping import Keeper
 
-    keeper: Any = Keeper
+    keeper: Any = Keeper.options(version=version, _internal=True)
+    kept = [(each["store"], each["kind"], each["fingerprint"]) for each in (origin, before) if each]
     access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
-    given = origin | {"keeper": keeper.bind(**origin)}
+    given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
         arguments = engine_arguments(spec, artifact)
-        bound = (name, arguments, spec.max_queued, spec.health, spec.limits, access)
+        bound = (name, arguments, spec.max_queued, spec.health, spec.drain_seconds, spec.limits, access)
         return replica.options(**options).bind(*bound, **given)
     from serving.over_transformers import Transformers as replica
 
     threads = max(1, round(spec.cpus))
-    bound = (name, threads, spec.max_model_len, spec.max_running, spec.max_queued, spec.limits, access)
+    bound = (
+        name,
+        threads,
+        spec.max_model_len,
+        spec.max_running,
+        spec.max_queued,
+        spec.drain_seconds,
+        spec.limits,
+        access,
+    )
     return replica.options(**options).bind(*bound, **given)
 
 
@@ -89,6 +116,8 @@ def _options(spec: EndpointSpec, environment: dict[str, str], modules: tuple[str
         "max_ongoing_requests": ONGOING_REQUESTS,
         "max_queued_requests": UNPLACED_REQUESTS,
         "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS),
+        "graceful_shutdown_timeout_s": spec.drain_seconds + ENDING_SECONDS,
+        "graceful_shutdown_wait_loop_s": DRAINED_SECONDS,
         "health_check_period_s": spec.health.period_seconds,
         "health_check_timeout_s": spec.health.timeout_seconds / SERVE_MISSES,
     }

@@ -36,7 +36,7 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
             environment = _environment(deployment)
             if MODEL_VARIABLE in environment:
                 model = environment[MODEL_VARIABLE]
-                replicas = sum(_text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
+                replicas = sum(text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
         if model:
             scheme = "https" if options.get("ssl_certfile") else "http"
             url = base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
@@ -45,7 +45,7 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
                     name=name,
                     base_url=url,
                     model=model,
-                    status=_text(application["status"]),
+                    status=text(application["status"]),
                     replicas=replicas,
                     message="\n".join(filter(None, messages)),
                 )
@@ -54,15 +54,42 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
 
 
 def origin(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
-    """What an endpoint was made of (see engine.py), or None where there is no such endpoint."""
+    """What an endpoint was made of (see application.py), or None where there is no such endpoint.
+
+    Its numbers of replicas are Serve's: they change without a new version.
+    """
+    deployment = deployment_of(details, name)
+    if deployment is None or not (told := _environment(deployment).get(ORIGIN_VARIABLE)):
+        return None
+    found = dict(msgspec.json.decode(told))
+    return found | {"spec": found["spec"] | _replicas(deployment.get("deployment_config") or {})}
+
+
+def deployment_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The deployment of an endpoint that answers, in Serve's details; None where no endpoint is called so."""
     application = (details or {}).get("applications", {}).get(name) or {"deployments": {}}
     for deployment in application["deployments"].values():
-        if text := _environment(deployment).get(ORIGIN_VARIABLE):
-            return dict(msgspec.json.decode(text))
+        if MODEL_VARIABLE in _environment(deployment):
+            return dict(deployment)
     return None
 
 
-def _text(value: Any) -> str:
+def _replicas(config: dict[str, Any]) -> dict[str, int]:
+    """The numbers of replicas in a deployment's configuration, as fields of the spec."""
+    scale = config.get("autoscaling_config")
+    if scale:
+        return {"min_replicas": scale["min_replicas"], "max_replicas": scale["max_replicas"]}
+    number = config.get("num_replicas")
+    return {"min_replicas": number, "max_replicas": number} if isinstance(number, int) else {}
+
+
+def drain_seconds(details: dict[str, Any] | None, name: str) -> float:
+    """How long an endpoint's replicas may take to go."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    return float(config.get("graceful_shutdown_timeout_s") or 0)
+
+
+def text(value: Any) -> str:
     """Serve's client gives enumerations where its REST API gives their values."""
     return str(getattr(value, "value", value))
 

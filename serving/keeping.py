@@ -25,7 +25,9 @@ def keep_model(store: str, kind: str, fingerprint: str) -> None:
 
 @serve.deployment(name="Keeper", ray_actor_options={"num_cpus": 0})
 class Keeper:
-    """Keeps a model as long as the endpoint stands, also where no replica does or one starts again."""
+    """Keeps models as long as the endpoint stands, also where no replica does or one starts again: its own, and the
+    one before, for a rollback. Each is a store, a kind and a fingerprint."""
 
-    def __init__(self, store: str, kind: str, fingerprint: str) -> None:
-        keep_model(store, kind, fingerprint)
+    def __init__(self, models: list[tuple[str, str, str]]) -> None:
+        for model in models:
+            keep_model(*model)

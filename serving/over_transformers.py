@@ -10,6 +10,7 @@ from cluster.core.storage.store import Store
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.asgi import Application
+from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 
@@ -26,6 +27,7 @@ class Transformers:
         longest: int,
         running: int,
         queued: int,
+        drain_seconds: float,
         limits: Limits,
         access: Access,
         store: str,
@@ -40,7 +42,7 @@ class Transformers:
         keep_model(store, kind, fingerprint)
         torch.set_num_threads(threads)
         self.name, self.limits, self.access = name, limits, access
-        self.running, self.queued = running, queued
+        self.running, self.queued, self.drain_seconds = running, queued, drain_seconds
         self.talker = InProcess(Store(store).get(kind, fingerprint))
         if longest:
             self.talker.context_tokens = longest
@@ -50,7 +52,6 @@ class Transformers:
 
         at_once = self.running or ANSWERS_AT_ONCE
         app, context_tokens = openai_app(self.name, self.talker, at_once), self.talker.context_tokens
-        admission = Admission(at_once, self.queued)
-        return await gateway(
-            Answers(app), self.name, self.talker.name, self.limits, self.access, context_tokens, admission
-        )
+        admission, answers = Admission(at_once, self.queued), Answers(app)
+        end_when_drained(answers, self.drain_seconds)
+        return await gateway(answers, self.name, self.talker.name, self.limits, self.access, context_tokens, admission)

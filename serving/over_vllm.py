@@ -18,6 +18,7 @@ from cluster.core.storage.store import Store
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.asgi import Application
+from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 from serving.watch import Watch
@@ -34,6 +35,7 @@ class Vllm:
         arguments: dict[str, Any],
         queued: int,
         health: Health,
+        drain_seconds: float,
         limits: Limits,
         access: Access,
         store: str,
@@ -49,7 +51,7 @@ class Vllm:
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
-        self.queued, self.health = queued, health
+        self.queued, self.health, self.drain_seconds = queued, health, drain_seconds
         folder = str(artifact.local())
         self.arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", folder])
         vars(self.arguments).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
@@ -66,6 +68,7 @@ class Vllm:
         await init_app_state(self.engine, app.state, self.arguments, tasks)
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
         answers = Answers(app)
+        end_when_drained(answers, self.drain_seconds)
         self.watch = Watch(self.health, answers, self._token, self.engine.is_sleeping)
         core = self.engine.engine_core
         core.get_output_async = _noted(core.get_output_async, self.watch.moved)
