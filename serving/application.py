@@ -64,10 +64,9 @@ def application(
         environment["TRUNKLINE_CACHE"] = cache
     modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
     options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
-    options |= {"version": version, "_internal": True}
     from serving.keeping import Keeper
 
-    keeper: Any = Keeper.options(version=version, _internal=True)
+    keeper = _of_version(Keeper, version)
     kept = [(each["store"], each["kind"], each["fingerprint"]) for each in (origin, before) if each]
     access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
     given = origin | {"keeper": keeper.bind(kept)}
@@ -77,7 +76,7 @@ def application(
 
         arguments = engine_arguments(spec, artifact)
         bound = (name, arguments, spec.max_queued, spec.health, spec.drain_seconds, spec.limits, access)
-        return replica.options(**options).bind(*bound, **given)
+        return _of_version(replica.options(**options), version).bind(*bound, **given)
     from serving.over_transformers import Transformers as replica
 
     threads = max(1, round(spec.cpus))
@@ -91,7 +90,13 @@ def application(
         spec.limits,
         access,
     )
-    return replica.options(**options).bind(*bound, **given)
+    return _of_version(replica.options(**options), version).bind(*bound, **given)
+
+
+def _of_version(deployment: Any, version: str) -> Any:
+    """A deployment whose replicas go on where it is deployed again in the same version. (Serve's own way to say so is
+    private; without it every deployment is a new version.)"""
+    return deployment.options(version=version, _internal=True)
 
 
 def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:

@@ -99,26 +99,24 @@ def rolled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rolled]:
         cluster.ctl("down")
 
 
-async def _streams(rolled: Rolled, count: int, tokens: int) -> list[Any]:
-    async with httpx.AsyncClient(base_url=rolled.base_url, timeout=300) as client:
-        return await asyncio.gather(*(ask(client, tokens, streamed=True) for _ in range(count)))
-
-
 class Streams(Load):
-    """Long answers that have begun when the block does; one each."""
+    """One long stream of each client, and no more."""
 
     async def _run(self) -> None:
-        self.answers += await _streams_of(self)
-
-
-async def _streams_of(load: Load) -> list[Any]:
-    async with httpx.AsyncClient(base_url=load.base_url, timeout=300) as client:
-        return await asyncio.gather(*(ask(client, load.tokens, streamed=True) for _ in range(load.clients)))
+        async with httpx.AsyncClient(base_url=self.base_url, timeout=300) as client:
+            asked = (ask(client, self.tokens, streamed=True) for _ in range(self.clients))
+            self.answers += await asyncio.gather(*asked)
 
 
 def wait_until_ongoing(rolled: Rolled, count: int) -> None:
     while sum(replica["ongoing"] or 0 for replica in rolled.running()) < count:
         time.sleep(0.2)
+
+
+def answers(rolled: Rolled) -> bool:
+    with Streams(rolled.base_url, clients=1, tokens=4) as streams:
+        pass
+    return not streams.failed
 
 
 def test_what_status_and_logs_tell(rolled: Rolled) -> None:
@@ -166,7 +164,7 @@ def test_a_frozen_engine_is_replaced(rolled: Rolled) -> None:
     print(f"streams of a frozen engine end after {time.monotonic() - began:.1f} s")
     assert [answer.failed for answer in streams.answers] == ["error event: engine_lost"] * 3
     deadline = time.monotonic() + 300
-    while not (answer := asyncio.run(_streams(rolled, 1, 4))[0]).artifact or answer.failed:
+    while not answers(rolled):
         assert time.monotonic() < deadline
         time.sleep(0.5)
     print(f"and it answers again after {time.monotonic() - began:.1f} s")
