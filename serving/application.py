@@ -42,11 +42,13 @@ def application(
     surge: bool = True,
     version: str = "",
     before: dict[str, Any] | None = None,
+    proxy: dict[str, str] | None = None,
 ) -> Application:
     """The application; `surge`: another one of this name answers until it is ready.
 
     Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
-    the endpoint was made of until now, for a rollback. Raises InputError for an artifact that is no Hugging Face
+    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it.
+    Raises InputError for an artifact that is no Hugging Face
     model, or none that writes, SpecError for a bad field.
     """
     version = version or secrets.token_hex(8)
@@ -57,6 +59,7 @@ def application(
     environment = {
         MODEL_VARIABLE: artifact.record.ref,
         ORIGIN_VARIABLE: json.dumps(made_of),
+        **(proxy or {}),
         "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
         **(engine_environment(spec) if over_vllm else {}),
     }

@@ -9,6 +9,7 @@ import msgspec
 MODEL_VARIABLE = "TRUNKLINE_MODEL"  # in the replica's environment, and so in Serve's status: what an endpoint serves
 ORIGIN_VARIABLE = "TRUNKLINE_ENDPOINT"  # there, too: the spec and the artifact, to serve it again
 STARTING = ("NOT_STARTED", "DEPLOYING")
+PROXY_VARIABLES = ("RAY_SERVE_", "TRUNKLINE_HAPROXY")  # beginnings of the names
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -72,6 +73,15 @@ def deployment_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] |
         if MODEL_VARIABLE in _environment(deployment):
             return dict(deployment)
     return None
+
+
+def proxy_environment(details: dict[str, Any] | None) -> dict[str, str]:
+    """The variables of the proxy (proxy.py) that stands before the endpoints, which all replicas have alike."""
+    for name in (details or {}).get("applications", {}):
+        if deployment := deployment_of(details, name):
+            environment = _environment(deployment)
+            return {key: value for key, value in environment.items() if key.startswith(PROXY_VARIABLES)}
+    return {}
 
 
 def _replicas(config: dict[str, Any]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from cluster.core.specs.spec import convert, override
 from cluster.core.storage.store import Store
 from serving.app import POLL_SECONDS, deploy, find, route_of, serve_details
 from serving.application import application
-from serving.endpoints import FAILED, Endpoint, origin
+from serving.endpoints import FAILED, Endpoint, origin, proxy_environment
 
 RENDERED = "declarative"  # Serve's word for what a configuration file describes, as KubeRay's
 
@@ -37,8 +37,10 @@ def scale(name: str, least: int, most: int) -> Endpoint:
     made_of = _made_of(name)
     spec = convert(made_of["spec"] | {"min_replicas": least, "max_replicas": most}, EndpointSpec, "endpoint")
     artifact = Store(made_of["store"]).get(made_of["kind"], made_of["fingerprint"])
-    target = application(spec, name, artifact, version=made_of["version"], before=made_of["before"])
-    serve._run(target, name=name, route_prefix=route_of(serve_details(), name), _blocking=False)
+    details = serve_details()
+    same = {"version": made_of["version"], "before": made_of["before"], "proxy": proxy_environment(details)}
+    target = application(spec, name, artifact, **same)
+    serve._run(target, name=name, route_prefix=route_of(details, name), _blocking=False)
     deadline, pause = time.monotonic() + spec.start_timeout_seconds, threading.Event()
     while True:
         found = find(name)
