@@ -33,6 +33,7 @@ from serving import proxy as proxies
 from serving.application import application
 from serving.checks import certificate, check_access, check_capacity, check_port
 from serving.endpoints import (
+    CANARY,
     FAILED,
     STARTING,
     Endpoint,
@@ -90,8 +91,12 @@ def deploy(
         )
     check_capacity(spec)
     check_access(spec, name, notice)
+    if f"{name}{CANARY}" in (details or {}).get("applications", {}):
+        raise NotReadyError(
+            f"endpoint {name!r} has a canary", "End it before: `ctl serve promote`, or `ctl serve rollback`."
+        )
     before = origin(details, name)
-    surge = before is None or _has_room(spec)
+    surge = before is None or has_room(spec)
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
     if adapter_place(artifact) is not None:
@@ -139,16 +144,17 @@ def _before(made_of: dict[str, Any] | None, spec: EndpointSpec, artifact: Artifa
     return {key: value for key, value in made_of.items() if key not in ("before", "version")}
 
 
-def _has_room(spec: EndpointSpec) -> bool:
+def has_room(spec: EndpointSpec) -> bool:
     """Whether a replica fits beside those that run."""
     free = ray.available_resources()
     return free.get("CPU", 0) >= spec.cpus and free.get("GPU", 0) >= spec.gpus
 
 
-def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False) -> Endpoint:
+def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False, routed: bool = True) -> Endpoint:
     """Wait until an endpoint answers under its name. Raises JobError where it fails or takes longer.
 
-    One that fails is taken down, unless it `replaces` one whose replicas may still answer.
+    One that fails is taken down, unless it `replaces` one whose replicas may still answer. One that is not `routed`
+    answers other replicas alone, and cannot be asked from here.
     """
     deadline = time.monotonic() + timeout_seconds
     pause = threading.Event()
@@ -159,7 +165,7 @@ def await_ready(name: str, timeout_seconds: float, *, replaces: bool = False) ->
             if not replaces:
                 undeploy(name)
             raise JobError(f"endpoint {name!r} did not start: {why}", "See the replica's log for more (--debug).")
-        if endpoint.status not in STARTING and answers(endpoint):
+        if endpoint.status not in STARTING and (not routed or answers(endpoint)):
             return endpoint
         pause.wait(POLL_SECONDS)  # Serve sends no event when an application's state changes
     raise JobError(
@@ -180,7 +186,8 @@ def answers(endpoint: Endpoint) -> bool:
 
 
 def undeploy(name: str) -> None:
-    """Take an endpoint down, its begun requests finished. Serve stays, and with it the port, for the next endpoint.
+    """Take an endpoint down, its begun requests finished, and its canary, if it has one. Serve stays, and with it the
+    port, for the next endpoint.
 
     Raises InputError where no endpoint is called so, JobError where its replicas do not end in time.
     """
@@ -188,12 +195,14 @@ def undeploy(name: str) -> None:
     seconds = drain_seconds(serve_details(), name) + UNDEPLOY_SECONDS
     serve.delete(name, _blocking=False)  # else it gives up after a minute
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while name in (serve_details() or {}).get("applications", {}):
+    while name in (left := (serve_details() or {}).get("applications", {})):
         if time.monotonic() > deadline:
             raise JobError(
                 f"endpoint {name!r} has not ended within {seconds:.0f} s", "Look at it with `ctl serve list`."
             )
         pause.wait(POLL_SECONDS)
+    if f"{name}{CANARY}" in left:
+        undeploy(f"{name}{CANARY}")
 
 
 def endpoints() -> list[Endpoint]:

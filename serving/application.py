@@ -7,6 +7,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cluster.control import forkserver
@@ -18,6 +19,7 @@ from cluster.core.storage.artifact import Artifact
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
+from serving.split import Share
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -43,12 +45,13 @@ def application(
     version: str = "",
     before: dict[str, Any] | None = None,
     proxy: dict[str, str] | None = None,
+    share: Share | None = None,
 ) -> Application:
     """The application; `surge`: another one of this name answers until it is ready.
 
     Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
-    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it.
-    Raises InputError for an artifact that is no Hugging Face
+    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it,
+    and `share` what it passes on (split.py). Raises InputError for an artifact that is no Hugging Face
     model, or none that writes, SpecError for a bad field.
     """
     version = version or secrets.token_hex(8)
@@ -67,6 +70,7 @@ def application(
         environment["TRUNKLINE_CACHE"] = cache
     modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
     options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
+    options["user_config"] = {"share": share and to_builtins(share)}
     from serving.keeping import Keeper
 
     keeper = _of_version(Keeper, version)

@@ -9,6 +9,7 @@ import msgspec
 MODEL_VARIABLE = "TRUNKLINE_MODEL"  # in the replica's environment, and so in Serve's status: what an endpoint serves
 ORIGIN_VARIABLE = "TRUNKLINE_ENDPOINT"  # there, too: the spec and the artifact, to serve it again
 STARTING = ("NOT_STARTED", "DEPLOYING")
+CANARY = ".canary"  # behind the name of its endpoint: the application of another version, with no route of its own
 PROXY_VARIABLES = ("RAY_SERVE_", "TRUNKLINE_HAPROXY")  # beginnings of the names
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -40,7 +41,12 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
                 replicas = sum(text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
         if model:
             scheme = "https" if options.get("ssl_certfile") else "http"
-            url = base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
+            routed = application["route_prefix"] is not None
+            url = (
+                base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
+                if routed
+                else ""
+            )
             found.append(
                 Endpoint(
                     name=name,
@@ -82,6 +88,13 @@ def proxy_environment(details: dict[str, Any] | None) -> dict[str, str]:
             environment = _environment(deployment)
             return {key: value for key, value in environment.items() if key.startswith(PROXY_VARIABLES)}
     return {}
+
+
+def share_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The share of its requests that an endpoint passes on (split.py)."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    found: dict[str, Any] | None = (config.get("user_config") or {}).get("share")
+    return found
 
 
 def _replicas(config: dict[str, Any]) -> dict[str, int]:

@@ -106,12 +106,14 @@ class Gateway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(REQUEST_ID_HEADER, b"")
         request_id = given[:128] or secrets.token_hex(16).encode()
-        named = [(ARTIFACT_HEADER, self.artifact.encode()), (REQUEST_ID_HEADER, request_id)]
+        named = {ARTIFACT_HEADER: self.artifact.encode(), REQUEST_ID_HEADER: request_id}
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID_HEADER]
-                message = {**message, "headers": [*own, *named]}
+                if any(pair[0] == ARTIFACT_HEADER for pair in own):  # another version has answered
+                    del named[ARTIFACT_HEADER]
+                message = {**message, "headers": [*own, *named.items()]}
             await send(message)
 
         try:

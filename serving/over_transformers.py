@@ -13,11 +13,12 @@ from serving.asgi import Application
 from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.sharing import Sharing
 
 
 @serve.deployment(name="Transformers", max_constructor_retry_count=1)
 @serve.ingress()
-class Transformers:
+class Transformers(Sharing):
     """One replica: the model, and what it is called."""
 
     def __init__(
@@ -42,6 +43,7 @@ class Transformers:
         keep_model(store, kind, fingerprint)
         torch.set_num_threads(threads)
         self.name, self.limits, self.access = name, limits, access
+        self.keeper = keeper
         self.running, self.queued, self.drain_seconds = running, queued, drain_seconds
         self.talker = InProcess(Store(store).get(kind, fingerprint))
         if longest:

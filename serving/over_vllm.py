@@ -21,12 +21,13 @@ from serving.asgi import Application
 from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.sharing import Sharing
 from serving.watch import Watch
 
 
 @serve.deployment(name="Vllm", max_constructor_retry_count=1)
 @serve.ingress()
-class Vllm:
+class Vllm(Sharing):
     """One replica: the engine, and what the model is called."""
 
     async def __init__(  # type: ignore[misc]
@@ -51,6 +52,7 @@ class Vllm:
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
+        self.keeper = keeper
         self.queued, self.health, self.drain_seconds = queued, health, drain_seconds
         folder = str(artifact.local())
         self.arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", folder])
@@ -75,7 +77,8 @@ class Vllm:
         app.state.server = _Ended(self.watch)
         admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.queued)
         context_tokens = self.engine.model_config.max_model_len
-        return await gateway(answers, self.name, self.artifact, self.limits, self.access, context_tokens, admission)
+        shared = self.shared(answers, self.artifact, self.limits, admission, self.keeper)
+        return await gateway(shared, self.name, self.artifact, self.limits, self.access, context_tokens, admission)
 
     async def _token(self) -> None:
         """Have the engine compute a token."""

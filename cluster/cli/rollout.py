@@ -142,8 +142,43 @@ def roll(
     _say(roll(name, ref, changes_of(set_ or []), tell))
 
 
+def canary(
+    name: Endpoint_,
+    ref: Annotated[str, typer.Argument(help="Artifact that answers the share [default: the canary that stands].")] = "",
+    weight: Annotated[float, typer.Option("--weight", min=0, max=1, help="Part of the requests.")] = 0.1,
+    shadow: Annotated[
+        bool,
+        typer.Option("--shadow", help="Send it copies, and keep pairs of answers; clients get the usual ones."),
+    ] = False,
+) -> None:
+    """Have another version answer a share of the requests; a conversation stays with its version."""
+    from serving.rollout import canary
+
+    _join()
+    canary(name, ref, weight, shadow=shadow, notice=tell)
+
+
+def promote(
+    name: Endpoint_,
+    condition: Annotated[
+        str,
+        typer.Option("--if", help="Figures that it must have, as 'p95_ttft_seconds <= 0.5 and failed_fraction <= 0'."),
+    ] = "",
+    figures: Annotated[bool, typer.Option("--figures", help="Show the figures, and change nothing.")] = False,
+) -> None:
+    """Have the canary's version answer everything, where its figures are good enough."""
+    from serving.rollout import canary_figures, promote
+
+    _join()
+    if figures:
+        rows = [(figure, f"{value:.4g}") for figure, value in sorted(canary_figures(name).items())]
+        print_table(("figure", "value"), rows, "")
+        return
+    _say(promote(name, condition, tell))
+
+
 def rollback(name: Endpoint_) -> None:
-    """Have the version before answer again, by the same way."""
+    """End the canary, if there is one; else have the version before answer again."""
     from serving.rollout import rollback
 
     _join()
@@ -210,4 +245,4 @@ def _span_of(text: str) -> tuple[int, int]:
     return int(least), int(most or least)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (plan, status, scale, roll, rollback, logs)
+COMMANDS: tuple[Callable[..., None], ...] = (plan, status, scale, roll, canary, promote, rollback, logs)
