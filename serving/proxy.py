@@ -36,7 +36,7 @@ def environment(spec: EndpointSpec, nodes: int) -> dict[str, str]:
     """Variables of Serve's controller, proxies and replicas, on a cluster of so many nodes that has no Serve yet."""
     binary = haproxy()
     possible = binary and nodes == 1 and spec.host in LOOPBACK and not spec.access.tls_certificate
-    if os.environ.get(SWITCH, "haproxy") != "haproxy" or not possible:
+    if os.environ.get(SWITCH, "python") != "haproxy" or not possible:
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     folder = Path(tempfile.mkdtemp(prefix="trunkline-"))  # short: a socket's path has 104 bytes
     first = random.SystemRandom().randrange(PORTS.start, PORTS.stop - PORTS_EACH, PORTS_EACH)
