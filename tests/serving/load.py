@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
 import time
@@ -15,6 +16,7 @@ import httpx
 
 TIMEOUT_SECONDS = 120.0
 TOKENS = 24
+NUMBERS = itertools.count()  # else a canary would get all requests, or none
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,12 @@ class Load:
 
 async def ask(client: httpx.AsyncClient, tokens: int, *, streamed: bool) -> Answer:
     """One request of a completion of exactly so many tokens."""
-    body: dict[str, Any] = {"model": "chat", "prompt": "def f(", "max_tokens": tokens, "ignore_eos": True}
+    body: dict[str, Any] = {
+        "model": "chat",
+        "prompt": f"def f{next(NUMBERS)}(",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }
     if streamed:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     asked_at = time.time()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ from tests.serving.load import Load, ask
 pytestmark = [pytest.mark.heavy, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
 
 CONTEXT = 4096
-LONG = 1500  # tokens of an answer that takes a while
-HEALTH = ("--set", "endpoint.health.period_seconds=2", "--set", "endpoint.health.timeout_seconds=6")
+LONG = 600  # tokens of an answer that takes a while
+LONGER = CONTEXT - 100  # of one that takes longer than the start of a replica
+FIELDS = ("health.period_seconds=2", "health.timeout_seconds=6", "drain_seconds=600", "kv_cache_gib=2")
+SETS = [option for field in FIELDS for option in ("--set", f"endpoint.{field}")]
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Rolled:
 
     def up(self, *options: str) -> str:
         where = ("--name", "chat", "--port", str(self.port), "--store", self.store.root.url)
-        return self.cluster.ctl("serve", "up", self.first.record.ref, *where, *HEALTH, *options, timeout=840)
+        return self.cluster.ctl("serve", "up", self.first.record.ref, *where, *SETS, *options, timeout=840)
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.cluster.ctl("serve", "status", "chat", "--json")))
@@ -74,8 +77,8 @@ def write_slow_model(folder: Path, seed: int) -> None:
     write_model(folder)
     torch.manual_seed(seed)
     config = LlamaConfig.from_pretrained(folder)
-    config.update({"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8,
-                   "head_dim": 64, "intermediate_size": 1024, "max_position_embeddings": CONTEXT,
+    config.update({"hidden_size": 768, "num_hidden_layers": 16, "num_attention_heads": 12, "num_key_value_heads": 12,
+                   "head_dim": 64, "intermediate_size": 1536, "max_position_embeddings": CONTEXT,
                    "initializer_range": 0.05})  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
 
@@ -133,11 +136,11 @@ def test_what_status_and_logs_tell(rolled: Rolled) -> None:
 
 def test_a_roll_finishes_what_has_begun(rolled: Rolled) -> None:
     """An alias that is switched is rolled by its name; a rollback is one command."""
-    with Streams(rolled.base_url, clients=4, tokens=LONG) as streams:
-        wait_until_ongoing(rolled, 4)
+    with Streams(rolled.base_url, clients=3, tokens=LONGER) as streams:
+        wait_until_ongoing(rolled, 3)
         said = rolled.cluster.ctl("serve", "roll", "chat", rolled.second.record.ref, timeout=840)
     assert f"1 replicas serve {rolled.second.record.ref}" in said
-    assert not streams.failed and streams.artifacts == {rolled.first.record.ref: 4}
+    assert not streams.failed and streams.artifacts == {rolled.first.record.ref: 3}
     assert rolled.status()["before"].endswith(rolled.first.fingerprint[:12])
     with Load(rolled.base_url, clients=2) as load:
         load.wait_for(4)
@@ -149,15 +152,15 @@ def test_a_roll_finishes_what_has_begun(rolled: Rolled) -> None:
 
 def test_an_answer_that_takes_too_long_ends_with_an_error(rolled: Rolled) -> None:
     rolled.cluster.ctl("serve", "roll", "chat", "--set", "endpoint.drain_seconds=1", timeout=840)
-    with Streams(rolled.base_url, clients=2, tokens=CONTEXT - 100) as streams:
+    with Streams(rolled.base_url, clients=2, tokens=LONGER) as streams:
         wait_until_ongoing(rolled, 2)
-        rolled.cluster.ctl("serve", "roll", "chat", "--set", "endpoint.drain_seconds=60", timeout=840)
+        rolled.cluster.ctl("serve", "roll", "chat", "--set", "endpoint.drain_seconds=600", timeout=840)
     assert [answer.failed for answer in streams.answers] == ["error event: engine_lost"] * 2
 
 
 def test_a_frozen_engine_is_replaced(rolled: Rolled) -> None:
     (engine,) = rolled.engines()
-    with Streams(rolled.base_url, clients=3, tokens=CONTEXT - 100) as streams:
+    with Streams(rolled.base_url, clients=3, tokens=LONGER) as streams:
         wait_until_ongoing(rolled, 3)
         engine.send_signal(signal.SIGSTOP)
         began = time.monotonic()
@@ -176,7 +179,7 @@ def test_a_client_that_leaves_frees_the_engine(rolled: Rolled) -> None:
     """Else the answer to who comes next, which one engine computes at a time, would wait for the whole of it."""
     one = ("--set", "endpoint.max_running=1", "--set", "endpoint.max_queued=0")
     rolled.cluster.ctl("serve", "roll", "chat", *one, timeout=840)
-    body = {"model": "chat", "prompt": "x", "max_tokens": CONTEXT - 100, "ignore_eos": True, "stream": True}
+    body = {"model": "chat", "prompt": "x", "max_tokens": LONGER, "ignore_eos": True, "stream": True}
     short = {"model": "chat", "prompt": "x", "max_tokens": 1}
     with httpx.Client(base_url=rolled.base_url, timeout=300) as client:
         began = time.monotonic()
@@ -227,6 +230,36 @@ def test_no_request_is_lost_while_it_is_rolled_scaled_and_killed(rolled: Rolled)
     ended = max(answer.asked_at for answer in load.answers if answer.artifact == rolled.first.record.ref)
     begun = min(answer.asked_at for answer in load.answers if answer.artifact == rolled.second.record.ref)
     assert ended < killed_at and begun < killed_at
+
+
+def test_a_canary_is_shifted_and_promoted_by_its_figures(rolled: Rolled) -> None:
+    """Without a request that fails; a shadow's answers reach nobody."""
+    (running,) = {replica["model"] for replica in rolled.running()}
+    other = rolled.first if running == rolled.second.record.ref else rolled.second
+    with Load(rolled.base_url) as load:
+        rolled.cluster.ctl("serve", "canary", "chat", other.record.ref, "--shadow", "--weight", "0.5", timeout=840)
+        load.wait_for(40)
+        assert set(load.artifacts) == {running}
+        rolled.cluster.ctl("serve", "canary", "chat", "--weight", "0.5", timeout=240)
+        began = len(load.answers)
+        load.wait_for(100)
+        shares = Counter(answer.artifact for answer in load.answers[began + 20 :])
+        assert 0.2 < shares[other.record.ref] / shares.total() < 0.8, shares
+        figures = rolled.cluster.ctl("serve", "promote", "chat", "--figures")
+        assert "stable_p95_ttft_seconds" in figures and "failed_fraction" in figures
+        said = rolled.cluster.ctl("serve", "promote", "chat", "--if", "p95_seconds <= 0.000001", code=5)
+        assert "not promoted: p95_seconds is " in said
+        condition = ("--if", "failed_fraction <= 0 and requests >= 10")
+        said = rolled.cluster.ctl("serve", "promote", "chat", *condition, timeout=840)
+        assert f"serve {other.record.ref}" in said
+        began = len(load.answers)
+        load.wait_for(60)
+    assert not load.failed, load.failed
+    assert {answer.artifact for answer in load.answers[began + 20 :]} == {other.record.ref}
+    print(f"{len(load.answers)} requests while a canary came, was shifted and promoted: {load.artifacts}")
+    pairs = (rolled.cluster.home / ".trunkline/shadows/chat.canary.jsonl").read_text().splitlines()
+    assert pairs and json.loads(pairs[0]).keys() == {"asked", "stable", "shadow"}
+    assert [e["name"] for e in json.loads(rolled.cluster.ctl("serve", "list", "--json"))] == ["chat"]
 
 
 def test_down_finishes_what_has_begun(rolled: Rolled) -> None:
