@@ -32,7 +32,7 @@ import psutil
 import uvicorn
 
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from serving.gateway import gateway
 from serving.keys.administration import Administration, Wanted
 from serving.keys.key import NANO, QUOTAS
@@ -74,7 +74,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 def serve(listener: socket.socket, access: Access) -> None:
     async def work() -> None:
-        app: Any = await gateway(application, "chat", "model/none", Limits(), access, CONTEXT_TOKENS)
+        app: Any = await gateway(
+            application, "chat", "model/none", EndpointSpec(model="m", access=access), CONTEXT_TOKENS
+        )
         await uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")).serve([listener])
 
     asyncio.run(work())
@@ -113,7 +115,7 @@ async def measure(url: str, key: str, server: psutil.Process, requests: int, str
 
 async def within(access: Access, key: str, requests: int, streamed: bool) -> tuple[float, float]:
     """Milliseconds of a request without sockets: the median, and the tenth percentile."""
-    app: Any = await gateway(application, "chat", "model/none", Limits(), access, CONTEXT_TOKENS)
+    app: Any = await gateway(application, "chat", "model/none", EndpointSpec(model="m", access=access), CONTEXT_TOKENS)
     body = msgspec.json.encode({"model": "chat", "prompt": PROMPT, "max_tokens": EVENTS, "stream": streamed})
     headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(body)).encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}

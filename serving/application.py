@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cluster.control import forkserver
@@ -19,6 +21,7 @@ from cluster.core.storage.location import Location
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
+from serving.split import Share
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -26,19 +29,42 @@ if TYPE_CHECKING:
 VLLM_MODULES = ("vllm.v1.engine.async_llm", "vllm.entrypoints.launchers.app", "serving.over_vllm")
 TRANSFORMERS_MODULES = ("transformers.modeling_utils", "peft", "serving.over_transformers")
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
+ONGOING_REQUESTS = 100_000  # Serve passes everything on: the gateway of a replica refuses what is too much
+UNPLACED_REQUESTS = 1000  # wait in Serve while there is no replica at all, as after the death of the only one
+RETRY_SECONDS = 5
+ONE_REPLICA = {"min_replicas": 1, "max_replicas": 1}  # Serve knows how many there are, which is no new version
+ENDING_SECONDS = 10.0  # for the last words of a replica that has not finished its answers in time
+DRAINED_SECONDS = 0.5  # between two looks whether it has
+SERVE_MISSES = 3  # times that a replica may not answer Serve before it is replaced
 
 
-def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: bool = True) -> Application:
+def application(
+    spec: EndpointSpec,
+    name: str,
+    artifact: Artifact,
+    *,
+    surge: bool = True,
+    version: str = "",
+    before: dict[str, Any] | None = None,
+    proxy: dict[str, str] | None = None,
+    share: Share | None = None,
+) -> Application:
     """The application; `surge`: another one of this name answers until it is ready.
 
-    Raises InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
+    Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
+    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it,
+    and `share` what it passes on (split.py). Raises InputError for an artifact that is no Hugging Face
+    model, or none that writes, SpecError for a bad field.
     """
+    version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
+    made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before, **origin}
     over_vllm = adapter_place(artifact) is None
     (check_served if over_vllm else _check_adapter)(spec, artifact)
     environment = {
         MODEL_VARIABLE: artifact.record.ref,
-        ORIGIN_VARIABLE: json.dumps({"spec": fields(spec), **origin}),
+        ORIGIN_VARIABLE: json.dumps(made_of),
+        **(proxy or {}),
         "HF_HUB_OFFLINE": "1",  # the model is here: a slow or missing network must not matter
         **(engine_environment(spec) if over_vllm else {}),
     }
@@ -46,20 +72,29 @@ def application(spec: EndpointSpec, name: str, artifact: Artifact, *, surge: boo
         environment["TRUNKLINE_CACHE"] = cache
     modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
     options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
+    options["user_config"] = {"share": share and to_builtins(share)}
     from serving.keeping import Keeper
 
-    keeper: Any = Keeper
-    access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
-    given = origin | {"keeper": keeper.bind(**origin), "page": spec.page, "feedback": _kept_at(spec.feedback)}
+    keeper = _of_version(Keeper, version)
+    kept = [(each["store"], each["kind"], each["fingerprint"]) for each in (origin, before) if each]
+    # Places as this process knows them, and no replica; how many replicas there are is Serve's.
+    access = replace(spec.access, database=place(spec.access.database))
+    own = replace(spec, access=access, feedback=_kept_at(spec.feedback), **ONE_REPLICA)
+    given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
-        return replica.options(**options).bind(name, engine_arguments(spec, artifact), spec.limits, access, **given)
-    from serving.over_transformers import Transformers as replica
+        given["arguments"] = engine_arguments(spec, artifact)
+    else:
+        from serving.over_transformers import Transformers as replica
+    return _of_version(replica.options(**options), version).bind(name, own, **given)
 
-    threads = max(1, round(spec.cpus))
-    return replica.options(**options).bind(name, threads, spec.max_model_len, spec.limits, access, **given)
+
+def _of_version(deployment: Any, version: str) -> Any:
+    """A deployment whose replicas go on where it is deployed again in the same version. (Serve's own way to say so is
+    private; without it every deployment is a new version.)"""
+    return deployment.options(version=version, _internal=True)
 
 
 def _kept_at(feedback: Feedback) -> Feedback:
@@ -85,16 +120,28 @@ def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
 
 def _options(spec: EndpointSpec, environment: dict[str, str], modules: tuple[str, ...]) -> dict[str, Any]:
     """Where replicas run, and how many."""
+    from ray.serve.config import BackpressureConfig
+
     # With GPUs nothing is imported before the process knows which are its own.
     process = forkserver.runtime_env(environment, () if spec.gpus else modules)
     actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": process}
     if spec.accelerator_type:
         actor["accelerator_type"] = spec.accelerator_type
+    found: dict[str, Any] = {
+        "ray_actor_options": actor,
+        "max_ongoing_requests": ONGOING_REQUESTS,
+        "max_queued_requests": UNPLACED_REQUESTS,
+        "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=RETRY_SECONDS),
+        "graceful_shutdown_timeout_s": spec.drain_seconds + ENDING_SECONDS,
+        "graceful_shutdown_wait_loop_s": DRAINED_SECONDS,
+        "health_check_period_s": spec.health.period_seconds,
+        "health_check_timeout_s": spec.health.timeout_seconds / SERVE_MISSES,
+    }
     if spec.max_replicas == spec.min_replicas:
-        return {"ray_actor_options": actor, "num_replicas": spec.min_replicas}
+        return found | {"num_replicas": spec.min_replicas}
     scale = {
         "min_replicas": spec.min_replicas,
         "max_replicas": spec.max_replicas,
-        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
+        "target_ongoing_requests": min(TARGET_ONGOING_REQUESTS, spec.max_running or TARGET_ONGOING_REQUESTS),
     }
-    return {"ray_actor_options": actor, "autoscaling_config": scale}
+    return found | {"autoscaling_config": scale}

@@ -9,6 +9,8 @@ import msgspec
 MODEL_VARIABLE = "TRUNKLINE_MODEL"  # in the replica's environment, and so in Serve's status: what an endpoint serves
 ORIGIN_VARIABLE = "TRUNKLINE_ENDPOINT"  # there, too: the spec and the artifact, to serve it again
 STARTING = ("NOT_STARTED", "DEPLOYING")
+CANARY = ".canary"  # behind the name of its endpoint: the application of another version, with no route of its own
+PROXY_VARIABLES = ("RAY_SERVE_", "TRUNKLINE_HAPROXY")  # beginnings of the names
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -36,16 +38,21 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
             environment = _environment(deployment)
             if MODEL_VARIABLE in environment:
                 model = environment[MODEL_VARIABLE]
-                replicas = sum(_text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
+                replicas = sum(text(replica["state"]) == "RUNNING" for replica in deployment["replicas"])
         if model:
             scheme = "https" if options.get("ssl_certfile") else "http"
-            url = base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
+            routed = application["route_prefix"] is not None
+            url = (
+                base_url(options.get("host"), options.get("port"), application["route_prefix"], scheme)
+                if routed
+                else ""
+            )
             found.append(
                 Endpoint(
                     name=name,
                     base_url=url,
                     model=model,
-                    status=_text(application["status"]),
+                    status=text(application["status"]),
                     replicas=replicas,
                     message="\n".join(filter(None, messages)),
                 )
@@ -54,15 +61,58 @@ def from_details(details: dict[str, Any] | None) -> list[Endpoint]:
 
 
 def origin(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
-    """What an endpoint was made of (see engine.py), or None where there is no such endpoint."""
+    """What an endpoint was made of (see application.py), or None where there is no such endpoint.
+
+    Its numbers of replicas are Serve's: they change without a new version.
+    """
+    deployment = deployment_of(details, name)
+    if deployment is None or not (told := _environment(deployment).get(ORIGIN_VARIABLE)):
+        return None
+    found = dict(msgspec.json.decode(told))
+    return found | {"spec": found["spec"] | _replicas(deployment.get("deployment_config") or {})}
+
+
+def deployment_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The deployment of an endpoint that answers, in Serve's details; None where no endpoint is called so."""
     application = (details or {}).get("applications", {}).get(name) or {"deployments": {}}
     for deployment in application["deployments"].values():
-        if text := _environment(deployment).get(ORIGIN_VARIABLE):
-            return dict(msgspec.json.decode(text))
+        if MODEL_VARIABLE in _environment(deployment):
+            return dict(deployment)
     return None
 
 
-def _text(value: Any) -> str:
+def proxy_environment(details: dict[str, Any] | None) -> dict[str, str]:
+    """The variables of the proxy (proxy.py) that stands before the endpoints, which all replicas have alike."""
+    for name in (details or {}).get("applications", {}):
+        if deployment := deployment_of(details, name):
+            environment = _environment(deployment)
+            return {key: value for key, value in environment.items() if key.startswith(PROXY_VARIABLES)}
+    return {}
+
+
+def share_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """The share of its requests that an endpoint passes on (split.py)."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    found: dict[str, Any] | None = (config.get("user_config") or {}).get("share")
+    return found
+
+
+def _replicas(config: dict[str, Any]) -> dict[str, int]:
+    """The numbers of replicas in a deployment's configuration, as fields of the spec."""
+    scale = config.get("autoscaling_config")
+    if scale:
+        return {"min_replicas": scale["min_replicas"], "max_replicas": scale["max_replicas"]}
+    number = config.get("num_replicas")
+    return {"min_replicas": number, "max_replicas": number} if isinstance(number, int) else {}
+
+
+def drain_seconds(details: dict[str, Any] | None, name: str) -> float:
+    """How long an endpoint's replicas may take to go."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    return float(config.get("graceful_shutdown_timeout_s") or 0)
+
+
+def text(value: Any) -> str:
     """Serve's client gives enumerations where its REST API gives their values."""
     return str(getattr(value, "value", value))
 

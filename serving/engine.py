@@ -32,6 +32,8 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
     # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length
+    if spec.max_running:
+        found["max_num_seqs"] = spec.max_running
     if spec.gpus:
         return found | {"tensor_parallel_size": spec.gpus}
     found["kv_cache_memory_bytes"] = int(spec.kv_cache_gib * 2**30)

@@ -2,21 +2,24 @@
 
 A route that is not named here is not there: vLLM's application has some that scale, pause or reset the engine, and asks
 for keys at some only. Who asks is known before the body is read (serving/keys/guard.py); what is asked for is held
-against the endpoint's limits before the engine sees it. Every answer says which artifact gave it.
+against the endpoint's limits before the engine sees it, and refused where too much waits already
+(serving/admission.py). Every answer says which artifact gave it.
 """
 
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 
-from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
-from cluster.core.specs.feedback import Feedback
+from cluster.core.specs.endpoint import EndpointSpec, Limits
+from serving.admission import COMPUTED, Admission
 from serving.asgi import (
     FEEDBACK_PATH,
     KEY_ID,
@@ -61,23 +64,21 @@ async def gateway(
     app: Application,
     name: str,
     artifact: str,
-    limits: Limits,
-    access: Access,
+    spec: EndpointSpec,
     context_tokens: int,
-    page: bool = True,
-    feedback: Feedback = Feedback(),  # noqa: B008  # a frozen spec
+    admission: Admission | None = None,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
     keeps of feedback. Raises DatabaseFailed, OSError where feedback cannot be kept."""
+    access, feedback = spec.access, spec.feedback
     if feedback.path:
         app = WithFeedback(app, name, artifact, feedback)
     guard = Guard(access, place(access.database), name, context_tokens) if access.keys else None
     if guard:
         await guard.open()
-    shown = Page(name, access.keys, bool(feedback.path)) if page else None
-    served = Gateway(
-        Exposed(app, name, artifact), artifact, limits, guard, shown, {FEEDBACK_PATH: "POST"} if feedback.path else {}
-    )
+    app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
+    page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
+    served = Gateway(app, artifact, spec.limits, guard, admission, page=page, more=routes)
     if not access.origins:
         return served
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
@@ -100,10 +101,13 @@ class Gateway:
         artifact: str,
         limits: Limits,
         guard: Guard | None = None,
+        admission: Admission | None = None,
+        *,
         page: Page | None = None,
         more: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.app, self.artifact, self.limits, self.guard, self.page = app, artifact, limits, guard, page
+        self.admission = admission or Admission(sys.maxsize, 0)
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
         self.counted = Counted(self._answer, self.routes)
 
@@ -128,13 +132,15 @@ class Gateway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(REQUEST_ID_HEADER, b"")
         request_id = given[:128] or secrets.token_hex(16).encode()
-        named = [(ARTIFACT_HEADER, self.artifact.encode()), (REQUEST_ID_HEADER, request_id)]
+        named = {ARTIFACT_HEADER: self.artifact.encode(), REQUEST_ID_HEADER: request_id}
         scope = {**scope, REQUEST_ID: request_id.decode("latin-1"), KEY_ID: ""}
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [pair for pair in message.get("headers", ()) if pair[0].lower() != REQUEST_ID_HEADER]
-                message = {**message, "headers": [*own, *named]}
+                if any(pair[0] == ARTIFACT_HEADER for pair in own):  # another version has answered
+                    del named[ARTIFACT_HEADER]
+                message = {**message, "headers": [*own, *named.items()]}
             await send(message)
 
         try:
@@ -143,11 +149,13 @@ class Gateway:
                 await self.page(scope, receive, told)
                 return
             if self.guard is None or path_of(scope) in WITHOUT_KEY:
-                if scope["method"] == "POST":
-                    body = await self._body(scope, receive)
-                    check(body, self.limits)
-                    receive = _again(body, receive)
-                await self.app(scope, receive, told)
+                if scope["method"] != "POST":
+                    await self.app(scope, receive, told)
+                    return
+                self._check_room(scope)
+                body = await self._body(scope, receive)
+                with self._place(scope, check(body, self.limits)):
+                    await self.app(scope, _again(body, receive), told)
             else:
                 await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
         except Refused as refused:
@@ -171,19 +179,34 @@ class Gateway:
         if scope["method"] != "POST":
             await self.app({**scope, "headers": headers}, receive, send)
             return
+        self._check_room(scope)
         entry = guard.entry(key, path, request_id)
         try:
             body = await self._body(scope, receive)
             asked = check(body, self.limits)
             entry = guard.measured(entry, asked, body)
-            entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
         except Refused as refused:
             guard.refuse(entry, refused)
             raise
-        body = with_usage(path, asked, body)
-        headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
-        scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-        await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
+        with self._place(scope, asked):
+            try:
+                entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
+            except Refused as refused:
+                guard.refuse(entry, refused)
+                raise
+            body = with_usage(path, asked, body)
+            headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
+            scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+            await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
+
+    def _check_room(self, scope: Scope) -> None:
+        """Raise Refused where too much waits, before the body is read and anything is written down."""
+        if path_of(scope) in COMPUTED:
+            self.admission.check()
+
+    def _place(self, scope: Scope, asked: dict[str, Any]) -> AbstractContextManager[None]:
+        """A place in the queue for what the engine computes. Raises Refused."""
+        return self.admission.place(asked) if path_of(scope) in COMPUTED else nullcontext()
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused as soon as it is too long, by what its header says, too."""

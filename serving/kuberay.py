@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 
+VERSION = "manifest"  # KubeRay compares manifests itself
+
+
 def app(fields: dict[str, Any]) -> Application:
     """Build the application. Raises SpecError for a wrong field, InputError for a model that is not in the store."""
     spec = convert(fields, EndpointSpec, "endpoint")
     artifact = Store().resolve(spec.model)
-    return application(spec, spec.served_name or artifact.name, artifact)
+    return application(spec, spec.served_name or artifact.name, artifact, version=VERSION)

@@ -30,10 +30,10 @@ AS_IT_IS = {"n": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "
             "best_of": 1, "parallel_tool_calls": True}  # fmt: skip
 
 
-def openai_app(name: str, talker: InProcess) -> FastAPI:
-    """The application of a model that clients know under a name."""
+def openai_app(name: str, talker: InProcess, at_once: int = ANSWERS_AT_ONCE) -> FastAPI:
+    """The application of a model that clients know under a name, which gives some answers at once."""
     app = FastAPI(openapi_url=None)
-    room = asyncio.Semaphore(ANSWERS_AT_ONCE)  # who waits takes no thread that an answer needs
+    room = asyncio.Semaphore(at_once)  # who waits takes no thread that an answer needs
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:

@@ -4,52 +4,47 @@ from __future__ import annotations
 
 from ray import serve
 
-from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
-from cluster.core.specs.feedback import Feedback
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.store import Store
+from serving.admission import Admission
+from serving.answers import Answers
 from serving.asgi import Application
+from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.sharing import Sharing
 
-ONGOING_REQUESTS = 64  # that are answered or wait for room in a replica; more wait in Serve's proxy
 
-
-@serve.deployment(name="Transformers", max_ongoing_requests=ONGOING_REQUESTS, max_constructor_retry_count=1)
+@serve.deployment(name="Transformers", max_constructor_retry_count=1)
 @serve.ingress()
-class Transformers:
+class Transformers(Sharing):
     """One replica: the model, and what it is called."""
 
     def __init__(
         self,
         name: str,
-        threads: int,
-        longest: int,
-        limits: Limits,
-        access: Access,
+        spec: EndpointSpec,
         store: str,
         kind: str,
         fingerprint: str,
         keeper: Keeper,
-        page: bool,
-        feedback: Feedback,
     ) -> None:
         import torch
 
         from serving.in_process import InProcess
 
         keep_model(store, kind, fingerprint)
-        self.page, self.feedback = page, feedback
-        torch.set_num_threads(threads)
-        self.name, self.limits, self.access = name, limits, access
+        torch.set_num_threads(max(1, round(spec.cpus)))
+        self.name, self.spec, self.keeper = name, spec, keeper
         self.talker = InProcess(Store(store).get(kind, fingerprint))
-        if longest:
-            self.talker.context_tokens = longest
+        if spec.max_model_len:
+            self.talker.context_tokens = spec.max_model_len
 
     async def __serve_build_asgi_app__(self) -> Application:
-        from serving.openai_api import openai_app
+        from serving.openai_api import ANSWERS_AT_ONCE, openai_app
 
-        app, context_tokens = openai_app(self.name, self.talker), self.talker.context_tokens
-        return await gateway(
-            app, self.name, self.talker.name, self.limits, self.access, context_tokens, self.page, self.feedback
-        )
+        spec, artifact, at_once = self.spec, self.talker.name, self.spec.max_running or ANSWERS_AT_ONCE
+        admission, answers = Admission(at_once, spec.max_queued), Answers(openai_app(self.name, self.talker, at_once))
+        end_when_drained(answers, spec.drain_seconds)
+        shared = self.shared(answers, artifact, spec.limits, admission, self.keeper)
+        return await gateway(shared, self.name, artifact, spec, self.talker.context_tokens, admission)

@@ -6,53 +6,77 @@ artifact from the store itself, verified, so that an endpoint does not care whet
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray import serve
 
-from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
-from cluster.core.specs.feedback import Feedback
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.store import Store
+from serving.admission import Admission
+from serving.answers import Answers
 from serving.asgi import Application
+from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.sharing import Sharing
 from serving.vllm_app import engine_app, open_engine
+from serving.watch import Watch
 
-ONGOING_REQUESTS = 100_000  # the engine queues what it cannot compute at once
 
-
-@serve.deployment(name="Vllm", max_ongoing_requests=ONGOING_REQUESTS, max_constructor_retry_count=1)
+@serve.deployment(name="Vllm", max_constructor_retry_count=1)
 @serve.ingress()
-class Vllm:
+class Vllm(Sharing):
     """One replica: the engine, and what the model is called."""
 
     async def __init__(  # type: ignore[misc]
         self,
         name: str,
+        spec: EndpointSpec,
         arguments: dict[str, Any],
-        limits: Limits,
-        access: Access,
         store: str,
         kind: str,
         fingerprint: str,
         keeper: Keeper,
-        page: bool,
-        feedback: Feedback,
     ) -> None:
         keep_model(store, kind, fingerprint)
-        self.page, self.feedback = page, feedback
         artifact = Store(store).get(kind, fingerprint)
-        self.name, self.artifact, self.limits, self.access = name, artifact.record.ref, limits, access
+        self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
-        app = await engine_app(self.engine, self.arguments)
+        app = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
+        await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
+        answers = Answers(app)
+        end_when_drained(answers, self.spec.drain_seconds)
+        self.watch = Watch(self.spec.health, answers, self._token, self.engine.is_sleeping)
+        core = self.engine.engine_core
+        core.get_output_async = _noted(core.get_output_async, self.watch.moved)
+        admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.spec.max_queued)
         context_tokens = self.engine.model_config.max_model_len
-        return await gateway(
-            app, self.name, self.artifact, self.limits, self.access, context_tokens, self.page, self.feedback
-        )
+        shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
+        return await gateway(shared, self.name, self.artifact, self.spec, context_tokens, admission)
+
+    async def _token(self) -> None:
+        """Have the engine compute a token."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, detokenize=False)
+        async for _ in self.engine.generate({"prompt_token_ids": [0]}, params, f"health-{secrets.token_hex(8)}"):
+            pass
 
     async def check_health(self) -> None:
-        """Raise where the engine is dead: Serve then starts another replica."""
+        """Raise where the engine is dead. (What finds a frozen one ends this process: serving/watch.py.)"""
         await self.engine.check_health()
+
+
+def _noted(get: Callable[[], Awaitable[Any]], moved: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
+    """What waits for the engine's tokens, and tells when some have come."""
+
+    async def noted() -> Any:
+        outputs = await get()
+        moved()
+        return outputs
+
+    return noted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from cluster.core.storage.artifact import Artifact
@@ -26,21 +27,28 @@ def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tup
     return AsyncLLM.from_vllm_config(config, disable_log_stats=parsed.disable_log_stats), parsed
 
 
-async def engine_app(engine: Any, parsed: Any) -> Application:
-    """vLLM's application over an engine."""
+def end_process() -> None:
+    os._exit(1)
+
+
+async def engine_app(engine: Any, parsed: Any, on_death: Callable[[], None] = end_process) -> Application:
+    """vLLM's application over an engine. `on_death` is called where it has found the engine dead."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
 
     tasks = await engine.get_supported_tasks()
     app = build_app(parsed, tasks, engine.model_config)
     await init_app_state(engine, app.state, parsed, tasks)
-    app.state.server = _Ended()
+    app.state.server = _Ended(on_death)
     return app
 
 
 class _Ended:
     """What vLLM takes for its server, which it asks to end when the engine is dead. Nothing could be answered any more,
     and at once, which a proxy that looks for the least busy replica would take for the best one."""
+
+    def __init__(self, on_death: Callable[[], None]) -> None:
+        self.on_death = on_death
 
     @property
     def should_exit(self) -> bool:
@@ -49,4 +57,4 @@ class _Ended:
     @should_exit.setter
     def should_exit(self, wanted: bool) -> None:
         if wanted:
-            os._exit(1)
+            self.on_death()

@@ -13,6 +13,8 @@ from cluster.cli.lazy import group
 from cluster.cli.learning import learn
 from cluster.cli.options import KeyFile, StoreRoot, key_in
 from cluster.cli.output import AsJson, print_json, print_table
+from cluster.cli.rollout import COMMANDS
+from cluster.cli.served import SERVE_PATH, join_cluster, running, spec_of, tell
 from cluster.cli.top import top
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ serve.command()(learn)
 
 WATCH_SECONDS = 5.0
 STOP_SECONDS = 120.0
-SERVE_PATH = "/api/serve/applications/"
 
 Model = Annotated[str | None, typer.Option("--model", help="Artifact: alias, kind/name, name, or fingerprint.")]
 EndpointUrl = Annotated[str | None, typer.Option("--endpoint", help="URL of an OpenAI-compatible endpoint.")]
@@ -56,25 +57,26 @@ def up(
     """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0.
 
     An endpoint of the same name answers until the new one is ready, where the cluster has room for both; without that
-    room there is a gap. Requests in the middle of an answer may be cut when it goes. Where the new one fails, what was
-    served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come back).
+    room there is a gap. It finishes the answers that it has begun, up to endpoint.drain_seconds. Where the new one
+    fails, what was served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come
+    back).
     """
     from cluster.control.runtime import disconnect
     from cluster.core.errors import UsageError
     from cluster.core.signals import Terminated
     from cluster.core.storage.store import Store
 
-    spec = _spec(model, port, name, set_ or [])
-    stays = _join_cluster()
+    spec = spec_of(model, port, name, set_ or [])
+    stays = join_cluster()
     if not (stays or wait):
         raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
     from serving.app import deploy
 
     if stays:
-        _announce(deploy(spec, Store(store), wait=wait, notice=_tell), wait, spec)
+        _announce(deploy(spec, Store(store), wait=wait, notice=tell), wait, spec)
         return
     try:
-        endpoint = deploy(spec, Store(store), notice=_tell)
+        endpoint = deploy(spec, Store(store), notice=tell)
         _announce(endpoint, wait, spec)
         print("Ctrl-C ends it.", flush=True)
         _watch(endpoint.name)
@@ -84,36 +86,6 @@ def up(
         print("stopped", flush=True)
     finally:
         disconnect()
-
-
-def _spec(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
-    from cluster.core.errors import SpecError
-    from cluster.core.graph import read_changes
-    from cluster.core.specs.endpoint import EndpointSpec
-    from cluster.core.specs.spec import override
-
-    changes = read_changes(None, sets)
-    if unknown := [step for step in changes if step != "endpoint"]:
-        raise SpecError(f"--set {unknown[0]}: there is only the endpoint", "Write --set endpoint.FIELD=VALUE.")
-    given = {"port": port, "served_name": name or None}
-    fields = {"endpoint": {k: v for k, v in given.items() if v is not None}}
-    return override(EndpointSpec(model=model), {**changes.get("endpoint", {}), **fields["endpoint"]}, "endpoint")
-
-
-def _join_cluster() -> bool:
-    """Whether there is a running cluster (RAY_ADDRESS, or what `ctl up` started); what follows then joins it."""
-    from cluster.control import local
-
-    if os.environ.get("RAY_ADDRESS"):
-        return True
-    head = local.running_head()
-    if head is not None:
-        os.environ["RAY_ADDRESS"] = head.address
-    return head is not None
-
-
-def _tell(text: str) -> None:
-    print(text, flush=True)
 
 
 def _announce(endpoint: "Endpoint", ready: bool, spec: "EndpointSpec") -> None:
@@ -145,7 +117,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the endpoints of the running cluster."""
     import msgspec
 
-    found = _running()
+    found = running()
     if as_json:
         print_json(msgspec.to_builtins(found))
         return
@@ -158,7 +130,11 @@ def down(
     name: Annotated[str | None, typer.Argument(help="Endpoint to take down.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Take all of them down, and Ray Serve with its port.")] = False,
 ) -> None:
-    """Take an endpoint down; the requests it has begun are finished first. With the last one its port is free."""
+    """Take an endpoint down; the answers it has begun are finished first, up to endpoint.drain_seconds. With the last
+    one its port is free.
+
+    Where RAY_ADDRESS is the URL of a dashboard, which can only end Serve as a whole, answers are cut.
+    """
     from cluster.control.dashboard import dashboard_url, request
     from cluster.control.runtime import connect
     from cluster.core.errors import InputError, UsageError, nearest
@@ -166,26 +142,27 @@ def down(
 
     if (name is None) != all_:
         raise UsageError("which endpoint?", "Give its name, or --all.")
-    names = [endpoint.name for endpoint in _running()]
+    names = [endpoint.name for endpoint in running()]
     if name is not None and name not in names:
         raise InputError(f"no endpoint is called {name!r}", nearest(name, names) if names else "None is running.")
-    if all_ or names == [name]:
-        request("DELETE", dashboard_url(), SERVE_PATH, timeout_seconds=STOP_SECONDS)
-    elif name is not None:
+    going = [name] if name is not None else names
+    url = dashboard_url()
+    whole_by_url = going == names and os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://"))
+    if going and not whole_by_url:
         from serving.app import undeploy
 
-        _join_cluster()
+        join_cluster()
         connect(ScalingSpec())
-        undeploy(name)
-    for gone in names if all_ else [name]:
-        print(f"{gone} is down")
+        for each in going:
+            undeploy(each)
+    if going == names:
+        request("DELETE", url, SERVE_PATH, timeout_seconds=STOP_SECONDS)
+    for each in going:
+        print(f"{each} is down")
 
 
-def _running() -> list["Endpoint"]:
-    from cluster.control.dashboard import dashboard_url, request
-    from serving.endpoints import from_details
-
-    return from_details(request("GET", dashboard_url(), SERVE_PATH))
+for command in COMMANDS:
+    serve.command()(command)
 
 
 def generate(

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_prestart_worker_first_driver": "0",  # ours have environments of their own: Ray would start as many in vain
     "RAY_worker_niceness": "0",  # Ray's default of 15 lets anything else on the machine starve training
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that answers nobody will not finish what it has begun
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "true",  # said aloud, or tokenizers warns in every process that forks

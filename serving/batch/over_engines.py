@@ -18,7 +18,6 @@ from typing import Any
 from cluster.control import forkserver
 from cluster.core.adapters import adapter_place
 from cluster.core.errors import TrunklineError
-from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
@@ -135,4 +134,5 @@ class Engine:
 
             talker = InProcess(self.artifact)
             app, context_tokens = openai_app(NAME, talker), talker.context_tokens
-        return await gateway(app, NAME, self.artifact.record.ref, self.spec.limits, Access(), context_tokens)
+        plain = EndpointSpec(model=self.spec.model, limits=self.spec.limits, page=False)  # no keys: nobody else asks
+        return await gateway(app, NAME, self.artifact.record.ref, plain, context_tokens)

@@ -31,6 +31,15 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """States, about, of the automaton of a regular expression that an answer must match."""
 
 
+class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How it is found that an engine computes no more."""
+
+    period_seconds: Annotated[float, Meta(gt=0)] = 5.0
+    """How long no token may have come before the engine is asked for one."""
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 30.0
+    """How long it may take for that, or for a word between two steps; else its replica is ended and replaced."""
+
+
 class EndpointSpec(Spec, frozen=True):
     """A model artifact behind the OpenAI API, by Ray Serve and vLLM."""
 
@@ -60,6 +69,14 @@ class EndpointSpec(Spec, frozen=True):
     """GPUs of each replica (tensor parallel size); 0 serves on CPUs."""
     accelerator_type: str = ""
     """Kind of GPU to ask for, as Ray names it (`H100`, `A100-80G`); empty takes any."""
+    max_running: Annotated[int, Meta(ge=0)] = 0
+    """Answers that a replica computes at once; 0 takes the engine's own number."""
+    max_queued: Annotated[int, Meta(ge=0)] = 64
+    """Answers that may wait in a replica for that; whoever asks for more is refused with 429 and `Retry-After`."""
+    drain_seconds: Annotated[float, Meta(ge=0)] = 120.0
+    """How long a replica that goes may finish the answers that it has begun; then they end with an error."""
+    health: Health = Health()
+    """How a lost engine is found."""
     limits: Limits = Limits()
     """The most that one request may ask for."""
     access: Access = Access()

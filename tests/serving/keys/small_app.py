@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from serving.asgi import Application
 from serving.gateway import gateway
 from serving.keys.administration import Administration, Wanted
@@ -102,7 +102,7 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
 async def behind(small: Small, database: str, **access: Any) -> Application:
     """The application behind keys."""
     wanted = Access(**{"keys": True, **access, "database": database})
-    return await gateway(small.app, "chat", REF, Limits(), wanted, CONTEXT)
+    return await gateway(small.app, "chat", REF, EndpointSpec(model="m", access=wanted), CONTEXT)
 
 
 @asynccontextmanager

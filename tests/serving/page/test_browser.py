@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 
 from cluster.core.feedback import Line, answers, read
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
 from serving.gateway import gateway
@@ -94,7 +94,7 @@ class Site:
         access = Access(keys=bool(self.keys), database=self.keys)
         kept = Feedback(path=str(self.place))
         first, second = [
-            await gateway(model.app, model.name, ref, Limits(), access, 1000, feedback=kept)
+            await gateway(model.app, model.name, ref, EndpointSpec(model="m", access=access, feedback=kept), 1000)
             for model, ref in ((self.first, REF), (self.second, OTHER))
         ]
 

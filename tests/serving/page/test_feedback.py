@@ -13,7 +13,7 @@ import pytest
 
 from cluster.core.feedback import Line, counting, read
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
 from serving.asgi import Application
@@ -36,7 +36,7 @@ async def endpoint(place: Path | str, keys: str = "", artifact: str = REF, small
     wanted = Access(keys=bool(keys), database=keys, **access)
     kept = Feedback(path=str(place), **(feedback or {}))
     app = (small or Small()).app
-    return await gateway(app, "chat", artifact, Limits(), wanted, CONTEXT, feedback=kept)
+    return await gateway(app, "chat", artifact, EndpointSpec(model="m", access=wanted, feedback=kept), CONTEXT)
 
 
 async def receipt(client: httpx.AsyncClient, **changes: Any) -> str:

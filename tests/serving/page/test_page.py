@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from serving.gateway import gateway
 from serving.page.page import FOLDER, Page
 from tests.conftest import ROOT
@@ -29,7 +29,9 @@ def test_it_needs_no_key_and_holds_nothing(tmp_path: Path) -> None:
 
     async def work() -> None:
         small = Small()
-        app = await gateway(small.app, "chat", REF, Limits(), Access(keys=True, database=database), CONTEXT)
+        app = await gateway(
+            small.app, "chat", REF, EndpointSpec(model="m", access=Access(keys=True, database=database)), CONTEXT
+        )
         async with asking(app) as client:
             for path in Page("chat", True, False).files:
                 reply = await client.get(path)
@@ -53,7 +55,7 @@ def test_it_needs_no_key_and_holds_nothing(tmp_path: Path) -> None:
 
 def test_it_can_be_left_out() -> None:
     async def work() -> None:
-        app = await gateway(Small().app, "chat", REF, Limits(), Access(), CONTEXT, page=False)
+        app = await gateway(Small().app, "chat", REF, EndpointSpec(model="m", page=False), CONTEXT)
         async with asking(app) as client:
             for path in ("/", "/page/app.js", "/page/settings.json"):
                 assert (await client.get(path)).status_code == 404
@@ -62,7 +64,7 @@ def test_it_can_be_left_out() -> None:
 
 
 def test_below_a_route_it_finds_its_own_files() -> None:
-    app = asyncio.run(gateway(Small().app, "chat", REF, Limits(), Access(), CONTEXT))
+    app = asyncio.run(gateway(Small().app, "chat", REF, EndpointSpec(model="m"), CONTEXT))
     mounted = TestClient(Starlette(routes=[Mount("/second", app)]), follow_redirects=False)
     moved = mounted.get("/second")
     assert moved.status_code == 307 and moved.headers["location"].endswith("/second/")

@@ -10,8 +10,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import Limits
+from cluster.core.specs.endpoint import EndpointSpec
 from serving.gateway import gateway
 from serving.keys.key import parsed
 from serving.watching import counted, dashboard
@@ -154,7 +153,7 @@ def test_the_dashboards_own_metrics_are_told_without_keys_and_with_them(tmp_path
 
     async def work() -> Scrape:
         small = Small()
-        async with asking(await gateway(small.app, "chat", REF, Limits(), Access(), 0)) as client:
+        async with asking(await gateway(small.app, "chat", REF, EndpointSpec(model="m"), 0)) as client:
             assert (await client.post(PATH, json=CHAT)).status_code == 200
             assert (await figures(client)).total("trunkline_artifact", artifact=REF, endpoint="chat") == 1
         async with asking(await behind(small, database), key) as client:

@@ -1,0 +1,62 @@
+"""What the commands about endpoints share: their spec, the cluster that is meant, what runs there."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.core.specs.endpoint import EndpointSpec
+    from serving.endpoints import Endpoint
+
+SERVE_PATH = "/api/serve/applications/"
+
+
+def changes_of(sets: list[str]) -> dict[str, Any]:
+    """Fields of --set endpoint.FIELD=VALUE. Raises SpecError for what is no field of an endpoint."""
+    from cluster.core.errors import SpecError
+    from cluster.core.graph import read_changes
+
+    changes = read_changes(None, sets)
+    if unknown := [step for step in changes if step != "endpoint"]:
+        raise SpecError(f"--set {unknown[0]}: there is only the endpoint", "Write --set endpoint.FIELD=VALUE.")
+    return dict(changes.get("endpoint", {}))
+
+
+def spec_of(model: str, port: int | None, name: str, sets: list[str]) -> "EndpointSpec":
+    """The endpoint's spec by a command's options. Raises SpecError."""
+    from cluster.core.specs.endpoint import EndpointSpec
+    from cluster.core.specs.spec import override
+
+    changes = changes_of(sets)
+    given = {"port": port, "served_name": name or None}
+    fields = {"endpoint": {k: v for k, v in given.items() if v is not None}}
+    return override(EndpointSpec(model=model), {**changes, **fields["endpoint"]}, "endpoint")
+
+
+def join_cluster() -> bool:
+    """Whether there is a running cluster (RAY_ADDRESS, or what `ctl up` started); what follows then joins it."""
+    from cluster.control import local
+
+    if os.environ.get("RAY_ADDRESS"):
+        return True
+    head = local.running_head()
+    if head is not None:
+        os.environ["RAY_ADDRESS"] = head.address
+    return head is not None
+
+
+def serve_details() -> dict[str, Any]:
+    """Serve's account of itself, of the running cluster."""
+    from cluster.control.dashboard import dashboard_url, request
+
+    return request("GET", dashboard_url(), SERVE_PATH) or {}
+
+
+def running() -> list["Endpoint"]:
+    """The endpoints of the running cluster."""
+    from serving.endpoints import from_details
+
+    return from_details(serve_details())
+
+
+def tell(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,66 @@
+"""What is looked at before an endpoint is started, which would else fail late or wait in silence."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+
+from cluster.control import local
+from cluster.core.errors import InputError, NotReadyError
+from cluster.core.specs.access import Access, is_postgres
+from cluster.core.specs.endpoint import EndpointSpec
+from serving.keys.administration import Administration
+from serving.proxy import LOOPBACK
+
+
+def check_port(port: int) -> None:
+    if local.port_taken(port):
+        raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
+
+
+def check_capacity(spec: EndpointSpec) -> None:
+    """Raise NotReadyError where the cluster could never place a replica: it would wait in silence."""
+    total = ray.cluster_resources()
+    for resource, wanted in (("CPU", spec.cpus), ("GPU", spec.gpus)):
+        if wanted > total.get(resource, 0):
+            raise NotReadyError(
+                f"a replica wants {wanted:g} {resource}s, the cluster has {total.get(resource, 0):g}",
+                f"Lower endpoint.{resource.lower()}s, or add nodes.",
+            )
+
+
+def check_access(spec: EndpointSpec, name: str, notice: Callable[[str], None]) -> None:
+    """Raise NotReadyError where the keys cannot be read by all replicas; say where nobody can use the endpoint, or
+    everybody."""
+    access = spec.access
+    if not access.keys:
+        if spec.host not in LOOPBACK:
+            notice(f"whoever reaches {spec.host}:{spec.port} may use it: endpoint.access.keys=true asks for keys")
+        return
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and not is_postgres(access.database):
+        raise NotReadyError(
+            f"endpoint.access.database: a file is one machine's, and this cluster has {nodes}",
+            "Give postgresql://USER@HOST/NAME.",
+        )
+    keys = [key for key in Administration(access.database).list_keys() if not key.ended(time.time())]
+    if not any(not key.endpoints or name in key.endpoints for key in keys):
+        notice(f"no key is for endpoint {name!r} yet: make one with `ctl serve keys create`")
+
+
+def certificate(access: Access) -> dict[str, str]:
+    """Serve's options for HTTPS. Raises InputError for files that are no certificate and its key."""
+    if not access.tls_certificate:
+        return {}
+    files = {name: str(Path(file).expanduser().absolute()) for name, file in
+             (("certfile", access.tls_certificate), ("keyfile", access.tls_key))}  # fmt: skip
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(**files)
+    except (OSError, ssl.SSLError) as error:
+        told = f"endpoint.access.tls_certificate and tls_key: {error}"
+        raise InputError(told, "Give a PEM file of each.") from None
+    return {f"ssl_{name}": file for name, file in files.items()}

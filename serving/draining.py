@@ -1,0 +1,31 @@
+"""A replica that goes finishes what it has begun, up to a time; what is left then ends with an error.
+
+Serve waits for a replica's requests before it ends its process, and kills it when that takes too long. It tells
+applications nothing of this, so that long answers would be cut: here the replica hears when Serve begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from serving.answers import Answers
+
+GONE = "this replica goes and its answer took too long to wait for: ask again"
+
+
+def end_when_drained(answers: Answers, seconds: float) -> None:
+    """End the answers that are left so long after Serve has asked this process's replica to go."""
+    from ray.serve._private.replica import Replica  # nothing public tells
+
+    loop = asyncio.get_running_loop()
+    shut_down = Replica._perform_graceful_shutdown
+
+    async def drained() -> None:
+        await asyncio.sleep(seconds)
+        await answers.end(GONE)
+
+    async def told(replica: Replica) -> None:
+        asyncio.run_coroutine_threadsafe(drained(), loop)  # the application's loop is not Serve's
+        await shut_down(replica)
+
+    Replica._perform_graceful_shutdown = told
