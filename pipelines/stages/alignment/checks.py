@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
+from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.named import named
@@ -84,11 +85,15 @@ def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) 
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
-    """Raise SpecError where a prompt and its completion may be longer than the reward model's context, in its own
+    """Raise SpecError where a prompt and its completion may be longer than a reward model's context, in its own
     tokens."""
-    if "reward" not in ctx.inputs:
-        return
-    model, most = ctx.inputs["reward"], ctx.spec.max_completion_tokens
+    for role in ("reward", "judge"):
+        model = ctx.inputs.get(role)
+        if model is not None and model.kind == "reward":
+            _check_room(model, ctx.spec.max_completion_tokens, prompts)
+
+
+def _check_room(model: Artifact, most: int, prompts: list[Prompt]) -> None:
     limit = context_tokens(read_config(model))
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     if not tokenizer.chat_template:

@@ -230,7 +230,7 @@ class RolloutBatches(Source):
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
         completions, _ = self.sampling.complete(self.heldout, seeds)
-        scores = self.sampling.scores(self.heldout, completions)
+        scores = self.sampling.scores(self.heldout, completions, heldout=True)
         self._note(step, scores, heldout=True)
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)

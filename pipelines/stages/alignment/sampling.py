@@ -210,12 +210,12 @@ class Sampling:
         options = {"max_tokens": max_tokens, "temperature": self.spec.temperature}
         return self.sync.fleet.generate(prompts, seeds, eos_token_id=self.eos_token_id, **options)
 
-    def scores(self, prompts: list[Prompt], completions: list[Completion]) -> Summed:
+    def scores(self, prompts: list[Prompt], completions: list[Completion], heldout: bool = False) -> Summed:
         """The reward of each completion, in order; every rank scores its share."""
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         parts: list[Any] = [None] * self.plan.num_workers
-        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
+        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own], heldout))
         also: dict[str, Tensor] = {}
         if self.spec.overlong_tokens:
             lengths = torch.tensor([len(c.logprobs) for c in completions])
