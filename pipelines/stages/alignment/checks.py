@@ -12,8 +12,10 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.named import named
+from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.training.models.models import require_rows, require_trainable
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
@@ -65,22 +67,28 @@ def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
 
 
 def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
-    """Raise InputError where a reward compares with references, and prompts have none that it can."""
-    for name, reward in named(ctx.spec.rewards).items():
-        if not reward.needs_reference:
+    """Raise InputError where a reward compares with references, or an environment goes by them, and prompts have none
+    that it can."""
+    reading: dict[str, Reward | Environment] = {
+        f"rlhf.rewards: {name} compares answers with": reward for name, reward in named(ctx.spec.rewards).items()
+    }
+    if ctx.spec.environment:
+        reading["rlhf.environment: goes by"] = ctx.spec.environment
+    for told, reader in reading.items():
+        if not reader.needs_reference:
             continue
         for prompt in prompts:
             try:
                 if not prompt.reference.strip():
                     raise ValueError("is empty")
-                reward.check_reference(prompt.reference)
+                reader.check_reference(prompt.reference)
             except ValueError as error:
                 without = sum(not each.reference.strip() for each in prompts)
                 raise InputError(
-                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
-                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
+                    f"{told} a prompt's reference, and that of {split} prompt {prompt.id} {error}"
+                    + (f" ({without} of {len(prompts)} have none)" if without else ""),
                     "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
-                    "answer, solution, tests, ...), or leave the reward out.",
+                    "answer, solution, tests, ...; `tasks` have their own), or leave it out.",
                 ) from None
 
 
