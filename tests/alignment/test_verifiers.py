@@ -1,7 +1,7 @@
 """Environments of the package verifiers: their tasks, what they say, and what an answer is worth, by their own code.
 
-The package is not part of the installation: `pip install --target FOLDER 'verifiers>=0.1.14,<0.4'`, and FOLDER in
-PYTHONPATH behind the project.
+The package is not part of the installation: what needs it runs where it is, as after `pip install 'verifiers<0.4'` in
+a virtual environment of its own. All of them passed with 0.3.1, and with 0.1.14.
 """
 
 from __future__ import annotations

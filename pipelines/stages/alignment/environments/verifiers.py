@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -17,6 +19,10 @@ class VerifiersEnvironment(Environment, frozen=True, tag="verifiers"):
 
     needs_reference: ClassVar[bool] = True
 
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    """How long it may take over one turn, the first of a process with all that it loads; then its process is started
+    again, and the model is told that it failed."""
+
     def require(self) -> None:
         package.verifiers()
 
@@ -26,7 +32,9 @@ class VerifiersEnvironment(Environment, frozen=True, tag="verifiers"):
         playing.Task.of(reference)
 
     def prepare(self, files: Mapping[str, Path]) -> None:
-        package.verifiers()
+        from pipelines.stages.alignment.tasks import playing
+
+        playing.prepare()
 
     def reply(self, sample: Sample) -> str | None:
         from pipelines.stages.alignment.tasks import playing

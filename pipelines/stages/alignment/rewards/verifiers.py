@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -17,11 +19,16 @@ class VerifiersReward(Reward, frozen=True):
 
     needs_reference: ClassVar[bool] = True
 
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    """How long it may take over one sample, the first of a process with all that its environment loads."""
+
     def require(self) -> None:
         package.verifiers()
 
     def prepare(self) -> None:
-        package.verifiers()
+        from pipelines.stages.alignment.tasks import playing
+
+        playing.prepare()
 
     def check_reference(self, reference: str) -> None:
         from pipelines.stages.alignment.tasks import playing

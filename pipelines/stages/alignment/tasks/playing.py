@@ -47,6 +47,11 @@ class Task:
         return len(self.example["prompt"])
 
 
+def prepare() -> None:
+    """Import what every environment needs, which takes seconds."""
+    _script()
+
+
 def next_reply(sample: Sample) -> str | None:
     """What the environment says to the last turn; None where it is done."""
     _, client = _played(sample)
