@@ -141,13 +141,13 @@ def _script() -> Any:
     from verifiers.errors import OverlongPromptError
     from verifiers.types import Response, ResponseMessage, ToolCall
 
-    class Script(Client):  # type: ignore[misc]
+    class Script(Client):
         """`reply` is what the environment says to the last turn, `strange` why it cannot be learned from."""
 
         def __init__(self, turns: list[str], replies: list[str], finish_reason: str) -> None:
             super().__init__(None)
             self._turns, self._replies, self._finish_reason = turns, replies, finish_reason
-            self._number, self._before = 0, []
+            self._number, self._before = 0, list[tuple[str, Any]]()
             self.reply: str | None = None
             self.strange = ""
 
