@@ -44,8 +44,8 @@ def write_chat_model(folder: Path, size: str, context: int) -> None:
 
 
 def measure(inputs: dict[str, Any], store: Store, options: argparse.Namespace, max_staleness: int, seed: int) -> Any:
-    """Seconds of a step, of drawing its completions, and of waiting for them, medians of a run; the oldest tokens' age
-    in steps."""
+    """Seconds of a step, of drawing its completions, of waiting for them, and of the sync, medians of a run; the oldest
+    tokens' age in steps."""
     spec = RlhfSpec(
         steps=options.steps,
         global_batch_size=options.batch,
@@ -72,7 +72,9 @@ def measure(inputs: dict[str, Any], store: Store, options: argparse.Namespace, m
     ]
     waits = [line.get("rollout_wait_seconds", line["rollout_seconds"]) for line in lines]
     draws = [line["rollout_seconds"] for line in lines]
-    return median(times), median(draws), median(waits), max(line.get("staleness_steps", 0) for line in lines)
+    syncs = median(line["sync_seconds"] for line in lines)
+    oldest = max(line.get("staleness_steps", 0) for line in lines)
+    return median(times), median(draws), median(waits), syncs, oldest
 
 
 def main() -> None:
@@ -97,10 +99,11 @@ def main() -> None:
         ratios = []
         for round in range(options.rounds):
             found = {k: measure(inputs, store, options, k, round) for k in (0, options.max_staleness)}
-            for max_staleness, (seconds, drew, waited, oldest) in found.items():
+            for max_staleness, (seconds, drew, waited, synced, oldest) in found.items():
                 print(
                     f"round {round}, max_staleness {max_staleness}: {seconds:.2f} s a step, {drew:.2f} s to draw, "
-                    f"of which the learner waited {waited:.2f} s; oldest tokens {oldest} steps",
+                    f"of which the learner waited {waited:.2f} s; {synced:.3f} s for the sync "
+                    f"({synced / seconds:.1%}, bar: 5 %); oldest tokens {oldest} steps",
                     flush=True,
                 )
             ratios.append(found[0][0] / found[options.max_staleness][0])

@@ -1,12 +1,13 @@
 r"""ChatGPT's three steps in one file: demonstrations, comparisons, and PPO (InstructGPT: Ouyang et al. 2022,
-arXiv:2203.02155, figure 2), with the published settings of the models of 1.3B and 6B parameters (appendix C).
+arXiv:2203.02155, figure 2), with the settings that appendix C gives for the models of 1.3B and 6B parameters.
 
 ctl run pipelines/chatgpt_recipe.py --set comparisons.path=hh-rlhf.jsonl.gz --set pretrained.source=hub:OWNER/NAME
 ctl run pipelines/chatgpt_recipe.py --set comparisons.path=pairs.jsonl --set demonstrations.path=chats.jsonl \
     --set sft.epochs=2 --set rlhf.steps=64 --set rlhf.max_prompt_tokens=256 --set rlhf.max_completion_tokens=128
 
 The second is for a laptop. Requests are those of the demonstrations; `--set rlhf.inputs.prompts=conversations/mine`
-takes others. Left out is what the paper mixes in (PPO-ptx: gradients of pretraining), dropout and averages of weights.
+takes others. Left out is what the paper mixes in (PPO-ptx: gradients of pretraining), dropout and averages of weights;
+its policy begins as a model of two epochs with pretraining data among them, ours as the model of the first step.
 """
 
 from cluster.pipeline import main, pipeline
@@ -59,7 +60,7 @@ def chatgpt_recipe(step):
         warmup_steps=10 * ROLLOUT // MINIBATCH,  # ten rollouts
         group_size=1,
         rewards={"reward_model": 1.0},
-        # The critic's 9e-6 as published; of the policy the paper says that more than 8.05e-6 diverged without PPO-ptx.
+        # The critic's 9e-6 as published. No rate of the policy is: without PPO-ptx more than 8.05e-6 diverged (E.9).
         learning_rate=5e-6,
         advantage=Gae(critic=ValueFunction(start="reward", rate=1.8)),
         kl_penalty="reward",

@@ -18,8 +18,8 @@ from pipelines.stages.making.spec import SyntheticSpec as SyntheticSpec
 from pipelines.stages.tuning.spec import SftSpec as SftSpec
 from pipelines.stages.tuning.adapters.spec import AdapterSpec as AdapterSpec
 from pipelines.stages.tuning.adapters.spec import MergedSpec as MergedSpec
-from pipelines.stages.alignment.spec import PreferencesSpec as PreferencesSpec
-from pipelines.stages.alignment.spec import RewardSpec as RewardSpec
+from pipelines.stages.alignment.preference_spec import PreferencesSpec as PreferencesSpec
+from pipelines.stages.alignment.preference_spec import RewardSpec as RewardSpec
 from pipelines.stages.alignment.offline.spec import ReferenceSpec as ReferenceSpec
 from pipelines.stages.alignment.offline.spec import DpoSpec as DpoSpec
 from pipelines.stages.alignment.tasks.spec import TasksSpec as TasksSpec

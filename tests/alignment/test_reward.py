@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cluster.core.build import build
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
+from pipelines.stages.alignment import histograms
 from pipelines.stages.alignment.preferences import read_rankings
 from pipelines.stages.alignment.ranking import scores
 from pipelines.stages.alignment.reward import RewardModel, dialogues
@@ -102,6 +104,17 @@ def test_the_accuracies_are_those_of_the_same_pairs(reward: Artifact) -> None:
     assert 0 <= reward.metrics["heldout_calibration_error"] < 0.5
     assert abs(reward.metrics["heldout_margin"]) < 1
     assert reward.metrics["heldout_accuracy_by_kind"] == {"file": round(reward.metrics["heldout_accuracy"], 4)}
+
+
+def test_how_scores_are_spread_is_left_beside_the_model(reward: Artifact) -> None:
+    text = reward.location.read_bytes(histograms.HISTOGRAMS_FILE).decode()
+    parts = re.split(r"^(\D.*) \(mean (-?[\d.]+), deviation [\d.]+\)\n", text, flags=re.MULTILINE)[1:]
+    counts = {
+        name: sum(int(line.split()[-1]) for line in bars.splitlines())
+        for name, bars in zip(parts[::3], parts[2::3], strict=True)
+    }
+    best, others, margins = counts.values()
+    assert best == reward.metrics["heldout_pairs"] and others >= best and margins >= others
 
 
 def test_plain_transformers_reads_the_same_scores(reward: Artifact, inputs: dict[str, Artifact]) -> None:

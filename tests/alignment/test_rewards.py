@@ -300,18 +300,18 @@ def test_language() -> None:
 
 def test_a_judge_is_asked_and_its_last_line_read(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge(endpoint=ChatEndpoint(model="m", api_key_env="TL_NO_KEY"), best=5)
-    text = judge.request("a", asked("[[5]] {reference}", "42", finished=False)).messages[0]["content"]
+    (text,) = judge.questions(asked("[[5]] {reference}", "42", finished=False))
     for words in ("<request>\nHow many?", "known to be right", "42", "cut off", "[[5]] {reference}"):
         assert words in text
-    assert "known to be right" not in judge.request("a", asked("x")).messages[0]["content"]
+    assert "known to be right" not in judge.questions(asked("x"))[0]
 
     def said(text: str, refused: str = "") -> Answer:
         return Answer(key="", id="", seed=0, text=text, refused=refused)
 
-    assert judge.read(said("The answer says [[5]].\n[[2]]\n")) == 0.4
+    assert judge.read([said("The answer says [[5]].\n[[2]]\n")]) == 0.4
     for verdict, words in ((said("[[5]] it is"), "no mark"), (said("[[6]]"), "no mark"), (said("", "busy"), "busy")):
         with pytest.raises(ValueError, match=words):
-            judge.read(verdict)
+            judge.read([verdict])
     monkeypatch.delenv("TL_NO_KEY", raising=False)
     with pytest.raises(NotReadyError, match="TL_NO_KEY is not set"):
         judge.require()

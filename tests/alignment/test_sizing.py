@@ -197,6 +197,13 @@ def test_what_is_left_out_is_not_counted(store: Store) -> None:
     assert "reference" not in sized(store, rlhf(kl_coef=0.0), inputs).models
     taught = rlhf(advantage=Distillation(), rewards={})
     assert set(sized(store, taught, {**inputs, "teacher": policy}).models) == {"policy", "reference", "teacher"}
+    judged, scorer = (
+        rlhf(rewards={"python_parses": 1.0, "judge_model": 0.0}),
+        configured(store, "llama-1m", RewardSpec()),
+    )
+    chats, scores = (sized(store, judged, {**inputs, "judge": judge}).models for judge in (policy, scorer))
+    assert set(chats) == {"policy", "reference", "judge"} and chats["judge"] == chats["reference"]
+    assert scores["judge"] == chats["judge"] + 4 * config("llama-1m").hidden_size  # a head, and none that is tied
     copies = ScalingSpec(num_workers=1, zero_stage=0, verify_rollout_prompts=2)
     assert "verifying copy" in sized(store, rlhf(), inputs, copies).models
     halves = sized(store, rlhf(precision="bf16"), inputs).models

@@ -48,6 +48,7 @@ from pipelines.specs import (
     WarcSource,
     WikipediaSource,
 )
+from pipelines.stages.alignment.environments.tools import Program, Tools
 from pipelines.stages.corpus.readers import AnySource
 from tests.core.toys import CountSpec, WordsSpec
 from tests.made import make
@@ -137,6 +138,17 @@ def test_a_spec_that_names_nothing_keeps_its_fingerprint() -> None:
     hub = CorpusSpec(sources=(HuggingFaceSource(path="allenai/c4"),))
     assert references.named(hub) == {} and references.located(hub) == hub
     assert references.named(PretrainedSpec(source="hub:a/b")) == {}
+
+
+def test_a_field_that_came_to_a_struct_of_a_spec_counts_once_it_is_set() -> None:
+    """Of a tool environment `program` came later: artifacts of before keep their fingerprint."""
+    plain, other = Tools(), Tools(program=Program(cpu_seconds=1))
+    known = specs.fields(RlhfSpec(environment=plain))
+    del known["environment"]["program"]
+    known = {name: value for name, value in known.items() if name == "environment" or name not in RlhfSpec.later_fields}
+    old = {"kind": "rlhf", "revision": RlhfSpec.revision, "spec": known, "inputs": {}}
+    expected = hashlib.sha256(specs.canonical(old).encode()).hexdigest()
+    assert print_of(RlhfSpec(environment=plain)) == expected != print_of(RlhfSpec(environment=other))
 
 
 def test_two_folders_with_one_store(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Import string of what predicts the stage's memory and time (cluster/control/planning/prediction.py)."""
     later_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that artifacts were built without: at its default such a field is no part of the identity, so that what
-    was built before keeps its fingerprint."""
+    was built before keeps its fingerprint. A struct within a spec may have such fields, too."""
     readable_early: ClassVar[bool] = False
     """Whether the stage leaves what is finished of its output readable while it still builds the rest."""
 
@@ -90,11 +90,22 @@ def fingerprint(spec: Spec, inputs: dict[str, str], named: dict[str, str] | None
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
-def _identifying(spec: Spec) -> dict[str, Any]:
-    """The fields of a spec without those that came later and are at their default."""
-    usual = {field.name: field.default for field in msgspec.structs.fields(spec)}
-    idle = {name for name in spec.later_fields if getattr(spec, name) == usual[name]}
-    return {name: value for name, value in fields(spec).items() if name not in idle}
+def _identifying(spec: Spec) -> Any:
+    """The fields of a spec without those that came later and are at their default, of structs within it, too."""
+    return _without_idle(spec, fields(spec))
+
+
+def _without_idle(value: Any, plain: Any) -> Any:
+    """`plain` is the value as JSON gives it back."""
+    if isinstance(value, msgspec.Struct):
+        usual = {field.name: field.default for field in msgspec.structs.fields(value)}
+        later = getattr(value, "later_fields", ())
+        idle = {name for name in later if getattr(value, name) == usual[name]}
+        kept = {name: inner for name, inner in plain.items() if name not in idle}
+        return {name: _without_idle(getattr(value, name, None), inner) for name, inner in kept.items()}
+    if isinstance(value, Mapping):
+        return {name: _without_idle(value[name], inner) for name, inner in plain.items()}
+    return plain
 
 
 def convert(data: dict[str, Any], cls: type[S], where: str) -> S:

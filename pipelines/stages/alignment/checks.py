@@ -10,9 +10,12 @@ from transformers import AutoConfig, AutoTokenizer
 from cluster.core.context import Context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, read_config
+from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.named import named
+from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.training.models.models import require_rows, require_trainable
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
@@ -64,31 +67,41 @@ def check_companions(ctx: Context[RlhfSpec], tokenizer: Any) -> None:
 
 
 def check_references(ctx: Context[RlhfSpec], prompts: list[Prompt], split: str) -> None:
-    """Raise InputError where a reward compares with references, and prompts have none that it can."""
-    for name, reward in named(ctx.spec.rewards).items():
-        if not reward.needs_reference:
+    """Raise InputError where a reward compares with references, or an environment goes by them, and prompts have none
+    that it can."""
+    reading: dict[str, Reward | Environment] = {
+        f"rlhf.rewards: {name} compares answers with": reward for name, reward in named(ctx.spec.rewards).items()
+    }
+    if ctx.spec.environment:
+        reading["rlhf.environment: goes by"] = ctx.spec.environment
+    for told, reader in reading.items():
+        if not reader.needs_reference:
             continue
         for prompt in prompts:
             try:
                 if not prompt.reference.strip():
                     raise ValueError("is empty")
-                reward.check_reference(prompt.reference)
+                reader.check_reference(prompt.reference)
             except ValueError as error:
                 without = sum(not each.reference.strip() for each in prompts)
                 raise InputError(
-                    f"rlhf.rewards: {name} compares answers with a prompt's reference, and that of {split} prompt "
-                    f"{prompt.id} {error}" + (f" ({without} of {len(prompts)} have none)" if without else ""),
+                    f"{told} a prompt's reference, and that of {split} prompt {prompt.id} {error}"
+                    + (f" ({without} of {len(prompts)} have none)" if without else ""),
                     "Give prompts whose records have one (conversations.format: prompts reads it from reference, "
-                    "answer, solution, tests, ...), or leave the reward out.",
+                    "answer, solution, tests, ...; `tasks` have their own), or leave it out.",
                 ) from None
 
 
 def check_reward_context(ctx: Context[RlhfSpec], prompts: list[Prompt]) -> None:
-    """Raise SpecError where a prompt and its completion may be longer than the reward model's context, in its own
+    """Raise SpecError where a prompt and its completion may be longer than a reward model's context, in its own
     tokens."""
-    if "reward" not in ctx.inputs:
-        return
-    model, most = ctx.inputs["reward"], ctx.spec.max_completion_tokens
+    for role in ("reward", "judge"):
+        model = ctx.inputs.get(role)
+        if model is not None and model.kind == "reward":
+            _check_room(model, ctx.spec.max_completion_tokens, prompts)
+
+
+def _check_room(model: Artifact, most: int, prompts: list[Prompt]) -> None:
     limit = context_tokens(read_config(model))
     tokenizer = AutoTokenizer.from_pretrained(model.local())
     if not tokenizer.chat_template:

@@ -25,6 +25,7 @@ from cluster.core.context import Context
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, embedding_rows, fitting_tokens
 from pipelines.specs import RewardSpec
+from pipelines.stages.alignment import histograms
 from pipelines.stages.alignment.preferences import read_rankings
 from pipelines.stages.alignment.ranking import ListBatches, Lists, Ranking, calibration_error, scores
 from pipelines.stages.alignment.rewards.sample import Sample
@@ -80,19 +81,28 @@ def build(ctx: Context[RewardSpec]) -> dict[str, Any]:
 
 def judged(ctx: Context[RewardSpec], rows: list[Row]) -> dict[str, Any]:
     """The finished model on held-out rows, those of `heldout_accuracy`: its accuracy by kind of rejected answer, the
-    mean margin of better answers over worse ones, and how far its probabilities are from what is true."""
+    mean margin of better answers over worse ones, and how far its probabilities are from what is true. How scores and
+    margins are spread is left beside the model."""
     with ctx.scratch() as folder:
         ctx.output.get(folder)
         model = RewardModel(folder)
     found = iter(model.score([messages for row in rows for messages in dialogues(row)]))
+    best: list[float] = []
+    others: list[float] = []
     kinds: dict[str, list[float]] = {}
     margins: list[float] = []
     weights: list[float] = []
     for row in rows:
-        own = [high - low for high, low in itertools.combinations([next(found) for _ in answers(row)], 2)]
+        first, *rest = [next(found) for _ in answers(row)]
+        best.append(first)
+        others += rest
+        own = [high - low for high, low in itertools.combinations([first, *rest], 2)]
         kinds.setdefault(row["how"], []).append(sum(margin > 0 for margin in own) / len(own))
         margins += own
         weights += [1 / len(own)] * len(own)  # a list counts as a pair does
+    spread = {"scores of the best answers": best, "scores of the others": others}
+    shown = histograms.in_text(spread) + histograms.in_text({"better answers minus worse ones": margins})
+    ctx.output.write_bytes(histograms.HISTOGRAMS_FILE, shown.encode())
     return {
         "heldout_accuracy_by_kind": {kind: round(sum(right) / len(right), 4) for kind, right in sorted(kinds.items())},
         "heldout_margin": float(np.average(margins, weights=weights)),

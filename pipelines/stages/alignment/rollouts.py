@@ -18,10 +18,11 @@ from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.appraisal import Appraiser
 from pipelines.stages.alignment.curve import Curve
+from pipelines.stages.alignment.divergence import divergence
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.ledger import Ledger
 from pipelines.stages.alignment.packing import micro_batches, placed, repetition, token_weights
-from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3, token_logprobs
+from pipelines.stages.alignment.policy_gradient import PolicyGradient, token_logprobs
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.alignment.sampling import Sampling, ages
@@ -199,15 +200,15 @@ class RolloutBatches(Source):
             token_weights(spec, completions)[own],
             {name: [figures[row] for row in rows[own]] for name, figures in rollout.rows.items()},
         )
-        kl = self._kl(batches, tokens)
-        limited = bool(spec.max_kl and kl is not None and kl > spec.max_kl)
+        far = divergence(batches, tokens) if self.reference is not None else None
+        limited = bool(spec.max_kl and far and far.kl > spec.max_kl)
         if limited:
             for batch in batches:
                 batch["advantages"].zero_()  # this step only pulls the policy back
         self._penalize(engine, rollout, limited)
         self._figures = {
             **rollout.figures,
-            **({} if kl is None else {metrics.KL: round(kl, 6), "kl_limited": limited}),
+            **({name: round(nats, 6) for name, nats in far._asdict().items()} | {"kl_limited": limited} if far else {}),
             **({"staleness_steps": update} if spec.steps_per_rollout > 1 and not spec.max_staleness else {}),
             **(ages(step, completions) if spec.max_staleness else {}),
             **self.sync.figures(),
@@ -230,14 +231,15 @@ class RolloutBatches(Source):
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""
         seeds = [mix(self.spec.seed, 1 << 40, i) for i in range(len(self.heldout))]
         completions, _ = self.sampling.complete(self.heldout, seeds)
-        scores = self.sampling.scores(self.heldout, completions)
+        scores = self.sampling.scores(self.heldout, completions, heldout=True)
         self._note(step, scores, heldout=True)
         share = -(-len(completions) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         zeros = torch.zeros(len(completions[own]))
         batches = self._batches(engine, self.heldout[own], completions[own], zeros.tolist(), zeros, {})
         tokens = sum(len(c.logprobs) for c in completions)
-        kl, appraiser = self._kl(batches, tokens), self.appraiser
+        kl = divergence(batches, tokens).kl if self.reference is not None else None
+        appraiser = self.appraiser
         taught = (
             appraiser.teacher_kl(engine, self.heldout[own], completions[own]) if appraiser.teacher is not None else None
         )
@@ -288,13 +290,3 @@ class RolloutBatches(Source):
             batch["advantages"] = placed(of_rows, batch["learn"]) if by_token else torch.tensor(of_rows)
             batches.append(batch | {"weights": weights[own].clone()})
         return batches
-
-    def _kl(self, batches: list[dict[str, Tensor]], tokens: int) -> float | None:
-        """KL to the reference (nats per token) over the batches of all ranks, by what the engine said when it drew;
-        None without a reference."""
-        if self.reference is None:
-            return None
-        parts = [k3(batch["behaviour"], batch["reference"])[batch["learn"]].sum().double() for batch in batches]
-        summed = torch.stack(parts).sum() if parts else torch.zeros((), dtype=torch.float64)
-        dist.all_reduce(summed)
-        return float(summed) / tokens

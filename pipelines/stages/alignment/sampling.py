@@ -58,11 +58,13 @@ class Sampled:
     scores: Summed
     seconds: float  # that the engines took
     waited_seconds: float  # that the learner waited for them
+    scoring_seconds: float  # that their rewards took
 
     def __add__(self, more: Sampled) -> Sampled:
         prompts, completions = self.prompts + more.prompts, self.completions + more.completions
         seconds, waited = self.seconds + more.seconds, self.waited_seconds + more.waited_seconds
-        return Sampled(prompts, completions, self.scores + more.scores, seconds, waited)
+        scoring = self.scoring_seconds + more.scoring_seconds
+        return Sampled(prompts, completions, self.scores + more.scores, seconds, waited, scoring)
 
     def figures(self, spec: RlhfSpec) -> dict[str, Any]:
         """What there is to tell of them."""
@@ -74,6 +76,7 @@ class Sampled:
             **({"turns": round(sum(len(c.turns()) for c in self.completions) / count, 4)} if spec.environment else {}),
             "finished_fraction": round(sum(c.finished for c in self.completions) / count, 4),
             "rollout_seconds": round(self.seconds, 3),
+            "scoring_seconds": round(self.scoring_seconds, 3),
             **({"rollout_wait_seconds": round(self.waited_seconds, 3)} if spec.max_staleness else {}),
         }
 
@@ -131,9 +134,9 @@ class Sampling:
                 chosen = self._give_out(number, missing, again=attempt > 0)
                 seeds = self._seeds(number, len(chosen), len(drawn.prompts) if drawn else 0)
                 completions, seconds = self.complete([self.train[i] for i in chosen], seeds)
-            waited = time.monotonic() - began
+            drew = time.monotonic()
             scores = self.scores([self.train[i] for i in chosen], completions)
-            more = Sampled(chosen, completions, scores, seconds, waited)
+            more = Sampled(chosen, completions, scores, seconds, drew - began, time.monotonic() - drew)
             drawn = drawn + more if drawn else more
             flat = drawn.scores.flat(spec.group_size)
             missing = self.groups - int((~flat).sum())
@@ -210,12 +213,12 @@ class Sampling:
         options = {"max_tokens": max_tokens, "temperature": self.spec.temperature}
         return self.sync.fleet.generate(prompts, seeds, eos_token_id=self.eos_token_id, **options)
 
-    def scores(self, prompts: list[Prompt], completions: list[Completion]) -> Summed:
+    def scores(self, prompts: list[Prompt], completions: list[Completion], heldout: bool = False) -> Summed:
         """The reward of each completion, in order; every rank scores its share."""
         share = -(-len(prompts) // self.plan.num_workers)
         own = slice(self.rank * share, (self.rank + 1) * share)
         parts: list[Any] = [None] * self.plan.num_workers
-        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own]))
+        dist.all_gather_object(parts, self.scorer(prompts[own], completions[own], heldout))
         also: dict[str, Tensor] = {}
         if self.spec.overlong_tokens:
             lengths = torch.tensor([len(c.logprobs) for c in completions])

@@ -4,6 +4,7 @@ sample that one of them fails on."""
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,14 @@ from cluster.core.errors import InputError, JobError
 from cluster.core.storage.lines import LineFile
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec, ScalingSpec
+from pipelines.stages.alignment.judging import Judging
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.reward import RewardModel
-from pipelines.stages.alignment.rewards.judge import Judge
+from pipelines.stages.alignment.rewards.asked import AskedReward
 from pipelines.stages.alignment.rewards.named import REWARD_MODEL, named, weights
 from pipelines.stages.alignment.rewards.pool import Failed, Pool, Scored, Steps, broken
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.generation.asking import Asker
+from pipelines.stages.generation.asking import Asker, Request
 from pipelines.stages.generation.engine import Completion
 
 FAILURES_FILE = "reward_failures.jsonl"
@@ -56,18 +58,21 @@ class Scorer:
         scaling: ScalingSpec,
         place: Location,
         files: Mapping[str, Path] | None = None,
+        judge: Judging | None = None,
     ) -> None:
         self.rewards = named(spec.rewards)
         self.tokenizer = tokenizer
-        self.model = model
+        self.model, self.judge = model, judge
         self.files = dict(files or {})
         self.scaling, self.timeout_seconds = scaling, scaling.reward_timeout_seconds
-        self.judges = {name: reward for name, reward in self.rewards.items() if isinstance(reward, Judge)}
+        self.judges = {name: reward for name, reward in self.rewards.items() if isinstance(reward, AskedReward)}
+        self.model_judges = spec.model_judges
         self.askers = {
             name: Asker(Context(spec, {}, place / name, scaling, name, ""), judge.endpoint, spec.seed)
             for name, judge in self.judges.items()
         }
-        called = {name: reward for name, reward in self.rewards.items() if name not in self.judges}
+        judges = {**self.judges, **self.model_judges}
+        called = {name: reward for name, reward in self.rewards.items() if name not in judges}
         self.pool = Pool(called, spec.seed, scaling.reward_processes, scaling.reward_memory_bytes)
 
     @property
@@ -75,26 +80,34 @@ class Scorer:
         """Whether a run goes on where some reward fails on a sample."""
         return any(reward.on_failure != "fail" for reward in self.rewards.values())
 
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
-        """Raises InputError where a reward fails whose samples are not to be left out or scored, which names it and the
-        sample."""
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion], heldout: bool = False) -> Scores:
+        """What completions are worth, by the rewards that only watch, too, where the prompts are held out.
+
+        Raises InputError where a reward fails whose samples are not to be left out or scored, which names it and the
+        sample.
+        """
         samples = [
             Sample.of(self.tokenizer, prompt.messages, completion, prompt.reference)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         end = time.monotonic() + self.timeout_seconds
         scored: dict[str, list[Scored]] = dict(self.pool.score(samples, self.timeout_seconds))
-        for name in self.judges:
+        asked = [name for name, reward in self.rewards.items() if heldout or not reward.watches]
+        for name in self.model_judges.keys() & asked:
+            assert self.judge
+            scored[name] = self.judge.marks(self.model_judges[name], samples)
+        for name in self.judges.keys() & asked:
             scored[name] = self._judged(name, [prompt.id for prompt in prompts], samples, end - time.monotonic())
         found = Scores({}, steps=[[] for _ in samples])
-        for name, reward in self.rewards.items():
+        for name in asked:
+            reward = self.rewards[name]
             for row, (value, completion) in enumerate(zip(scored[name], completions, strict=True)):
                 if isinstance(value, list):
                     tokens = last_tokens(self.tokenizer, completion, [end for end, _ in value])
                     worth = [reward.weight * each for _, each in value]
                     found.steps[row] += zip(tokens, worth, strict=True)
                     scored[name][row] = math.fsum(each for _, each in value)
-        for name in self.rewards:
+        for name in asked:
             found.by_name[name] = [
                 self._number(name, value, prompt, sample, found.failures)
                 for value, prompt, sample in zip(scored[name], prompts, samples, strict=True)
@@ -110,18 +123,24 @@ class Scorer:
     def _judged(self, name: str, ids: list[str], samples: list[Sample], timeout_seconds: float) -> list[Scored]:
         judge = self.judges[name]
         found: list[Scored] = []
-        requests = [judge.request(f"{id}/{row}", each) for row, (id, each) in enumerate(zip(ids, samples, strict=True))]
+        questions = [judge.questions(sample) for sample in samples]
+        requests = [
+            Request(f"{id}/{row}" + (f"/{number}" if number else ""), [{"role": "user", "content": text}])
+            for row, (id, texts) in enumerate(zip(ids, questions, strict=True))
+            for number, text in enumerate(texts)
+        ]
         try:
             answers = self.askers[name].ask(requests, progress=False, timeout_seconds=max(0.0, timeout_seconds))
         except TimeoutError:
             raise JobError(
-                f"rlhf.rewards: {name} did not judge {len(requests)} answers within {self.timeout_seconds:g} s",
+                f"rlhf.rewards: {name} did not judge {len(samples)} answers within {self.timeout_seconds:g} s",
                 "What it said is kept: run the same command again, with a higher scaling.reward_timeout_seconds or "
                 "scaling.endpoint_requests.",
             ) from None
-        for answer in answers:
+        told = iter(answers)
+        for texts in questions:
             try:
-                found.append(judge.read(answer))
+                found.append(judge.read(list(itertools.islice(told, len(texts)))))
             except ValueError as error:
                 found.append(Failed(f"failed: {error}"))
         return found
@@ -206,18 +225,22 @@ class Summed:
 
 def summed(spec: RlhfSpec, count: int, parts: Sequence[Scores], also: Mapping[str, Tensor]) -> Summed:
     """The rewards of `count` completions whose scores came from several ranks, in order, and what there is `also` to
-    add, each (n,). Raises JobError where none has any."""
-    by_name = {name: torch.tensor([x for part in parts for x in part.by_name[name]]) for name in spec.rewards}
-    weighted = [weight * by_name[name] for name, weight in weights(spec.rewards).items()]
+    add, each (n,). What weighs nothing is told and has no part in the sum, its failures neither. Raises JobError where
+    a reward failed on them all, or one or another on each."""
+    names = [name for name in spec.rewards if name in parts[0].by_name]  # some were asked for held-out answers alone
+    by_name = {name: torch.tensor([x for part in parts for x in part.by_name[name]]) for name in names}
+    weighted = [weight * by_name[name] for name, weight in weights(spec.rewards).items() if weight]
     total = torch.stack(weighted).sum(0) if weighted else torch.zeros(count)
     for values in also.values():
         total = total + values
     present = ~total.isnan()
     failures = [line for part in parts for line in part.failures]
-    if not present.any():
+    lost = [name for name, values in by_name.items() if values.isnan().all()]
+    if lost or not present.any():
+        first = next(line for line in failures if not lost or line["reward"] == lost[0])
         raise JobError(
-            f"rlhf.rewards: {failures[0]['reward']} failed on a sample of every completion of a batch, the first: "
-            f"{failures[0]['why']}",
+            f"rlhf.rewards: {first['reward']} failed on a sample of every completion of a batch, the first: "
+            f"{first['why']}",
             "Mend it.",
         )
     steps = [row for part in parts for row in part.steps]

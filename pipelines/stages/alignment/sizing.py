@@ -166,6 +166,11 @@ def _asked(
         if "reward" in step.inputs:
             scoring = model_of(step.inputs["reward"])[0]
             found["reward model"] = held(count_parameters(_classifier(scoring)), FP32, scoring)
+        if "judge" in step.inputs:
+            judging = model_of(step.inputs["judge"])[0]
+            scores_answers = step.inputs["judge"].kind == "reward"
+            judge = _classifier(judging) if scores_answers else build_model(judging, spec.seed)
+            found["judge"] = held(count_parameters(judge), FP32, judging)
         if "teacher" in step.inputs:
             teaching = model_of(step.inputs["teacher"])[0]
             found["teacher"] = held(count_parameters(build_model(teaching, spec.seed)), FP32, teaching)

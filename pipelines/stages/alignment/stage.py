@@ -20,6 +20,7 @@ from pipelines.stages.alignment.adapter_sync import Frozen, Updates, open_policy
 from pipelines.stages.alignment.checks import check_companions, check_model, check_references, check_reward_context
 from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.environments.files import files_of, index_corpus
+from pipelines.stages.alignment.judging import check_judge, open_judge
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.reward import RewardModel
@@ -61,6 +62,8 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
 
     def plan() -> BatchPlan:
         check_companions(ctx, tokenizer)
+        if "judge" in ctx.inputs:
+            check_judge(ctx.inputs["judge"], spec.model_judges)
         for reward in named(spec.rewards).values():
             reward.require()
         if spec.environment:
@@ -190,6 +193,7 @@ def recipe(work: Work, rank: int) -> Parts:
             scaling,
             work.output / JUDGED / f"{rank}",
             files_of(spec.searches and rank == 0, work.state),
+            open_judge(work.inputs["judge"], device) if "judge" in work.inputs else None,
         ),
         reference=reference,
         teacher=load_model(teacher).eval().to(device) if teacher else None,

@@ -1,8 +1,9 @@
-"""Functions that a model wrote, each tried in processes of its own with limits, and killed with all that they start.
+"""Code that a model wrote, in processes of its own with limits, which are killed with all that they start.
 
-The tests run beside the function and not with it (trial.py): a function that forges its own verdict has none to forge.
-The processes isolate themselves by Linux namespaces (jail.py); where the kernel forbids that, nothing is run unless the
-spec says `process`, which has the limits only: files and network are then open to the program.
+A function is tried: the tests run beside it and not with it (trial.py), so that one that forges its own verdict has
+none to forge. A program is executed for what it prints (execution.py). The processes isolate themselves by Linux
+namespaces (jail.py); where the kernel forbids that, nothing is run unless the spec says `process`, which has the limits
+only: files and network are then open to the program.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cluster.core.errors import JobError, NotReadyError
-from pipelines.stages.evaluation import jail, trial
+from pipelines.stages.evaluation import execution, jail, trial
 
 GONE_SECONDS = 10.0
 
@@ -55,6 +56,14 @@ class Verdict:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Printed:
+    """What a program printed, and why it ended early, where it did."""
+
+    output: bytes
+    error: str = ""
+
+
 def require(limits: Limits) -> None:
     """Raise NotReadyError where programs cannot be isolated on this machine, JobError where none can run at all."""
     verdict = run(Trial("def one(): return 1", "one", "assert one() == 1"), limits)
@@ -67,45 +76,71 @@ def run(tried: Trial, limits: Limits) -> Verdict:
 
     Raises NotReadyError where it cannot be isolated.
     """
-    order = {
-        "solution": tried.solution,
-        "entry_point": tried.entry_point,
-        "isolation": limits.isolation,
-        "cpu_seconds": limits.cpu_seconds,
-        "memory_bytes": limits.memory_bytes,
-    }
-    lines = [json.dumps(order), json.dumps({"setup": tried.setup, "test": tried.test})]
-    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+    order = {"solution": tried.solution, "entry_point": tried.entry_point}
+    ended = _confined(trial.__file__, order, limits, json.dumps({"setup": tried.setup, "test": tried.test}))
+    if ended.late:
+        return Verdict(False, "timed out")
+    try:
+        report = json.loads(ended.output)
+    except ValueError:
+        return Verdict(False, trial.GONE)
+    return Verdict(bool(report.get("passed")), str(report.get("error", "")))
+
+
+def execute(program: str, limits: Limits) -> Printed:
+    """Run a Python program for what it prints. Nothing of it is left afterwards, as `run` leaves nothing.
+
+    Raises NotReadyError where it cannot be isolated.
+    """
+    ended = _confined(execution.__file__, {"program": program}, limits)
+    if ended.late:
+        return Printed(ended.output, f"ran longer than {limits.wall_seconds:g} s")
+    whole = ended.output.endswith(execution.END)
+    return Printed(ended.output.removesuffix(execution.END), "" if whole else trial.GONE)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """What the processes of a script wrote, and whether they were late."""
+
+    output: bytes
+    late: bool = False
+
+
+def _confined(script: str, order: dict[str, Any], limits: Limits, rest: str = "") -> _Ended:
+    """Run a script that enters the jail, with an order and the rest of its input. What it writes is bounded by what the
+    jail allows a file."""
+    order |= {"isolation": limits.isolation, "cpu_seconds": limits.cpu_seconds, "memory_bytes": limits.memory_bytes}
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(trial.__file__).resolve())],
+            [sys.executable, "-P", "-s", "-S", str(Path(script).resolve())],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env={"PYTHONHASHSEED": "0"},
+            env={"PYTHONHASHSEED": "0"},  # which `-I` would not read: sets have the same order each time
             start_new_session=True,
         )
+        late, errors = False, b""
         try:
-            output, errors = process.communicate("\n".join(lines).encode(), timeout=limits.wall_seconds)
+            _, errors = process.communicate(f"{json.dumps(order)}\n{rest}".encode(), timeout=limits.wall_seconds)
         except subprocess.TimeoutExpired:
-            return Verdict(False, "timed out")
+            late = True
         finally:
             _kill(process)
+        output.seek(0)
+        written = output.read(jail.MAX_FILE_BYTES)
     if process.returncode == jail.CANNOT_ISOLATE:
         raise NotReadyError(
             f"this machine cannot isolate a program: {errors.decode(errors='replace')}",
             "Allow unprivileged user namespaces (kernel.unprivileged_userns_clone, user.max_user_namespaces; in a "
             "container, its seccomp profile), or set isolation: process, where programs can write and connect freely.",
         )
-    try:
-        report = json.loads(output)
-    except ValueError:
-        return Verdict(False, trial.GONE)
-    return Verdict(bool(report.get("passed")), str(report.get("error", "")))
+    return _Ended(written, late)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and its group, if they still run, and wait until the last that holds its output has gone.
+    """Kill the process and its group, if they still run, and wait until the last that holds its errors has gone.
 
     The end of a PID namespace's first process kills everything in it.
     """

@@ -2,8 +2,9 @@
 
 Nothing that the candidate does can make it pass: it has neither the judge's memory nor its output, and has never had
 the tests. The judge calls a function of it over a socket and sees plain values, which it decodes by itself, so that no
-class of the candidate's (one that equals everything, say) takes part in a comparison. Run as `python -I -S trial.py`;
-imports nothing of the project but what lies beside it, since there is nothing else in the jail.
+class of the candidate's (one that equals everything, say) takes part in a comparison. Run as
+`python -P -s -S trial.py`; imports nothing of the project but what lies beside it, since there is nothing else in the
+jail.
 
 Standard input: two lines of JSON. The first, an order: solution, entry_point, isolation, cpu_seconds, memory_bytes; the
 second, which only the judge reads: setup and test. Standard output: {"passed": true}, or {"error": why}.
@@ -209,7 +210,7 @@ def _first_line(descriptor: int) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # where `-I` does not look
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # where `-P` does not look
     jail = importlib.import_module("jail")
     sys.path.pop(0)
     jail.enter(json.loads(_first_line(0)), run)

@@ -27,6 +27,7 @@ from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.in_flight import InFlight, logprobs_of
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
+from pipelines.stages.generation.shared import Shared, read
 from pipelines.stages.generation.updates import Merger
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class GenerationEngine:
         """Where the engine runs, for whoever wants to know what it said."""
         return here()
 
-    def load(self, version: int, weights: dict[str, Tensor], abandon: bool = False) -> tuple[int, int]:
+    def load(self, version: int, shared: dict[str, Shared], abandon: bool = False) -> tuple[int, int]:
         """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use;
         of updates that weights are made of, their own.
 
@@ -169,6 +170,7 @@ class GenerationEngine:
         """
 
         def take() -> tuple[int, int]:
+            weights = read(shared)
             self.version = -1  # until all are there
             taken = self._merge(self.merger, weights) if self.merger else self._assign(weights.items())
             self.version = version

@@ -33,6 +33,7 @@ from pipelines.stages.generation.engine import (
     engine_runtime_env,
 )
 from pipelines.stages.generation.last_words import Place, cause_of, last_words
+from pipelines.stages.generation.shared import share
 
 WEIGHTS = "weights"  # the thread of an engine that takes calls at once which takes weights, in their order
 PATIENCE = 2.0  # a call takes at most so many times its deadline, with all its repetitions
@@ -102,7 +103,9 @@ class Fleet:
     def sync(self, version: int, weights: dict[str, Tensor]) -> None:
         """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
         # What an engine draws when the first weights come was asked for by a process that is dead.
-        new = Weights(version, checksum(weights.values()), ray.put(weights), self.in_flight and self._weights is None)
+        new = Weights(
+            version, checksum(weights.values()), ray.put(share(weights)), self.in_flight and self._weights is None
+        )
         self._on_all([None] * len(self.handles), new)
         self._weights = replace(new, abandon=False)
 

@@ -8,6 +8,7 @@ from cluster.core.specs.listing import listed
 from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.environments.python import PythonEnvironment
 from pipelines.stages.alignment.environments.tools import Tools
+from pipelines.stages.alignment.environments.verifiers import VerifiersEnvironment
 
 if TYPE_CHECKING:
     AnyEnvironment: TypeAlias = Environment

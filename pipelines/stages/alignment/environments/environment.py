@@ -21,6 +21,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Base of all environments. In YAML `type` tells them apart."""
 
     on_failure: ClassVar[str] = "score"  # what it fails on is told the model
+    needs_reference: ClassVar[bool] = False
+    """Whether it goes by the reference of a prompt, so that each prompt must have one."""
 
     @property
     def searches(self) -> bool:
@@ -37,6 +39,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def require(self) -> None:
         """Raise NotReadyError or SpecError for what it needs and this machine has not; before a run starts."""
+
+    def check_reference(self, reference: str) -> None:
+        """Raise ValueError, which says why, for a reference that it cannot go by. Called before a run starts."""
 
     def prepare(self, files: Mapping[str, Path]) -> None:
         """Load what it needs, once in each process that it runs in; takes no time of a turn's."""

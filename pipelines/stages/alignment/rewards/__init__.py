@@ -8,9 +8,11 @@ from cluster.core.specs.listing import listed
 from pipelines.stages.alignment.rewards.format import FormatReward
 from pipelines.stages.alignment.rewards.gsm8k import Gsm8k
 from pipelines.stages.alignment.rewards.judge import Judge
+from pipelines.stages.alignment.rewards.judge_model import JudgeModel
 from pipelines.stages.alignment.rewards.language import LanguageReward
 from pipelines.stages.alignment.rewards.length import LengthReward
 from pipelines.stages.alignment.rewards.mathematics import Mathematics
+from pipelines.stages.alignment.rewards.pairwise_judge import PairwiseJudge
 from pipelines.stages.alignment.rewards.passes_tests import PassesTests
 from pipelines.stages.alignment.rewards.process import ProcessReward
 from pipelines.stages.alignment.rewards.python import PythonReward
@@ -18,6 +20,7 @@ from pipelines.stages.alignment.rewards.python_parses import PythonParses
 from pipelines.stages.alignment.rewards.reasoning_gym import ReasoningGym
 from pipelines.stages.alignment.rewards.repetition import RepetitionReward
 from pipelines.stages.alignment.rewards.reward import Reward
+from pipelines.stages.alignment.rewards.verifiers import VerifiersReward
 
 if TYPE_CHECKING:
     AnyReward: TypeAlias = Reward

@@ -42,6 +42,11 @@ class Reward(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a sample is worth that it failed on (`score` only)."""
 
     @property
+    def watches(self) -> bool:
+        """Whether it is asked about held-out answers alone: it is not learned from, and each answer has its price."""
+        return False
+
+    @property
     def name(self) -> str:
         return str(self.__struct_config__.tag)
 

@@ -53,6 +53,13 @@ class Sample:
         return str(self.messages[-1]["content"])
 
     @property
+    def asked(self) -> str:
+        """All that was said before the answer, as a text; of one message the request itself."""
+        if len(self.messages) == 1:
+            return self.request
+        return "\n\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
+
+    @property
     def finish_reason(self) -> Literal["stop", "length"]:
         """`stop` where the model ended the answer, `length` where it was cut off, in OpenAI's words."""
         return "stop" if self.finished else "length"
