@@ -27,7 +27,7 @@ from cluster.core.specs.spec import convert, fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
-from pipelines.specs import CorpusSpec, NormalizedBatch, ProcessReward, RlhfSpec, Tools
+from pipelines.specs import CorpusSpec, JudgeModel, NormalizedBatch, ProcessReward, RlhfSpec, Tools
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.advantages import Distillation
 from pipelines.stages.alignment.kl_control import AdaptiveKl
@@ -264,23 +264,28 @@ def test_a_reward_that_fails_on_some_samples_costs_those(inputs: dict[str, Artif
 
 @pytest.mark.exhaustive
 def test_steps_are_rewarded_beside_a_tool_that_searches(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    """The whole way: the corpus's index, an environment's process that opens it, rewards of words, their advantages."""
+    """The whole way: the corpus's index, an environment's process that opens it, rewards of words, their advantages;
+    and a judge that only watches, whose questions are longer than the model takes that it is."""
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([{"id": "a", "text": "Adding numbers."}]), table)
     store = Store(tmp_path)
     corpus = make(store, CorpusSpec(), {}, {"train/part-0.parquet": table.getvalue()}, "c")
     steps = ProcessReward(function=f"{OWN}:each_line", ends=r"\s+", weight=0.01)
+    watched = JudgeModel(weight=0, on_failure="score", failure_score=0.25)
     spec = rlhf(
         2,
         evaluation_prompts=16,
-        rewards={"steps": steps, f"{OWN}:ended": 1.0},
+        rewards={"steps": steps, f"{OWN}:ended": 1.0, "watched": watched},
         advantage=NormalizedBatch(),
         environment=Tools(tools=("search",), turn_tokens=24),
     )
-    artifact = build(spec, inputs | {"corpus": corpus}, store=store, scaling=SCALING, name="tiny")
+    given = inputs | {"corpus": corpus, "judge": inputs["model"]}
+    artifact = build(spec, given, store=store, scaling=SCALING, name="tiny")
+    assert artifact.metrics["heldout_watched"] == 0.25 and artifact.metrics["heldout_reward_failures"] == 16
     first, _ = read(artifact.location)
     ended, lines = first[f"reward_{OWN}:ended"], first["reward_steps"]
     assert first["reward"] == pytest.approx(ended + 0.01 * lines, abs=1e-4) and lines > 1
+    assert first["reward_failures"] == 0 and "reward_watched" not in first
     drawn = next(each for each in transcripts.read(artifact.location) if not each.heldout)
     assert any(len({piece.advantage for piece in answer.pieces}) > 2 for answer in drawn.answers), "told apart by word"
 
