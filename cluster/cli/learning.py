@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.options import Sets, StoreRoot
+from cluster.cli.options import Sets
 
 if TYPE_CHECKING:
     from cluster.core.specs.endpoint import EndpointSpec
@@ -25,7 +25,7 @@ def learn(
     name: Annotated[str, typer.Option("--name", help="Name of the artifacts [default: the endpoint's].")] = "",
     set_: Sets = None,
     run: Annotated[bool, typer.Option("--run", help="Run it here and now, and do not only say how.")] = False,
-    store: StoreRoot = None,
+    store: Annotated[str, typer.Option("--store", help="Root of the artifact store [the endpoint's].")] = "",
 ) -> None:
     """Plan how a model learns from what people said of an endpoint's answers, or learn it (--run).
 

@@ -80,7 +80,14 @@ export class View {
       !done && !answer.text ? element("p", { className: "waiting", "aria-label": "waiting" }, element("i"), element("i"), element("i")) : null,
       answer.error ? element("p", { className: "error", role: "alert" }, answer.error) : null,
       element("footer", {}, told, done ? this.#buttons(turn, answer, number, last, both, picked) : null),
-      element("p", { className: "said quiet small", role: "status" }, answer.said ?? ""),
+      answer.said || answer.kept
+        ? element(
+          "div",
+          { className: "told" },
+          element("p", { className: "said quiet small", role: "status" }, answer.said ?? ""),
+          answer.kept ? button("Take back", () => this.actions.takeBack(turn, answer), { className: "back" }) : null,
+        )
+        : null,
     );
     return made;
   }
@@ -104,7 +111,6 @@ export class View {
       last && whole ? button("Edit", () => actions.edit(turn, answer)) : null,
       whole && navigator.clipboard ? button("Copy", () => navigator.clipboard.writeText(final(answer))) : null,
       last && !both && !answer.editing ? button("Answer again", () => actions.again(turn)) : null,
-      answer.kept ? button("Take back", () => actions.takeBack(turn, answer)) : null,
     );
   }
 
