@@ -31,7 +31,12 @@ def end_children_with_this() -> None:
     descriptors = [os.pidfd_open(child.pid) for child in multiprocessing.active_children() if child.pid]
     try:
         command = [sys.executable, "-I", "-S", "-c", HELPER, *map(str, descriptors)]
-        _held.append(subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors, start_new_session=True))
+        _held.append(
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                pass_fds=descriptors, start_new_session=True,
+            )
+        )  # fmt: skip
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
