@@ -43,7 +43,21 @@ from pipelines.stages.load.workload import plan
 from serving.engine import engine_arguments, engine_environment
 from tests.cluster.local_cluster import CTL, free_port
 
+# vLLM's command asks for the version of a package that its CPU build calls otherwise.
+START = """
+import importlib.metadata as metadata
+of = metadata.version
+def version(name):
+    try:
+        return of(name)
+    except metadata.PackageNotFoundError:
+        return of(f"{name}-cpu") + "+cpu"
+metadata.version = version
+from vllm.entrypoints.cli.main import main
+main()
+"""
 READY_SECONDS = 900.0
+LOG_CHARS = 4000  # of a server that did not start
 SETTLE_SECONDS = 2.0  # some executors turn in a loop for a second after a request
 MEASURES = {
     "p50 at 1 client, whole, ms": (1, False),
@@ -88,14 +102,14 @@ class Server:
         pause, body = threading.Event(), {"model": "bench", "prompt": "x", "max_tokens": 1}
         while time.monotonic() - begun < READY_SECONDS:
             if process.poll() is not None:
-                raise RuntimeError(f"{self.name} ended: see {log}")
+                raise RuntimeError(f"{self.name} ended:\n{log.read_text(errors='replace')[-LOG_CHARS:]}")
             try:
                 if requests.post(f"{self.url}/completions", json=body, timeout=60).status_code == 200:
                     return time.monotonic() - begun
             except requests.ConnectionError:
                 pass
             pause.wait(0.1)
-        raise RuntimeError(f"{self.name} did not answer: see {log}")
+        raise RuntimeError(f"{self.name} did not answer:\n{log.read_text(errors='replace')[-LOG_CHARS:]}")
 
 
 def servers(model: Artifact, uni: bool, home: Path) -> list[Server]:
@@ -104,7 +118,7 @@ def servers(model: Artifact, uni: bool, home: Path) -> list[Server]:
     own = {"TRUNKLINE_HOME": str(home), "TRUNKLINE_STORE": model.store_url}
     ours = [*CTL, "serve", "up", model.record.ref, "--name", "bench", "--port", str(ports[0])]
     arguments = engine_arguments(spec, model)
-    theirs = [str(Path(sys.executable).with_name("vllm")), "serve", str(model.local()), "--served-model-name", "bench"]
+    theirs = [sys.executable, "-c", START, "serve", str(model.local()), "--served-model-name", "bench"]
     theirs += ["--host", "127.0.0.1", "--port", str(ports[1]), "--dtype", str(arguments["dtype"])]
     theirs += ["--max-model-len", str(arguments["max_model_len"])] if "max_model_len" in arguments else []
     theirs += ["--kv-cache-memory-bytes", str(arguments["kv_cache_memory_bytes"]), "--enforce-eager"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.core.storage.artifact import Artifact
 from serving.asgi import Application
+from serving.ending import end_children_with_this
 
 
 def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tuple[Any, Any]:
@@ -24,7 +25,9 @@ def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tup
     vars(parsed).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
     parsed.allowed_origins = []  # the gateway says whose pages may ask
     config = AsyncEngineArgs.from_cli_args(parsed).create_engine_config()
-    return AsyncLLM.from_vllm_config(config, disable_log_stats=parsed.disable_log_stats), parsed
+    engine = AsyncLLM.from_vllm_config(config, disable_log_stats=parsed.disable_log_stats)
+    end_children_with_this()
+    return engine, parsed
 
 
 def end_process() -> None:

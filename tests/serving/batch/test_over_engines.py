@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -44,6 +46,8 @@ def test_a_model_answers_a_batch_that_is_killed(model: Artifact, tmp_path: Path)
             process.send_signal(signal.SIGKILL)
         pause.wait(0.005)
     assert process.returncode in (-signal.SIGKILL, 0)
+    psutil.wait_procs(engines_of_this_session(), timeout=240)
+    assert not engines_of_this_session()
     done = ctl(*command, timeout=900)
     assert done.returncode == 0, done.stderr
     assert f"{LINES + 1} lines (200: {LINES - 1}, 400: 1, invalid_line: 1)" in done.stdout
@@ -57,3 +61,14 @@ def test_a_model_answers_a_batch_that_is_killed(model: Artifact, tmp_path: Path)
         expected = transformer.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0, ids["input_ids"].shape[1] :]
         assert lines[number]["response"]["body"]["choices"][0]["token_ids"] == expected.tolist()
     assert len({line["id"] for line in lines}) == LINES + 1
+    psutil.wait_procs(engines_of_this_session(), timeout=240)
+    assert not engines_of_this_session()
+
+
+def engines_of_this_session() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, IndexError):  # gone, or a thread of the kernel
+            if process.cmdline()[0].startswith("VLLM::") and process.environ().get("HOME") == os.environ["HOME"]:
+                found.append(process)
+    return found
