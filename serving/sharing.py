@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 from ray import serve
 
-from cluster.core.specs.spec import convert
 from serving.admission import Admission
 from serving.asgi import Application, Message
 from serving.gateway import Gateway
@@ -30,7 +30,7 @@ class Sharing:
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Take Serve's `user_config`: the share, which changes without a new replica."""
         share = config.get("share")
-        self.split.set_share(convert(share, Share, "share") if share else None)
+        self.split.set_share(msgspec.convert(share, Share) if share else None)
 
     async def pass_on(self, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> AsyncIterator[Message]:
         """Answer what the gateway of another version has let through."""
