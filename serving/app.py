@@ -101,8 +101,7 @@ def deploy(
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
     if adapter_place(artifact) is not None:
         notice(f"{artifact.record.ref} is an adapter: transformers serves it, its answers in turn, and not vLLM")
-    if not runtime.debugging():
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    hush()
     nodes = sum(node["Alive"] for node in ray.nodes())
     proxy = proxies.environment(spec, nodes) if details is None else proxy_environment(details)
     target = application(spec, name, artifact, surge=surge, before=_before(before, spec, artifact), proxy=proxy)
@@ -142,6 +141,12 @@ def _before(made_of: dict[str, Any] | None, spec: EndpointSpec, artifact: Artifa
     if made_of["fingerprint"] == artifact.fingerprint and convert(made_of["spec"], EndpointSpec, "endpoint") == spec:
         return made_of.get("before")
     return {key: value for key, value in made_of.items() if key not in ("before", "version")}
+
+
+def hush() -> None:
+    """Have Serve tell warnings alone, where nobody debugs."""
+    if not runtime.debugging():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 
 def has_room(spec: EndpointSpec) -> bool:

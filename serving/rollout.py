@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import to_builtins
 from msgspec.structs import replace
 from ray import serve
 
@@ -23,7 +22,7 @@ from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert, override
 from cluster.core.storage.store import Store
-from serving.app import POLL_SECONDS, await_ready, deploy, find, has_room, route_of, serve_details, undeploy
+from serving.app import POLL_SECONDS, await_ready, deploy, find, has_room, hush, route_of, serve_details, undeploy
 from serving.application import application
 from serving.endpoints import CANARY, FAILED, Endpoint, origin, proxy_environment, share_of
 from serving.figures import holds
@@ -114,13 +113,14 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
                 f"the cluster has no room for a canary of {name!r}: it takes {spec.cpus:g} CPUs and {spec.gpus} GPUs",
                 "Add nodes, or scale something down.",
             )
+        hush()
         target = application(spec, name, artifact, proxy=proxy_environment(details))
         serve._run(target, name=application_name, route_prefix=None, _blocking=False)
         await_ready(application_name, spec.start_timeout_seconds, routed=False)
     elif not _has_canary(name):
         raise InputError(f"endpoint {name!r} has no canary", "Give the artifact that it is to serve.")
     share = Share(application=application_name, weight=weight, shadow=shadow)
-    _deploy_same(details, name, made_of, None, to_builtins(share))
+    _deploy_same(details, name, made_of, None, msgspec.to_builtins(share))
     await_ready(name, SHARE_SECONDS, replaces=True)
     found = find(application_name)
     notice(f"{found.model} {'is asked' if shadow else 'answers'} {weight:.0%} of what {name!r} is asked")
@@ -177,6 +177,7 @@ def _deploy_same(
     share: dict[str, Any] | None,
 ) -> None:
     """Deploy an endpoint in the version that runs, so that its replicas go on."""
+    hush()
     spec = spec or convert(made_of["spec"], EndpointSpec, "endpoint")
     target = application(
         spec,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from msgspec import convert
+import msgspec
 from ray import serve
 
 from serving.admission import Admission
@@ -30,7 +30,7 @@ class Sharing:
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Take Serve's `user_config`: the share, which changes without a new replica."""
         share = config.get("share")
-        self.split.set_share(convert(share, Share) if share else None)
+        self.split.set_share(msgspec.convert(share, Share) if share else None)
 
     async def pass_on(self, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> AsyncIterator[Message]:
         """Answer what the gateway of another version has let through."""
