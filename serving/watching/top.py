@@ -14,6 +14,7 @@ from cluster.core.errors import NotReadyError
 from serving.watching.scrape import Scrape, Since, read
 
 ANSWER_SECONDS = 10.0
+CERTIFICATE = "Name its certificate's file in REQUESTS_CA_BUNDLE and SSL_CERT_FILE."
 FORGOTTEN_SECONDS = 60.0  # a replica that was not met for so long is gone
 TTFT = "vllm:time_to_first_token_seconds"
 TPOT = "vllm:request_time_per_output_token_seconds"
@@ -110,6 +111,8 @@ def ask(key: str) -> Callable[[str], str]:
     def get(url: str) -> str:
         try:  # each on a connection of its own, so that it may come to another replica
             reply = requests.get(url, headers=headers | {"Connection": "close"}, timeout=ANSWER_SECONDS)
+        except requests.exceptions.SSLError as error:
+            raise NotReadyError(f"{url}: {error}", CERTIFICATE) from None
         except requests.RequestException:
             raise NotReadyError(f"no endpoint answers at {url}", "Start one with `ctl serve up`.") from None
         if reply.status_code in (401, 403):

@@ -76,6 +76,7 @@ def picture(reports: Named, kind: str) -> bytes:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
     except ImportError:
         raise NotReadyError("a picture needs matplotlib", "`pip install 'trunkline[train]'`.") from None
 
@@ -90,6 +91,9 @@ def picture(reports: Named, kind: str) -> bytes:
                 axes.ecdf([1000 * value for value in values], label=called)
         axes.set_xlabel(f"{name}, ms")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylabel("share of answers")
         axes.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")

@@ -13,6 +13,7 @@ from pipelines.stages.load.spec import LoadSpec
 from pipelines.stages.load.workload import WORDS, Target
 
 PROBE_SECONDS = 60.0
+CERTIFICATE = "Name its certificate's file in REQUESTS_CA_BUNDLE and SSL_CERT_FILE."
 
 
 def probe(url: str, key: str, model: str = "") -> Target:
@@ -58,6 +59,8 @@ def _ask(method: str, url: str, key: str, body: Any = None, needed: bool = True)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         reply = requests.request(method, url, headers=headers, json=body, timeout=PROBE_SECONDS)
+    except requests.exceptions.SSLError as error:
+        raise NotReadyError(f"{url}: {error}", CERTIFICATE) from None
     except requests.RequestException:
         raise NotReadyError(f"no endpoint answers at {url}", "Start one with `ctl serve up`.") from None
     if reply.status_code == 200:
