@@ -64,6 +64,8 @@ class Admission:
 def answers(asked: dict[str, Any]) -> int:
     """How many answers a request makes the engine compute."""
     prompt = asked.get("prompt")
-    several = prompt if isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt) else []
+    prompts = 1
+    if isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt):
+        prompts = len(prompt)
     each = [value for name in ("n", "best_of") if isinstance(value := asked.get(name), int)]
-    return max(1, *each, 1) * max(1, len(several))
+    return max(1, *each, 1) * prompts

@@ -198,6 +198,7 @@ def undeploy(name: str) -> None:
     """
     find(name)
     seconds = drain_seconds(serve_details(), name) + UNDEPLOY_SECONDS
+    hush()
     serve.delete(name, _blocking=False)  # else it gives up after a minute
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while name in (left := (serve_details() or {}).get("applications", {})):

@@ -133,6 +133,7 @@ def canary_figures(name: str) -> dict[str, float]:
     _made_of(name)
     if not _has_canary(name):
         raise InputError(f"endpoint {name!r} has no canary", "Start one: `ctl serve canary`.")
+    hush()
     keeper = serve.get_deployment_handle("Keeper", name)
     found: dict[str, float] = keeper.figures.remote(f"{name}{CANARY}").result(timeout_s=FIGURES_SECONDS)
     return found
