@@ -18,6 +18,7 @@ from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import Limits
 from cluster.core.specs.feedback import Feedback
 from serving.asgi import (
+    ARTIFACT_HEADER,
     FEEDBACK_PATH,
     KEY_ID,
     REQUEST_ID,
@@ -37,7 +38,6 @@ from serving.keys.guard import Guard
 from serving.limits import Refused, check
 from serving.page.page import Page
 
-ARTIFACT_HEADER = b"trunkline-artifact"  # `ctl artifacts lineage` takes its value
 REQUEST_ID_HEADER = b"x-request-id"
 ROUTES = {
     "/health": "GET",
