@@ -21,6 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from cluster.core.specs.endpoint import EndpointSpec, Limits
 from serving.admission import COMPUTED, Admission
 from serving.asgi import (
+    ARTIFACT_HEADER,
     FEEDBACK_PATH,
     KEY_ID,
     REQUEST_ID,
@@ -42,7 +43,6 @@ from serving.page.page import Page
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
 
-ARTIFACT_HEADER = b"trunkline-artifact"  # `ctl artifacts lineage` takes its value
 REQUEST_ID_HEADER = b"x-request-id"
 ROUTES = {
     "/health": "GET",

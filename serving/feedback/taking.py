@@ -18,6 +18,7 @@ from cluster.core.feedback import Answer, Choice, Edit, Given, Kept, Line, Sent,
 from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
 from serving.asgi import (
+    ARTIFACT_HEADER,
     FEEDBACK_PATH,
     KEY_ID,
     REQUEST_ID,
@@ -64,9 +65,11 @@ class WithFeedback:
     def _with_receipt(self, scope: Scope, send: Send) -> Send:
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
+                # A canary, to which this replica has passed the request on, has said what it is.
+                other = dict(message.get("headers", ())).get(ARTIFACT_HEADER)
                 receipt = Receipt(
                     id=secrets.token_hex(16),
-                    artifact=self.artifact,
+                    artifact=other.decode("latin-1") if other else self.artifact,
                     endpoint=self.endpoint,
                     request=redacted(scope[REQUEST_ID])[:NAME_LETTERS],
                     key=scope[KEY_ID],

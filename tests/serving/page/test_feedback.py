@@ -194,6 +194,29 @@ def test_after_a_change_of_the_model_what_answered_is_still_known(tmp_path: Path
     assert (choice.chosen.artifact, choice.rejected.artifact) == (OTHER, REF)
 
 
+def test_of_an_answer_that_was_passed_on_the_receipt_names_what_gave_it(tmp_path: Path) -> None:
+    """A share of the requests is a canary's, whose answers say so in their header."""
+    small = Small()
+    inner = small.app
+
+    async def canary(scope: Any, receive: Any, send: Any) -> None:
+        async def told(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"trunkline-artifact", OTHER.encode())]}
+            await send(message)
+
+        await inner(scope, receive, told)
+
+    async def work() -> None:
+        small.app = canary  # type: ignore[assignment]
+        async with asking(await endpoint(tmp_path, small=small)) as client:
+            assert (await client.post("/feedback", json=thumb(await receipt(client)))).status_code == 200
+
+    asyncio.run(work())
+    (line,) = lines(tmp_path)
+    assert line.said.answer.artifact == OTHER
+
+
 def test_the_last_word_counts_and_a_withdrawal_takes_back(tmp_path: Path) -> None:
     async def work() -> None:
         async with asking(await endpoint(tmp_path)) as client:
