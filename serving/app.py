@@ -139,7 +139,8 @@ def _before(made_of: dict[str, Any] | None, spec: EndpointSpec, artifact: Artifa
     if made_of is None:
         return None
     if made_of["fingerprint"] == artifact.fingerprint and convert(made_of["spec"], EndpointSpec, "endpoint") == spec:
-        return made_of["before"]  # type: ignore[no-any-return]
+        earlier: dict[str, Any] | None = made_of["before"]
+        return earlier
     return {key: value for key, value in made_of.items() if key not in ("before", "version")}
 
 

@@ -78,6 +78,7 @@ def application(
     access = replace(spec.access, database=place(spec.access.database))  # this process's home, and no replica's
     given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
+    bound: tuple[Any, ...]
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
