@@ -82,7 +82,6 @@ def application(
     own = replace(spec, access=access, feedback=_kept_at(spec.feedback), **ONE_REPLICA)
     given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
-    bound: tuple[Any, ...]
     if over_vllm:
         from serving.over_vllm import Vllm as replica
 
