@@ -67,6 +67,8 @@ async def gateway(
     spec: EndpointSpec,
     context_tokens: int,
     admission: Admission | None = None,
+    *,
+    tells_request_id: bool = True,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
     keeps of feedback. Raises DatabaseFailed, OSError where feedback cannot be kept."""
@@ -78,7 +80,9 @@ async def gateway(
         await guard.open()
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
     page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
-    served = Gateway(app, artifact, spec.limits, guard, admission, page=page, more=routes)
+    served = Gateway(
+        app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id
+    )
     if not access.origins:
         return served
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
@@ -93,7 +97,7 @@ async def gateway(
 
 class Gateway:
     """An ASGI application around another. `artifact` is what it serves, as `ctl` names it; `more`: routes of `app`
-    beside those of the API."""
+    beside those of the API; `tells_request_id`: answers name their request here (Serve does it for its replicas)."""
 
     def __init__(
         self,
@@ -105,9 +109,11 @@ class Gateway:
         *,
         page: Page | None = None,
         more: Mapping[str, str] = MappingProxyType({}),
+        tells_request_id: bool = True,
     ) -> None:
         self.app, self.artifact, self.limits, self.guard, self.page = app, artifact, limits, guard, page
         self.admission = admission or Admission(sys.maxsize, 0)
+        self.tells_request_id = tells_request_id
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
         self.counted = Counted(self._answer, self.routes)
 
@@ -132,7 +138,9 @@ class Gateway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = dict(scope["headers"]).get(REQUEST_ID_HEADER, b"")
         request_id = given[:128] or secrets.token_hex(16).encode()
-        named = {ARTIFACT_HEADER: self.artifact.encode(), REQUEST_ID_HEADER: request_id}
+        named = {ARTIFACT_HEADER: self.artifact.encode()}
+        if self.tells_request_id:
+            named[REQUEST_ID_HEADER] = request_id
         scope = {**scope, REQUEST_ID: request_id.decode("latin-1"), KEY_ID: ""}
 
         async def told(message: Message) -> None:

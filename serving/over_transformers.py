@@ -47,4 +47,5 @@ class Transformers(Sharing):
         admission, answers = Admission(at_once, spec.max_queued), Answers(openai_app(self.name, self.talker, at_once))
         end_when_drained(answers, spec.drain_seconds)
         shared = self.shared(answers, artifact, spec.limits, admission, self.keeper)
-        return await gateway(shared, self.name, artifact, spec, self.talker.context_tokens, admission)
+        own = (shared, self.name, artifact, spec, self.talker.context_tokens, admission)
+        return await gateway(*own, tells_request_id=False)  # Serve does

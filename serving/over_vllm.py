@@ -56,7 +56,8 @@ class Vllm(Sharing):
         admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.spec.max_queued)
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
-        return await gateway(shared, self.name, self.artifact, self.spec, context_tokens, admission)
+        own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
+        return await gateway(*own, tells_request_id=False)  # Serve does
 
     async def _token(self) -> None:
         """Have the engine compute a token."""
