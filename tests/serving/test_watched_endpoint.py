@@ -51,3 +51,4 @@ def test_an_endpoint_is_put_under_load_and_watched(served: Served, tmp_path: Pat
     assert figures["artifacts"] == [served.model.record.ref] and figures["replicas"] == 1
     assert 0 < figures["ttft_p50"] <= figures["ttft_p99"] and figures["tpot_p95"] > 0
     assert figures["running"] == figures["waiting"] == 0
+    report.location.remove()  # its ancestors, the model, would be kept for it when the endpoint has gone

@@ -70,7 +70,8 @@ class PreferencesSpec(Spec, frozen=True):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         if self.source != "corrupted" and "conversations" in inputs:
             raise SpecError(
-                f"preferences.source: {self.source} takes no conversations", "Leave out the input `conversations`."
+                f"preferences.source: {'a file' if self.source == 'file' else 'feedback'} takes no conversations",
+                "Leave out the input `conversations`.",
             )
         if self.source == "corrupted" and "conversations" not in inputs:
             raise SpecError(
