@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster.control.screen.view import make_view
 from cluster.core.graph import Steps
 from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline, run
@@ -46,7 +47,9 @@ def main() -> None:
     _write(given.folder)
     store = Store(given.folder / "store")
     for seed in given.seeds:
-        found = run(Pipeline(_line(given.folder, seed)).graph(store, {"scaling": {"num_workers": 2}}), store)
+        found = run(
+            Pipeline(_line(given.folder, seed)).graph(store, {"scaling": {"num_workers": 2}}), store, make_view()
+        )
         points = curve.read(found["rlhf"].location)
         shares = ", ".join(f"{point['step']}: {point['heldout_gsm8k']:.4f}" for point in points)
         print(f"seed {seed}: exact at steps {shares}; KL {points[-1]['heldout_kl']:.3f}", flush=True)
@@ -64,7 +67,7 @@ def _line(folder: Path, seed: int) -> Any:
         worked = _file(folder, "worked", "asked")
         tuned = SftSpec(
             template="completion",
-            epochs=3,
+            epochs=8,
             global_batch_size=64,
             sequence_length=128,
             muon_learning_rate=0.01,
@@ -75,7 +78,7 @@ def _line(folder: Path, seed: int) -> Any:
         sft = step(tuned, model=base, conversations=step(worked, name="worked"))
         recipe = RlhfSpec(
             rewards={"gsm8k": 1.0},
-            steps=100,
+            steps=120,
             global_batch_size=256,
             group_size=8,
             learning_rate=1e-4,

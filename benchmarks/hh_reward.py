@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from cluster.control.screen.view import make_view
 from cluster.core.graph import Steps
 from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline, run
@@ -44,7 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     store = Store(given.folder / "store")
-    base = run(Pipeline(pretrained).graph(store), store)["pretrained"].local()
+    base = run(Pipeline(pretrained).graph(store), store, make_view())["pretrained"].local()
     tokenizer = AutoTokenizer.from_pretrained(base)
     chosen = given.folder / "pairs.jsonl"
     _choose(given.pairs, chosen, tokenizer, given.train + given.heldout)
@@ -62,7 +63,7 @@ def main() -> None:
         )
         return step(spec, model=step(PretrainedSpec()), preferences=pairs)
 
-    built = run(Pipeline(reward).graph(store), store)
+    built = run(Pipeline(reward).graph(store), store, make_view())
     folder = built["preferences"].local()
     heldout = [_pair(row, tokenizer) for row in read_rankings(folder, "heldout")]
     train = read_rankings(folder, "train")

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 from msgspec.structs import replace
 
+from cluster.control.screen.view import make_view
 from cluster.core import metrics
 from cluster.core.graph import Steps
 from cluster.core.storage.store import Store
@@ -56,7 +57,7 @@ def main() -> None:
         step(ConversationsSpec(source="file", path=file, format="prompts", heldout_fraction=0.01))
         return step(PretrainedSpec())
 
-    built = run(Pipeline(inputs).graph(store), store)
+    built = run(Pipeline(inputs).graph(store), store, make_view())
     for round_ in range(given.rounds):
         for algorithm in ("grpo", "rloo", "ppo"):
             ours = _ours(algorithm, built, store, given.steps, round_)
