@@ -67,7 +67,7 @@ def _line(folder: Path, seed: int) -> Any:
         worked = _file(folder, "worked", "asked")
         tuned = SftSpec(
             template="completion",
-            epochs=8,
+            epochs=25,
             global_batch_size=64,
             sequence_length=128,
             muon_learning_rate=0.01,
