@@ -53,8 +53,8 @@ def application(
 
     Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
     the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it,
-    and `share` what it passes on (split.py). Raises InputError for an artifact that is no Hugging Face
-    model, or none that writes, SpecError for a bad field.
+    and `share` what it passes on (split.py). Raises InputError for an artifact that is no Hugging Face model, or none
+    that writes, SpecError for a bad field.
     """
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}

@@ -35,6 +35,20 @@ def error(refused: Refused) -> JSONResponse:
     return JSONResponse({"error": body}, refused.status, refused.headers)
 
 
+def again(body: bytes, receive: Receive) -> Receive:
+    """What the application receives: a body that was read, and then that whoever asked has gone."""
+    begun = False
+
+    async def taken() -> Message:
+        nonlocal begun
+        if begun:
+            return await receive()
+        begun = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return taken
+
+
 async def called(
     app: Application, path: str, body: bytes, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:

@@ -30,6 +30,7 @@ from serving.asgi import (
     Receive,
     Scope,
     Send,
+    again,
     error,
     path_of,
 )
@@ -163,7 +164,7 @@ class Gateway:
                 self._check_room(scope)
                 body = await self._body(scope, receive)
                 with self._place(scope, check(body, self.limits)):
-                    await self.app(scope, _again(body, receive), told)
+                    await self.app(scope, again(body, receive), told)
             else:
                 await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
         except Refused as refused:
@@ -205,7 +206,7 @@ class Gateway:
             body = with_usage(path, asked, body)
             headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-            await guard.pass_on(self.app, scope, _again(body, receive), send, entry, asked)
+            await guard.pass_on(self.app, scope, again(body, receive), send, entry, asked)
 
     def _check_room(self, scope: Scope) -> None:
         """Raise Refused where too much waits, before the body is read and anything is written down."""
@@ -233,17 +234,3 @@ class Gateway:
                 raise too_long
             if not message.get("more_body"):
                 return bytes(body)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """What the application receives: a body that was read, and then that whoever asked has gone."""
-    begun = False
-
-    async def again() -> Message:
-        nonlocal begun
-        if begun:
-            return await receive()
-        begun = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from serving.admission import COMPUTED
-from serving.asgi import Application, Message, Receive, Scope, Send
+from serving.asgi import Application, Message, Receive, Scope, Send, again
 
 LOGGER = logging.getLogger("ray.serve")
 Ask = Callable[[str, list[tuple[bytes, bytes]], bytes], AsyncIterator[Message]]
@@ -66,10 +66,9 @@ class Split:
             await self._timed("canary", send, lambda told: self._pass_on(ask, scope, body, told))
             return
         stable = _Copy(send) if taken else None
-        again = _first(message, receive)
         if stable is not None and len(self._tasks) < SHADOWS:
             self._do(self._shadow(ask, scope, body, stable))
-        await self._timed("stable", stable or send, lambda told: self.app(scope, again, told))
+        await self._timed("stable", stable or send, lambda told: self.app(scope, again(body, receive), told))
 
     async def _timed(self, which: str, send: Send, answer: Callable[[Send], Awaitable[None]]) -> None:
         """Let a version answer, and take what counts of it."""
@@ -149,20 +148,6 @@ class _Copy:
 
 async def _nowhere(message: Message) -> None:
     pass
-
-
-def _first(message: Message, receive: Receive) -> Receive:
-    """What gives a message that was taken once more, and then what follows."""
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return message
-
-    return again
 
 
 def part(body: bytes) -> float:
