@@ -1,4 +1,4 @@
-"""A two-digit adder: a Llama of a million parameters reads sums, is tuned on them, and becomes exact by GRPO.
+"""A two-digit adder: a Llama of a million parameters reads sums, is tuned on them, and goes on by GRPO.
 
     python benchmarks/adder.py FOLDER [--seeds 0 1 2]
 
