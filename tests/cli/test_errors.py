@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,3 +152,11 @@ def make_words() -> Callable[[Path], str]:
     from cluster.core.build import build
 
     return lambda root: build(WordsSpec(), {}, store=Store(root), name="toy").record.ref
+
+
+def test_no_library_warns_that_there_is_no_gpu() -> None:
+    """transformers imports DeepSpeed, which says so on the standard output."""
+    code = "from cluster.control.screen.console import guarded; guarded(lambda: __import__('deepspeed') and 0)"
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "WARNING" not in told.stdout + told.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import sys
 import traceback
@@ -19,6 +20,8 @@ def guarded(work: Callable[[], int | None], *, debug: bool = False) -> int:
         os.environ["TRUNKLINE_DEBUG"] = "1"  # Ray's logs and its workers' output are shown, too
     else:
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars: compressed-tensors asks for its own
+        # DeepSpeed warns where it finds no GPU, when transformers imports it, and sets its logger's level itself.
+        logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks must not end a run
