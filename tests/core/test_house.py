@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,28 +128,67 @@ def test_ctl_help_imports_nothing_heavy() -> None:
 SCRIPTS = sorted(path.name for path in (ROOT / "pipelines").glob("*.py") if "@pipeline" in path.read_text())
 
 
-@pytest.mark.parametrize(
-    ("script", "address"), [("quickstart.py", ""), *((script, "elsewhere:6379") for script in SCRIPTS)]
-)
-def test_ctl_plan_imports_nothing_heavy(
-    script: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What it sizes, it has sized by another process; a script whose inputs are not in the store ends before."""
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    code = (
-        f"import sys; sys.argv = ['ctl', 'plan', 'pipelines/{script}', '--store', {str(tmp_path)!r}]\n"
-        "from cluster.cli.app import run\n"
-        "try: run()\n"
-        "except SystemExit as end: code = end.code\n"
-        "print(code or 0, *sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    code, *names = done.stderr.splitlines()[-1].split()
-    assert code == "0" or "no artifact" in done.stderr or "a tokenizer to extend is needed" in done.stderr
-    assert not {"ray", "torch", "transformers", "pandas", "lxml"} & set(names)
-    assert {"msgspec", "cluster"} <= set(names)
-    if code == "0" and not address:
-        assert "tokens a second" in done.stdout
+# Each in a process of its own that has what `ctl` is made of, and what `ctl plan` imports besides.
+PLANS = """
+import io, json, os, sys
+import pipelines.specs
+from cluster.cli.app import run
+
+store, *scripts = sys.argv[1:]
+for script in scripts:
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        print(open(reader).read())
+        os.wait()
+        continue
+    sys.argv = ["ctl", "plan", f"pipelines/{script}", "--store", store]
+    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+    code = 0
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code or 0
+    said = {"code": code, "out": sys.stdout.getvalue(), "error": sys.stderr.getvalue()}
+    os.write(writer, json.dumps({**said, "modules": sorted({name.split(".")[0] for name in sys.modules})}).encode())
+    os._exit(0)
+"""
+
+
+def plan_scripts(store: Path, *scripts: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-c", PLANS, str(store), *scripts]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def assert_light(plan: dict[str, Any]) -> None:
+    ended = ("no artifact", "a tokenizer to extend is needed")
+    assert plan["code"] == 0 or any(reason in plan["error"] for reason in ended), plan["error"]
+    assert not {"ray", "torch", "transformers", "pandas", "lxml"} & set(plan["modules"])
+    assert {"msgspec", "cluster"} <= set(plan["modules"])
+
+
+def test_ctl_plan_imports_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it sizes, it has sized by another process."""
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    (plan,) = plan_scripts(tmp_path, "quickstart.py")
+    assert_light(plan)
+    assert plan["code"] == 0
+    assert "tokens a second" in plan["out"]
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Of a cluster whose sizes this machine does not know."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_ADDRESS", "elsewhere:6379")
+        return dict(zip(SCRIPTS, plan_scripts(tmp_path_factory.mktemp("store"), *SCRIPTS), strict=True))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctl_plan_of_a_script_imports_nothing_heavy(script: str, plans: dict[str, dict[str, Any]]) -> None:
+    """One whose inputs are not in the store ends before."""
+    assert_light(plans[script])
 
 
 def test_errors_survive_pickling() -> None:

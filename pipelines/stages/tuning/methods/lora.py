@@ -94,7 +94,7 @@ class LowRank(Adapter, frozen=True):
             target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
             use_rslora=self.rslora,
             use_dora=self.dora,
-            init_lora_weights=pissa if values and self.init == "pissa" else True,  # type: ignore[arg-type]
+            init_lora_weights=pissa if values and self.init == "pissa" else True,
             modules_to_save=list(others) or None,
             ensure_weight_tying=bool(others) and model.config.get_text_config().tie_word_embeddings,
             task_type="CAUSAL_LM",
