@@ -30,7 +30,7 @@ MUON = {"optimizer": "muon", "weight_decay": 0.0, "schedule": "linear"}
 @pipeline
 def imdb_ppo(step):
     """A model of reviews from nothing, a reward model of their sentiment, and PPO."""
-    corpus = step(CorpusSpec(sources=(TextSource(path="aclImdb"),)))
+    corpus = step(CorpusSpec(sources=(TextSource(path="aclImdb"),), rules=()))  # reviews are no program
     tokenizer = step(TokenizerSpec(vocab_size=2048), corpus=corpus)
     tokens = step(TokensSpec(sequence_length=128), corpus=corpus, tokenizer=tokenizer)
     base = step(

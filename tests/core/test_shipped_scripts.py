@@ -12,6 +12,8 @@ from cluster.core.graph import Graph, read_changes
 from cluster.core.storage.store import Store
 from cluster.pipeline import build, load_script
 from pipelines.specs import ConversationsSpec, CorpusSpec, PreferencesSpec, SftSpec
+from pipelines.stages.corpus.documents import Document
+from pipelines.stages.corpus.rules.rule import apply
 from tests.conftest import ROOT
 from tests.export import lines
 
@@ -77,3 +79,15 @@ def test_the_quick_demo_is_the_demo_with_fewer_of_everything(store: Store) -> No
     quick = script.graph(store, read_changes(ROOT / "pipelines/presets/quick.yaml", []), "quick")
     assert [step.key for step in quick.steps] == [step.key for step in whole.steps]
     assert quick.step("pretrain").spec.total_tokens < whole.step("pretrain").spec.total_tokens / 10  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("script", "steps"), [("imdb_ppo.py", ["corpus"]), ("continue_pretraining.py", ["domain", "general"])]
+)
+def test_the_rules_of_a_script_about_prose_keep_prose(store: Store, script: str, steps: list[str]) -> None:
+    """Those of a corpus are made for programs, and know prose by its long lines."""
+    review = "I came for the dancing and stayed for the jokes, some of which even work.<br /><br />" * 9
+    for step in steps:
+        spec: Any = load_script(ROOT / "pipelines" / script).graph(store).step(step).spec
+        assert apply(spec.rules, Document("1_7.txt", review))[1] == ""
+        assert apply(CorpusSpec().rules, Document("1_7.txt", review))[1]
