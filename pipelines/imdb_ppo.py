@@ -13,6 +13,7 @@ from pipelines.specs import (
     ConversationsSpec,
     CorpusSpec,
     Gae,
+    LengthReward,
     PreferencesSpec,
     PretrainSpec,
     RewardSpec,
@@ -44,11 +45,12 @@ def imdb_ppo(step):
     reward = step(RewardSpec(epochs=3, **tuned, **MUON), model=sft, preferences=pairs)
     return step(
         RlhfSpec(
-            steps=60,
+            steps=80,
             global_batch_size=64,
             minibatches_per_rollout=2,
             group_size=1,
-            rewards={"reward_model": 1.0},
+            # Without it the model learns to end at once, before anything harsh is said.
+            rewards={"reward_model": 1.0, "length": LengthReward(at_least=24, at_most=48, slack=24, weight=0.5)},
             advantage=Gae(critic=ValueFunction(start="reward", rate=4.0)),
             kl_penalty="reward",
             kl_coef=AdaptiveKl(start=0.02, target=0.1, horizon=2_000),

@@ -35,6 +35,7 @@ def test_a_run_that_learns_has_none() -> None:
 POINTS: dict[str, dict[str, float]] = {
     "reward_hacking": {"heldout_gsm8k": 0.3},
     "length_explosion": {"heldout_completion_tokens": 95.0},
+    "length_collapse": {"heldout_completion_tokens": 8.0},
     "sameness": {"heldout_distinct": 0.2},
     "repetition": {"heldout_repetition": 0.5},
 }

@@ -19,6 +19,7 @@ Line = dict[str, Any]
 
 WINDOW = 5  # lines of which the median is taken: one bad step is no sign
 LONGER = 2.0  # times as long as at the start
+SHORTER = 1 / 3  # of the length at the start
 FULL = 0.9  # of the room for a completion
 JUDGE_FALL = 0.1  # of what the judge said at the start
 ENTROPY_SHARE = 0.25  # of the entropy at the start
@@ -99,6 +100,13 @@ def _of_points(spec: RlhfSpec, points: Sequence[Line]) -> Iterator[Alarm]:
             step,
             f"held-out answers grew from {was:.0f} to {now:.0f} tokens of {spec.max_completion_tokens}",
             "Set rlhf.overlong_tokens, or mean_over: length; look whether the reward likes length.",
+        )
+    if now < SHORTER * was:
+        yield Alarm(
+            "length_collapse",
+            step,
+            f"held-out answers shrank from {was:.0f} to {now:.0f} tokens",
+            "The policy ends before it says what the reward dislikes: reward length too (rlhf.rewards.length).",
         )
     was, now = first["heldout_distinct"], last["heldout_distinct"]
     if now < DISTINCT_SHARE * was:
