@@ -119,3 +119,21 @@ def test_json_lines_of_a_declared_encoding(tmp_path: Path) -> None:
 def test_an_encoding_that_is_none_is_refused_before_anything_is_read(source: type[JsonLinesSource]) -> None:
     with pytest.raises(SpecError, match=r"corpus.sources\[0\].encoding: 'nonsense' is no encoding"):
         CorpusSpec(sources=(source(path="x", encoding="nonsense"),)).check()
+
+
+@pytest.mark.parametrize(
+    ("fields", "license"),
+    [
+        ({"licence": "mit"}, "mit"),
+        ({"License": "MIT"}, "MIT"),
+        ({"license": '["mit", "gpl-3.0"]'}, "mit AND gpl-3.0"),
+        ({"license": "['mit']"}, "mit"),
+        ({"max_stars_repo_licenses": ["MIT", "BSD-3-Clause"]}, "MIT AND BSD-3-Clause"),
+        ({"license": None, "detected_licenses": ["MIT"]}, "MIT"),
+        ({"license": "[no list"}, "[no list"),
+    ],
+)
+def test_a_licence_under_any_of_its_names(tmp_path: Path, fields: dict[str, object], license: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x", **fields}))
+    (found,) = documents(JsonLinesSource(path=str(tmp_path / "a.jsonl")))
+    assert found.license == license

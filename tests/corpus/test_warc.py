@@ -387,7 +387,7 @@ def test_published_archives() -> None:
 
 @pytest.mark.parametrize("length", [10, 60, 150, 280])
 def test_a_file_that_was_cut_off_hides_no_record_of_one_that_was_appended(tmp_path: Path, length: int) -> None:
-    """`cat a.warc b.warc`, the first broken off in a header or a page: the next record begins in the middle of a line."""
+    """`cat a.warc b.warc`, the first broken off in a header or a page: the next begins in the middle of a line."""
     whole = [record(http(HTML.encode()), number=number) for number in range(6)]
     whole[2] = whole[2][:length]
     found, error = read(tmp_path, b"".join(whole))

@@ -20,7 +20,7 @@ class CorpusSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "corpus"
     stage: ClassVar[str] = "pipelines.stages.corpus.stage:build"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     inputs: ClassVar[dict[str, str]] = {"known": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("known",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("known",)

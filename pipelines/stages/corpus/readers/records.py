@@ -14,6 +14,10 @@ from pipelines.stages.corpus.readers.places import of_license, of_url
 from pipelines.stages.corpus.reading.encodings import Decoded, decode, hint, noted
 from pipelines.stages.corpus.tally import LIKELY_ENCODING
 
+LICENSES = (  # the last two as The Stack has them
+    *("license", "licenses", "licence", "License", "LICENSE", "Licence", "spdx_license"),
+    *("max_stars_repo_licenses", "detected_licenses"),
+)
 _PLACES: dict[str, Callable[[Any], str]] = {"url": of_url, "license": of_license}
 
 
@@ -47,7 +51,7 @@ def document(
         known = f"; there is {', '.join(map(repr, record))}" if text is None and record else ""
         return Broken(id_, position, f"no_text: field {text_field!r} is {_kind(text)}{known}")
     places = dict(file.origin)
-    for place, fields in (("url", ("url", "urls")), ("license", ("license", "licenses"))):
+    for place, fields in (("url", ("url", "urls")), ("license", LICENSES)):
         field = next((name for name in fields if record.get(name) is not None), fields[0])
         value = record.get(field)
         if found := _PLACES[place](value):

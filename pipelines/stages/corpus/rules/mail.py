@@ -26,9 +26,7 @@ _DOMAINS_BEYOND_ASCII = (
     "الاردن|السعودية|امارات|مصر|ایران|المغرب|تونس|قطر|عمان|فلسطين|سورية|العراق|الجزائر|پاکستان|شبكة|موقع|بھارت|بازار|"
     "भारत|नेट|कॉम|संगठन|ভারত|বাংলা|ਭਾਰਤ|ભારત|இந்தியா|இலங்கை|சிங்கப்பூர்|భారత్|ලංකා"
 )
-_FORMS = (
-    "\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7ff"  # ligatures, full width, mathematics
-)
+_FORMS = "\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7ff"  # ligatures, full width, bold
 _INVISIBLE = "\u00ad\u200b-\u200d\u2060"  # hyphens and joints that a page has put in
 _LATIN = f"{_FORMS}a-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
 _SPACED = (  # letters and marks of scripts that write blanks between words
