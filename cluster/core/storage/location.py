@@ -132,6 +132,8 @@ class Location:
             partial = f"{name}{PARTIAL}{os.getpid()}-{os.urandom(4).hex()}"
             with self.open(partial, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             try:
                 os.link(self._at(partial), self._at(name))
             except FileExistsError:
