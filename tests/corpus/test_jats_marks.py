@@ -174,7 +174,8 @@ def _is_within(element: Any) -> bool:
 TARGETS = """<fig id="F1"><label>Figure 2</label><caption><p>C.</p></caption></fig><fig id="F2"><label>Figure 3.</label>
   </fig><fig id="F3"><graphic/></fig><table-wrap id="T1"><label>Table 4</label></table-wrap><disp-formula id="E1">
   <label>(3)</label></disp-formula><sec id="S2"><label>2.1</label><title>Methods</title></sec><sec id="S3"><title>Our
-  data</title></sec><fig id="A1"><label>Appendix 2 Figure 1.</label></fig>"""
+  data</title></sec><fig id="A1"><label>Appendix 2 Figure 1.</label></fig><fig id="Z1"><label>图 5</label></fig>
+  <fig id="Z2"><label>그림6</label></fig>"""
 REFERENCES = """<ref-list><ref id="b1"><label>7.</label></ref><ref id="b2"><label>Doe et al.(2010)Doe and Poe</label>
   </ref><ref id="b3"><label>Roe(1999a)</label></ref><ref id="b4"><element-citation><name><surname>Poe</surname></name>
   <name><surname>Lee</surname></name><year>2003</year></element-citation></ref><ref id="b5"><mixed-citation>?
@@ -197,6 +198,7 @@ def x(rid: str, kind: str = "fig", id: str = "") -> str:
         (f"Fig. {x('F3')} and {x('nowhere')} say nothing.", "Fig. and say nothing."),
         (f"It ends.{x('F1')} Next word{x('A1')}", "It ends. Next word"),
         ('Fig. <xref rid="F1"><italic> </italic></xref>', "Fig. 2"),
+        (f"如图{x('Z1')}所示，{x('Z1')}；그림 {x('Z2')}", "如图5所示，图 5；그림 6"),
         (f"in [{x('b1', 'bibr')}] and word<sup>{x('b1', 'bibr')}</sup>", "in [7] and word 7"),
         (f"By {x('b2', 'bibr', 'text.1')} {x('b2 b3', 'bibr', 'paren.2')}.",
          "By Doe et al. (2010) (Doe et al., 2010; Roe, 1999a)."),
