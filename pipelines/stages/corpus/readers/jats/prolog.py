@@ -131,7 +131,7 @@ class Prolog:
             ) from error
 
     def _decode(self, piece: Piece) -> tuple[bytes, dict[str, Any]]:
-        """An article's bytes as UTF-8. Those that are valid UTF-8 beyond ASCII are that, whatever older set is declared."""
+        """An article's bytes as UTF-8. What is valid UTF-8 beyond ASCII is that, whatever older set is declared."""
         encoding = _LARGER.get(self.encoding, self.encoding)
         if (not encoding or self.encoding.startswith(_NOT_UNICODE)) and _is_utf8(piece.data):
             return piece.data, {}
