@@ -23,7 +23,6 @@ class PreferencesSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "preferences"
     stage: ClassVar[str] = "pipelines.stages.alignment.preferences:build"
-    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"conversations": CONVERSATIONS}
     optional_inputs: ClassVar[tuple[str, ...]] = ("conversations",)
 
