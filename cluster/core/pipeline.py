@@ -51,6 +51,11 @@ def load_script(path: Path) -> Pipeline:
         found.loader.exec_module(module)
     except TrunklineError:
         raise
+    except SystemExit as error:
+        raise InputError(
+            f"{path}: ends itself, by sys.exit({error.code!r}), before its pipeline is known",
+            'Put what is to run below `if __name__ == "__main__":`.',
+        ) from error
     except Exception as error:
         raise in_script(error, path) from error
     pipelines = [value for value in vars(module).values() if isinstance(value, Pipeline)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.core.errors import SpecError
+from cluster.core.errors import InputError, SpecError
 from cluster.core.specs import spec as specs
 from cluster.core.storage.store import Store
 from cluster.pipeline import build
@@ -68,6 +68,22 @@ READ: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         "hh-rlhf",
         {"chosen": "Human: Who?\n\nAssistant: Me.", "rejected": "Human: Who?\n\nAssistant: You."},
         [PAIR],
+    ),
+    "a dialogue in a prompt": (
+        "dpo",
+        {"prompt": "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Who?\n\nAssistant:"}
+        | {"chosen": " Me.", "rejected": " You."},
+        [PAIR | {"prompt": TALK}],
+    ),
+    "a dialogue in a prompt, line by line, that nobody won": (
+        "dpo",
+        {"prompt": "User: Hi\nAssistant: Yes?\nUser: Who?", "chosen": "Me.", "rejected": "You.", "is_tie": True},
+        [PAIR | {"prompt": TALK, "tie": True}],
+    ),
+    "a prompt that speaks of an assistant": (
+        "dpo",
+        {"prompt": "Human: error", "chosen": "Me.", "rejected": "You."},
+        [PAIR | {"prompt": [{"role": "user", "content": "Human: error"}]}],
     ),
     "OASST, the best first": (
         "ranked",
@@ -169,6 +185,23 @@ REFUSED = [
 def test_what_cannot_be_is_refused_in_words(record: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRecord, match=words):
         formats.read(formats.AUTO, record)
+
+
+def test_preferences_of_a_folder_a_glob_and_an_address(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "pairs").mkdir()
+    for number in range(4):
+        row = {"prompt": f"Question {number}?", "chosen": "Me.", "rejected": "You."}
+        (tmp_path / "pairs" / f"{number}.jsonl").write_text(json.dumps(row) + "\n{}\n" * (number == 2))
+    for path in (tmp_path / "pairs", tmp_path / "pairs" / "*.jsonl", f"local://{tmp_path}/pairs"):
+        spec = PreferencesSpec(source="file", path=str(path), heldout_fraction=0.5, max_bad_fraction=0.5)
+        made = build(spec, {}, store=store, name="x")
+        rows = [row for split in ("train", "heldout") for row in read_preferences(made.local(), split)]
+        assert len({row["id"] for row in rows}) == 4
+        [refused] = read_lines(made.location, "rejected.jsonl")
+        assert refused["line"] == 2 and refused["reason"].endswith("(2.jsonl)")
+    spec = PreferencesSpec(source="file", path="memory://nowhere/x.jsonl")
+    with pytest.raises(InputError, match=r"preferences\.path: path 'memory://nowhere/x.jsonl' is not a folder or file"):
+        build(spec, {}, store=store, name="x")
 
 
 def test_lists_become_their_pairs_and_contradictions_are_counted(store: Store, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import torch
 
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.specs.spec import convert, fields
+from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
+from pipelines.stages.alignment.prompts import Prompt, read_prompts, write_prompts
 from pipelines.stages.alignment.rewards.calls import as_number
 from pipelines.stages.alignment.rewards.format import FormatReward
 from pipelines.stages.alignment.rewards.gsm8k import Gsm8k, number
@@ -31,6 +33,7 @@ from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.generation.asking import Answer
 from pipelines.stages.generation.endpoint import ChatEndpoint
+from pipelines.stages.generation.engine import Completion
 from tests.conftest import SHARED_DATA
 
 ANSWERS = [json.loads(line) for line in Path(__file__).with_name("answers.jsonl").read_text().splitlines()]
@@ -315,3 +318,20 @@ def test_a_judge_is_asked_and_its_last_line_read(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("TL_NO_KEY", raising=False)
     with pytest.raises(NotReadyError, match="TL_NO_KEY is not set"):
         judge.require()
+
+
+def test_a_reward_sees_what_else_the_record_of_its_prompt_says(tmp_path: Path) -> None:
+    class Letters:
+        def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+            return "".join(map(chr, tokens))
+
+    asked = Prompt("a", [{"role": "user", "content": "17 * 3?"}], [1], "51", {"level": 3, "tests": ["a"]})
+    place = Location(tmp_path)
+    write_prompts(place, "train", [asked])
+    (prompt,) = read_prompts(place, "train")
+    drawn = Completion([53, 49], [0.0, 0.0], True)
+    sample = Sample.of(Letters(), prompt.messages, drawn, prompt.reference, prompt.fields)
+    assert (sample.answer, sample.reference, sample.fields) == ("51", "51", {"level": 3, "tests": ["a"]})
+    old = [{"id": "a", "messages": asked.messages, "tokens": [1], "reference": ""}]  # of a run that began before
+    place.write_bytes("train.json", json.dumps(old).encode())
+    assert read_prompts(place, "train")[0].fields == {}

@@ -284,6 +284,19 @@ def test_a_lease_written_before_there_were_namespaces_is_read() -> None:
     assert not alive(msgspec.structs.replace(expired, started="gone"))
 
 
+@pytest.mark.parametrize("data", [b"", b'{"owner":'])
+def test_a_lease_that_a_power_cut_has_torn_expires(tmp_path: Path, data: bytes) -> None:
+    place = Location(tmp_path / "lease")
+    place.write_bytes("3.json", data)
+    lease = Lease(place)
+    assert lease.holder() is not None and not lease.acquire()
+    path = tmp_path / "lease" / "3.json"
+    for touched in (path, path.parent):
+        os.utime(touched, (0, 0))
+    assert lease.holder() is None and lease.acquire() and lease.number == 4
+    lease.release()
+
+
 def test_a_holder_in_another_pid_namespace_is_respected(tmp_path: Path) -> None:
     unshare = [shutil.which("unshare") or "unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     try:

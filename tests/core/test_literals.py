@@ -118,3 +118,37 @@ def test_a_number_that_is_none_is_refused_in_a_script_too(store: Store) -> None:
     assert override(ScalingSpec(), {}, "scaling") == ScalingSpec()
     assert Pipeline(lambda step: step(WordsSpec())).graph(store).steps
     assert TokensSpec()
+
+
+def test_files_in_utf16_are_read_and_others_say_where_they_are_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("corpus:\n  name: Łódź\n".encode("utf-16"))
+    assert literals.read(path) == {"corpus": {"name": "Łódź"}}
+    path.write_bytes("corpus:\n  name: Müller\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.yaml:2: not UTF-8: .* Save the file as UTF-8"):
+        literals.read(path)
+    with pytest.raises(InputError, match="is a folder"):
+        literals.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.json", '{"corpus": {"seed": 1, "seed": 2}}', "the key 'seed' is given twice"),
+        ("a.json", '{"corpus": {"seed": NaN}}', "NaN is not a finite number"),
+        ("a.json", '{"corpus": {"seed": -Infinity}}', "-Infinity is not a finite number"),
+        ("a.json", '{"corpus": {"rate": 1e999}}', "1e999 is not a finite number"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.yaml", "corpus: &a {seed: 3, x: [*a]}", r":1: not YAML: \*a stands within what it refers to"),
+        ("a.yaml", "a:\n  - &l [1, *l]", r":2: not YAML: \*l stands within"),
+    ],
+)
+def test_what_no_configuration_can_say_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SpecError, match=words):
+        literals.read(tmp_path / name)
+
+
+def test_an_alias_of_what_is_whole_is_what_it_refers_to(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &x {seed: 3}\nb: [*x, *x]\nc: {<<: *x, y: 1}\n")
+    assert literals.read(tmp_path / "a.yaml") == {"a": {"seed": 3}, "b": [{"seed": 3}] * 2, "c": {"seed": 3, "y": 1}}

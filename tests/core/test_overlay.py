@@ -146,7 +146,7 @@ def test_the_nearest_name_at_any_depth(spec: Any, changes: dict, words: str) -> 
 
 @pytest.mark.parametrize("sets", ["corpus.minhash.bnds=3", "corpus.sources.0.reader=txt", "corpus.sources.7.path=x"])
 def test_the_nearest_name_of_a_path(tmp_path: Path, store: Store, sets: str) -> None:
-    with pytest.raises(SpecError, match=r"'bands'|'text'|no item '7': there are 2"):
+    with pytest.raises(SpecError, match=r"'bands'|'text'|corpus.sources: no item '7': there are 2"):
         changed(tmp_path, store, CorpusSpec(sources=SOURCES), "", sets)
 
 

@@ -201,6 +201,13 @@ def test_scripts_that_cannot_be_loaded(tmp_path: Path) -> None:
             load_script(script)
 
 
+def test_a_script_that_ends_itself_says_so(tmp_path: Path) -> None:
+    script = tmp_path / "ended.py"
+    script.write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(InputError, match=r"ended\.py: ends itself, by sys\.exit\(3\), before its pipeline is known"):
+        load_script(script)
+
+
 def _script(tmp_path: Path) -> Path:
     script = tmp_path / "toy.py"
     script.write_text(SCRIPT)

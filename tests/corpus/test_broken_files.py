@@ -56,6 +56,17 @@ def test_files_that_are_all_cut(tmp_path: Path, ending: str) -> None:
     assert "5 of 5 " in told and "p0.jsonl" in told and "cut off" in told and "max_bad_fraction" in told
 
 
+def test_a_compressed_file_of_no_bytes_was_cut_and_an_empty_one_was_not(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    files = {"none.jsonl.gz": b"", "empty.jsonl.gz": PACK[".gz"](b""), "empty.jsonl": b"", "full.jsonl": lines(1, 9)}
+    for name, data in files.items():
+        (tmp_path / "files" / name).write_bytes(data)
+    spec = corpus(JsonLinesSource(path=str(tmp_path / "files")))
+    tally = add_up(summary.tally for summary in cleaned(spec, tmp_path))
+    assert [file.name for file in tally.broken_files] == ["none.jsonl.gz"]
+    assert tally.steps[0].entered == 10 and tally.steps[0].rejected == 1
+
+
 @pytest.mark.parametrize(("cut", "refused"), [(1, False), (4, True)])
 def test_a_cut_file_counts_as_one_of_mean_size(tmp_path: Path, cut: int, refused: bool) -> None:
     """Of forty files: as little as is left of it, a file that breaks off is a file."""

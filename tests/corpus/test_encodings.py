@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.stages.corpus.reading.encodings import Decoded, decode
+from pipelines.stages.corpus.reading.encodings import Decoded, decode, hint
 from tests.conftest import SHARED_DATA
 
 CHINESE = "数据引擎读取原始文本，清洗之后交给下一个阶段。人们不知道它在哪里运行。"
@@ -113,6 +113,53 @@ def test_text_of_other_encodings_is_never_other_letters(text: str, encoding: str
     assert found.encoding == "utf-8" and found.replaced > 0 and "\ufffd" in found.text
     assert decode(data, encoding) == Decoded(whole, codecs.lookup(encoding).name, 0)
     assert decode("\ufeffé".encode(), encoding) == Decoded("é", "utf-8", 0)  # a mark is surer
+
+
+NAMES = {
+    "cp1250": "Łukasz Żak;Petr Čech;Luka Modrić;Željko Šarić;Đorđe Petrović;Győr;Ştefan Ţiriac;Iaşi;Timişoara"
+    ";Gdańsk;ščuka",
+    "iso-8859-2": "Łukasz;Šimon;ľudia;święto;ąę",
+    "cp1254": "Gökhan Şahin;İstanbul;Ağrı;Işık;Erdoğan;şehir;çalış;İzmir;ağaç;Müşteri",
+    "cp1257": "Žemaitė;Jūrmala;Kęstutis;skaičius;Liepāja;šķirne;Mindaugas Piečaitis;įvestis",
+    "mac-roman": "café;José;Müller;niño;Øyvind;“quote”;1990–2000;100°;corazón",
+    "cp850": "café;Größe;São", "cp852": "Dvořák;Šimon", "cp1251": "да", "koi8-r": "да;Иван", "cp866": "да;Иван",
+    "iso-8859-15": "5 €",
+}  # fmt: skip
+FORMS = ["{}", "# {}\nx = 1\n", "Copyright (c) 2010 by {} <a@b.org>\nAll rights reserved by the author of this file\n"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("encoding", "name"), [(key, name) for key, of in NAMES.items() for name in of.split(";")])
+def test_one_name_of_another_encoding_is_never_other_letters(encoding: str, name: str, form: str) -> None:
+    text = form.format(name)
+    data = text.encode(encoding)
+    found = decode(data)
+    assert found.replaced > 0 and "\ufffd" in found.text
+    assert hint(data, found) != "windows-1252"
+
+
+WESTERN = (
+    "José Müller;François Muñoz;São Paulo;Åsa Björk;Øyvind;Hélène;Zoë;naïve café;“quote” – don’t;1990–2000;© 2020, 100°"
+    ";à la carte;déjà vu;El Niño;coração, irmã;poème;più;smörgås;ÉCOLE;où"
+)
+
+
+@pytest.mark.parametrize("name", WESTERN.split(";"))
+def test_one_name_of_western_europe_is_read(name: str) -> None:
+    text = FORMS[2].format(name)
+    assert decode(text.encode("windows-1252")) == Decoded(text, "windows-1252", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [("これは日本語の文章です。", "iso2022_jp"), ("모든 인간은 태어날 때부터", "iso2022_kr"), ("这是我们的国家", "hz")],
+)
+def test_encodings_of_seven_bits_are_no_ascii(text: str, encoding: str) -> None:
+    found = decode(f"Subject: {text}\r\nabc".encode(encoding))
+    assert (found.text, found.replaced) == (f"Subject: {text}\nabc", 0)
+    assert found.encoding.startswith(encoding)
+    for plain in ("\x1b[31mred\x1b[0m", "a ~{ b }~ c", "x = {~{1}~}"):
+        assert decode(plain.encode()) == Decoded(plain, "utf-8", 0)
 
 
 @pytest.mark.parametrize("text", [*LATIN, "A…B", "5 °C, 3 µm, ±2", "El niño comió una piña, ¿verdad? Sí, señor."])

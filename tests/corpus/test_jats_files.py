@@ -129,6 +129,24 @@ def test_a_file_that_lies_about_its_encoding_is_read_as_a_plain_text(
     assert document.metadata.get("encoding") == noted
 
 
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("gb2312", "gb18030", "朱镕基和喆"),
+        ("GBK", "gb18030", "\u3400和\U00020000"),
+        ("shift_jis", "cp932", "①と髙島"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("gb2312", "utf-8", "这是中文的文章"),
+        ("shift_jis", "utf-8", "これは日本語の文章です"),
+    ],
+)
+def test_a_declared_set_is_taken_for_the_larger_one_that_is_meant(
+    xml: Path, declared: str, encoding: str, text: str
+) -> None:
+    head = f'<?xml version="1.0" encoding="{declared}"?>'
+    assert only(xml, (head + article(f"<p>{text}</p>")).encode(encoding)).text.endswith(f"\n\n{text}")
+
+
 def test_what_cannot_be_decoded_is_counted(xml: Path) -> None:
     data = article("<p>Médéa à côté cut</p>").encode().replace(b"cut", b"\xc3 c\xff")
     document = only(xml, data)

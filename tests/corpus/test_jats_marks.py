@@ -43,9 +43,37 @@ def line(tmp_path: Path, markup: str, **options: Any) -> str:
         ("<inline-formula>10<sup>4</sup></inline-formula>", "10^4"),
         ("in 2010<sup>1</sup>, of 0.05<sup>2</sup>", "in 2010^1, of 0.05^2"),
         ("PO<sub>4</sub><sup>3−</sup>", "PO4^3−"),
+        ("E = 10<sup>(−1/slope)</sup> − 1; 2<sup>(–ΔΔCt)</sup>", "E = 10^(−1/slope) − 1; 2^(–ΔΔCt)"),
+        ("10<sup>−(pH)</sup>, 10<sup>[−1/k]</sup>, 10<sup>L/10</sup>", "10^(−(pH)), 10^[−1/k], 10^(L/10)"),
+        ("10<sup>6 to 8</sup> cells, 10<sup>9 CFU/ml</sup>", "10^(6 to 8) cells, 10^(9 CFU/ml)"),
+        ("10<sup>−</sup>6, 10<sup>–</sup> <sup>7</sup>", "10^−6, 10^–7"),
+        ("10<sup>.5</sup>, 10<sup>½</sup>, 10<sup>¯6</sup>, 10<sup>−−6</sup>", "10^(.5), 10^½, 10^¯6, 10^(−−6)"),
+        ("10​<sup>6</sup>, 10<target id='t'/><sup>7</sup>", "10​^6, 10^7"),
+        ("10<fixed-case><sup>6</sup></fixed-case>, 10<sup>7<target id='t'/></sup>", "10^6, 10^7"),
+        ('10<styled-content style="vertical-align: super">6</styled-content>', "10^6"),
+        ("10<sup><inline-formula><tex-math>6</tex-math></inline-formula></sup>", "10^6"),
+        ("10 <sup>6</sup>U/ml, 10 <sup>5</sup>K", "10^6U/ml, 10^5K"),
     ],
 )  # fmt: skip
 def test_a_number_raised_behind_a_number_does_not_read_as_one_with_it(tmp_path: Path, markup: str, text: str) -> None:
+    assert line(tmp_path, markup) == text
+
+
+MARK = '<xref ref-type="bibr" rid="b">1</xref>'
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (f"10<sup>6</sup>{MARK} cells", "10^6 1 cells"),
+        (f"10<sup>6</sup><sup>{MARK}</sup> cells", "10^6 1 cells"),
+        (f"<italic>10<sup>6</sup></italic>{MARK} cells", "10^6 1 cells"),
+        (f"10<sup>6{MARK}</sup> cells", "10^6 1 cells"),
+        (f"10<sup><italic>6</italic>,{MARK}</sup> cells", "10^6,1 cells"),
+        (f"in 2010<sup>6,{MARK}</sup>", "in 20106,1"),
+    ],
+)
+def test_a_mark_behind_a_power_is_no_part_of_its_exponent(tmp_path: Path, markup: str, text: str) -> None:
     assert line(tmp_path, markup) == text
 
 
@@ -86,6 +114,10 @@ def test_exponents_of_mathml_have_their_caret(tmp_path: Path) -> None:
     power = "<mml:msup><mml:mn>10</mml:mn><mml:mrow><mml:mo>−</mml:mo><mml:mn>3</mml:mn></mml:mrow></mml:msup>"
     apart = "10<inline-formula><mml:math><mml:msup><mml:mi/><mml:mn>6</mml:mn></mml:msup></mml:math></inline-formula>"
     assert line(tmp_path, f"<inline-formula><mml:math>{power}</mml:math></inline-formula> {apart}") == "10^(−3) 10^6"
+    behind = "<mml:msup><mml:mn>10</mml:mn><mml:mn>6</mml:mn></mml:msup><mml:mn>5</mml:mn>"
+    assert line(tmp_path, f"<inline-formula><mml:math>{behind}</mml:math></inline-formula>") == "10^6 5"
+    within = "<mml:mtext>of 10<sup>6</sup> cells</mml:mtext>"
+    assert line(tmp_path, f"<inline-formula><mml:math>{within}</mml:math></inline-formula>") == "of 10^6 cells"
 
 
 def test_no_power_of_ten_of_a_real_article_is_flattened() -> None:
@@ -142,7 +174,8 @@ def _is_within(element: Any) -> bool:
 TARGETS = """<fig id="F1"><label>Figure 2</label><caption><p>C.</p></caption></fig><fig id="F2"><label>Figure 3.</label>
   </fig><fig id="F3"><graphic/></fig><table-wrap id="T1"><label>Table 4</label></table-wrap><disp-formula id="E1">
   <label>(3)</label></disp-formula><sec id="S2"><label>2.1</label><title>Methods</title></sec><sec id="S3"><title>Our
-  data</title></sec><fig id="A1"><label>Appendix 2 Figure 1.</label></fig>"""
+  data</title></sec><fig id="A1"><label>Appendix 2 Figure 1.</label></fig><fig id="Z1"><label>图 5</label></fig>
+  <fig id="Z2"><label>그림6</label></fig>"""
 REFERENCES = """<ref-list><ref id="b1"><label>7.</label></ref><ref id="b2"><label>Doe et al.(2010)Doe and Poe</label>
   </ref><ref id="b3"><label>Roe(1999a)</label></ref><ref id="b4"><element-citation><name><surname>Poe</surname></name>
   <name><surname>Lee</surname></name><year>2003</year></element-citation></ref><ref id="b5"><mixed-citation>?
@@ -165,6 +198,7 @@ def x(rid: str, kind: str = "fig", id: str = "") -> str:
         (f"Fig. {x('F3')} and {x('nowhere')} say nothing.", "Fig. and say nothing."),
         (f"It ends.{x('F1')} Next word{x('A1')}", "It ends. Next word"),
         ('Fig. <xref rid="F1"><italic> </italic></xref>', "Fig. 2"),
+        (f"如图{x('Z1')}所示，{x('Z1')}；그림 {x('Z2')}", "如图5所示，图 5；그림 6"),
         (f"in [{x('b1', 'bibr')}] and word<sup>{x('b1', 'bibr')}</sup>", "in [7] and word 7"),
         (f"By {x('b2', 'bibr', 'text.1')} {x('b2 b3', 'bibr', 'paren.2')}.",
          "By Doe et al. (2010) (Doe et al., 2010; Roe, 1999a)."),

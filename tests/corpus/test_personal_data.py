@@ -81,7 +81,8 @@ def test_a_chinese_mobile_number_needs_chinese_around_it() -> None:
         "bu\u0308rger@example.de", "почта@пример.рф", "квіточка@пошта.укр", "δοκιμή@παράδειγμα.ελ", "अजय@डाटा.भारत",
         "用户@例子.广告", "张三@公司.中国", "홍길동@회사.한국", "anna@例子.公司", "a@xn--bcher-kva.com",
         "a@xn--e1afmkfd.xn--p1ai", '"john doe"@example.com', "a@[93.184.216.34]", "a@[IPv6:2001:db8::1]", "a%b@x.org",
-        "o'brien+x@sub.x.co.uk", "_post@x.org", "zhang＠example．com",
+        "o'brien+x@sub.x.co.uk", "_post@x.org", "zhang＠example．com", "ﬁnance@example.com", "ａｂｃ@example.com",
+        "𝐚𝐛𝐜@example.com", "a\u200bb@example.com", "anna@exam\xadple.com",
     ],
 )  # fmt: skip
 def test_an_address_beyond_ascii_goes_whole(address: str) -> None:

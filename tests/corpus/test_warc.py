@@ -383,3 +383,22 @@ def test_published_archives() -> None:
     assert "Menú principal" not in texts["whirlwind.warc"]
     by_default = WarcSource(path=str(whirlwind)).list_files()
     assert not any(".wat" in file.name for file in by_default)
+
+
+@pytest.mark.parametrize("length", [10, 60, 150, 280])
+def test_a_file_that_was_cut_off_hides_no_record_of_one_that_was_appended(tmp_path: Path, length: int) -> None:
+    """`cat a.warc b.warc`, the first broken off in a header or a page: the next begins in the middle of a line."""
+    whole = [record(http(HTML.encode()), number=number) for number in range(6)]
+    whole[2] = whole[2][:length]
+    found, error = read(tmp_path, b"".join(whole))
+    assert not error
+    numbers = [entry.id[-1] for entry in found if isinstance(entry, Document) and entry.text == "Grüße aus Köln"]
+    assert numbers == ["0", "1", "3", "4", "5"]
+    assert len(found) == 6
+
+
+def test_a_version_in_lower_case_and_a_mark_before_all(tmp_path: Path) -> None:
+    whole = b"".join(record(http(HTML.encode()), number=number) for number in range(3))
+    for data in (whole.replace(b"WARC/1.1", b"warc/1.1"), b"\xef\xbb\xbf" + whole):
+        found, error = read(tmp_path, data)
+        assert (outcomes(found), error) == (["Grüße aus Köln"] * 3, "")

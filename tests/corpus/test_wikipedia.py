@@ -259,6 +259,12 @@ def test_markup(markup: str, text: str) -> None:
         ("{{bekannt|x=1}} a {{nowrap|b {{sfn|c|2000}}d}}", "a b d"),
         ("10<sup>10<sup>3</sup></sup>, 2<sup>n+1</sup>, e<sup>''x''</sup>, 3<sup>rd</sup>", "10^10^3, 2^n+1, e^x, 3rd"),
         ("{{lang-zh|s=网|t=網}}, {{zh|s=网|labels=no}}", "simplified Chinese: 网; traditional Chinese: 網, 网"),
+        ("10<sup>(−1/slope)</sup>, 10<sup>6–8</sup>, 10<sup>6 to 8</sup>", "10^(−1/slope), 10^6–8, 10^(6 to 8)"),
+        ("3{{frac|1|2}}, 5{{1/2}}, {{frac|3|1|2}}, a{{frac|1|2}}", "3 1/2, 5 1/2, 3 1/2, a1/2"),
+        (
+            "{{ship|HMS|Victory}}, {{ship|USS|Enterprise|CV-6}}, {{ship||Titanic}}",
+            "HMS Victory, USS Enterprise (CV-6), Titanic",
+        ),
         ("{{currency|5|EUR}}, {{1/2}}, {{langx}}{{as of}}{{birth date}}{{convert}}{{ill}}x", "€5, 1/2, x"),
         ("SO<sub>4</sub><sup>2−</sup>, Ca<sup>2+</sup>, {{AD|100}}, {{Mme}} X", "SO4^2−, Ca2+, AD 100, Mme X"),
         ("{{subst:lang|de|a}} {{T:lang|de|b}} {{nowrap|x\n* y}}", "a b x\n- y"),
@@ -272,6 +278,8 @@ def test_templates_that_stand_for_words_keep_them(markup: str, text: str) -> Non
 @pytest.mark.parametrize(
     ("language", "markup", "text"),
     [
+        ("fr", "10{{e|6}} au {{XXe siècle}}, {{IIe siècle av. J.-C.}}", "10^6 au XXe siècle, IIe siècle av. J.-C."),
+        ("fr", "{{Lien|langue=en|trad=Article|fr=Nom}}, {{Ier siècle}}", "Nom, Ier siècle"),
         ("fr", "{{unité|12|km}}, {{unité|5|m|2}}, au {{s|XIX|e}}, XX{{e}}", "12 km, 5 m^2, au XIXe siècle, XXe"),
         (
             "fr",

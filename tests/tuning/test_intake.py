@@ -25,6 +25,7 @@ from pipelines.specs import ConversationsSpec
 from pipelines.stages.tuning.conversations import read_conversations, read_lines
 from pipelines.stages.tuning.formats import prompts
 from pipelines.stages.tuning.formats.record import Record
+from pipelines.stages.tuning.intake import Intake, Taken
 from pipelines.stages.tuning.records import parsed
 from tests.conftest import SHARED_DATA
 
@@ -373,6 +374,42 @@ def test_a_file_that_a_package_carries_is_found_from_anywhere(
 def test_a_prompt_and_what_a_right_answer_says_are_a_record(record: dict[str, Any], reference: str | None) -> None:
     [found] = prompts.LAYOUT.read(Record(record))
     assert [message["role"] for message in found["messages"]] == ["user"] and found.get("reference") == reference
+
+
+def test_what_else_a_prompt_says_is_kept_for_the_reward() -> None:
+    record = {"prompt": "How many?", "answer": 4, "level": 3, "tests": ["a"], "license": "mit", "note": ""}
+    assert prompts.LAYOUT.read(Record(dict(record))) == [
+        {
+            "messages": [{"role": "user", "content": "How many?"}],
+            "reference": "4",
+            "fields": {"level": 3, "tests": ["a"]},
+        }
+    ]
+    graded = {"style": "rule", "ground_truth": "51"}  # verl's layout
+    record = {"prompt": [{"role": "user", "content": "17 * 3?"}], "reward_model": graded, "data_source": "sums"}
+    [found] = prompts.LAYOUT.read(Record(dict(record)))
+    assert found["reference"] == "51" and found["fields"] == {"reward_model": graded, "data_source": "sums"}
+
+
+def test_columns_of_one_name_are_refused_in_every_table(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([x]) for x in "abc"], names=["prompt", "response", "response"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("prompt,response,response\na,b,c\n")
+    for name in ("a.parquet", "a.csv"):
+        spec = ConversationsSpec(source="file", path=str(tmp_path / name))
+        with pytest.raises(InputError, match="two columns of one name among prompt, response, response"):
+            list(Intake(spec, spec.path, "train"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"licence": "mit"}, {"License": "MIT"}, {"licenses": ["mit"]}, {"metadata": {"LICENSE": {"spdx": "MIT"}}}],
+)
+def test_a_licence_counts_under_any_of_its_names(tmp_path: Path, fields: dict[str, Any]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "a", "response": "b", **fields}))
+    spec = ConversationsSpec(source="file", path=str(tmp_path / "a.jsonl"))
+    [found] = Intake(spec, spec.path, "train")
+    assert isinstance(found, Taken) and found.license == "MIT"
 
 
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the collection of cases is not on this machine")

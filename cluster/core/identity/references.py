@@ -23,7 +23,7 @@ from msgspec import inspect
 from cluster.core.identity import digests, places, usercode
 from cluster.core.specs import naming
 from cluster.core.specs.spec import Spec
-from cluster.core.storage.location import PACKED, Location, stamp_of
+from cluster.core.storage.location import PACKED, UNREAD_PACKED, Location, stamp_of
 
 S = TypeVar("S", bound=Spec)
 Visit = Callable[[str, str, dict[str, Any], Any], str]  # where, text, mark, struct -> text
@@ -162,7 +162,7 @@ def _chosen(root: Path, suffixes: tuple[str, ...], skip: Path | None) -> list[st
 
 def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a file's name has one of the endings, also compressed, where any are wanted."""
-    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED))
+    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED, *UNREAD_PACKED))
     return not endings or name.lower().endswith(endings)
 
 

@@ -6,7 +6,9 @@ YAML 1.1, which PyYAML reads, takes `no` for false, `2022-03-01` for a date, `01
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,16 @@ _RESOLVERS = {
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            node = self.anchors.get(event.anchor)
+            if node is not None and node.end_mark is None:  # not read to its end
+                raise yaml.composer.ComposerError(
+                    None, None, f"*{event.anchor} stands within what it refers to", event.start_mark
+                )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
@@ -92,19 +104,45 @@ def parse(text: str) -> Any:
 def read(path: Path) -> Any:
     """What a YAML (or `.json`) file holds. Raises InputError or SpecError with the line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {error}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder", "Give a file of YAML or JSON.") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    try:  # YAML may be UTF-16 as well, with a mark: so a PowerShell writes it
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8: {error.reason}", "Save the file as UTF-8.") from None
     try:
-        return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
+        return _of_json(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: {'nested too deeply' if isinstance(error, RecursionError) else error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise SpecError(f"{path}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def _of_json(text: str) -> Any:
+    """JSON with what is refused in YAML: a key that is given twice, a number that is none."""
+
+    def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"not JSON: the key {twice!r} is given twice")
+        return dict(pairs)
+
+    def finite(number: str) -> float:
+        if not math.isfinite(value := float(number)):
+            raise ValueError(f"not JSON: {number} is not a finite number")
+        return value
+
+    return json.loads(text, object_pairs_hook=whole, parse_float=finite, parse_constant=finite)
 
 
 def dump(value: Any) -> str:

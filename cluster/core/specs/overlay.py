@@ -50,42 +50,49 @@ def combine(base: Any, over: Any) -> Any:
     return over
 
 
-def lay(cls: type[msgspec.Struct], base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a spec, as plain data, with changes laid over them."""
-    return dict(_lay(_type(cls), base, changes))
+def lay(cls: type[msgspec.Struct], base: dict[str, Any], changes: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """The fields of a spec, as plain data, with changes laid over them; `where`: what errors call it."""
+    return dict(_lay(_type(cls), base, changes, where))
 
 
-def _lay(kind: inspect.Type, base: Any, over: Any) -> Any:
+def _lay(kind: inspect.Type, base: Any, over: Any, where: str) -> Any:
     if isinstance(over, Layers):
-        return functools.reduce(functools.partial(_lay, kind), over, base)
+        return functools.reduce(lambda laid, layer: _lay(kind, laid, layer, where), over, base)
     if not isinstance(over, dict):
         return over
     kinds = _alternatives(kind)
     if isinstance(base, list) and isinstance(over, At):
-        return _lay_items(kinds, base, over)
+        return _lay_items(kinds, base, over, where)
     if not isinstance(base, dict):
         base = {}
     elif structs := [kind for kind in kinds if isinstance(kind, inspect.StructType)]:
         struct = _struct(structs, base)
         if struct and (struct.tag_field is None or over.get(struct.tag_field, struct.tag) == struct.tag):
             types = {field.encode_name: field.type for field in struct.fields}
-            laid = {key: _lay(types.get(key, inspect.AnyType()), base.get(key), value) for key, value in over.items()}
-            return {**base, **laid}
+            return {
+                **base,
+                **{
+                    key: _lay(types.get(key, inspect.AnyType()), base.get(key), value, f"{where}.{key}")
+                    for key, value in over.items()
+                },
+            }
         base = {}
     elif not isinstance(over, At):
         base = {}
     values = next((kind.value_type for kind in kinds if isinstance(kind, inspect.DictType)), inspect.AnyType())
-    return {**base, **{key: _lay(values, base.get(key), value) for key, value in over.items()}}
+    return {**base, **{key: _lay(values, base.get(key), value, f"{where}.{key}") for key, value in over.items()}}
 
 
-def _lay_items(kinds: list[inspect.Type], base: list[Any], over: At) -> list[Any]:
+def _lay_items(kinds: list[inspect.Type], base: list[Any], over: At, where: str) -> list[Any]:
     """Single items of a list, by their numbers from 0."""
     laid = list(base)
     item = next((kind.item_type for kind in kinds if isinstance(kind, _LISTS)), inspect.AnyType())
     for key, value in over.items():
         if not (str(key).isdecimal() and int(key) < len(base)):
-            raise SpecError(f"no item {key!r}: there are {len(base)}, counted from 0", "Give the whole list as [...].")
-        laid[int(key)] = _lay(item, base[int(key)], value)
+            raise SpecError(
+                f"{where}: no item {key!r}: there are {len(base)}, counted from 0", "Give the whole list as [...]."
+            )
+        laid[int(key)] = _lay(item, base[int(key)], value, f"{where}[{key}]")
     return laid
 
 

@@ -135,7 +135,7 @@ def override(spec: S, changes: dict[str, Any], where: str) -> S:
     See cluster/core/specs/overlay.py for what is merged and what is replaced.
     """
     overlay.check(type(spec), msgspec.to_builtins(spec), where)  # JSON would write an infinite number as null
-    return convert(overlay.lay(type(spec), fields(spec), changes), type(spec), where)
+    return convert(overlay.lay(type(spec), fields(spec), changes, where), type(spec), where)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

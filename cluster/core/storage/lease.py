@@ -36,11 +36,19 @@ class Lease:
         return sorted(int(name[:-5]) for name in self.place.names() if name[:-5].isdigit())
 
     def _read(self, number: int) -> Holder | None:
-        """What a file says; None where whoever is above it has removed it since it was listed."""
+        """What a file says; None where whoever is above it has removed it since it was listed.
+
+        One that says nothing was torn by a power cut, and its holder may be of any machine: it expires like others.
+        """
         try:
-            return msgspec.json.decode(self.place.read_bytes(f"{number}.json"), type=Holder)
+            data = self.place.read_bytes(f"{number}.json")
         except InputError:
             return None
+        try:
+            return msgspec.json.decode(data, type=Holder)
+        except msgspec.DecodeError:
+            expires_at = self.place.changed_at() + self.ttl_seconds
+            return Holder(owner="", host="", boot="", pid=0, started="", expires_at=expires_at)
 
     def holder(self) -> Holder | None:
         """Whoever holds the lease now, or None."""

@@ -25,6 +25,7 @@ THREADS = 16  # that read files at once: one waits for the disk or the network w
 CREATE_TRIES, CREATE_PAUSE_SECONDS = 12, 0.05  # of an exclusive creation that met another in flight
 STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "last_modified", "updated", "mtime", "created")
 PACKED = (".gz", ".zst", ".bz2", ".xz")  # endings of compressed files
+UNREAD_PACKED = (".zip", ".lz4", ".7z", ".rar", ".z", ".sz", ".snappy", ".lzo", ".lz", ".lzma", ".br")  # that say so
 PARTIAL = ".partial-"  # in the names of files that are being written, and of those whose writer was killed
 
 
@@ -131,6 +132,8 @@ class Location:
             partial = f"{name}{PARTIAL}{os.getpid()}-{os.urandom(4).hex()}"
             with self.open(partial, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             try:
                 os.link(self._at(partial), self._at(name))
             except FileExistsError:

@@ -90,3 +90,7 @@ def uses(place: Location) -> Iterator[tuple[str, Use]]:
             yield name, msgspec.json.decode(place.read_bytes(name), type=Use)
         except InputError:  # ended since it was listed
             continue
+        except msgspec.DecodeError as error:  # torn by a power cut; what it kept is not known
+            raise InputError(
+                f"{place.url}/{name}: {error}", "Remove the file, if no run is to be gone on with, and try again."
+            ) from None

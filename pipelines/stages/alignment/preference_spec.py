@@ -30,7 +30,8 @@ class PreferencesSpec(Spec, frozen=True):
     """`corrupted`: the true answer against a damaged or a foreign one; `file`: `path`; `feedback`: what people said
     of an endpoint's answers, at `path`."""
     path: File = ""
-    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not; of `feedback`: the folder of
+    """Of `file`: a file of JSON lines, a JSON array, CSV or Parquet, compressed or not; a folder
+    of such, a glob, or an fsspec URL; of `feedback`: the folder of
     `endpoint.feedback.path`."""
     format: str = formats.AUTO
     """Format of its records (docs/alignment.md has them all); `auto`: each is known by what is in it."""

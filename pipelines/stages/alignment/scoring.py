@@ -87,7 +87,7 @@ class Scorer:
         sample.
         """
         samples = [
-            Sample.of(self.tokenizer, prompt.messages, completion, prompt.reference)
+            Sample.of(self.tokenizer, prompt.messages, completion, prompt.reference, prompt.fields)
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         end = time.monotonic() + self.timeout_seconds

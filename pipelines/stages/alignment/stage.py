@@ -103,7 +103,7 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
         except Refused:
             refused += 1
         else:
-            prompts.append(Prompt(row["id"], messages, tokens, reference))
+            prompts.append(Prompt(row["id"], messages, tokens, reference, row.get("fields", {})))
     kept = [prompt for prompt in prompts if len(prompt.tokens) <= ctx.spec.max_prompt_tokens]
     if not kept:
         raise InputError(

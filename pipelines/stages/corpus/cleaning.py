@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cluster.control.failures import describe
 from cluster.core.errors import InputError, TrunklineError
-from cluster.core.storage.location import Location
+from cluster.core.storage.location import PACKED, Location
 from pipelines.specs import CorpusSpec
 from pipelines.stages import licenses
 from pipelines.stages.corpus.chunks import Chunk
@@ -177,6 +177,9 @@ class _Cleaning:
                 end = _cause(error)
                 broken = Broken(file.name, position, f"unreadable: {end}")
                 yield file.source, _complete(broken, source, file)
+            if not count and not end and file.size_bytes == 0 and file.name.lower().endswith(PACKED):
+                end = "the compressed file is empty: it was cut off before its first byte"
+                yield file.source, _complete(Broken(file.name, "", f"unreadable: {end}"), source, file)
             if end:
                 self.tally.broken_files.append(BrokenFile(file.name, file.size_bytes, count, end))
 

@@ -47,7 +47,7 @@ def warnings(tally: Tally, found: Found) -> list[str]:
         looks = f" (some look like {', '.join(list(likely)[:3])})" if likely else ""
         told.append(
             f"{replaced} characters of {tally.totals[REPLACED]} documents could not be read and are U+FFFD{looks}; for "
-            "plain texts whose encoding is known, declare it as the source's `encoding`"
+            "texts and JSON lines whose encoding is known, declare it as the source's `encoding`"
         )
     if repaired := tally.totals.get(REPAIRED, 0):
         told.append(f"{repaired} records of web archives have a wrong Content-Length; they end where the next begins")

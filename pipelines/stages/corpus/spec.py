@@ -11,7 +11,6 @@ from cluster.core.specs.spec import Spec
 from pipelines.stages.corpus.dedup.spec import LineDedup, MinHash
 from pipelines.stages.corpus.readers import AnySource
 from pipelines.stages.corpus.readers.installed import InstalledPythonSource
-from pipelines.stages.corpus.readers.text import TextSource
 from pipelines.stages.corpus.rules import AnyRule
 from pipelines.stages.corpus.rules.code import CodeParrot
 
@@ -21,7 +20,7 @@ class CorpusSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "corpus"
     stage: ClassVar[str] = "pipelines.stages.corpus.stage:build"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     inputs: ClassVar[dict[str, str]] = {"known": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("known",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("known",)
@@ -54,7 +53,7 @@ class CorpusSpec(Spec, frozen=True):
         if not self.sources:
             raise SpecError("corpus.sources: a corpus needs a source", "Give `sources: [{reader: text, path: ...}]`.")
         for number, source in enumerate(self.sources):
-            encoding = source.encoding if isinstance(source, TextSource) else ""
+            encoding = getattr(source, "encoding", "")
             if encoding and not _is_encoding(encoding):
                 raise SpecError(
                     f"corpus.sources[{number}].encoding: {encoding!r} is no encoding of text",

@@ -63,6 +63,8 @@ class Conversation(_Conversation, total=False):
     tools: list[dict[str, Any]]
     reference: str
     """Of a prompt without an answer (`prompts`): what a right answer says, for a reward to compare with."""
+    fields: dict[str, Any]
+    """Of such a prompt: what else its record says, for a reward to read."""
 
 
 FOLLOWS = {  # who may speak after whom

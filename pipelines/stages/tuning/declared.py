@@ -21,7 +21,7 @@ from pipelines.stages.licenses import UNKNOWN
 from pipelines.stages.tuning.conversation import is_unicode
 from pipelines.stages.tuning.records import PACKAGE, located
 
-FIELDS = ("license", "licence", "license_name", "license_id", "spdx")
+FIELDS = ("license", "licence", "licenses", "license_name", "license_id", "spdx")  # whatever their capitals
 NAMES = ("spdx_id", "spdx", "id", "key", "name", "license", "url")  # of a licence that is an object
 CARD = "README.md"
 OTHER = ("other", UNKNOWN)  # the Hub's words for what has no name there
@@ -31,8 +31,9 @@ def of_record(record: Mapping[str, Any]) -> str:
     """The licence that a record names, itself or in its metadata; `unknown` where it names none."""
     for place in (record, record.get("metadata"), record.get("meta")):
         if place and isinstance(place, Mapping):
+            named = {field.lower(): value for field, value in place.items() if field.lower() in FIELDS}
             for field in FIELDS:
-                if field in place and (found := _name(place[field])) != UNKNOWN:
+                if field in named and (found := _name(named[field])) != UNKNOWN:
                     return found
     return UNKNOWN
 

@@ -13,16 +13,14 @@ from pipelines.specs import ConversationsSpec
 from pipelines.stages import licenses
 from pipelines.stages.corpus.documents import SourceFile
 from pipelines.stages.corpus.readers.huggingface import HuggingFaceSource
-from pipelines.stages.corpus.reading.files import find, local_file
 from pipelines.stages.tuning import formats
 from pipelines.stages.tuning.conversation import BadRecord, Conversation, Unusable, checked, is_unicode
 from pipelines.stages.tuning.declared import FIELDS, of_file, of_record
 from pipelines.stages.tuning.formats import ABOUT, AUTO, PROMPTS, Found, NoFormat, Reader, taken
-from pipelines.stages.tuning.records import PACKAGE, Row, located, records
+from pipelines.stages.tuning.records import ENDINGS, PACKAGE, Row, files_at, located, records
 from pipelines.stages.tuning.texts import Texts
 
 HUB = "hub:"
-ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
 LOOKED_AT = 1000  # records of a file that tell whether it is of a format at all
 GUESSED = 1000  # records of another format that a guess is made of
 
@@ -186,10 +184,9 @@ def files_of(spec: ConversationsSpec, path: str, split: str) -> tuple[list[Sourc
         )
         files = _ours(hub.list_files)
         return files, name, files[0].origin.get("license", "")
-    place = located(path)
-    if path.startswith(PACKAGE) or place.is_file():
-        return [local_file(place.name, str(place))], place.name, ""
-    return _ours(lambda: find(path, ENDINGS)), Path(path).name, ""
+    files = files_at(path, "conversations.path")
+    is_single = path.startswith(PACKAGE) or located(path).is_file()
+    return files, files[0].name if is_single else Path(path).name, ""
 
 
 def label(value: Any) -> str:

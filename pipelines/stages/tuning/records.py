@@ -20,12 +20,13 @@ from cluster.core.errors import InputError
 from pipelines.stages.corpus.documents import SourceFile
 from pipelines.stages.corpus.readers.json_objects import layout, values
 from pipelines.stages.corpus.reading.encodings import likely
-from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES, UNREADABLE, lines, local_file
+from pipelines.stages.corpus.reading.files import MAX_DOCUMENT_BYTES, UNREADABLE, find, lines, local_file
 from pipelines.stages.tuning import tables
 from pipelines.stages.tuning.conversation import BadRecord
 from pipelines.stages.tuning.streams import opened
 
 PACKAGE = "package:"
+ENDINGS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
 KEY = re.compile(rb'"\s*:')
 
 T = TypeVar("T")
@@ -102,21 +103,22 @@ def parsed(data: bytes) -> dict[str, Any] | str:
 def read_records(
     path: str, read: Callable[[dict[str, Any]], T], max_bad_fraction: float, field: str
 ) -> tuple[list[tuple[int, T]], list[Rejected]]:
-    """`read` applied to each record of a file, with its number, and the records that it refused by BadRecord.
+    """`read` applied to each record of the files at a path, with its number among all, and the records that it refused
+    by BadRecord.
 
     Raises InputError for a file that cannot be read, and where more than `max_bad_fraction` (which belongs to the spec
     named in `field`) were refused.
     """
     good: list[tuple[int, T]] = []
     bad: list[Rejected] = []
-    place = located(path)
-    for number, line, value in records(local_file(place.name, str(place))):
+    files = files_at(path, f"{field}.path")
+    for number, (file, row) in enumerate(((each, row) for each in files for row in records(each)), 1):
         try:
-            if isinstance(value, str):
-                raise BadRecord(value)
-            good.append((number, read(value)))
+            if isinstance(row.value, str):
+                raise BadRecord(row.value)
+            good.append((number, read(row.value)))
         except BadRecord as error:
-            bad.append(Rejected(number, line, str(error)))
+            bad.append(Rejected(number, row.line, f"{error}{f' ({file.name})' if len(files) > 1 else ''}"))
     total = len(good) + len(bad)
     if not total:
         raise InputError(f"{path} holds no record", f"Check {field}.path.")
@@ -126,6 +128,20 @@ def read_records(
             f"Check the file's format, or raise {field}.max_bad_fraction.",
         )
     return good, bad
+
+
+def files_at(path: str, field: str) -> list[SourceFile]:
+    """The file at a path, or those of a folder or a glob, here or at an fsspec URL.
+
+    Raises InputError about the field of the spec where there are none.
+    """
+    place = located(path)
+    if path.startswith(PACKAGE) or place.is_file():
+        return [local_file(place.name, str(place))]
+    try:
+        return find(path, ENDINGS)
+    except InputError as error:
+        raise InputError(error.message.replace("corpus.sources", field), error.remedy) from error
 
 
 def located(path: str) -> Path:

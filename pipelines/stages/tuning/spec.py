@@ -63,6 +63,7 @@ class ConversationsSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "conversations"
     stage: ClassVar[str] = "pipelines.stages.tuning.conversations:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {"corpus": "corpus"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("corpus",)
 

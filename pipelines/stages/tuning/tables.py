@@ -62,6 +62,9 @@ def _parquet(stream: io.BufferedReader) -> Iterator[tuple[int, dict[str, Any] | 
     number = 0
     try:
         with seekable(stream) as whole, pq.ParquetFile(whole, pre_buffer=False) as parquet:
+            names = parquet.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise ValueError(f"two columns of one name among {', '.join(names)}")
             for batch in parquet.iter_batches(BATCH_ROWS):
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 for row in rows(columns, batch.num_rows):

@@ -70,7 +70,8 @@ class Episodes:
         """Put what the environment says behind the answers that it speaks to; these go on. One that has no room for
         that and another turn counts as cut off."""
         samples = [
-            Sample.of(self.tokenizer, prompts[row].messages, answers[row], prompts[row].reference) for row in going
+            Sample.of(self.tokenizer, asked.messages, answers[row], asked.reference, asked.fields)
+            for row, asked in ((row, prompts[row]) for row in going)
         ]
         goes_on = []
         said = self.pool.call(samples, self.timeout_seconds)[ENVIRONMENT]

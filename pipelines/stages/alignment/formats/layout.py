@@ -8,6 +8,7 @@ more, the best first; `answer` and `desirable`, one answer that is wanted or not
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -20,6 +21,11 @@ from pipelines.stages.tuning.formats.turns import turns
 Row = dict[str, Any]
 LISTS = ("conversations", "conversation", "messages")
 REQUESTS = ("prompt", "instruction", "question", "query")
+SPEAKERS = [  # with an empty line between turns, else without
+    re.compile(rf"(?:\A\n*|{between})(Human|User|Assistant):(?: |(?=\n|\Z))") for between in (r"\n\n", r"\n")
+]
+ROLES = {"Human": "user", "User": "user", "Assistant": "assistant"}
+IN_A_PROMPT = "dialogue in a prompt, read into turns"
 SAME = "chosen and rejected are the same"
 
 
@@ -44,12 +50,26 @@ def prompt_of(record: Record) -> list[Message]:
     """The turns of a record's prompt, with the system turn and the earlier turns that stand beside it."""
     field = next((name for name in (*REQUESTS, *LISTS) if record.get(name) is not None), "prompt")
     value = record.take(field)
-    if isinstance(value, str):
+    if isinstance(value, str) and (said := dialogue(plain_text(value, field))):
+        if not said[-1]["content"]:
+            del said[-1]  # who is to speak
+        record.notes.append(IN_A_PROMPT)
+        found: list[Message] = [*history(record), *said]
+    elif isinstance(value, str):
         asked = joined([plain_text(value, field), record.text("input", optional=True)])
-        found: list[Message] = [*history(record), {"role": "user", "content": asked}]
+        found = [*history(record), {"role": "user", "content": asked}]
     else:
         found = [*history(record), *turns(value, field, record)]
     return with_system(record, found)
+
+
+def dialogue(text: str) -> list[Message]:
+    """The turns of a text as Anthropic's HH-RLHF has it, which a line names the speaker of; empty for another text."""
+    for speaker in SPEAKERS:
+        before, *said = speaker.split(text)
+        if not before and "Assistant" in said[::2]:
+            return [{"role": ROLES[name], "content": words} for name, words in zip(said[::2], said[1::2], strict=True)]
+    return []
 
 
 def history(record: Record) -> list[Message]:

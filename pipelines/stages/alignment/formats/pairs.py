@@ -7,15 +7,24 @@ A prompt is text (`prompt`, `instruction` with `input`, `question`, with `system
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from pipelines.stages.alignment.formats.layout import Layout, Row, has_prompt, number, pair, prompt_of, with_system
+from pipelines.stages.alignment.formats.layout import (
+    IN_A_PROMPT,
+    Layout,
+    Row,
+    dialogue,
+    has_prompt,
+    number,
+    pair,
+    prompt_of,
+    with_system,
+)
 from pipelines.stages.tuning.conversation import BadRecord, Message, checked
 from pipelines.stages.tuning.formats.record import Record, plain_text
 from pipelines.stages.tuning.formats.turns import turn, turns
 
-SPEAKER = re.compile(r"(?:\A\n*|\n\n)(Human|Assistant): ?")
+TIES = ("tie", "is_tie")
 SIDES = (("chosen", "rejected"), ("response_chosen", "response_rejected"))
 MARGINS = ("margin", "mean preference difference")  # the second is of MOSS-RLHF's HH-RLHF (arXiv:2401.06080)
 SCORES = (  # of the chosen and of the rejected answer
@@ -34,6 +43,8 @@ def _read_prompted(record: Record) -> list[Row]:
     sides = _sides(record) or SIDES[0]
     prompt = prompt_of(record)
     chosen, rejected = (_answer(record, side, prompt) for side in sides)
+    if IN_A_PROMPT in record.notes:  # which ends with `Assistant:`, and the blank behind it begins the answer
+        chosen, rejected = chosen.removeprefix(" "), rejected.removeprefix(" ")
     return [pair(prompt, chosen, rejected, *_strength(record))]
 
 
@@ -47,7 +58,8 @@ def _read_dialogues(record: Record) -> list[Row]:
 
 def _strength(record: Record) -> tuple[float | None, bool]:
     """How much better the chosen answer is, where the record says so, and whether it is not better at all."""
-    if record.take("tie"):
+    said = [record.take(name) for name in TIES]
+    if any(said):
         return None, True
     for name in MARGINS:
         if record.get(name) is not None:
@@ -64,10 +76,10 @@ def _answer(record: Record, side: str, prompt: list[Message]) -> str:
     if isinstance(value, dict):
         return _said(turn(value, side))
     if isinstance(value, list):
-        dialogue = _turns(value, side)
-        if dialogue[:-1] not in ([], prompt):
+        said = _turns(value, side)
+        if said[:-1] not in ([], prompt):
             raise BadRecord(f"{side}: does not answer the prompt")
-        return _said(dialogue[-1])
+        return _said(said[-1])
     return plain_text(value, side)
 
 
@@ -75,11 +87,9 @@ def _dialogue(record: Record, side: str) -> list[Message]:
     value = record.take(side)
     if isinstance(value, list) and value:
         return _turns(value, side)
-    _, *said = SPEAKER.split(plain_text(value, side))
-    if not said:
-        raise BadRecord(f"{side}: no prompt, and no dialogue of Human and Assistant either")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[name], "content": words} for name, words in zip(said[::2], said[1::2], strict=True)]
+    if found := dialogue(plain_text(value, side)):
+        return found
+    raise BadRecord(f"{side}: no prompt, and no dialogue of Human and Assistant either")
 
 
 def _turns(value: list[Any], side: str) -> list[Message]:

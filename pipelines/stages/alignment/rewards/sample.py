@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 
@@ -26,7 +26,7 @@ class Sample:
 
     `answer` is the answer's text without special tokens, `text` the same with them, `tokens` what was drawn, in the
     policy's ids. `finished`: the model ended it by itself. `reference` is the answer that the prompt's record gives;
-    empty where it gives none.
+    empty where it gives none. `fields` is what else that record says (`level`, `tests`), by name.
     """
 
     messages: list[dict[str, Any]]
@@ -35,9 +35,16 @@ class Sample:
     text: str = ""
     tokens: tuple[int, ...] = ()
     reference: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def of(tokenizer: Any, messages: list[dict[str, Any]], completion: Drawn, reference: str = "") -> Sample:
+    def of(
+        tokenizer: Any,
+        messages: list[dict[str, Any]],
+        completion: Drawn,
+        reference: str = "",
+        fields: dict[str, Any] | None = None,
+    ) -> Sample:
         """What a completion says, by the policy's tokenizer. Of one of several turns the last is the answer, and the
         others, with what was said to them, are messages before it."""
         *before, last = completion.turns()
@@ -46,7 +53,7 @@ class Sample:
             messages = [*messages, {"role": "assistant", "content": said}, reply]
         answer, text = (tokenizer.decode(last, skip_special_tokens=skip) for skip in (True, False))
         drawn = tuple(token for turn in (*before, last) for token in turn)
-        return Sample(messages, answer, completion.finished, text, drawn, reference)
+        return Sample(messages, answer, completion.finished, text, drawn, reference, fields or {})
 
     @property
     def request(self) -> str:

@@ -11,22 +11,28 @@ from pipelines.stages.corpus.documents import plain
 from pipelines.stages.corpus.readers.json_objects import Object
 
 
-def rows(columns: dict[str, pa.Array], count: int) -> Iterator[Object]:
-    """The rows of a batch as JSON has them."""
-    lists = [_values(column) for column in columns.values()]
+def rows(columns: dict[str, pa.Array], count: int, text: str = "") -> Iterator[Object]:
+    """The rows of a batch as JSON has them; the column `text` may hold bytes, whose encoding is not known here."""
+    lists = [_values(column, is_text=name == text) for name, column in columns.items()]
     for row in range(count):
         yield dict(zip(columns, (values[row] for values in lists), strict=True))
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array, is_text: bool) -> list[Any]:
     """The values of a column. One that Python cannot hold, such as a date beyond 9999, is as Arrow writes it."""
     try:
-        return [plain(value) for value in column.to_pylist()] if not _is_json(column.type) else column.to_pylist()
+        values: list[Any] = column.to_pylist()
+        return values if is_text or _is_json(column.type) else [plain(value) for value in values]
     except Exception:  # one value that is odd, in one of Arrow's many ways
         return [_value(cell) for cell in column]
 
 
 def _value(cell: pa.Scalar) -> Any:
+    if isinstance(cell, pa.StructScalar) and cell.is_valid:  # of fields of one name the first counts
+        fields: dict[str, Any] = {}
+        for place, field in enumerate(cell.type):
+            fields.setdefault(field.name, _value(cell[place]))
+        return fields
     try:
         return plain(cell.as_py())
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ Its time grows with the square of the nesting, so a page nested deeper than brow
 from __future__ import annotations
 
 import re
-from html import unescape
+from html import escape, unescape
 from typing import NamedTuple
 
 from resiliparse.extract.html2text import extract_plain_text
@@ -22,9 +22,23 @@ MAX_DEPTH = 512  # Chromium's and WebKit's limit
 _DEEPEST = ">".join("*" * (MAX_DEPTH + 1))  # selects an element that has this many around it
 _PRESCAN_BYTES = 1024  # how far into a page browsers look for its charset
 _DECLARED = re.compile(rb"(?:<meta\b[^>]*?\bcharset|<\?xml\b[^>]*?\bencoding)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-_LOOKS = r"</?(?:[biu]|em|strong|span|font|small|var|nobr)\b[^<>]{0,200}>"  # markup that a number may stand in
-_RAISED = re.compile(rf"<[sS][uU][pP]\b[^<>]{{0,200}}>((?:[^<]|{_LOOKS}){{1,60}}?)</[sS][uU][pP]\s*>")
-_LOOK = re.compile(_LOOKS)
+_LOOKS = (  # markup that a number may stand in
+    r"(?:</?(?:[biuq]|em|strong|span|font|small|big|var|nobr|tt|code|kbd|samp|abbr|bdi|mark|cite|dfn|wbr)\b[^<>]{0,200}>"
+    r"|<!--[^<>]{0,200}-->)"
+)
+_SUPER = r"<span\b[^<>]{0,200}?(?:vertical-align:\s*super|class=[\"']?super(?:script)?\b)[^<>]{0,200}>"
+_RAISED = re.compile(  # up to a link, which is a mark, or its end
+    rf"(?:<sup\b[^<>]{{0,200}}>((?:[^<]|{_LOOKS}|<br\b[^<>]{{0,200}}>){{1,60}}?)(?:</sup\s*>|(?=<a\b))"
+    rf"|{_SUPER}([^<]{{1,60}})</span\s*>)",
+    re.IGNORECASE,
+)
+_LOOK = re.compile(_LOOKS, re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+_BLANK = re.compile(r"(?:\s|&(?:nbsp|thinsp|ensp|emsp|#160|#8201|#xa0|#x2009);)+\Z", re.IGNORECASE)
+_ENTITY = re.compile(r"&\w+;")
+_MATH = re.compile(r"<math\b[^<>]{0,500}>(?:(?!</?math\b).){0,20000}</math\s*>", re.IGNORECASE | re.DOTALL)
+_TEN = re.compile(r"(?<!\d)10\s?\Z")
+MAX_NESTED = 3  # exponents of exponents
 _BASE_LENGTH = 80  # characters of the page in which the number before a `sup` stands
 
 
@@ -76,18 +90,49 @@ def extract(html: str, main_content: bool) -> Page:
 
 
 def _with_powers(html: str) -> str:
-    """The page with `^` before its exponents; what links, such as the marks of notes, stays as it is."""
+    """The page with `^` before its exponents, innermost first, and with formulas of MathML as text. What links, such as
+    the marks of notes, stays as it is.
+    """
+    html = _MATH.sub(_formula, html) if "<math" in html.lower() else html
+    for _ in range(MAX_NESTED):
+        html, changed = _raised_once(html)
+        if not changed:
+            break
+    return html
+
+
+def _raised_once(html: str) -> tuple[str, bool]:
     parts: list[str] = []
     done = 0
     for raised in _RAISED.finditer(html):
-        start = raised.start()
+        start, end = raised.span()
         before = unescape(_LOOK.sub("", html[max(done, start - _BASE_LENGTH) : start])).rpartition(">")[2]
-        after = unescape(html[raised.end() : raised.end() + 8].partition("<")[0])
-        written = power(before, unescape(_LOOK.sub("", raised[1])), after)
+        text = unescape(_TAG.sub("", raised[1] or raised[2]))
+        after = unescape(_TAG.sub("", html[end : end + _BASE_LENGTH]))
+        is_before_link = html.startswith("<a", end) or html.startswith("<A", end)
+        exponent = text.rstrip(" ,;\u2013-") if is_before_link else text
+        if is_before_link and not (_TEN.search(before) and exponent):
+            continue
+        written = power(before, exponent, text[len(exponent) :] or after)
         if written is not None:
-            parts += html[done:start].rstrip(), f"<sup>{written}</sup>"
-            done = raised.end()
-    return "".join(parts) + html[done:]
+            near = max(done, start - _BASE_LENGTH)
+            shown = escape(written + text[len(exponent) :])
+            parts += html[done:near], _BLANK.sub("", html[near:start]), shown, "<sup>" * is_before_link
+            done = end
+    return "".join(parts) + html[done:], bool(parts)
+
+
+def _formula(math: re.Match[str]) -> str:
+    """The text of a formula, or the formula where it is no XML."""
+    from lxml import etree
+
+    from pipelines.stages.corpus.readers.jats.mathml import text_of
+
+    markup = _ENTITY.sub(lambda entity: escape(unescape(entity[0])), math[0])
+    try:
+        return escape(text_of(etree.fromstring(markup, etree.XMLParser(recover=True, resolve_entities=False))))
+    except (etree.XMLSyntaxError, ValueError, TypeError, AttributeError):  # no XML that could be mended
+        return math[0]
 
 
 def _declared(data: bytes) -> str:

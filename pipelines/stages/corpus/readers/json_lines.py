@@ -21,10 +21,12 @@ class JsonLinesSource(Source, frozen=True, tag="jsonl"):
     """Field that holds the text, or a list of strings, joined by newlines; dots reach into objects (`content.body`)."""
     id_field: str = ""
     """Field that identifies a document; empty numbers the records of a file."""
+    encoding: str = ""
+    """Encoding of all files without a byte order mark, such as `cp1251`; empty finds out what can be told surely."""
 
     def read(self, file: SourceFile) -> Iterator[Document | Broken]:
         """A document an object; `Broken` for a line that is no JSON and for an object without a text."""
-        for number, record in objects(file):
+        for number, record in objects(file, self.encoding):
             if isinstance(record, Broken):
                 yield record
             else:
@@ -32,4 +34,4 @@ class JsonLinesSource(Source, frozen=True, tag="jsonl"):
 
     def ranges(self, file: SourceFile) -> list[SourceFile]:
         """Ranges of a large file that has an object a line."""
-        return json_objects.ranges(file)
+        return [file] if self.encoding else json_objects.ranges(file)

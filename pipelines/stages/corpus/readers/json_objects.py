@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from pipelines.stages.corpus.documents import Broken, SourceFile
-from pipelines.stages.corpus.reading.encodings import REPLACEMENT, Narrowed, decode, wide_encoding
+from pipelines.stages.corpus.reading.encodings import REPLACEMENT, Decoded, Narrowed, decode, hint, wide_encoding
 from pipelines.stages.corpus.reading.files import (
     BUFFER_BYTES,
     MAX_DOCUMENT_BYTES,
@@ -26,6 +26,7 @@ from pipelines.stages.corpus.reading.files import (
     lines_between,
     open_stream,
 )
+from pipelines.stages.corpus.tally import LIKELY_ENCODING
 
 Object = dict[str, Any]
 NO_JSON = "not JSON:"
@@ -49,9 +50,9 @@ _FAST = msgspec.json.Decoder()
 _PATIENT = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite)
 
 
-def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
+def objects(file: SourceFile, encoding: str = "") -> Iterator[tuple[int, Object | Broken]]:
     """The objects of a file with their numbers from 1: those of the lines where there is one a line. In a range of a
-    file, an object's number is the byte at which it begins.
+    file, an object's number is the byte at which it begins. `encoding`: of the file; empty finds it out.
 
     NaN and infinities become null. Raises ValueError where an array breaks off or holds what is no JSON.
     """
@@ -59,7 +60,7 @@ def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
         if file.stop:
             found, first, unit = lines_between(stream, file.start, file.stop), 0, "byte"
         else:
-            found, first, unit = _whole(stream)
+            found, first, unit = _whole(stream, encoding)
         for number, data in found:
             if number == first:
                 data = data.removeprefix(codecs.BOM_UTF8)
@@ -73,11 +74,11 @@ def objects(file: SourceFile) -> Iterator[tuple[int, Object | Broken]]:
                 yield number, value
 
 
-def _whole(stream: io.BufferedReader) -> tuple[Iterator[tuple[int, bytes]], int, str]:
+def _whole(stream: io.BufferedReader, encoding: str) -> tuple[Iterator[tuple[int, bytes]], int, str]:
     """The objects' bytes, the number of the first, and what is counted."""
     head: bytes = stream.peek(1)
-    if wide := wide_encoding(head):
-        stream = io.BufferedReader(Narrowed(stream, wide), BUFFER_BYTES)
+    if declared := wide_encoding(head) or ("" if head.startswith(codecs.BOM_UTF8) else encoding):
+        stream = io.BufferedReader(Narrowed(stream, declared), BUFFER_BYTES)
         head = stream.peek(1)
     if kind := layout(head):
         found = values(stream, kind.start(1), is_array=kind[1] == b"[")
@@ -134,6 +135,8 @@ def _parse_patiently(data: bytes) -> Any:
             value.setdefault("encoding", encoding)
         if replaced + halves:
             value.setdefault("replacement_characters", replaced + halves)
+        if replaced and (what := hint(data, Decoded(text, encoding, replaced))):
+            value.setdefault(LIKELY_ENCODING, what)
     return value
 
 

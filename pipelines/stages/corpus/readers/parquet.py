@@ -50,6 +50,8 @@ class ParquetSource(Source, frozen=True, tag="parquet"):
             columns = list(chosen) if len(set(schema.names)) == len(schema) else None
             for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
                 places = {name: batch.schema.get_field_index(name) if columns else chosen[name] for name in chosen}
-                for record in rows({name: batch.column(place) for name, place in places.items()}, batch.num_rows):
+                for record in rows(
+                    {name: batch.column(place) for name, place in places.items()}, batch.num_rows, self.text_field
+                ):
                     number += 1
                     yield from_record(file, number, record, self.text_field, self.id_field, "row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 NAMES = ("spdx_id", "spdx", "identifier", "id", "key", "name", "license", "url", "href", "link")  # of one in an object
@@ -20,7 +21,7 @@ def of_url(value: Any) -> str:
 def strings(value: Any) -> list[str]:
     """The strings of a string, of an object that names something, or of a list of such, each once."""
     if isinstance(value, str):
-        found = [value]
+        found = _listed(value) or [value]
     elif isinstance(value, dict):
         found = next((strings(value[name]) for name in NAMES if value.get(name)), [])
     elif isinstance(value, list | tuple):
@@ -30,3 +31,14 @@ def strings(value: Any) -> list[str]:
     else:
         found = []
     return list(dict.fromkeys(text.strip() for text in found if text.strip()))
+
+
+def _listed(text: str) -> list[str]:
+    """The strings of a list that was written into a cell, as JSON or as Python writes it; empty for another text."""
+    if not text.startswith("["):
+        return []
+    try:
+        value = json.loads(text.replace("'", '"'))
+    except ValueError:
+        return []
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -11,7 +11,13 @@ from typing import Any
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile, converted
 from pipelines.stages.corpus.readers.json_objects import Object
 from pipelines.stages.corpus.readers.places import of_license, of_url
+from pipelines.stages.corpus.reading.encodings import Decoded, decode, hint, noted
+from pipelines.stages.corpus.tally import LIKELY_ENCODING
 
+LICENSES = (  # the last two as The Stack has them
+    *("license", "licenses", "licence", "License", "LICENSE", "Licence", "spdx_license"),
+    *("max_stars_repo_licenses", "detected_licenses"),
+)
 _PLACES: dict[str, Callable[[Any], str]] = {"url": of_url, "license": of_license}
 
 
@@ -36,13 +42,16 @@ def document(
             return Broken(f"{file.name}#{number}", position, f"no_id: field {id_field!r} is {_kind(own)}")
     id_ = f"{file.name}#{own}"
     text = take(record, text_field)
-    if isinstance(text, list) and all(isinstance(part, str) for part in text):
-        text = "\n".join(text)
+    if isinstance(text, bytes | list):
+        try:
+            text = _joined(text, record)
+        except ValueError as error:
+            return Broken(id_, position, f"no_text: field {text_field!r} is {error}")
     if not isinstance(text, str):
-        known = f"; there is {', '.join(map(repr, record))}" if text is None else ""
+        known = f"; there is {', '.join(map(repr, record))}" if text is None and record else ""
         return Broken(id_, position, f"no_text: field {text_field!r} is {_kind(text)}{known}")
     places = dict(file.origin)
-    for place, fields in (("url", ("url", "urls")), ("license", ("license", "licenses"))):
+    for place, fields in (("url", ("url", "urls")), ("license", LICENSES)):
         field = next((name for name in fields if record.get(name) is not None), fields[0])
         value = record.get(field)
         if found := _PLACES[place](value):
@@ -50,6 +59,24 @@ def document(
         if isinstance(value, str):
             del record[field]  # what is more than a string stays in the metadata, too
     return Document(id_, text, metadata=record, **places)
+
+
+def _joined(text: Any, record: Object) -> Any:
+    """Bytes as text, and parts of a text as lines; what was found of their encoding is added to the record. Raises
+    ValueError for bytes that are no text.
+    """
+    parts = text if isinstance(text, list) else [text]
+    if not all(isinstance(part, str | bytes) for part in parts):
+        return text
+    texts = []
+    for part in parts:
+        found = decode(part) if isinstance(part, bytes) else Decoded(part, "utf-8", 0)
+        texts.append(found.text)
+        for name, value in noted(found.encoding, found.replaced).items():
+            record.setdefault(name, value)
+        if found.replaced and (likely := hint(part, found)):
+            record.setdefault(LIKELY_ENCODING, likely)
+    return "\n".join(texts)
 
 
 def take(record: Object, field: str) -> Any:

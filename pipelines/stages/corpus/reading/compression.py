@@ -1,7 +1,8 @@
 """Compressed files as streams of what is in them: gzip, Zstandard, bzip2 and xz, told apart by their first bytes.
 
 Names are often wrong, so they do not count; only where a file that is called compressed has the first bytes of none and
-is no text either, it is damaged. A Zstandard file may begin with the dictionary of its frames (IIPC's `.warc.zst`).
+is no text either, it is damaged. Compressions that are not read say so. A Zstandard file may begin with the dictionary
+of its frames (IIPC's `.warc.zst`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ MAX_DICTIONARY_BYTES = 100 << 20
 HEAD_BYTES = 512
 
 _NAMED = re.compile(r"\.(?:gz|tgz|zst|bz2|xz)$", re.IGNORECASE)
+_UNREAD = (  # what a file begins with, and what it then is
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a rar archive"),
+    (b"\x1f\x9d", "compressed with compress"),
+    (b"\xff\x06\0\0sNaPpY", "compressed with snappy"),
+    (b"\x89LZO\0", "compressed with lzop"),
+    (b"LZIP", "compressed with lzip"),
+    (b"\x5d\0\0", "compressed with lzma"),
+)
 _ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # a skippable frame, as https://iipc.github.io/warc-specifications/ has it
 _PLAIN = re.compile(rb"[^\0]+\Z|PAR1|\xff\xfe|\xfe\xff|.{257}ustar", re.DOTALL)  # text, Parquet, UTF-16, tar
@@ -57,6 +69,8 @@ def decompressed(raw: Any, name: str) -> Any:
     kind = kind_of(head)
     if kind is not None:
         return Decompressed(raw, kind, _dictionary(raw) if head.startswith(_ZSTD_DICTIONARY) else b"")
+    if what := next((what for begins, what in _UNREAD if head.startswith(begins)), None):
+        raise ValueError(f"it is {what}, which is not read: unpack it, or pack it with gzip or Zstandard")
     if head and _NAMED.search(name) and not _PLAIN.match(head):
         raise ValueError(f"the compressed file is damaged: it begins with {head[:8].hex(' ')}, as no compression does")
     return raw
@@ -75,6 +89,7 @@ class Decompressed(io.RawIOBase):
         self._frame: Any = None
         self._rest = b""  # compressed bytes that no frame has got yet
         self._ready = memoryview(b"")
+        self._is_first, self._is_twice = True, False
 
     def readable(self) -> bool:
         return True
@@ -88,6 +103,8 @@ class Decompressed(io.RawIOBase):
                     raise EOFError("the compressed file ends in the middle: it was cut off")
                 return 0
             self._decompress(chunk)
+        if self._is_twice:
+            raise ValueError("it is compressed twice: unpack it once")
         count = min(len(self._ready), len(target))
         target[:count] = self._ready[:count]
         self._ready = self._ready[count:]
@@ -114,6 +131,8 @@ class Decompressed(io.RawIOBase):
             self._frame = self._kind.start(self._dictionary)
         try:
             self._ready = memoryview(self._frame.decompress(chunk))
+            self._is_twice = self._is_twice or (self._is_first and kind_of(bytes(self._ready[:HEAD_BYTES])) is not None)
+            self._is_first = self._is_first and not self._ready
         except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError) as error:
             self._rest = chunk
             reason = str(error)

@@ -1,9 +1,10 @@
 """Bytes to text, by a rule that gives the same answer everywhere.
 
-What the source declares decides, but for a byte order mark; else strict UTF-8. What is neither is GB18030 or
-Windows-1252 where the text looks like it (`_guess`) and chardet, which weighs the letters of many languages, comes to
-the same text: single-byte encodings are all alike, and Polish read as Windows-1252 is other letters that nobody misses.
-Text in any other encoding comes out as UTF-8 full of U+FFFD, counted, for a rule to reject or the source to declare.
+What the source declares decides, but for a byte order mark; else the escapes of ISO-2022 and HZ, else strict UTF-8.
+What is neither is GB18030 or Windows-1252 where the text looks like it (`_guess`, `western`) and chardet, which weighs
+the letters of many languages, comes to the same text: single-byte encodings are all alike, and Polish read as
+Windows-1252 is other letters that nobody misses. Text in any other encoding comes out as UTF-8 full of U+FFFD, counted,
+for a rule to reject or the source to declare.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import io
 import re
 import unicodedata
 from typing import IO, Any, NamedTuple
+
+from pipelines.stages.corpus.reading.western import looks_western
 
 BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8"),
@@ -31,15 +34,15 @@ COMMON_HANZI = (
 TELLING_BYTES = 1 << 12
 LATIN_ENCODINGS = ("windows-1250", "windows-1254", "windows-1257", "iso-8859-2")
 _COOKIE = re.compile(rb"(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([-\w.]+)")
+_SEVEN_BIT = (
+    (re.compile(rb"\x1b\$\)C"), "iso2022_kr"),
+    (re.compile(rb"\x1b(?:\$[@B]|\$\(D|\([IJ])"), "iso2022_jp_ext"),
+    (re.compile(rb"~\{[!-w][!-~]"), "hz"),
+)
 _WORD = re.compile(r"[^\W\d_]+")
 _ASCII = re.compile("[a-zA-Z]")
 UNMARKED_BYTES = 16  # shorter data with NULs may be anything
 _LETTER = re.compile(r"[^\W\d_a-zA-Z\u00aa\u00b5\u00ba]")  # beyond ASCII; the others are marks
-# What no text has in Windows-1252: marks within or before a word, capitals within one, four such letters in a row.
-_STRANGE = re.compile(
-    r"(?<=[^\W\d_])[¡-©«-´¶-¹»-¿ˆ˜‚„†‡‰‹›•™](?=[^\W\d_])|[¹²³¼½¾¨´¸¤¥¦](?=[^\W\d_])|(?<=[^\W\d_])¿"
-    r"|(?<=[a-zß-öø-ÿ])[ŠŽŒŸÀ-ÖØ-Þ](?=[a-zß-öø-ÿ])|[^\W\d_a-zA-Z]{4}"
-)
 ASCII_BYTES = bytes(range(128))
 
 
@@ -62,16 +65,35 @@ def decode(data: bytes, declared: str = "") -> Decoded:
         if found := _unmarked_utf16(data):
             return found
         raise ValueError(f"binary: NUL at byte {nul}")
+    if found := _seven_bit(data):
+        return found
     try:
         return Decoded(_newlines(data.decode()), "utf-8", 0)
     except UnicodeDecodeError:
         return _cesu8(data) or _cookie(data) or _guess(data)
 
 
+def _seven_bit(data: bytes) -> Decoded | None:
+    """The encodings of mail and Usenet, which are ASCII to the eye of a decoder: ISO-2022 (Japanese and Korean) by its
+    escape sequences, HZ (RFC 1843) by its braces and hanzi that are common.
+    """
+    for pattern, encoding in _SEVEN_BIT:
+        if not pattern.search(data):
+            continue
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding != "hz" or 20 * sum(map(text.count, COMMON_HANZI)) >= _beyond_ascii(text):
+            return Decoded(_newlines(text), encoding, 0)
+    return None
+
+
 def hint(data: bytes, found: Decoded) -> str:
     """What a text may be in that came out as U+FFFD; empty for damaged UTF-8, and where nothing is known."""
     is_lost = found.encoding == "utf-8" and _beyond_ascii(found.text) < 2 * found.replaced
-    return likely(data) if is_lost else ""
+    what = likely(data) if is_lost else ""
+    return "" if what == "windows-1252" else what  # that was looked for, and is not sure
 
 
 def likely(data: bytes) -> str:
@@ -98,7 +120,7 @@ def _guess(data: bytes) -> Decoded:
         if likely(whole).startswith("gb"):
             return gb18030
     latin = _decoded(data, "windows-1252")
-    if 3 * high_bytes > len(data) or latin.replaced or _STRANGE.search(latin.text):
+    if 3 * high_bytes > len(data) or latin.replaced or not looks_western(latin.text):
         return utf8
     is_sure = not _LETTER.search(latin.text) or _is_the_same_in_all(data) or _agrees(data, "windows-1252")
     return latin if is_sure else utf8

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from cluster.core.errors import InputError
-from cluster.core.storage.location import PACKED, Location, stamp_of
+from cluster.core.storage.location import PACKED, UNREAD_PACKED, Location, stamp_of
 from pipelines.stages.corpus.documents import SourceFile
 from pipelines.stages.corpus.reading.compression import HEAD_BYTES, decompressed, kind_of
 
@@ -43,7 +43,7 @@ def find(path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
             f"corpus.sources: path {path!r} is not a folder or file",
             "Give a file, a folder or a glob that every node can read, or an fsspec URL such as s3://bucket/prefix.",
         )
-    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED))
+    endings = tuple(suffix.lower() + packed for suffix in suffixes for packed in ("", *PACKED, *UNREAD_PACKED))
     files = [file for file in listed if file.name.lower().endswith(endings) or file.path == path]
     if not files:
         raise InputError(

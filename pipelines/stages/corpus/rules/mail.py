@@ -26,7 +26,9 @@ _DOMAINS_BEYOND_ASCII = (
     "الاردن|السعودية|امارات|مصر|ایران|المغرب|تونس|قطر|عمان|فلسطين|سورية|العراق|الجزائر|پاکستان|شبكة|موقع|بھارت|بازار|"
     "भारत|नेट|कॉम|संगठन|ভারত|বাংলা|ਭਾਰਤ|ભારત|இந்தியா|இலங்கை|சிங்கப்பூர்|భారత్|ලංකා"
 )
-_LATIN = "a-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
+_FORMS = "\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\U0001d400-\U0001d7ff"  # ligatures, full width, bold
+_INVISIBLE = "\u00ad\u200b-\u200d\u2060"  # hyphens and joints that a page has put in
+_LATIN = f"{_FORMS}a-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u1e00-\u1eff"
 _SPACED = (  # letters and marks of scripts that write blanks between words
     f"{_LATIN}\u0250-\u02af\u0370-\u0373\u0376-\u037d\u037f-\u0386\u0388-\u052f\u0531-\u0556\u0561-\u0587\u05b0-\u05bd"
     "\u05d0-\u05f2\u0620-\u0669\u066e-\u06d3\u06d5-\u06dc\u06ee-\u06ff\u0750-\u077f\u0900-\u0963\u0966-\u0dff"
@@ -38,7 +40,7 @@ _GLUED = (  # of those that do not, and of Korean, which adds particles
 )
 _LEADING_UP = "是为為到给給至箱址系繫件寄发發于於は"  # `邮箱`, `联系`, `写信给`
 
-_LABEL = rf"(?:[{_SPACED}](?:[{_SPACED}-]{{0,62}}[{_SPACED}])?|[{_GLUED}]{{1,20}})"
+_LABEL = rf"(?:[{_SPACED}](?:[{_SPACED}{_INVISIBLE}-]{{0,62}}[{_SPACED}])?|[{_GLUED}]{{1,20}})"
 _IPV6_LITERAL = r"IPv6:[0-9a-f:.]{2,45}"
 _AT = re.compile(
     rf"[@＠](?<=[{_SPACED}{_GLUED}_+\"-][@＠])"
@@ -48,7 +50,7 @@ _AT = re.compile(
     re.IGNORECASE,
 )
 _LOCAL_PART = re.compile(
-    rf"(?<![{_SPACED}_.%+@-])[{_SPACED}_][{_SPACED}_.%+'-]{{0,63}}\Z"
+    rf"(?<![{_SPACED}_.%+@-])[{_SPACED}_][{_SPACED}{_INVISIBLE}_.%+'-]{{0,63}}\Z"
     r'|"(?:[^"\\\n]|\\[^\n]){1,62}"\Z'
     rf"|(?:(?<=[{_LEADING_UP}])|(?<![{_SPACED}{_GLUED}_.%+@-]))(?:(?![{_LEADING_UP}])[{_GLUED}]){{1,8}}\Z",
     re.IGNORECASE,

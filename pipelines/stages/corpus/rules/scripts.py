@@ -10,11 +10,11 @@ from collections import Counter
 
 import numpy as np
 
-HAN, KANA = "Han", "Kana"
+HAN, KANA, LATIN = "Han", "Kana", "Latin"
 WEIGHTS = {HAN: 3, KANA: 2, "Hangul": 2}
 
 _RANGES: dict[str, tuple[tuple[int, int], ...]] = {
-    "Latin": (
+    LATIN: (
         (0x41, 0x5B), (0x61, 0x7B), (0xAA, 0xAB), (0xBA, 0xBB), (0xC0, 0xD7), (0xD8, 0xF7), (0xF8, 0x2B0),
         (0x1E00, 0x1F00), (0x2C60, 0x2C80), (0xA722, 0xA800), (0xFB00, 0xFB07), (0xFF21, 0xFF3B), (0xFF41, 0xFF5B),
     ),
@@ -91,7 +91,7 @@ _LANGUAGES = {
 }
 _IN_LATIN_TOO = frozenset("az bs gom ku sh sr tk tt uz".split())  # noqa: SIM905 - written in both
 LANGUAGES = {script: frozenset(codes.split()) for script, codes in _LANGUAGES.items()}
-LANGUAGES["Latin"] = _ALL - (frozenset().union(*LANGUAGES.values()) - _IN_LATIN_TOO)
+LANGUAGES[LATIN] = _ALL - (frozenset().union(*LANGUAGES.values()) - _IN_LATIN_TOO)
 DEFAULTS = {script: codes.split()[0] for script, codes in _LANGUAGES.items()}  # where the model has no opinion
 
 _BOUNDS = sorted((start, end, script) for script, ranges in _RANGES.items() for start, end in ranges)

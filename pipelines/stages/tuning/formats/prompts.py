@@ -1,10 +1,12 @@
 """Requests without an answer, for a model to answer: what reinforcement learning and evaluations take.
 
 A right answer that stands beside the request is kept as `reference`, and is no turn; so are the tests of one that is to
-be code.
+be code. All else that a record says is kept as its `fields`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from pipelines.stages.tuning.conversation import Conversation, Message
 from pipelines.stages.tuning.formats.chat import LISTS, dialogue
@@ -12,6 +14,8 @@ from pipelines.stages.tuning.formats.layout import Layout
 from pipelines.stages.tuning.formats.record import Record, conversation
 
 REQUESTS = ("prompt", "question", "query", "problem", "instruction", "user_prompt")
+LICENSES = ("licen", "spdx")
+GRADED = "reward_model"  # where sets in verl's layout have their `ground_truth`
 REFERENCES = ("reference", "answer", "solution", "ground_truth", "response", "tests", "test_list", "test")
 
 
@@ -21,6 +25,8 @@ def _fits(record: Record) -> bool:
 
 def _read(record: Record) -> list[Conversation]:
     told = next(filter(None, (_reference(record, name) for name in REFERENCES)), "")
+    if not told and isinstance(graded := record.get(GRADED), dict):
+        told = _reference(Record(graded), "ground_truth")
     field = next((name for name in REQUESTS if isinstance(record.get(name), str)), "")
     if field:
         messages: list[Message] = [{"role": "user", "content": record.text(field)}]
@@ -29,7 +35,16 @@ def _read(record: Record) -> list[Conversation]:
         if isinstance(record.get("prompt"), list):
             record["messages"] = record.take("prompt")
         found = dialogue(record)
-    return [{**found, "reference": told} if told else found]
+    if told:
+        found["reference"] = told
+    if fields := {name: record.take(name) for name in list(record) if not _is_empty(record[name], name)}:
+        found["fields"] = fields
+    return [found]
+
+
+def _is_empty(value: Any, name: str) -> bool:
+    """Whether a field says nothing, or what is kept elsewhere: the licence."""
+    return value in (None, "", [], {}) or name.startswith(LICENSES)
 
 
 def _reference(record: Record, name: str) -> str:

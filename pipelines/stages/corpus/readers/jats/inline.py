@@ -9,10 +9,11 @@ from pipelines.stages.corpus.readers.jats.meta import local
 FORMATTING = frozenset(
     (
         *("italic", "bold", "sc", "roman", "sans-serif", "monospace", "underline", "overline", "strike", "sub", "sup"),
-        *("styled-content", "named-content"),
+        *("styled-content", "named-content", "fixed-case"),
     )
 )
 INLINE = FORMATTING | frozenset(("ext-link", "uri", "email", "abbrev", "inline-formula"))
+_ANCHORS = frozenset(("target", "milestone-start", "milestone-end"))  # show nothing
 _STEPS = 16  # back at most: text that many elements cut up costs no more
 
 
@@ -25,7 +26,7 @@ def text_before(element: Any, length: int, inline: frozenset[str] = INLINE) -> s
         before = element.getprevious()
         if before is not None:
             text = (before.tail or "") + text
-            if local(before) not in inline:
+            if local(before) not in inline and local(before) not in _ANCHORS:
                 break
             text = "".join(before.itertext())[-length:] + text
             element = before

@@ -42,26 +42,37 @@ def text_of(math: Any) -> str:
 
 def _row(element: Any) -> str:
     """Children one after the other, blanks about relations and operators of two operands and about names of letters."""
-    parts: list[str] = []
-    last = ""  # the item before, if an operator may follow it
+    parts: list[str] = [_written(element.text)]  # no MathML, but found: `<mtext>10<sup>6</sup></mtext>`
+    last = parts[0].strip()  # the item before, if an operator may follow it
     was_word = may_close = False  # whether a bracket takes away the blank that an operator has left
+    was_scripted = False
     for child in element:
         text, name = _text(child), _name(child)
         if name == "mo" and text in SPACED:
             parts.append(text if text in SIGNS and not last else f" {text} ")
-            last, was_word, may_close = "", False, False
+            last, was_word, may_close, was_scripted = "", False, False, False
             continue
         is_word = name in ("mi", "mtext", "mo") and len(text) > 1 and text.isalpha()
         is_word = is_word or (name in _SCRIPTED and text[-1:] == " ")  # `log_2`, which acts on what follows
-        if text and last[-1:].isalnum() and text[0].isalnum() and (is_word or was_word):
-            parts.append(" ")
+        is_apart = is_word or was_word or (was_scripted and text[:1].isdecimal() and last[-1:].isdecimal())
+        if text and last[-1:].isalnum() and text[0].isalnum() and is_apart:
+            parts.append(" ")  # a digit behind an exponent is none of it
         if may_close and text[:1] in CLOSING:
             parts[-1] = parts[-1].rstrip()
         parts.append(text)
         if text.strip():
             last = "" if name == "mo" and text.strip() in {"(", "[", "{", ",", ";", "|"} else text.rstrip()
             was_word, may_close = is_word, name in _SCRIPTED or name in ("mrow", "mstyle")
+            was_scripted = name in _SCRIPTED
+        if tail := _written(child.tail):
+            parts.append(tail)
+            last, was_word, was_scripted = tail.strip(), False, False
     return "".join(parts)
+
+
+def _written(text: str | None) -> str:
+    """A text that stands among elements; blanks alone are of the file's layout."""
+    return " ".join(text.split(" ")) if text and text.strip() else ""
 
 
 def _name(element: Any) -> str:

@@ -48,7 +48,14 @@ _PARSER, _HUGE_PARSER = (
 HUGE_BYTES = 10_000_000
 # What is called Latin-1 is read as Windows-1252, as in browsers: it has quotes where Latin-1 has control characters.
 _LATIN = frozenset(("iso-8859-1", "iso8859-1", "iso_8859-1", "latin-1", "latin1", "l1"))
-_ONE_BYTE = ("iso-8859-", "iso8859-", "windows-125", "cp125", "latin")
+_NOT_UNICODE = ("iso-8859-", "iso8859-", "windows-125", "cp125", "latin", "gb", "big5", "shift", "sjis", "euc-", "koi8")
+_LARGER = {  # what is declared, and what browsers take it for, as programs do that write it (encoding.spec.whatwg.org)
+    **dict.fromkeys(_LATIN, "windows-1252"),
+    **dict.fromkeys(("gb2312", "gb_2312-80", "gbk", "x-gbk"), "gb18030"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987"), "cp949"),
+    "big5": "big5hkscs",
+}
 _PREFIXES = {
     b"xlink": b'"http://www.w3.org/1999/xlink"',
     b"mml": b'"http://www.w3.org/1998/Math/MathML"',
@@ -124,9 +131,9 @@ class Prolog:
             ) from error
 
     def _decode(self, piece: Piece) -> tuple[bytes, dict[str, Any]]:
-        """An article's bytes as UTF-8. Those that are valid UTF-8 beyond ASCII are that, whatever Latin is declared."""
-        encoding = "windows-1252" if self.encoding in _LATIN else self.encoding
-        if (not encoding or encoding.startswith(_ONE_BYTE)) and _is_utf8(piece.data):
+        """An article's bytes as UTF-8. What is valid UTF-8 beyond ASCII is that, whatever older set is declared."""
+        encoding = _LARGER.get(self.encoding, self.encoding)
+        if (not encoding or self.encoding.startswith(_NOT_UNICODE)) and _is_utf8(piece.data):
             return piece.data, {}
         try:
             if encoding:

@@ -19,6 +19,7 @@ _ABOUT_AUTHORS = frozenset(("aff", "author-notes", "author-note", "contrib", "co
 _KEPT = ("abstract", "trans-abstract", "body", "back", "floats-group", "floats-wrap")  # where an article has text
 _NATBIB = re.compile(r"(.+?)\s*\(((?:\d{4}|in press|submitted|n\.d\.)[^()]*)\)")  # `Doe et al.(2010)Doe, Roe, and Poe`
 _WORDED = re.compile(r"([^\W\d_]{2,}\.?)\s+(\S+)")  # `Figure 2`
+_GLUED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]+)\s*(\S+)")  # `图2`
 _BEGINS_WITH_WORD = re.compile(r"[^\W\d_]{2,}")
 _TOKEN = re.compile(r"[^\W\d_]+|\d[\w.]*|\S")
 _BETWEEN = frozenset(("and", "or", "to", "through", "und", "bis", "et"))  # what may stand between two numbers
@@ -81,7 +82,8 @@ def _joined(xref: Any, targets: list[Any]) -> str:
         return ""  # set behind the end of a word or sentence: an anchor, and no part of what is said
     if text and _beside(xref, back=True) is not None:
         return f", {text}"
-    return f" {text}" if before[-1:].isalnum() and text[:1].isalnum() else text
+    is_glued = before[-1:].isalnum() and before[-1:] < "\u3040" and text[:1].isalnum()  # Chinese has no blanks
+    return f" {text}" if is_glued else text
 
 
 def _label(target: Any) -> str:
@@ -97,6 +99,8 @@ def _label(target: Any) -> str:
 
 def _number(label: str, before: str) -> str:
     """A label without the word that the text says already: in full (`Table`), cut short (`Figs.`) or further back."""
+    if (glued := _GLUED.fullmatch(label)) and before.rstrip().endswith(glued[1]):
+        return glued[2]
     worded = _WORDED.fullmatch(label)
     if worded is None:
         return label

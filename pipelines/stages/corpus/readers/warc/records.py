@@ -20,8 +20,12 @@ READ_BYTES = 1 << 16
 AHEAD_BYTES = 256  # enough to tell whether a record begins
 DESCRIPTIONS = frozenset({"warcinfo", "request", "metadata"})  # of other records
 
-_BEGINS = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n(?=[A-Za-z][\w-]*[ \t]*:)")
-_NEXT = re.compile(rb"(?<=\n)" + _BEGINS.pattern)
+_BEGINS = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n(?=[A-Za-z][\w-]*[ \t]*:)", re.IGNORECASE)
+_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editor has put before all
+# Also in the middle of a line, where the file before was cut off and another appended; there a field must be WARC's.
+_NEXT = re.compile(
+    rb"(?<=\n)" + _BEGINS.pattern + rb"|WARC/\d+\.\d+[ \t]*\r?\n(?=(?:WARC-|Content-)[\w-]+[ \t]*:)", re.IGNORECASE
+)
 _BLANK_LINE = re.compile(rb"\n[ \t]*\r?\n")
 _BEHIND = re.compile(rb"(?:\r?\n){1,2}\Z")  # what stands behind every record
 _LINE_ENDS = re.compile(rb"[\r\n]*")
@@ -49,6 +53,7 @@ def records(stream: io.BufferedReader, limit_bytes: int) -> Iterator[Record]:
     Raises ValueError for a file without a record, and at the end of a file that could not be read further.
     """
     window = _Window(stream)
+    window.pass_mark()
     position, found_any = 0, False
     while not window.at_end():
         position = window.position
@@ -167,6 +172,11 @@ class _Window:
                 return not self.data
             self._fill(1)
 
+    def pass_mark(self) -> None:
+        """Pass over a byte order mark at the beginning."""
+        if self._fill(len(_MARK)) and self.data.startswith(_MARK):
+            self.drop(len(_MARK))
+
     def is_read(self) -> bool:
         """Whether all that there is, is in the window."""
         return not self._fill(len(self.data) + 1)
@@ -223,7 +233,7 @@ class _Window:
     def pass_to_next(self) -> None:
         """Go to where the next record begins, or to the end."""
         while True:
-            found = _NEXT.search(self.data)
+            found = _NEXT.search(self.data, 1)
             if found:
                 self.drop(found.start())
                 return

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 
 from pipelines.stages.corpus.readers.wikipedia import names, quantities, words
 from pipelines.stages.corpus.readers.wikipedia.quantities import Values, positional
-from pipelines.stages.corpus.readers.wikipedia.words import Show
-
-SUPERSCRIPT = "\x05"  # around what the renderer raises, since how it does depends on what stands before
+from pipelines.stages.corpus.readers.wikipedia.words import SUPERSCRIPT, Show
 
 _MAX_NAME_CHARACTERS = 100
 _MAX_UNKNOWN_CHARACTERS = 500
@@ -42,7 +40,7 @@ def is_text(markup: str, start: int, end: int) -> bool:
     name = name_of(markup[start + 2 : stop if bar < 0 else bar])
     if name.startswith("{") or "{{{" in markup[start + 2 : min(end, start + _MAX_UNKNOWN_CHARACTERS)]:
         return False  # a parameter, whose value only a template's page knows
-    if name in TEXTS or _LANG.fullmatch(name):
+    if name in TEXTS or _LANG.fullmatch(name) or words.named_century(name):
         return True
     if (
         bar < 0
@@ -76,7 +74,7 @@ def text_of(name: str, values: Values, language: str) -> str:
     if labelled := _LANG.fullmatch(name):
         behind = {str(int(key) + 1) if key.isdecimal() else key: value for key, value in values.items()}
         return words.labelled({**behind, "1": labelled[1]}, language)
-    return words.unknown(values)
+    return words.named_century(name) or words.unknown(values)
 
 
 def _named_in(text: str, show: Show) -> dict[str, Show]:
@@ -109,6 +107,7 @@ TEXTS: Mapping[str, Show] = {
     "val": words.of_values(quantities.val),
     "chem": words.of_values(quantities.chemical),
     "chem2": words.of_values(quantities.formula),
+    "ship": words.any_ship,
     "height": words.measures,
     "weight": words.measures,
     "currency": words.currency,

@@ -16,6 +16,7 @@ from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTM
 from mwparserfromhell.parser import Parser, ParserError
 from mwparserfromhell.wikicode import Wikicode
 
+from pipelines.stages.corpus.readers.superscripts import power
 from pipelines.stages.corpus.readers.wikipedia.marks import CUT, cut
 from pipelines.stages.corpus.readers.wikipedia.templates import SUPERSCRIPT, name_of, text_of
 from pipelines.stages.corpus.readers.wikipedia.words import BLOCK
@@ -34,6 +35,9 @@ _BLOCK_TAGS = frozenset(
     "p div blockquote center ul ol dl li dt dd h1 h2 h3 h4 poem pre source syntaxhighlight".split()  # noqa: SIM905
 )
 # A number, or an expression of letters that are no ordinal's ending; `2+` is an ion's charge.
+_BASE_LENGTH = 16  # characters in which the number before a superscript stands
+_BASE_PIECES = 32  # of the rendered text that are looked through for it
+_FRACTION = re.compile(r"\d+/\d")
 _EXPONENT = re.compile(r"(?:[+−–-]?[\dijkmnpqxyzα-ω(])(?:[\dijkmnpqxyzα-ω().,/^*·⋅×+−–-]*[\dijkmnpqxyzα-ω)])?")
 _CHARGE = re.compile(r"\d+[+−–-]")  # `SO42−` would be of another compound
 _TEX = {"math": "${}$", "chem": r"$\ce{{{}}}$", "ce": r"$\ce{{{}}}$"}
@@ -146,16 +150,31 @@ class _Rendering:
         if shown.startswith(SUPERSCRIPT):
             self._raise(shown.strip(SUPERSCRIPT))
         else:
+            if _FRACTION.match(shown) and self._before(1).isdecimal():
+                self.out.append(" ")  # `3{{frac|1|2}}` is no `31/2`
             self.out.append(shown or CUT)
 
+    def _before(self, length: int) -> str:
+        """The last characters of the text so far."""
+        text = ""
+        for piece in reversed(self.out[-_BASE_PIECES:]):
+            text = piece.replace(CUT, "") + text
+            if len(text) >= length:
+                break
+        return text[-length:]
+
     def _raise(self, text: str) -> None:
-        """A superscript: behind `^` where it is a number above a number, letter or bracket."""
-        exponent = text.strip()
+        """A superscript: behind `^` where it is a number above a number, letter or bracket, or an exponent of a number
+        in another way (`6–8`, `−n`).
+        """
+        exponent, before = text.strip(), self._before(_BASE_LENGTH)
         is_exponent = bool(_EXPONENT.fullmatch(exponent))
+        base = before[-1:]
         if is_exponent or _CHARGE.fullmatch(exponent):
-            before = next((piece for piece in reversed(self.out) if piece.strip(CUT)), "").rstrip(CUT)[-1:]
-            if before.isdecimal() or (is_exponent and (before.isalnum() or before in tuple(")]}|"))):
+            if base.isdecimal() or (is_exponent and (base.isalnum() or base in tuple(")]}|"))):
                 text = f"^{exponent}"
+        elif base.isdecimal():
+            text = power(before, text, "") or text
         self.out.append(text)
 
     def argument(self, node: Argument) -> None:

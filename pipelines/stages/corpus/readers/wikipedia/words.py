@@ -13,8 +13,10 @@ from pipelines.stages.corpus.readers.wikipedia.quantities import Values, positio
 
 Show = Callable[[Values, str], str]
 
+SUPERSCRIPT = "\x05"  # around what the renderer raises, since how it does depends on what stands before
 BLOCK = "\x06"  # an edge of a paragraph
 
+_NAMED_CENTURY = re.compile(r"([ivxl]+)(er|e) siècle( av\. j\.-c\.)?")
 _CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,8})*")
 
 
@@ -170,7 +172,7 @@ def link_elsewhere(values: Values, language: str) -> str:
     parts = positional(values)
     if len(parts) > 2 and _CODE.fullmatch(parts[0]):
         return parts[3] if len(parts) > 3 and parts[3] else parts[1] or parts[2]
-    return parts[0] if parts else ""
+    return parts[0] if parts and parts[0] else first_of(values, "fr", "trad")
 
 
 def link_and_label(values: Values, language: str) -> str:
@@ -187,6 +189,21 @@ def ship(name: str) -> Show:
     return show
 
 
+def any_ship(values: Values, language: str) -> str:
+    """{{ship|HMS|Victory|1765|2}}: prefix, name, number or year; a form says which of them are shown."""
+    prefix, ship, number, form = [*positional(values), "", "", "", ""][:4]
+    named = " ".join(filter(None, (prefix, ship)))
+    return f"{named} ({number})" if number and not form else named
+
+
+def named_century(name: str) -> str:
+    """French: {{XXe siècle}}, {{IIe siècle av. J.-C.}}, which have no values; empty for another name."""
+    found = _NAMED_CENTURY.fullmatch(name)
+    if found is None:
+        return ""
+    return f"{found[1].upper()}{found[2]} siècle" + (" av. J.-C." if found[3] else "")
+
+
 def century(values: Values, language: str) -> str:
     """French: {{s|XIX|e}}; Russian has a template of that name that keeps words in a line."""
     numeral, *more = positional(values) or [""]
@@ -200,7 +217,9 @@ def centuries(values: Values, language: str) -> str:
 
 def power_of_ten(values: Values, language: str) -> str:
     power = values.get("1", "").strip()
-    return f"×10^{power}" if power else "e" if language == "fr" else ""  # there the ending of an ordinal
+    if language == "fr":  # there what is raised, the ending of an ordinal if nothing is said
+        return f"{SUPERSCRIPT}{power}{SUPERSCRIPT}" if power else "e"
+    return f"×10^{power}" if power else ""
 
 
 def money(sign: str) -> Show:
