@@ -46,6 +46,8 @@ from pipelines.stages.alignment.correction import Correction as Correction
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
 from pipelines.stages.alignment.rewards import *
+from pipelines.stages.compression.balancing import *
+from pipelines.stages.compression.rounding import *
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.alignment.offline.losses import *

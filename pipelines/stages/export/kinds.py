@@ -178,7 +178,7 @@ def _called(artifact: Artifact) -> str:
 
 def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
-        return (artifact.spec["scheme"], "compressed-tensors")
+        return (artifact.spec["scheme"], "bitsandbytes" if artifact.spec["scheme"] == "nf4" else "compressed-tensors")
     losses = (artifact.spec["loss"]["type"],) if artifact.kind == "dpo" else ()
     return (
         *TAGS.get(artifact.kind, ()),
@@ -223,9 +223,17 @@ def _done(artifact: Artifact) -> str:
         "extended": "given rows for new pieces of its vocabulary",
         "rlhf": "reinforcement learning (GRPO)",
         "reward": "a head that scores answers, trained on pairs (Bradley-Terry)",
-        "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}, without further training",
+        "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}{_ways(spec)}, without further training",
     }
     return done.get(artifact.kind) or _said_by_its_spec(artifact)
+
+
+def _ways(spec: dict[str, Any]) -> str:
+    """By which methods weights were rounded, where not simply to nearest."""
+    named = {"gptq": "GPTQ", "awq": "AWQ", "smooth_quant": "SmoothQuant"}
+    used = [(spec.get(name) or {}).get("type") for name in ("balancing", "rounding")]
+    ways = [named[way] for way in used if way in named]
+    return f" by {' and '.join(ways)}" if ways else ""
 
 
 def _loss(artifact: Artifact) -> str:
