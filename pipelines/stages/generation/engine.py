@@ -270,12 +270,17 @@ class GenerationEngine:
 
     def resident_bytes(self) -> int:
         """Resident memory of the whole process, KV cache included, without what the allocator merely keeps."""
-        import psutil
+        return resident_bytes()
 
-        gc.collect()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
-        return int(psutil.Process().memory_info().rss)
+
+def resident_bytes() -> int:
+    """Resident memory of this process, without what the allocator merely keeps."""
+    import psutil
+
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
