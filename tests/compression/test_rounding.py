@@ -187,7 +187,7 @@ def test_balancing_changes_nothing_that_is_computed(balancing: Any, model: Path)
     """And the figures of what comes in are those of the balanced model."""
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     unturned(network)
-    layers = linear_layers(network, QuantizeSpec())
+    layers = linear_layers(network)
     before = logits(network)
     told = []
     for block in walk(network, layers, tokens()):
@@ -203,7 +203,7 @@ def test_balancing_changes_nothing_that_is_computed(balancing: Any, model: Path)
 def test_figures_are_those_of_the_inputs(model: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     unturned(network)
-    layers = linear_layers(network, QuantizeSpec())
+    layers = linear_layers(network)
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
     hooks = [
         layer.register_forward_pre_hook(lambda _, given, name=name: seen[name].append(given[0].flatten(0, -2)))

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
-from pipelines.specs import QuantizeSpec
+from pipelines.specs import PruneSpec, QuantizeSpec
 from pipelines.stages.tuning.conversations import read_conversations
 from pipelines.stages.tuning.encoding import Refused, encode
 from pipelines.stages.tuning.templates import as_served
 
 
-def calibration_sequences(model: Path, texts: Artifact, spec: QuantizeSpec) -> list[Tensor]:
+def calibration_sequences(model: Path, texts: Artifact, spec: QuantizeSpec | PruneSpec) -> list[Tensor]:
     """Token ids (calibration_tokens,) each, of the training part: texts in a random order, one after the other, the
     end-of-text token between them.
 
@@ -36,7 +36,7 @@ def calibration_sequences(model: Path, texts: Artifact, spec: QuantizeSpec) -> l
             return list(torch.tensor(found[: wanted * length]).view(wanted, length))
     raise InputError(
         f"{texts.record.ref} has {len(found):,} tokens to calibrate on, and {wanted} sequences of {length} are wanted",
-        "Lower quantized.calibration_sequences or quantized.calibration_tokens.",
+        f"Lower {spec.kind}.calibration_sequences or {spec.kind}.calibration_tokens.",
     )
 
 

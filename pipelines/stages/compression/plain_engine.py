@@ -1,4 +1,4 @@
-"""An engine over transformers, for what vLLM cannot open: asked as a `GenerationEngine`, one sequence after the other."""
+"""An engine over transformers, for what vLLM cannot open: asked as a `GenerationEngine`, a sequence at a time."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from pipelines.specs import QuantizeSpec, ScalingSpec
+from pipelines.specs import QualitySpec, QuantizeSpec, ScalingSpec
 from pipelines.stages.compression.plain_engine import PlainEngine
 from pipelines.stages.generation.engine import (
     INITIAL,
@@ -115,7 +115,7 @@ def compare(
     }
 
 
-def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) -> Questions:
+def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec | QualitySpec) -> Questions:
     """The first held-out conversations that have an answer and fit into the model's context, and how many do not.
 
     Raises InputError where none does.
@@ -144,7 +144,7 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
         raise InputError(
             f"{conversations.record.ref}: none of {len(rows)} held-out conversations has an answer and fits into the "
             f"model's {limit} tokens",
-            "Give shorter ones, or lower quantized.report_tokens.",
+            f"Give shorter ones, or lower {spec.kind}.report_tokens.",
         )
     return Questions(whole, prompts, len(rows) - len(whole), longest, spec.report_tokens, tokenizer.eos_token_id)
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from cluster.core.errors import SpecError
-from cluster.core.specs.spec import Spec
+from cluster.core.specs.spec import ANY, Spec
 from pipelines.stages.compression.balancing import AnyBalancing
+from pipelines.stages.compression.pruning import AnyPruning, Magnitude
 from pipelines.stages.compression.rounding import AnyRounding, Nearest
 from pipelines.stages.training.spec import CONVERSATIONS, MODELS
 
@@ -92,3 +93,52 @@ class QuantizeSpec(Spec, frozen=True):
 
     def unused_inputs(self) -> Collection[str]:
         return () if self.calibrated else (CALIBRATION,)
+
+
+class PruneSpec(Spec, frozen=True):
+    """A model with fewer weights, or with many that are zero. Training it further makes up for what that costs."""
+
+    kind: ClassVar[str] = "pruned"
+    stage: ClassVar[str] = "pipelines.stages.compression.prune_stage:build"
+    inputs: ClassVar[dict[str, str]] = {"model": MODELS, CALIBRATION: f"corpus|{CONVERSATIONS}"}
+    optional_inputs: ClassVar[tuple[str, ...]] = (CALIBRATION,)
+
+    method: AnyPruning = Magnitude()
+    """What goes: `magnitude` and `wanda` make single weights zero, `neurons` takes whole neurons of the MLPs out. The
+    last two want the input `calibration`."""
+    calibration_sequences: Annotated[int, Meta(ge=1)] = 128
+    """Sequences of the calibration, drawn from the training part of its texts (Wanda, section 4: 128)."""
+    calibration_tokens: Annotated[int, Meta(ge=1)] = 512
+    """Tokens of each."""
+    seed: Annotated[int, Meta(ge=0)] = 0
+    """Seed of the choice of these sequences."""
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if self.method.calibrated and CALIBRATION not in inputs:
+            raise SpecError(
+                f"pruned.method: it wants texts to calibrate on, and there is no input `{CALIBRATION}`",
+                "Give a corpus: --set pruned.inputs.calibration=corpus/mine.",
+            )
+
+    def unused_inputs(self) -> Collection[str]:
+        return () if self.method.calibrated else (CALIBRATION,)
+
+
+class QualitySpec(Spec, frozen=True):
+    """What compressed models save and cost beside their original: memory for inference and for tuning, perplexity,
+    agreement, size, speed. Further inputs are models, or benchmarks of them and of the original, under any names."""
+
+    kind: ClassVar[str] = "quality"
+    stage: ClassVar[str] = "pipelines.stages.compression.quality_stage:build"
+    inputs: ClassVar[dict[str, str]] = {
+        "original": MODELS,
+        "conversations": CONVERSATIONS,
+        ANY: f"{MODELS}|benchmark",
+    }
+
+    report_conversations: Annotated[int, Meta(ge=1)] = 64
+    """Held-out conversations that each model is asked: perplexity of their answers, and greedy answers of its own."""
+    report_tokens: Annotated[int, Meta(ge=1)] = 32
+    """Greedy tokens per conversation that are compared with the original's."""
+    tuning_tokens: Annotated[int, Meta(ge=0)] = 256
+    """Length of the sequence that tuning is measured with; 0 measures none."""

@@ -1,7 +1,8 @@
 """What tuning takes of memory, measured: a process of its own loads a model, adapts it, and takes two steps.
 
-`python -m pipelines.stages.compression.tuning_memory FOLDER METHOD TOKENS`, where METHOD is `lora`, `int8` or `nf4` (the
-last two: low-rank updates over packed weights), prints the peak of its resident memory, and what it was before the model.
+`python -m pipelines.stages.compression.tuning_memory FOLDER METHOD TOKENS`, where METHOD is `lora`, `int8` or `nf4`
+(the last two: low-rank updates over packed weights), prints the peak of its resident memory, and what it was before the
+model.
 """
 
 from __future__ import annotations

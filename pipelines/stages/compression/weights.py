@@ -46,13 +46,13 @@ def check(folder: Path, spec: QuantizeSpec) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
         unturned(model)
-    layers = linear_layers(model, spec)
+    layers = linear_layers(model, spec.keep)
     if not layers:
         raise InputError(
             f"{folder}: {config.model_type} has no linear layer in its blocks that is to be rounded",
             "Give a model of the Llama family or GPT-2, and keep less.",
         )
-    if missing := [end for end in spec.keep if not any(name.endswith(end) for name in _linear(model))]:
+    if missing := [end for end in spec.keep if not any(name.endswith(end) for name in linear_layers(model))]:
         raise SpecError(
             f"quantized.keep: no linear layer ends in {missing[0]!r}", f"One is called {next(iter(layers))}."
         )
@@ -80,7 +80,7 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
         return write_nf4(folder, into)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     turned = unturned(model)
-    layers = linear_layers(model, spec)
+    layers = linear_layers(model, spec.keep)
     for name, layer in layers.items():
         if not layer.weight.isfinite().all():
             raise InputError(f"{folder}: {name} holds numbers that are not finite", "Train the model again.")
@@ -152,15 +152,17 @@ def unturned(model: nn.Module) -> list[str]:
     return turned
 
 
-def linear_layers(model: Any, spec: QuantizeSpec) -> dict[str, nn.Linear]:
-    """The layers to quantize, by name."""
-    return {name: layer for name, layer in _linear(model).items() if not name.endswith(spec.keep or ("\n",))}
-
-
-def _linear(model: Any) -> dict[str, nn.Linear]:
-    """All linear layers but the output layer."""
+def linear_layers(model: Any, keep: tuple[str, ...] = ()) -> dict[str, nn.Linear]:
+    """All linear layers by name, but the output layer and those whose names end in one of `keep`."""
     head = model.get_output_embeddings()
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    return {name: layer for name, layer in found.items() if not (keep and name.endswith(keep))}
+
+
+def turned_back(weights: dict[str, Tensor], turned: list[str]) -> dict[str, Tensor]:
+    """Weights by name, those of a `Conv1D` on their side again, as who reads them expects of GPT-2."""
+    names = {f"{name}.weight" for name in turned}
+    return {name: weight.T.contiguous() if name in names else weight for name, weight in weights.items()}
 
 
 def _targets(turned: list[str]) -> list[str]:
@@ -176,11 +178,8 @@ def _ignored(model: Any, rounded: dict[str, Rounded]) -> list[str]:
 
 
 def _stored(model: Any, turned: list[str]) -> dict[str, Tensor]:
-    """The weights as the files hold them: those of a `Conv1D` on their side, as who reads them expects of GPT-2."""
-    found = dict(model.state_dict())
-    for name in turned:
-        if (weight := found.get(f"{name}.weight")) is not None:
-            found[f"{name}.weight"] = weight.T.contiguous()
+    """The weights as the files hold them, an output layer that is the embedding but once."""
+    found = turned_back(model.state_dict(), turned)
     if model.config.tie_word_embeddings:
         head = model.get_output_embeddings()
         found.pop(next(f"{name}.weight" for name, module in model.named_modules() if module is head), None)

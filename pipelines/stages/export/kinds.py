@@ -24,7 +24,7 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",)}  # fmt: skip
+        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",), "pruned": ("pruned",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -60,7 +60,7 @@ class Kind:
     @property
     def last_trained(self) -> Artifact:
         """The model whose training was the last."""
-        return next(artifact for artifact in reversed(self.chain) if artifact.kind != "quantized")
+        return next(artifact for artifact in reversed(self.chain) if artifact.kind not in ("quantized", "pruned"))
 
     @property
     def chats(self) -> bool:
@@ -222,10 +222,17 @@ def _done(artifact: Artifact) -> str:
         "pretrained": f"taken in as others trained it ({origin(artifact) if artifact.kind == 'pretrained' else ''})",
         "extended": "given rows for new pieces of its vocabulary",
         "rlhf": "reinforcement learning (GRPO)",
+        "pruned": f"pruned by {_pruned_by(spec)}",
         "reward": "a head that scores answers, trained on pairs (Bradley-Terry)",
         "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}{_ways(spec)}, without further training",
     }
     return done.get(artifact.kind) or _said_by_its_spec(artifact)
+
+
+def _pruned_by(spec: dict[str, Any]) -> str:
+    method = spec.get("method") or {}
+    share = method.get("pattern") or method.get("fraction")
+    return f"{method.get('type')} ({' of '.join(map(str, share)) if isinstance(share, list) else share})"
 
 
 def _ways(spec: dict[str, Any]) -> str:
