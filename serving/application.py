@@ -111,6 +111,11 @@ def _kept_at(feedback: Feedback) -> Feedback:
 
 
 def _check_over_transformers(spec: EndpointSpec, artifact: Artifact) -> None:
+    for field, usual in (("quantization", ""), ("kv_cache_dtype", "auto")):
+        if getattr(spec, field) != usual:
+            raise SpecError(
+                f"endpoint.{field}: {artifact.record.ref} is served by transformers, which has none", "Leave it out."
+            )
     if spec.gpus > 1:
         raise SpecError("endpoint.gpus: a model over transformers is on one GPU", "Set it to 1 or 0.")
     limit = context_of(artifact)

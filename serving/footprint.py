@@ -47,7 +47,8 @@ def footprint(spec: EndpointSpec, artifact: Artifact) -> Footprint:
     weights = sum(file.size_bytes for name, file in artifact.record.files.items() if name.endswith(WEIGHTS))
     if "quantization_config" not in config:
         weights = weights * BYTES.get(dtype, 2) // BYTES.get(stored, 2)
-    per_token = kv_bytes_per_token(config, BYTES.get(dtype, 2))
+    weights = weights // BYTES.get(dtype, 2) if spec.quantization else weights  # a byte for each
+    per_token = kv_bytes_per_token(config, BYTES.get(dtype, 2) if spec.kv_cache_dtype == "auto" else 1)
     cache = int(arguments.get("kv_cache_memory_bytes", 0))
     return Footprint(
         engine="vLLM",

@@ -7,6 +7,7 @@ What the weights stand for is exact; activations that vLLM rounds while it serve
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,20 @@ def plain_weights(folder: Path, config: Any, quantization: dict[str, Any]) -> di
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     groups = list(QuantizationConfig.model_validate(quantization).config_groups.values())
-    embeddings = next((group for group in groups if group.targets == ["Embedding"]), None)
-    linear = next(group for group in groups if group is not embeddings)
     stored = {name: w for path in sorted(folder.glob("*.safetensors")) for name, w in load_file(path).items()}
     found = {}
     for module in [name.removesuffix(".weight_scale") for name in stored if name.endswith(".weight_scale")]:
         kind = model.get_submodule(module)
-        scheme = embeddings if isinstance(kind, torch.nn.Embedding) else linear
-        assert scheme is not None
+        scheme = _scheme(module, type(kind).__name__, groups)
         parts = {key[len(module) + 1 :]: stored.pop(key) for key in list(stored) if key.startswith(f"{module}.weight")}
         if isinstance(kind, Conv1D) and "weight" in parts:
             parts["weight"] = parts["weight"].T  # on its side, as the family's other weights are
         weight = BaseCompressor.get_value_from_registry(scheme.format).decompress(parts, scheme)["weight"]
         found[f"{module}.weight"] = weight.T.contiguous() if isinstance(kind, Conv1D) else weight
     return stored | found
+
+
+def _scheme(name: str, kind: str, groups: list[Any]) -> Any:
+    """The group that a module belongs to: by its name or a pattern of it before its class."""
+    named = [g for g in groups for t in g.targets if t == name or (t.startswith("re:") and re.match(t[3:], name))]
+    return (named or [group for group in groups if kind in group.targets])[0]

@@ -193,7 +193,7 @@ def test_the_scale_loses_least(seed: int, outlier: float, scheme: str) -> None:
     weight = torch.randn((8, 64), generator=generator)
     weight[3, 5] *= outlier
     weight[4] = 0
-    how = arguments(QuantizeSpec(scheme=scheme))["weights"]  # type: ignore[arg-type]
+    how = arguments(scheme, QuantizeSpec())["weights"]
     scale, _ = best_scale(weight, how)
     assert scale.shape == (8, 2 if scheme == "int4" else 1)
     assert torch.equal(scale, scale.bfloat16().float()) and bool((scale > 0).all())

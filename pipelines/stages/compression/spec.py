@@ -35,6 +35,7 @@ class QuantizeSpec(Spec, frozen=True):
         "rounding",
         "balancing",
         "keep",
+        "eight_bits",
         "embeddings",
         "calibration_sequences",
         "calibration_tokens",
@@ -54,6 +55,9 @@ class QuantizeSpec(Spec, frozen=True):
     """What is done to the weights before: `awq`, `smooth_quant`; both want the input `calibration`."""
     keep: tuple[str, ...] = ()
     """Linear layers that stay in bfloat16, by the ends of their names, such as `0.mlp.down_proj`."""
+    eight_bits: tuple[str, ...] = ()
+    """Linear layers of an `int4` that are of `int8`, by the ends of their names: the most sensitive ones, such as
+    `mlp.down_proj`."""
     embeddings: Literal["bfloat16", "int8"] = "bfloat16"
     """`int8`: a scale for each row of the embedding, and so of an output layer that is tied to it. A fifth of a small
     model is its embedding; vLLM takes a tied one through Trunkline only."""
@@ -76,6 +80,8 @@ class QuantizeSpec(Spec, frozen=True):
     def check(self) -> None:
         if self.zero_points and self.scheme != "int4":
             raise SpecError(f"quantized.zero_points: {self.scheme} has none", "Leave it at false.")
+        if self.eight_bits and self.scheme != "int4":
+            raise SpecError(f"quantized.eight_bits: those of {self.scheme} cannot be told apart", "Leave it out.")
         others = (self.calibrated, self.keep, self.embeddings != "bfloat16")
         if self.scheme == "nf4" and any(others):
             raise SpecError(

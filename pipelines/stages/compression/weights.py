@@ -6,6 +6,7 @@ lose most there. GPT-2's `Conv1D`, which is a linear layer that lies on its side
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from pipelines.stages.compression.rounding.rounding import Rounded
 from pipelines.stages.compression.statistics import walk
 
 TILE = 32  # vLLM's 4-bit kernel for CPUs wants layers whose sides are multiples of this
+# What vLLM makes one layer of, with one scheme.
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 EMBEDDINGS = QuantizationArgs(num_bits=8, strategy="channel")  # a scale for each row
 
 Progress = Callable[[int, int], None]
@@ -52,13 +55,13 @@ def check(folder: Path, spec: QuantizeSpec) -> None:
             f"{folder}: {config.model_type} has no linear layer in its blocks that is to be rounded",
             "Give a model of the Llama family or GPT-2, and keep less.",
         )
-    if missing := [end for end in spec.keep if not any(name.endswith(end) for name in linear_layers(model))]:
-        raise SpecError(
-            f"quantized.keep: no linear layer ends in {missing[0]!r}", f"One is called {next(iter(layers))}."
-        )
+    _check_ends("keep", spec.keep, linear_layers(model))
+    _check_ends("eight_bits", spec.eight_bits, layers)
     if spec.balancing is not None:
         spec.balancing.check(config.model_type)
-    for name, layer in layers.items() if spec.scheme == "int4" else ():
+    for name, layer in layers.items():
+        if spec.scheme != "int4" or _ends(name, spec.eight_bits):
+            continue
         if layer.in_features % spec.group_size:
             raise SpecError(
                 f"quantized.group_size: {spec.group_size} does not divide the {layer.in_features} inputs of {name}",
@@ -69,6 +72,24 @@ def check(folder: Path, spec: QuantizeSpec) -> None:
                 f"quantized.scheme: int4 wants multiples of {TILE}, and {name} has {layer.out_features} outputs",
                 "Set `scheme: int8`.",
             )
+
+
+def _check_ends(field: str, ends: tuple[str, ...], layers: dict[str, nn.Linear]) -> None:
+    """Raise SpecError for ends that no layer's name has, and for layers that vLLM makes one of, of which some have."""
+    if missing := [end for end in ends if not any(name.endswith(end) for name in layers)]:
+        raise SpecError(f"quantized.{field}: no linear layer ends in {missing[0]!r}", f"One is {next(iter(layers))}.")
+    for name in [name for name in layers if _ends(name, ends)]:
+        before, _, last = name.rpartition(".")
+        for other in next((fused for fused in FUSED if last in fused), ()):
+            if not _ends(f"{before}.{other}", ends):
+                raise SpecError(
+                    f"quantized.{field}: vLLM makes one layer of {name} and {before}.{other}, and only one is named",
+                    "Name both, or none.",
+                )
+
+
+def _ends(name: str, ends: tuple[str, ...]) -> bool:
+    return bool(ends) and name.endswith(ends)
 
 
 def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, sequences: Sequence[Tensor] = ()) -> int:
@@ -84,13 +105,17 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
     for name, layer in layers.items():
         if not layer.weight.isfinite().all():
             raise InputError(f"{folder}: {name} holds numbers that are not finite", "Train the model again.")
-    scheme = QuantizationScheme(targets=_targets(turned), **arguments(spec))
+    ends = [f".*{re.escape(end)}$" for end in spec.eight_bits]
+    groups = {"all": QuantizationScheme(targets=_targets(turned, ends), **arguments(spec.scheme, spec))}
+    if ends:
+        patterns = [f"re:{end}" for end in ends]
+        groups["eight_bits"] = QuantizationScheme(targets=patterns, **arguments("int8", spec))
+    grids = {name: groups["eight_bits" if _ends(name, spec.eight_bits) else "all"].weights for name in layers}
     rounded: dict[str, Rounded] = {}
-    for name, found in _rounded(model, layers, spec, scheme.weights, sequences):
+    for name, found in _rounded(model, layers, spec, grids, sequences):
         rounded[name] = found
         layers[name].weight.data = found.weight  # what comes after it is to make up for its error
         progress(len(rounded), len(layers))
-    groups = {"all": scheme}
     embedding = model.get_input_embeddings()
     if spec.embeddings == "int8":
         groups["embeddings"] = QuantizationScheme(targets=["Embedding"], weights=EMBEDDINGS)
@@ -101,7 +126,7 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
     for name, found in rounded.items():
         module = model.get_submodule(name)
         module.weight_scale.data = found.scale
-        if spec.zero_points and name in layers:
+        if not module.quantization_scheme.weights.symmetric:
             module.weight_zero_point.data = found.zero_point.to(module.weight_zero_point.dtype)
         compress_module(module)
     compressor = ModelCompressor.from_pretrained_model(model)
@@ -112,23 +137,27 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
 
 
 def _rounded(
-    model: Any, layers: dict[str, nn.Linear], spec: QuantizeSpec, grid: QuantizationArgs, sequences: Sequence[Tensor]
+    model: Any,
+    layers: dict[str, nn.Linear],
+    spec: QuantizeSpec,
+    grids: dict[str, QuantizationArgs],
+    sequences: Sequence[Tensor],
 ) -> Iterator[tuple[str, Rounded]]:
     """The layers' new weights, in their order; each is asked for when those before it are in place."""
     if not spec.calibrated:
         for name, layer in layers.items():
-            yield name, spec.rounding.round(layer.weight.data, grid, None)
+            yield name, spec.rounding.round(layer.weight.data, grids[name], None)
         return
     for block in walk(model, layers, sequences):
         if spec.balancing is not None:
-            spec.balancing.balance(block, model.config.model_type, grid)
+            spec.balancing.balance(block, model.config.model_type, grids)
         for name, layer in block.layers.items():
-            yield name, spec.rounding.round(layer.weight.data, grid, block.statistics[name])
+            yield name, spec.rounding.round(layer.weight.data, grids[name], block.statistics[name])
 
 
-def arguments(spec: QuantizeSpec) -> dict[str, QuantizationArgs]:
+def arguments(scheme: str, spec: QuantizeSpec) -> dict[str, QuantizationArgs]:
     """How weights and activations are quantized."""
-    if spec.scheme == "int4":
+    if scheme == "int4":
         symmetric = not spec.zero_points
         return {
             "weights": QuantizationArgs(num_bits=4, strategy="group", group_size=spec.group_size, symmetric=symmetric)
@@ -165,10 +194,14 @@ def turned_back(weights: dict[str, Tensor], turned: list[str]) -> dict[str, Tens
     return {name: weight.T.contiguous() if name in names else weight for name, weight in weights.items()}
 
 
-def _targets(turned: list[str]) -> list[str]:
-    """What the scheme is for. Names of `Conv1D` rather than a class: then transformers, which has no integers for
-    those, refuses the model, where by the class it would take the integers for weights."""
-    return [f"re:.*{last}$" for last in sorted({name.rpartition(".")[2] for name in turned})] or ["Linear"]
+def _targets(turned: list[str], others: list[str]) -> list[str]:
+    """What the scheme is for: all layers but those of the patterns `others`. Of `Conv1D` names rather than a class:
+    then transformers, which has no integers for those, refuses the model, where by the class it would take the integers
+    for weights."""
+    if not turned:
+        return ["Linear"]  # a pattern goes before a class
+    apart = f"(?!{'|'.join(others)})" if others else ""
+    return [f"re:{apart}.*{last}$" for last in sorted({name.rpartition(".")[2] for name in turned})]
 
 
 def _ignored(model: Any, rounded: dict[str, Rounded]) -> list[str]:

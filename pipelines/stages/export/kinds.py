@@ -24,7 +24,8 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",), "pruned": ("pruned",)}  # fmt: skip
+        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",),
+        "pruned": ("pruned",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 

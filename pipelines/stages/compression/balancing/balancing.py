@@ -44,8 +44,9 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"Leave it out, or give a model of one of these families: {', '.join(PAIRS)}.",
             )
 
-    def balance(self, block: Block, model_type: str, grid: QuantizationArgs) -> None:
-        """Divide and multiply the weights of a block, and the figures of what comes into its layers likewise."""
+    def balance(self, block: Block, model_type: str, grids: dict[str, QuantizationArgs]) -> None:
+        """Divide and multiply the weights of a block, and the figures of what comes into its layers likewise. `grids`:
+        what its layers will be rounded to, by name."""
         import torch
 
         for before, taking in PAIRS[model_type]:
@@ -57,7 +58,7 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if source.weight.shape[0] != layers[0].in_features:
                 continue  # fewer heads of values than of queries
             with torch.no_grad():
-                found = self.scales(layers, block.statistics[names[0]], grid)
+                found = self.scales(layers, block.statistics[names[0]], grids[names[0]])
                 source.weight.div_(found.view(-1, *[1] * (source.weight.ndim - 1)))
                 if getattr(source, "bias", None) is not None:
                     source.bias.div_(found)
