@@ -121,6 +121,8 @@ def test_families_of_unknown_neurons_are_refused() -> None:
         Neurons().check(AutoConfig.for_model("bert"))
     with pytest.raises(SpecError, match="no input `calibration`"):
         PruneSpec(method=Wanda()).check_inputs({"model": None})
+    with pytest.raises(SpecError, match="4 of 4 is all"):
+        Magnitude(pattern=(4, 4)).check(None)
     with pytest.raises(SpecError, match="muon moves zeros"):
         SftSpec(method=Full(keep_zeros=True), optimizer="muon").check()
 

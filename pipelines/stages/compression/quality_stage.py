@@ -54,7 +54,7 @@ def build(ctx: Context[QualitySpec]) -> dict[str, Any]:
     questions = read_questions(original.local(), ctx.inputs["conversations"], ctx.spec)
     connect(ctx.scaling)
     asked = {ORIGINAL: (original, ORIGINAL), HALF: (original, HALF)}
-    asked |= {name: (model, dtype_of(model)) for name, model in models.items()}
+    asked |= {name: (model, HALF) for name, model in models.items()}
     rows: dict[str, dict[str, Any]] = {}
     reference: Answers | None = None
     for number, (name, (model, dtype)) in enumerate(asked.items()):
@@ -96,11 +96,6 @@ def row(answers: Answers, reference: Answers) -> dict[str, Any]:
         "resident_bytes": answers.resident_bytes,
         "tokens_per_second": answers.tokens_per_second,
     }
-
-
-def dtype_of(model: Artifact) -> str:
-    """What an engine computes in: a quantized model's own numbers, else those of the original's first row."""
-    return HALF if QUANTIZATION in read_config(model) else ORIGINAL
 
 
 def weight_bytes(model: Artifact, dtype: str) -> int:

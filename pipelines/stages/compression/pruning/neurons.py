@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from msgspec import Meta
 
 from cluster.core.errors import SpecError
 from pipelines.stages.compression.pruning.pruning import Pruning, Share
@@ -27,7 +29,7 @@ class Neurons(Pruning, frozen=True, tag="neurons"):
 
     fraction: Share = 0.25
     """Share of the neurons that go; what stays is rounded up to a multiple of `multiple`."""
-    multiple: int = 32
+    multiple: Annotated[int, Meta(ge=1)] = 32
     """Of which the number of neurons stays a multiple: kernels and groups of quantization want it."""
 
     def check(self, config: Any) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from cluster.core.errors import SpecError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -35,19 +37,23 @@ class Pruning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Unstructured(Pruning, frozen=True):
     """Single weights of the linear layers become zero; sizes stay."""
 
+    by_row: ClassVar[bool] = False
+    """Whether weights are compared within their row, and not within the whole layer."""
+
     fraction: Share = 0.5
     """Share of each layer's weights that become zero."""
     pattern: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=2)]] | None = None
     """`[2, 4]`: of every four neighbours in a row two stay, as GPUs' sparse kernels want it (Mishra et al. 2021,
     arXiv:2104.08378); `fraction` is not used then."""
 
+    def check(self, config: Any) -> None:
+        if self.pattern is not None and self.pattern[0] >= self.pattern[1]:
+            stay, of = self.pattern
+            raise SpecError(f"pruned.method.pattern: {stay} of {of} is all", "Let fewer stay, such as [2, 4].")
+
     def importance(self, layer: nn.Linear, statistics: Statistics | None) -> Tensor:
         """How much each weight counts (outputs, inputs)."""
         raise NotImplementedError
-
-    def threshold_dimension(self) -> bool:
-        """Whether weights are compared within their row, and not within the whole layer."""
-        return False
 
     def prune(self, block: Block, config: Any) -> None:
         import torch
@@ -64,7 +70,7 @@ class Unstructured(Pruning, frozen=True):
         if self.pattern is not None:
             stay, of = self.pattern
             groups = importance.unflatten(-1, (-1, of))
-        elif self.threshold_dimension():
+        elif self.by_row:
             groups, stay = importance, importance.shape[-1] - round(self.fraction * importance.shape[-1])
         else:
             groups, stay = importance.flatten(), importance.numel() - round(self.fraction * importance.numel())

@@ -16,11 +16,9 @@ class Wanda(Unstructured, frozen=True, tag="wanda"):
     """The weights of each row become zero whose product with the norm of their inputs is smallest."""
 
     calibrated: ClassVar[bool] = True
+    by_row: ClassVar[bool] = True
 
     def importance(self, layer: nn.Linear, statistics: Statistics | None) -> Tensor:
         """Equation (1): |w| times the norm of its input."""
         assert statistics is not None
         return layer.weight.detach().abs() * statistics.gram.diagonal().sqrt()
-
-    def threshold_dimension(self) -> bool:
-        return True
