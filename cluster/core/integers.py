@@ -64,11 +64,31 @@ def plain_weights(folder: Path, config: Any, quantization: dict[str, Any]) -> di
         kind = model.get_submodule(module)
         scheme = _scheme(module, type(kind).__name__, groups)
         parts = {key[len(module) + 1 :]: stored.pop(key) for key in list(stored) if key.startswith(f"{module}.weight")}
+        parts["weight_scale"] = parts["weight_scale"].float()  # whose products bfloat16 would round
         if isinstance(kind, Conv1D) and "weight" in parts:
             parts["weight"] = parts["weight"].T  # on its side, as the family's other weights are
         weight = BaseCompressor.get_value_from_registry(scheme.format).decompress(parts, scheme)["weight"]
         found[f"{module}.weight"] = weight.T.contiguous() if isinstance(kind, Conv1D) else weight
     return stored | found
+
+
+def grids(folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Of each layer of 4 bits, by its name: scale and least value (outputs, groups) of the 16 numbers that a weight may
+    be."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+    from safetensors.torch import load_file
+
+    stored = {name: w for path in sorted(folder.glob("*.safetensors")) for name, w in load_file(path).items()}
+    found = {}
+    for name in [name.removesuffix(".weight_packed") for name in stored if name.endswith(".weight_packed")]:
+        scale = stored[f"{name}.weight_scale"].float()
+        outputs, inputs = stored[f"{name}.weight_shape"].tolist()
+        if stored[f"{name}.weight_packed"].shape[1] * 8 != inputs:
+            continue  # of 8 bits
+        zero = stored.get(f"{name}.weight_zero_point")
+        points = 0 if zero is None else unpack_from_int32(zero, 4, (outputs, scale.shape[1]), packed_dim=0).float()
+        found[name] = (scale, (-8 - points) * scale)
+    return found
 
 
 def _scheme(name: str, kind: str, groups: list[Any]) -> Any:

@@ -16,7 +16,7 @@ from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, QuantizeSpec
-from pipelines.stages.export.other_formats import write_other
+from pipelines.stages.export.other_formats import plain_model, write_other
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.cli.command import ctl
 
@@ -99,6 +99,18 @@ def test_a_quantized_model_leaves_with_numbers_of_its_own(model: Artifact, store
         kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(folder / f"{model.name}.gguf").tensors}
         assert kinds["blk.0.ffn_up.weight"] == kinds["blk.1.ffn_down.weight"] == numbers
         assert kinds["token_embd.weight"] == "Q8_0" and kinds["blk.0.attn_norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_four_bits_leave_as_they_are(model: Artifact, store: Store, tmp_path: Path, zero_points: bool) -> None:
+    """But for the least value of a group, which float16 rounds."""
+    spec = QuantizeSpec(scheme="int4", zero_points=zero_points)
+    small = build(spec, {"model": model}, store=store, name=model.name)
+    folder = exported(small, tmp_path / "out", "gguf")
+    back = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{model.name}.gguf", dtype=torch.float32)
+    weights, expected = back.state_dict(), plain_model(small).state_dict()
+    for name in [name for name in expected if name.endswith(("proj.weight", "c_attn.weight", "c_fc.weight"))]:
+        assert (weights[name] - expected[name]).abs().max() < 1e-3 * expected[name].abs().max(), name
 
 
 def test_what_llama_cpp_would_cut_otherwise_is_refused(store: Store, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ transformers halves (i, i + n/2), so that the rows of its queries and keys chang
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,22 @@ from pipelines.stages.export.gguf_vocabulary import write_vocabulary
 
 Numbers = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 FAMILIES = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}
+BLOCK = 32  # weights of a block of Q4_1
+NO_GRIDS: Mapping[str, tuple[Any, Any]] = {}
 PLAIN = GGMLQuantizationType.F32  # what is no matrix: norms and biases
 ON_ITS_SIDE = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # of a `Conv1D`
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16"}
 
 
-def write_gguf(model: Any, folder: Path, into: Path, name: str, numbers: Numbers) -> None:
+def write_gguf(
+    model: Any, folder: Path, into: Path, name: str, numbers: Numbers, grids: Mapping[str, tuple[Any, Any]] = NO_GRIDS
+) -> None:
     """Write a causal language model of transformers, whose tokenizer is in `folder`, to the file `into`.
 
     `numbers`: of the matrices. Blocks of 32 weights share a scale (`q8_0`, `q4_0`), or a scale and a least value
-    (`q4_1`); the embedding has 8 bits then. Raises InputError for a family or a tokenizer that cannot be written.
+    (`q4_1`); the embedding has 8 bits then. `grids`: of layers whose weights are of 16 numbers a group already, the
+    scale and the least of them (outputs, groups): `q4_1` holds those as they are. Raises InputError for a family or a
+    tokenizer that cannot be written.
     """
     config = model.config
     family = FAMILIES.get(config.model_type)
@@ -57,7 +64,16 @@ def write_gguf(model: Any, folder: Path, into: Path, name: str, numbers: Numbers
             continue
         found = _turned(place, weight.detach().to(torch.float32).numpy(), config)
         wanted = _numbers(target, found, GGMLQuantizationType[kind])
-        writer.add_tensor(target, gguf.quants.quantize(found, wanted), raw_dtype=wanted)
+        grid = grids.get(place.removesuffix(".weight"))
+        if grid and wanted == GGMLQuantizationType.Q4_1:
+            # Those of a `Conv1D` are of its outputs already.
+            scale, least = (
+                part.numpy() if place.endswith(ON_ITS_SIDE) else _turned(place, part.numpy(), config) for part in grid
+            )
+            packed = _as_they_are(found, scale, least)
+        else:
+            packed = gguf.quants.quantize(found, wanted)
+        writer.add_tensor(target, packed, raw_dtype=wanted)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -103,6 +119,18 @@ def _turned(place: str, weight: NDArray[Any], config: Any) -> NDArray[Any]:
         return weight
     split = weight.reshape(number, 2, weight.shape[0] // number // 2, *weight.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))
+
+
+def _as_they_are(weight: NDArray[Any], scale: NDArray[Any], least: NDArray[Any]) -> NDArray[Any]:
+    """Weights (outputs, inputs) that are `least + n * scale` of their group, n from 0 to 15, as blocks of Q4_1: scale
+    and least value in float16, then 16 bytes, of which each holds a weight of the first half and one of the second."""
+    blocks = weight.reshape(len(weight), -1, BLOCK)
+    scale, least = (np.repeat(part, blocks.shape[1] // part.shape[1], axis=1)[..., None] for part in (scale, least))
+    n = np.clip(np.rint((blocks - least) / scale), 0, 15).astype(np.uint8)
+    halves = [part.astype(np.float16).view(np.uint8) for part in (scale, least)]
+    return np.concatenate([*halves, n[..., : BLOCK // 2] | (n[..., BLOCK // 2 :] << 4)], axis=-1).reshape(
+        len(weight), -1
+    )
 
 
 def _numbers(target: str, weight: NDArray[Any], wanted: GGMLQuantizationType) -> GGMLQuantizationType:

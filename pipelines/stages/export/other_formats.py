@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from cluster.core.adapters import over_transformers, require_whole
 from cluster.core.errors import InputError
-from cluster.core.integers import QUANTIZATION, open_plain
+from cluster.core.integers import QUANTIZATION, grids, open_plain
 from cluster.core.model_files import non_writer, read_config
 from cluster.core.storage.artifact import Artifact
 
@@ -38,8 +38,8 @@ def write_other(artifact: Artifact, into: Path, format: Format, numbers: str = "
     if format == "gguf":
         from pipelines.stages.export.gguf_file import write_gguf
 
-        name = artifact.name
-        write_gguf(model, folder, into / f"{name}.gguf", name, numbers or OWN[number_type(artifact)])  # type: ignore[arg-type]
+        name, known = artifact.name, grids(folder) if number_type(artifact) == "int4" else {}
+        write_gguf(model, folder, into / f"{name}.gguf", name, numbers or OWN[number_type(artifact)], known)  # type: ignore[arg-type]
         return
     from pipelines.stages.export.onnx_file import write_onnx
 
