@@ -24,7 +24,9 @@ from pipelines.stages.alignment.offline.spec import ReferenceSpec as ReferenceSp
 from pipelines.stages.alignment.offline.spec import DpoSpec as DpoSpec
 from pipelines.stages.alignment.tasks.spec import TasksSpec as TasksSpec
 from pipelines.stages.alignment.spec import RlhfSpec as RlhfSpec
+from pipelines.stages.compression.spec import PruneSpec as PruneSpec
 from pipelines.stages.compression.spec import QuantizeSpec as QuantizeSpec
+from pipelines.stages.compression.spec import QualitySpec as QualitySpec
 from pipelines.stages.evaluation.spec import EvaluationSpec as EvaluationSpec
 from pipelines.stages.evaluation.spec import PerplexitySpec as PerplexitySpec
 from pipelines.stages.evaluation.spec import BenchmarkSpec as BenchmarkSpec
@@ -46,6 +48,9 @@ from pipelines.stages.alignment.correction import Correction as Correction
 from pipelines.stages.alignment.kl_control import AdaptiveKl as AdaptiveKl
 from pipelines.stages.alignment.losses import *
 from pipelines.stages.alignment.rewards import *
+from pipelines.stages.compression.balancing import *
+from pipelines.stages.compression.pruning import *
+from pipelines.stages.compression.rounding import *
 from pipelines.stages.corpus.dedup.spec import LineDedup as LineDedup
 from pipelines.stages.corpus.dedup.spec import MinHash as MinHash
 from pipelines.stages.alignment.offline.losses import *

@@ -21,7 +21,7 @@ from ray.serve.context import _get_global_client  # `serve.status()` tells neith
 from urllib3.exceptions import InsecureRequestWarning
 
 from cluster.control import runtime
-from cluster.core.adapters import adapter_place
+from cluster.core.adapters import over_transformers
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.specs.endpoint import EndpointSpec
@@ -99,8 +99,8 @@ def deploy(
     surge = before is None or has_room(spec)
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
-    if adapter_place(artifact) is not None:
-        notice(f"{artifact.record.ref} is an adapter: transformers serves it, its answers in turn, and not vLLM")
+    if reason := over_transformers(artifact):
+        notice(f"{artifact.record.ref} is {reason}: transformers serves it, its answers in turn, and not vLLM")
     hush()
     nodes = sum(node["Alive"] for node in ray.nodes())
     proxy = proxies.environment(spec, nodes) if details is None else proxy_environment(details)

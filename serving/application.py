@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cluster.control import forkserver
-from cluster.core.adapters import adapter_place, context_of
+from cluster.core.adapters import context_of, over_transformers
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.feedback import Feedback
@@ -59,8 +59,8 @@ def application(
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
     made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before, **origin}
-    over_vllm = adapter_place(artifact) is None
-    (check_served if over_vllm else _check_adapter)(spec, artifact)
+    over_vllm = not over_transformers(artifact)
+    (check_served if over_vllm else _check_over_transformers)(spec, artifact)
     environment = {
         MODEL_VARIABLE: artifact.record.ref,
         ORIGIN_VARIABLE: json.dumps(made_of),
@@ -110,7 +110,12 @@ def _kept_at(feedback: Feedback) -> Feedback:
     return replace(feedback, path=path)
 
 
-def _check_adapter(spec: EndpointSpec, artifact: Artifact) -> None:
+def _check_over_transformers(spec: EndpointSpec, artifact: Artifact) -> None:
+    for field, usual in (("quantization", ""), ("kv_cache_dtype", "auto")):
+        if getattr(spec, field) != usual:
+            raise SpecError(
+                f"endpoint.{field}: {artifact.record.ref} is served by transformers, which has none", "Leave it out."
+            )
     if spec.gpus > 1:
         raise SpecError("endpoint.gpus: a model over transformers is on one GPU", "Set it to 1 or 0.")
     limit = context_of(artifact)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.core.errors import InputError, SpecError
+from cluster.core.integers import QUANTIZATION
 from cluster.core.model_files import context_tokens, non_writer, read_config
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
 
+HEAD_MULTIPLE = 32  # vLLM's attention for CPUs keeps 8-bit floating point for heads of such widths
 WEIGHTS = (".safetensors", ".bin")
 
 
@@ -20,9 +22,30 @@ def check_served(spec: EndpointSpec, artifact: Artifact) -> None:
         raise InputError(f"{artifact.record.ref} has no weights", "Build it again.")
     if found := non_writer(config):
         raise InputError(f"{artifact.record.ref} does not write: it is a {found}", "Serve a model that generates.")
+    if spec.quantization and QUANTIZATION in config:
+        raise SpecError(
+            f"endpoint.quantization: {artifact.record.ref} is quantized already",
+            "Leave it empty, or serve the model that it was made from.",
+        )
+    _check_cache(spec, config)
     limit = context_tokens(config)
     if limit and spec.max_model_len > limit:
         raise SpecError(f"endpoint.max_model_len: {spec.max_model_len} is beyond the model's own {limit}", "Lower it.")
+
+
+def _check_cache(spec: EndpointSpec, config: dict[str, Any]) -> None:
+    """Raise SpecError for a cache that vLLM's attention on CPUs does not have."""
+    text = config.get("text_config") or config
+    hidden, heads = (
+        text.get(a) or text.get(b) for a, b in (("hidden_size", "n_embd"), ("num_attention_heads", "n_head"))
+    )
+    width = text.get("head_dim") or (hidden // heads if hidden and heads else 0)
+    if spec.kv_cache_dtype != "auto" and not spec.gpus and width % HEAD_MULTIPLE:
+        raise SpecError(
+            f"endpoint.kv_cache_dtype: on CPUs vLLM has {spec.kv_cache_dtype} for heads whose width is a multiple of "
+            f"{HEAD_MULTIPLE}, and this model's are {width} wide",
+            "Leave it at auto.",
+        )
 
 
 def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
@@ -30,6 +53,10 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
     config = read_config(artifact)
     found: dict[str, Any] = {"dtype": spec.dtype, "disable_log_stats": False}  # /metrics tells them
     # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
+    if spec.quantization:
+        found["quantization"] = spec.quantization
+    if spec.kv_cache_dtype != "auto":
+        found["kv_cache_dtype"] = spec.kv_cache_dtype
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length
     if spec.max_running:
@@ -41,7 +68,7 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
     # The engine's process holds the model itself: vLLM would start another for it, which imports everything once more
     # and, after each request, turns in a loop for a second: half of a laptop.
     found["distributed_executor_backend"] = "uni"
-    if spec.dtype == "auto" and "quantization_config" not in config:
+    if spec.dtype == "auto" and QUANTIZATION not in config:
         found["dtype"] = "float32"  # integer kernels have no float32: a quantized model says its own
     return found
 

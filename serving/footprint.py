@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from cluster.core.adapters import adapter_place
+from cluster.core.adapters import over_transformers
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
@@ -35,7 +35,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
 def footprint(spec: EndpointSpec, artifact: Artifact) -> Footprint:
     """What one replica of a model artifact takes. Raises InputError for what is no model, SpecError as the spec's."""
-    if adapter_place(artifact) is not None:
+    if over_transformers(artifact):
         weights = sum(file.size_bytes for name, file in artifact.record.files.items() if name.endswith(WEIGHTS))
         return Footprint(engine="transformers", dtype="float32", weight_bytes=weights, cache_bytes=0,
                          kv_bytes_per_token=0, cache_tokens=0, context_tokens=spec.max_model_len, cpus=spec.cpus,
@@ -47,7 +47,8 @@ def footprint(spec: EndpointSpec, artifact: Artifact) -> Footprint:
     weights = sum(file.size_bytes for name, file in artifact.record.files.items() if name.endswith(WEIGHTS))
     if "quantization_config" not in config:
         weights = weights * BYTES.get(dtype, 2) // BYTES.get(stored, 2)
-    per_token = kv_bytes_per_token(config, BYTES.get(dtype, 2))
+    weights = weights // BYTES.get(dtype, 2) if spec.quantization else weights  # a byte for each
+    per_token = kv_bytes_per_token(config, BYTES.get(dtype, 2) if spec.kv_cache_dtype == "auto" else 1)
     cache = int(arguments.get("kv_cache_memory_bytes", 0))
     return Footprint(
         engine="vLLM",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from cluster.control.tied_embeddings import register
 from cluster.core.storage.artifact import Artifact
 from serving.asgi import Application
 from serving.ending import end_children_with_this
@@ -21,6 +22,7 @@ def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    register()
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", str(artifact.local())])
     vars(parsed).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
     parsed.allowed_origins = []  # the gateway says whose pages may ask

@@ -1,5 +1,6 @@
 """`ctl artifacts`: what was built, from what, and whether it is still whole."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,28 @@ from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table, size
 
 artifacts = group("Artifacts: list, show, trace, verify, compare, export, alias, collect.")
+
+ORIGIN_FILE = "trunkline.json"  # how a folder outside the store names its origin
+
+
+class Format(StrEnum):
+    """What an artifact is exported as."""
+
+    files = "files"
+    gguf = "gguf"
+    onnx = "onnx"
+
+
+class Numbers(StrEnum):
+    """What llama.cpp calls the numbers of weights."""
+
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+    q4_1 = "q4_1"
+    q4_0 = "q4_0"
+
 
 Ref = Annotated[str, typer.Argument(help="Alias, kind/name, name, or the beginning of a fingerprint.")]
 
@@ -126,15 +149,23 @@ def diff(old: Ref, new: Ref, store: StoreRoot = None, as_json: AsJson = False) -
 def export(
     ref: Ref,
     folder: Annotated[Path, typer.Argument(help="New folder to write, such as a Hugging Face model folder.")],
+    format: Annotated[
+        Format, typer.Option("--format", help="`files` as they are; a model also as `gguf` (llama.cpp) or `onnx`.")
+    ] = Format.files,
+    numbers: Annotated[
+        Numbers | None, typer.Option(help="Numbers of a GGUF's matrices [the model's own, or of as many bits].")
+    ] = None,
     store: StoreRoot = None,
 ) -> None:
-    """Copy an artifact's files, verified, into a new folder."""
+    """Copy an artifact's files, verified, into a new folder; or write a model in a format of other programs."""
     import shutil
 
-    from cluster.core.errors import InputError, JobError
+    from cluster.core.errors import InputError, JobError, UsageError
     from cluster.core.storage.artifact import RECORD_FILE
     from cluster.core.storage.store import Store, problems
 
+    if numbers and format != Format.gguf:
+        raise UsageError("--numbers are those of a GGUF", "Add `--format gguf`.")
     artifact = Store(store).resolve(ref)
     if folder.exists():
         raise InputError(f"{folder} exists already", "Give a new folder, so that nothing is overwritten.")
@@ -142,8 +173,15 @@ def export(
         raise JobError(f"{artifact.record.ref} is damaged: {wrong[0]}", "Build it again.")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    artifact.location.get(partial)
-    (partial / RECORD_FILE).rename(partial / "trunkline.json")  # how a folder outside the store names its origin
+    if format == Format.files:
+        artifact.location.get(partial)
+        (partial / RECORD_FILE).rename(partial / ORIGIN_FILE)
+    else:
+        from pipelines.stages.export.other_formats import write_other
+
+        partial.mkdir(parents=True)
+        write_other(artifact, partial, format.value, numbers.value if numbers else "")
+        (partial / ORIGIN_FILE).write_bytes(artifact.location.read_bytes(RECORD_FILE))
     partial.rename(folder)
     print(f"{artifact.record.ref} -> {folder}")
 

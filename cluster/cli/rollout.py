@@ -38,7 +38,7 @@ def plan(
     """Check an endpoint and show what it would take, without starting anything."""
     import msgspec
 
-    from cluster.core.adapters import adapter_place
+    from cluster.core.adapters import over_transformers
     from cluster.core.specs.spec import fields
     from cluster.core.storage.store import Store
     from serving.engine import check_served
@@ -46,7 +46,7 @@ def plan(
 
     spec = spec_of(model, None, name, set_ or [])
     artifact = Store(store).resolve(spec.model)
-    if adapter_place(artifact) is None:
+    if not over_transformers(artifact):
         check_served(spec, artifact)
     took = footprint(spec, artifact)
     called = spec.served_name or artifact.name

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cluster.core.errors import InputError
+from cluster.core.integers import QUANTIZATION, needs_opening, open_plain
 from cluster.core.model_files import CONFIG_FILE, context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
 
@@ -31,6 +32,16 @@ def adapter_place(model: Artifact) -> str | None:
     """Where in its artifact the adapter is that a model consists of; None where the model is whole."""
     place = peft_place(model)
     return None if place == FOLDER and _weights(model) else place
+
+
+def over_transformers(model: Artifact) -> str:
+    """What a model is that transformers serves and vLLM cannot; empty where vLLM does."""
+    if adapter_place(model) is not None:
+        return "an adapter"
+    if CONFIG_FILE not in model.record.files:
+        return ""
+    method = read_config(model).get(QUANTIZATION, {}).get("quant_method")
+    return "packed by bitsandbytes" if method == "bitsandbytes" else ""
 
 
 def base_of(model: Artifact) -> Artifact | None:
@@ -106,7 +117,8 @@ def open_model(model: Artifact, base: Artifact | None = None, **options: Any) ->
         raise InputError(f"{model.record.ref} is not a model: it has no {CONFIG_FILE}", "Give a model artifact.")
     place = adapter_place(model)
     if place is None:
-        return AutoModelForCausalLM.from_pretrained(model.local(), **options)
+        opening = open_plain if needs_opening(model.local()) else AutoModelForCausalLM.from_pretrained
+        return opening(model.local(), **options)
     if base is not None:
         require_base(model, base)
     from peft import PeftModel

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.control import forkserver
-from cluster.core.adapters import adapter_place
+from cluster.core.adapters import over_transformers
 from cluster.core.errors import TrunklineError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
@@ -46,7 +46,7 @@ class OverEngines:
 
         Raises InputError for a model that cannot be asked, JobError where the engines fail.
         """
-        if adapter_place(self.artifact) is None:
+        if not over_transformers(self.artifact):
             check_served(self.spec, self.artifact)
         import ray
         from ray.exceptions import RayError
@@ -91,7 +91,7 @@ class OverEngines:
 
     def _process(self) -> dict[str, Any]:
         """Ray's runtime environment of an engine's process, as a replica's."""
-        over_vllm = adapter_place(self.artifact) is None
+        over_vllm = not over_transformers(self.artifact)
         environment = {"HF_HUB_OFFLINE": "1", **(engine_environment(self.spec) if over_vllm else {})}
         if cache := os.environ.get("TRUNKLINE_CACHE"):
             environment["TRUNKLINE_CACHE"] = cache
@@ -122,7 +122,7 @@ class Engine:
     async def _open(self) -> Application:
         from serving.gateway import gateway
 
-        if adapter_place(self.artifact) is None:
+        if not over_transformers(self.artifact):
             from serving.vllm_app import engine_app, open_engine
 
             arguments = engine_arguments(self.spec, self.artifact) | {"disable_log_stats": True}

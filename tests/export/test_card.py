@@ -364,3 +364,14 @@ def test_the_strictest_licence_or_none(licenses: list[str], expected: str | tupl
     else:
         assert found.fields == {"license": "other", "license_name": expected[0]}
         assert expected[1] in found.sentence
+
+
+def test_a_model_keeps_its_number_type_on_wish(store: Store) -> None:
+    wide = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=300, max_position_embeddings=64, **wide)
+    files = lines.folder(transformers.LlamaForCausalLM(config).bfloat16())
+    model = lines.commit(store, SftSpec(), files, model=lines.pretrained_on(store, lines.corpus(store, "MIT")),
+                         conversations=conversations(store, "MIT"))  # fmt: skip
+    for dtype in ("auto", "float32"):
+        made = build(ExportSpec(dtype=dtype), {"model": model}, store=store, name="tiny")  # type: ignore[arg-type]
+        assert made.metrics["dtype"] == ("bfloat16" if dtype == "auto" else "float32")

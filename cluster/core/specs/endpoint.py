@@ -61,6 +61,11 @@ class EndpointSpec(Spec, frozen=True):
     """Longest sequence in tokens; 0 takes the model's own."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Numbers that vLLM computes in; `auto` is float32 on CPUs and the stored type on GPUs."""
+    quantization: Literal["", "fp8"] = ""
+    """`fp8`: weights rounded to 8-bit floating point when the model is loaded, on GPUs that have it (NVIDIA from Ada
+    and Hopper on); empty: as they are stored."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Numbers of the KV cache. `fp8`: 8-bit floating point, so that it holds twice the tokens of bfloat16's."""
     kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
     """Memory for the KV cache on CPUs; on GPUs vLLM takes its share of the device."""
     cpus: Annotated[float, Meta(gt=0)] = 1.0
@@ -92,5 +97,10 @@ class EndpointSpec(Spec, frozen=True):
         self.access.check()
         if self.max_replicas < self.min_replicas:
             raise SpecError("endpoint.max_replicas: less than min_replicas", "Raise it, or lower min_replicas.")
+        if self.quantization and not self.gpus:
+            raise SpecError(
+                f"endpoint.quantization: vLLM has no kernels of {self.quantization} for whole matrices on CPUs",
+                "Serve an INT8 of the model (`ctl run pipelines/quantize.py`), or set endpoint.gpus.",
+            )
         if self.accelerator_type and not self.gpus:
             raise SpecError("endpoint.accelerator_type: the endpoint asks for no GPUs", "Set endpoint.gpus as well.")

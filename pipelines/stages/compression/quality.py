@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from pipelines.specs import QuantizeSpec, ScalingSpec
+from pipelines.specs import QualitySpec, QuantizeSpec, ScalingSpec
+from pipelines.stages.compression.plain_engine import PlainEngine
 from pipelines.stages.generation.engine import (
     INITIAL,
     GenerationEngine,
@@ -57,6 +59,23 @@ class Answers:
     perplexity: float
     completions: list[list[int]]
     resident_bytes: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the greedy completions of two models are the same: token by token at the same place, and whole ones."""
+
+    equal_tokens: float
+    identical_completions: float
+    compared_tokens: int
+
+    @classmethod
+    def of(cls, one: Answers, other: Answers) -> Agreement:
+        pairs = list(zip(one.completions, other.completions, strict=True))
+        compared = sum(max(len(a), len(b)) for a, b in pairs)
+        equal = sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False))
+        return cls(round(equal / compared, 4), round(sum(a == b for a, b in pairs) / len(pairs), 4), compared)
 
 
 def compare(
@@ -78,25 +97,25 @@ def compare(
     answers = {}
     for number, (name, (model, dtype)) in enumerate(asked.items()):
         progress(number, len(asked), "models asked")
-        answers[name] = ask(name, model, dtype, questions, scaling)
-    pairs = list(zip(answers["original"].completions, answers["quantized"].completions, strict=True))
-    compared = sum(max(len(a), len(b)) for a, b in pairs)
+        engine = PlainEngine if spec.scheme == "nf4" and name == "quantized" else GenerationEngine
+        answers[name] = ask(name, model, dtype, questions, scaling, engine)
+    agreement = Agreement.of(answers["original"], answers["quantized"])
     return {
         **{
             name: {"dtype": asked[name][1], "perplexity": answer.perplexity, "resident_bytes": answer.resident_bytes}
             for name, answer in answers.items()
         },
         "kv_cache_bytes": int(KV_CACHE_GIB * 2**30),
-        "equal_tokens": round(sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False)) / compared, 4),
-        "identical_completions": round(sum(a == b for a, b in pairs) / len(pairs), 4),
-        "conversations": len(pairs),
+        "equal_tokens": agreement.equal_tokens,
+        "identical_completions": agreement.identical_completions,
+        "conversations": len(questions.prompts),
         "left_out": questions.left_out,
         "scored_tokens": sum(sum(encoded.learn[1:]) for encoded in questions.whole),
-        "compared_tokens": compared,
+        "compared_tokens": agreement.compared_tokens,
     }
 
 
-def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) -> Questions:
+def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec | QualitySpec) -> Questions:
     """The first held-out conversations that have an answer and fit into the model's context, and how many do not.
 
     Raises InputError where none does.
@@ -125,16 +144,23 @@ def read_questions(folder: Path, conversations: Artifact, spec: QuantizeSpec) ->
         raise InputError(
             f"{conversations.record.ref}: none of {len(rows)} held-out conversations has an answer and fits into the "
             f"model's {limit} tokens",
-            "Give shorter ones, or lower quantized.report_tokens.",
+            f"Give shorter ones, or lower {spec.kind}.report_tokens.",
         )
     return Questions(whole, prompts, len(rows) - len(whole), longest, spec.report_tokens, tokenizer.eos_token_id)
 
 
-def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions, scaling: ScalingSpec) -> Answers:
+def ask(
+    name: str,
+    model: Artifact | Location,
+    dtype: str,
+    questions: Questions,
+    scaling: ScalingSpec,
+    engine_class: type[Any] = GenerationEngine,
+) -> Answers:
     """Start an engine on a model, put all questions to it, and end it. Raises JobError where it fails."""
     options = engine_options(scaling, questions.max_model_len, dtype, kv_cache_gib=KV_CACHE_GIB)
     require_gpus(options.gpus)
-    actor = ray.remote(GenerationEngine).options(
+    actor = ray.remote(engine_class).options(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
         runtime_env=engine_runtime_env(options),
@@ -146,8 +172,13 @@ def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions,
         lambda: engine.resident_bytes.remote(),
         lambda: engine.score.remote([encoded.tokens for encoded in questions.whole]),
     )
+    timeout = scaling.rollout_timeout_seconds
     try:
-        completions, resident, scores = (ray.get(call(), timeout=scaling.rollout_timeout_seconds) for call in calls)
+        ray.get(engine.pid.remote(), timeout=timeout)
+        begun = time.perf_counter()
+        completions = ray.get(calls[0](), timeout=timeout)
+        took = time.perf_counter() - begun
+        resident, scores = (ray.get(call(), timeout=timeout) for call in calls[1:])
     except RayError as error:
         raise explained(error, f"the engine of the {name} model") from error
     finally:
@@ -159,4 +190,5 @@ def ask(name: str, model: Artifact | Location, dtype: str, questions: Questions,
         if learn
     ]
     perplexity = math.exp(-sum(learned) / len(learned))
-    return Answers(round(perplexity, 4), [c.tokens for c in completions], resident)
+    tokens = [completion.tokens for completion in completions]
+    return Answers(round(perplexity, 4), tokens, resident, round(sum(map(len, tokens)) / took, 1))

@@ -16,7 +16,9 @@ from cluster.core.adapters import require_whole
 from cluster.core.context import Context
 from cluster.core.storage.location import Location
 from pipelines.specs import QuantizeSpec
+from pipelines.stages.compression.calibration import calibration_sequences
 from pipelines.stages.compression.quality import compare
+from pipelines.stages.compression.spec import CALIBRATION
 from pipelines.stages.compression.weights import check, quantize
 
 WEIGHTS = ".safetensors"
@@ -32,8 +34,9 @@ def build(ctx: Context[QuantizeSpec]) -> dict[str, Any]:
     require_whole(source)
     folder = source.local()
     check(folder, ctx.spec)
+    sequences = calibration_sequences(folder, ctx.inputs[CALIBRATION], ctx.spec) if ctx.spec.calibrated else ()
     with ctx.scratch() as scratch:
-        layers = quantize(folder, ctx.spec, scratch, lambda done, total: ctx.progress(done, total, "layers"))
+        layers = quantize(folder, ctx.spec, scratch, lambda done, total: ctx.progress(done, total, "layers"), sequences)
         AutoTokenizer.from_pretrained(folder).save_pretrained(scratch)
         ctx.output.put(scratch)
     metrics: dict[str, Any] = {

@@ -1,13 +1,13 @@
-"""Integer weights by rounding to nearest, written in the compressed-tensors format, vLLM's own.
+"""Integer weights, written in the compressed-tensors format, vLLM's own.
 
-The linear layers are rounded, not the embeddings and not the head: small models lose most there. It needs no data;
-methods that calibrate on some, such as GPTQ, lose less at 4 bits. At 4 bits each scale is the one of nine, from the
-widest value's down, that loses least; at 8 bits the widest value's is as good.
+The linear layers are rounded, block by block, and on wish the embedding; not an output layer of its own: small models
+lose most there. GPT-2's `Conv1D`, which is a linear layer that lies on its side, is turned for the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,22 @@ from compressed_tensors.quantization import (
     QuantizationScheme,
     apply_quantization_config,
 )
-from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from compressed_tensors.quantization.utils import calculate_qparams
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from cluster.core.errors import InputError, SpecError
 from pipelines.specs import QuantizeSpec
+from pipelines.stages.compression.grid import STORED
+from pipelines.stages.compression.nf4 import write_nf4
+from pipelines.stages.compression.rounding import Nearest
+from pipelines.stages.compression.rounding.rounding import Rounded
+from pipelines.stages.compression.statistics import walk
 
-STORED = torch.bfloat16  # scales and what is not quantized: vLLM's integer kernels for CPUs compute in it
 TILE = 32  # vLLM's 4-bit kernel for CPUs wants layers whose sides are multiples of this
-SHRINKAGES = {8: [1.0], 4: [1 - 0.05 * i for i in range(9)]}  # by bits: of the range that a scale spans
-ERROR_NORM = 2.4  # between the squared error, which clips too much, and the largest; as in llm-compressor
+# What vLLM makes one layer of, with one scheme.
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+EMBEDDINGS = QuantizationArgs(num_bits=8, strategy="channel")  # a scale for each row
 
 Progress = Callable[[int, int], None]
 
@@ -44,13 +48,20 @@ def check(folder: Path, spec: QuantizeSpec) -> None:
         raise InputError(f"{folder} is quantized already ({method})", "Give the model that it was made from.")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    layers = list(linear_layers(model))
+        unturned(model)
+    layers = linear_layers(model, spec.keep)
     if not layers:
         raise InputError(
-            f"{folder}: {config.model_type} has no nn.Linear in its blocks, and the format knows no other matrices",
-            "Give a model of the Llama family.",
+            f"{folder}: {config.model_type} has no linear layer in its blocks that is to be rounded",
+            "Give a model of the Llama family or GPT-2, and keep less.",
         )
-    for name, layer in layers if spec.scheme == "int4" else []:
+    _check_ends("keep", spec.keep, linear_layers(model))
+    _check_ends("eight_bits", spec.eight_bits, layers)
+    if spec.balancing is not None:
+        spec.balancing.check(config.model_type)
+    for name, layer in layers.items():
+        if spec.scheme != "int4" or _ends(name, spec.eight_bits):
+            continue
         if layer.in_features % spec.group_size:
             raise SpecError(
                 f"quantized.group_size: {spec.group_size} does not divide the {layer.in_features} inputs of {name}",
@@ -63,60 +74,146 @@ def check(folder: Path, spec: QuantizeSpec) -> None:
             )
 
 
-def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress) -> int:
+def _check_ends(field: str, ends: tuple[str, ...], layers: dict[str, nn.Linear]) -> None:
+    """Raise SpecError for ends that no layer's name has, and for layers that vLLM makes one of, of which some have."""
+    if missing := [end for end in ends if not any(name.endswith(end) for name in layers)]:
+        raise SpecError(f"quantized.{field}: no linear layer ends in {missing[0]!r}", f"One is {next(iter(layers))}.")
+    for name in [name for name in layers if _ends(name, ends)]:
+        before, _, last = name.rpartition(".")
+        for other in next((fused for fused in FUSED if last in fused), ()):
+            if not _ends(f"{before}.{other}", ends):
+                raise SpecError(
+                    f"quantized.{field}: vLLM makes one layer of {name} and {before}.{other}, and only one is named",
+                    "Name both, or none.",
+                )
+
+
+def _ends(name: str, ends: tuple[str, ...]) -> bool:
+    return bool(ends) and name.endswith(ends)
+
+
+def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, sequences: Sequence[Tensor] = ()) -> int:
     """Write the quantized model of `folder` (config and weights) to `into`; returns the number of layers.
 
-    Holds the whole model in memory in float32.
+    `sequences`: token ids to calibrate on. Holds the whole model in memory in float32.
     """
+    if spec.scheme == "nf4":
+        return write_nf4(folder, into)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    scheme = QuantizationScheme(targets=["Linear"], **arguments(spec))
-    apply_quantization_config(model, QuantizationConfig(config_groups={"all": scheme}, ignore=heads(model)))
-    layers = list(linear_layers(model))
-    for number, (name, layer) in enumerate(layers, 1):
+    turned = unturned(model)
+    layers = linear_layers(model, spec.keep)
+    for name, layer in layers.items():
         if not layer.weight.isfinite().all():
             raise InputError(f"{folder}: {name} holds numbers that are not finite", "Train the model again.")
-        layer.weight_scale.data = best_scale(layer.weight.data, scheme.weights)
-        compress_module(layer)
-        progress(number, len(layers))
+    ends = [f".*{re.escape(end)}$" for end in spec.eight_bits]
+    groups = {"all": QuantizationScheme(targets=_targets(turned, ends), **arguments(spec.scheme, spec))}
+    if ends:
+        patterns = [f"re:{end}" for end in ends]
+        groups["eight_bits"] = QuantizationScheme(targets=patterns, **arguments("int8", spec))
+    grids = {name: groups["eight_bits" if _ends(name, spec.eight_bits) else "all"].weights for name in layers}
+    rounded: dict[str, Rounded] = {}
+    for name, found in _rounded(model, layers, spec, grids, sequences):
+        rounded[name] = found
+        layers[name].weight.data = found.weight  # what comes after it is to make up for its error
+        progress(len(rounded), len(layers))
+    embedding = model.get_input_embeddings()
+    if spec.embeddings == "int8":
+        groups["embeddings"] = QuantizationScheme(targets=["Embedding"], weights=EMBEDDINGS)
+        place = next(name for name, module in model.named_modules() if module is embedding)
+        rounded[place] = Nearest().round(embedding.weight.data, EMBEDDINGS, None)
+        embedding.weight.data = rounded[place].weight
+    apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=_ignored(model, rounded)))
+    for name, found in rounded.items():
+        module = model.get_submodule(name)
+        module.weight_scale.data = found.scale
+        if not module.quantization_scheme.weights.symmetric:
+            module.weight_zero_point.data = found.zero_point.to(module.weight_zero_point.dtype)
+        compress_module(module)
     compressor = ModelCompressor.from_pretrained_model(model)
     model.to(STORED)  # casts floating point only; sets the dtype of config.json, which vLLM and transformers go by
-    model.save_pretrained(into)
+    model.save_pretrained(into, state_dict=_stored(model, turned))
     compressor.update_config(str(into))
     return len(layers)
 
 
-def arguments(spec: QuantizeSpec) -> dict[str, QuantizationArgs]:
+def _rounded(
+    model: Any,
+    layers: dict[str, nn.Linear],
+    spec: QuantizeSpec,
+    grids: dict[str, QuantizationArgs],
+    sequences: Sequence[Tensor],
+) -> Iterator[tuple[str, Rounded]]:
+    """The layers' new weights, in their order; each is asked for when those before it are in place."""
+    if not spec.calibrated:
+        for name, layer in layers.items():
+            yield name, spec.rounding.round(layer.weight.data, grids[name], None)
+        return
+    for block in walk(model, layers, sequences):
+        if spec.balancing is not None:
+            spec.balancing.balance(block, model.config.model_type, grids)
+        for name, layer in block.layers.items():
+            yield name, spec.rounding.round(layer.weight.data, grids[name], block.statistics[name])
+
+
+def arguments(scheme: str, spec: QuantizeSpec) -> dict[str, QuantizationArgs]:
     """How weights and activations are quantized."""
-    if spec.scheme == "int4":
-        return {"weights": QuantizationArgs(num_bits=4, strategy="group", group_size=spec.group_size)}
+    if scheme == "int4":
+        symmetric = not spec.zero_points
+        return {
+            "weights": QuantizationArgs(num_bits=4, strategy="group", group_size=spec.group_size, symmetric=symmetric)
+        }
     return {
         "weights": QuantizationArgs(num_bits=8, strategy="channel"),
         "input_activations": QuantizationArgs(num_bits=8, strategy="token", dynamic=True),
     }
 
 
-def linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The layers to quantize, by name."""
-    kept = heads(model)
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name not in kept:
-            yield name, module
+def unturned(model: nn.Module) -> list[str]:
+    """Put a linear layer, with the same weights, in the place of every `Conv1D`; their names."""
+    turned = [name for name, module in model.named_modules() if isinstance(module, Conv1D)]
+    for name in turned:
+        parent, _, last = name.rpartition(".")
+        old = model.get_submodule(name)
+        new = nn.Linear(*old.weight.shape, device=old.weight.device, dtype=old.weight.dtype)
+        if not old.weight.is_meta:
+            new.weight.data, new.bias.data = old.weight.data.T.contiguous(), old.bias.data
+        setattr(model.get_submodule(parent), last, new)
+    return turned
 
 
-def heads(model: Any) -> list[str]:
-    """The names of the output layer."""
-    return [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
+def linear_layers(model: Any, keep: tuple[str, ...] = ()) -> dict[str, nn.Linear]:
+    """All linear layers by name, but the output layer and those whose names end in one of `keep`."""
+    head = model.get_output_embeddings()
+    found = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    return {name: layer for name, layer in found.items() if not (keep and name.endswith(keep))}
 
 
-def best_scale(weight: Tensor, arguments: QuantizationArgs) -> Tensor:
-    """The scale of each group of weights (of each row, without groups): of those tried the one that loses least."""
-    groups = weight.unflatten(-1, (-1, arguments.group_size or weight.shape[-1]))
-    low, high = groups.amin(-1), groups.amax(-1)
-    best, least = torch.empty_like(low), torch.full_like(low, torch.inf)
-    for shrinkage in SHRINKAGES[arguments.num_bits]:
-        scale, zero = calculate_qparams(low * shrinkage, high * shrinkage, arguments)
-        scale = scale.to(STORED).float()  # before rounding, so that it fits the weights
-        lost = (fake_quantize(weight, scale, zero, arguments) - weight).abs().pow(ERROR_NORM)
-        lost = lost.unflatten(-1, groups.shape[-2:]).sum(-1)
-        best, least = torch.where(lost < least, scale, best), torch.minimum(lost, least)
-    return best
+def turned_back(weights: dict[str, Tensor], turned: list[str]) -> dict[str, Tensor]:
+    """Weights by name, those of a `Conv1D` on their side again, as who reads them expects of GPT-2."""
+    names = {f"{name}.weight" for name in turned}
+    return {name: weight.T.contiguous() if name in names else weight for name, weight in weights.items()}
+
+
+def _targets(turned: list[str], others: list[str]) -> list[str]:
+    """What the scheme is for: all layers but those of the patterns `others`. Of `Conv1D` names rather than a class:
+    then transformers, which has no integers for those, refuses the model, where by the class it would take the integers
+    for weights."""
+    if not turned:
+        return ["Linear"]  # a pattern goes before a class
+    apart = f"(?!{'|'.join(others)})" if others else ""
+    return [f"re:{apart}.*{last}$" for last in sorted({name.rpartition(".")[2] for name in turned})]
+
+
+def _ignored(model: Any, rounded: dict[str, Rounded]) -> list[str]:
+    """The names of what stays as it is, of the classes that the groups are for."""
+    kinds = (nn.Linear, nn.Embedding)
+    return [name for name, m in model.named_modules() if isinstance(m, kinds) and name not in rounded]
+
+
+def _stored(model: Any, turned: list[str]) -> dict[str, Tensor]:
+    """The weights as the files hold them, an output layer that is the embedding but once."""
+    found = turned_back(model.state_dict(), turned)
+    if model.config.tie_word_embeddings:
+        head = model.get_output_embeddings()
+        found.pop(next(f"{name}.weight" for name, module in model.named_modules() if module is head), None)
+    return found

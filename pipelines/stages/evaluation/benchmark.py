@@ -20,6 +20,7 @@ import torch
 from cluster.core.adapters import adapter_place, context_of, open_model
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.integers import needs_opening
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import BenchmarkSpec
 from pipelines.stages.evaluation import local_data
@@ -126,7 +127,7 @@ def _open(model: Artifact, spec: BenchmarkSpec, device: str) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     folder, opened = str(model.local()), {}
-    if adapter_place(model) is not None:
+    if adapter_place(model) is not None or needs_opening(model.local()):
         opened = {"pretrained": open_model(model, dtype=spec.dtype).to(device), "tokenizer": folder}
     lm = HFLM(
         **{"pretrained": folder, **opened},

@@ -24,7 +24,8 @@ HEADS = {
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
 TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
-        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",)}  # fmt: skip
+        "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",),
+        "pruned": ("pruned",)}  # fmt: skip
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -60,7 +61,7 @@ class Kind:
     @property
     def last_trained(self) -> Artifact:
         """The model whose training was the last."""
-        return next(artifact for artifact in reversed(self.chain) if artifact.kind != "quantized")
+        return next(artifact for artifact in reversed(self.chain) if artifact.kind not in ("quantized", "pruned"))
 
     @property
     def chats(self) -> bool:
@@ -178,7 +179,7 @@ def _called(artifact: Artifact) -> str:
 
 def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
-        return (artifact.spec["scheme"], "compressed-tensors")
+        return (artifact.spec["scheme"], "bitsandbytes" if artifact.spec["scheme"] == "nf4" else "compressed-tensors")
     losses = (artifact.spec["loss"]["type"],) if artifact.kind == "dpo" else ()
     return (
         *TAGS.get(artifact.kind, ()),
@@ -222,10 +223,25 @@ def _done(artifact: Artifact) -> str:
         "pretrained": f"taken in as others trained it ({origin(artifact) if artifact.kind == 'pretrained' else ''})",
         "extended": "given rows for new pieces of its vocabulary",
         "rlhf": "reinforcement learning (GRPO)",
+        "pruned": f"pruned by {_pruned_by(spec)}",
         "reward": "a head that scores answers, trained on pairs (Bradley-Terry)",
-        "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}, without further training",
+        "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}{_ways(spec)}, without further training",
     }
     return done.get(artifact.kind) or _said_by_its_spec(artifact)
+
+
+def _pruned_by(spec: dict[str, Any]) -> str:
+    method = spec.get("method") or {}
+    share = method.get("pattern") or method.get("fraction")
+    return f"{method.get('type')} ({' of '.join(map(str, share)) if isinstance(share, list) else share})"
+
+
+def _ways(spec: dict[str, Any]) -> str:
+    """By which methods weights were rounded, where not simply to nearest."""
+    named = {"gptq": "GPTQ", "awq": "AWQ", "smooth_quant": "SmoothQuant"}
+    used = [(spec.get(name) or {}).get("type") for name in ("balancing", "rounding")]
+    ways = [named[way] for way in used if way in named]
+    return f" by {' and '.join(ways)}" if ways else ""
 
 
 def _loss(artifact: Artifact) -> str:

@@ -18,5 +18,5 @@ class ExportSpec(Spec, frozen=True):
     optional_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
     measured_inputs: ClassVar[tuple[str, ...]] = ("evaluation",)
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers that the weights are stored in; a quantized model keeps its own."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Numbers that the weights are stored in; `auto`: the model's own. A quantized model keeps its own anyway."""

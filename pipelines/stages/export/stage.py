@@ -39,7 +39,8 @@ def build(ctx: Context[ExportSpec]) -> dict[str, Any]:
     auto = getattr(transformers, kind.auto_class)
     dtype: str = ctx.spec.dtype
     if kind.quantized is None:
-        model = auto.from_pretrained(folder, dtype=getattr(torch, dtype))
+        model = auto.from_pretrained(folder, dtype=dtype)
+        dtype = str(model.dtype).removeprefix("torch.")
         with ctx.scratch() as scratch:
             model.save_pretrained(scratch)
             AutoTokenizer.from_pretrained(folder).save_pretrained(scratch)

@@ -14,7 +14,7 @@ import torch
 
 from cluster.control.failures import explained
 from cluster.control.runtime import connect
-from cluster.core.adapters import adapter_place, context_of, open_model
+from cluster.core.adapters import context_of, open_model, over_transformers
 from cluster.core.context import Context
 from cluster.core.errors import InputError, JobError
 from cluster.core.model_files import read_config
@@ -40,8 +40,8 @@ def answer(
             f"Lower {ctx.spec.kind}.max_completion_tokens, or leave long prompts out.",
         )
     seeds = [keyed_hash(seed, "answer", str(number)) >> 1 for number in range(len(prompts))]  # vLLM's are signed
-    if adapter_place(model) is not None:
-        ctx.notice(f"{model.record.ref} is an adapter: transformers answers, one prompt after the other, and not vLLM")
+    if reason := over_transformers(model):
+        ctx.notice(f"{model.record.ref} is {reason}: transformers answers, one prompt after the other, and not vLLM")
         return plain.answer(open_model(model, dtype=torch.float32), prompts, seeds, max_tokens, ctx.progress, **asked)
     connect(ctx.scaling)
     options = engine_options(ctx.scaling, limit or longest, engine_dtype(ctx.scaling, read_config(model)))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cluster.control import forkserver
+from cluster.control.tied_embeddings import register
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
@@ -124,6 +125,7 @@ class GenerationEngine:
         import vllm._custom_ops as custom_ops
         from vllm import LLM
 
+        register()
         engine: dict[str, Any] = {"dtype": options.dtype}
         if options.gpus == 0:
             # vLLM compiles what counts ranks and samples, in every process anew: seconds, and no gain on CPUs.
@@ -268,12 +270,17 @@ class GenerationEngine:
 
     def resident_bytes(self) -> int:
         """Resident memory of the whole process, KV cache included, without what the allocator merely keeps."""
-        import psutil
+        return resident_bytes()
 
-        gc.collect()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
-        return int(psutil.Process().memory_info().rss)
+
+def resident_bytes() -> int:
+    """Resident memory of this process, without what the allocator merely keeps."""
+    import psutil
+
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager

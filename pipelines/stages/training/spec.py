@@ -31,7 +31,7 @@ OptimizerName = Literal[
 Weight = Annotated[float, Meta(ge=0)]
 
 # Whatever holds a causal language model as a Hugging Face folder.
-MODELS = "pretrain|pretrained|extended|sft|merged|dpo|rlhf|quantized|model"
+MODELS = "pretrain|pretrained|extended|sft|merged|dpo|rlhf|pruned|quantized|model"
 WRITERS = f"{MODELS}|adapter"  # whatever writes texts, by itself or over the model that it was trained over
 # Whatever holds conversations to learn from, as train.jsonl and heldout.jsonl.
 CONVERSATIONS = "conversations|synthetic"
@@ -150,6 +150,7 @@ class PretrainSpec(TrainingSpec, frozen=True):
     inputs: ClassVar[dict[str, str]] = {"tokens": "tokens|mixture", "model": MODELS, ANY: "tokens"}
     optional_inputs: ClassVar[tuple[str, ...]] = ("model",)
     measured_inputs: ClassVar[tuple[str, ...]] = (ANY,)
+    later_fields: ClassVar[tuple[str, ...]] = ("keep_zeros",)
 
     model: str | dict[str, Any] = "gpt2-1m"
     """Named size, such as `gpt2-124m` or `llama-1m` (docs/training.md has the table), or the fields of a transformers
@@ -172,6 +173,8 @@ class PretrainSpec(TrainingSpec, frozen=True):
     """Tokens to train on; epochs follow from the size of the store (of a mixture, from the sizes and the weights)."""
     validation_sequences: Annotated[int, Meta(ge=1)] = 256
     """Sequences of the held-out split (of each source of a mixture) that the validation loss is taken over."""
+    keep_zeros: bool = False
+    """The zeros in the matrices of the input `model` stay zeros: what was pruned does not grow back."""
     window_shards: Annotated[int, Meta(ge=0)] = 0
     """0: the order shuffles the whole store. N: it shuffles within windows of N shards in their order, in the first
     epoch, so that training starts once N shards are tokenized, and sees the same as if it had waited for all."""
@@ -186,6 +189,8 @@ class PretrainSpec(TrainingSpec, frozen=True):
 
     def check(self) -> None:
         super().check()
+        if self.keep_zeros and self.optimizer != "adamw":
+            raise SpecError(f"{self.kind}.keep_zeros: {self.optimizer} moves zeros, too", "Set optimizer to adamw.")
         if isinstance(self.objective, dict) and not any(self.objective.values()):
             raise SpecError(f"{self.kind}.objective: no weight above 0", "Give one objective a weight at least.")
 

@@ -37,6 +37,7 @@ from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from pipelines.stages.training.parallel.ulysses import share_sequences
 from pipelines.stages.training.samples import make_sampler
 from pipelines.stages.training.sources import Source, TokenBatches
+from pipelines.stages.training.sparsity import keep_zeros
 from pipelines.stages.training.telemetry.block_statistics import Statistics
 from pipelines.stages.training.telemetry.divergence import Divergence
 from pipelines.stages.training.telemetry.profiling import Profiler
@@ -131,6 +132,8 @@ def pretrain(work: Work, rank: int) -> Parts:
     heldout = open_stores(work.inputs["tokens"], "heldout")
     if start := work.inputs.get("model"):
         model = load_model(start.local())
+        if spec.keep_zeros:
+            keep_zeros(model)
     else:
         config = configuration(
             spec.model,
