@@ -24,6 +24,7 @@ from serving.asgi import (
     ARTIFACT_HEADER,
     FEEDBACK_PATH,
     KEY_ID,
+    METRICS_PATH,
     REQUEST_ID,
     Application,
     Message,
@@ -47,7 +48,7 @@ from serving.watching.exposed import Exposed
 REQUEST_ID_HEADER = b"x-request-id"
 ROUTES = {
     "/health": "GET",
-    "/metrics": "GET",
+    METRICS_PATH: "GET",
     "/version": "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
