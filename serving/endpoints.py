@@ -97,6 +97,12 @@ def share_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None
     return found
 
 
+def models_of(details: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """The models that an endpoint has beside its own (named.py), by Serve's account."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    return list((config.get("user_config") or {}).get("models") or [])
+
+
 def _replicas(config: dict[str, Any]) -> dict[str, int]:
     """The numbers of replicas in a deployment's configuration, as fields of the spec."""
     scale = config.get("autoscaling_config")

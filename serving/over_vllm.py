@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.store import Store
+from serving.adapters import Adapters
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.asgi import Application
@@ -23,6 +25,7 @@ from serving.draining import end_when_drained, refuse_requests
 from serving.gateway import gateway
 from serving.handover import Handover
 from serving.keeping import Keeper, keep_model
+from serving.named import Named
 from serving.peers import Peers
 from serving.sharing import Sharing
 from serving.vllm_app import engine_app, open_engine
@@ -55,6 +58,7 @@ class Vllm(Sharing):
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
         answers = Answers(app)
         end_when_drained(answers, self.spec.drain_seconds)
+        self.adapters = Adapters(self.engine, app.state.openai_serving_models)
         self.peers, health = Peers(self.fingerprint), self.spec.health
         self.watch = Watch(health, answers, self._token, self.engine.is_sleeping, self._hand_over)
         core, watch = self.engine.engine_core, self.watch
@@ -63,7 +67,7 @@ class Vllm(Sharing):
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
-        return await gateway(*own, tells_request_id=False)  # Serve does
+        return await gateway(*own, models=self.models, tells_request_id=False)  # Serve does
 
     async def _token(self) -> None:
         """Have the engine compute a token."""
@@ -72,6 +76,16 @@ class Vllm(Sharing):
         params = SamplingParams(max_tokens=1, detokenize=False)
         async for _ in self.engine.generate({"prompt_token_ids": [0]}, params, f"health-{secrets.token_hex(8)}"):
             pass
+
+    async def load_adapters(self, named: list[Named]) -> None:
+        await self.adapters.load(named)
+
+    async def name_adapters(self, named: list[Named]) -> None:
+        await self.adapters.name(named)
+
+    async def try_adapter(self, told: dict[str, Any]) -> None:
+        """Raise where the engine does not take an adapter; nobody is answered by it yet."""
+        await self.adapters.load([msgspec.convert(told, Named)])
 
     async def _hand_over(self) -> None:
         """Have other replicas finish what the engine had begun, where there are any; as long as a replica may go."""
@@ -83,6 +97,9 @@ class Vllm(Sharing):
     async def compute(self, fingerprint: str, request: Any) -> AsyncIterator[Any]:
         """Compute for another replica that has lost its engine: outputs of vLLM's; none where it served another model
         or this one has lost its own."""
+        if request.lora_request is not None:
+            request.lora_request = self.adapters.own(request.lora_request)
+            fingerprint = fingerprint if request.lora_request else ""
         if fingerprint == self.fingerprint:
             async for output in self.handover.compute(request):
                 yield output

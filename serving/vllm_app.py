@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.core.storage.artifact import Artifact
-from serving.asgi import Application
 from serving.ending import end_children_with_this
 
 
@@ -34,7 +33,7 @@ def end_process() -> None:
     os._exit(1)
 
 
-async def engine_app(engine: Any, parsed: Any, on_death: Callable[[], None] = end_process) -> Application:
+async def engine_app(engine: Any, parsed: Any, on_death: Callable[[], None] = end_process) -> Any:
     """vLLM's application over an engine. `on_death` is called where it has found the engine dead."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
