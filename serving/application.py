@@ -24,6 +24,7 @@ from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
 from serving.named import Named
 from serving.split import Share
+from serving.tracing import TRACES_ENDPOINT
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -55,9 +56,9 @@ def application(
     """The application; `surge`: another one of this name answers until it is ready.
 
     Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
-    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it,
-    `share` what it passes on (split.py), and `models` are those beside its own (named.py). Raises InputError for an
-    artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
+    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it and
+    of traces (tracing.py), `share` what it passes on (split.py), and `models` are those beside its own (named.py).
+    Raises InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
     """
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
@@ -89,6 +90,8 @@ def application(
         from serving.over_vllm import Vllm as replica
 
         given["arguments"] = engine_arguments(spec, artifact)
+        if collector := environment.get(TRACES_ENDPOINT):
+            given["arguments"] |= {"otlp_traces_endpoint": collector}
     else:
         from serving.over_transformers import Transformers as replica
     return _of_version(replica.options(**options), version).bind(name, own, **given)

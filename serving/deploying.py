@@ -20,11 +20,12 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from serving import proxy as proxies
+from serving import tracing
 from serving.app import await_ready, has_room, hush, route_of, serve_details
 from serving.application import application
 from serving.beside import end_others, live_models, resolved, start
 from serving.checks import certificate, check_access, check_capacity, check_port
-from serving.endpoints import CANARY, Endpoint, base_url, origin, proxy_environment
+from serving.endpoints import CANARY, Endpoint, base_url, environment_of, origin, proxy_environment
 from serving.keeping import keep_model
 from serving.named import Named
 
@@ -83,12 +84,13 @@ def deploy(
     nodes = sum(node["Alive"] for node in ray.nodes())
     proxy = proxies.environment(spec, nodes) if details is None else proxy_environment(details)
     before_that = _before(before, spec, artifact)
-    target = application(spec, name, artifact, surge=surge, before=before_that, proxy=proxy, models=models)
+    replicas = proxy | (tracing.environment() or environment_of(details, name))
+    target = application(spec, name, artifact, surge=surge, before=before_that, proxy=replicas, models=models)
     serve.start(
         http_options={"host": spec.host, "port": spec.port, **certificate(spec.access)},
         controller_options={"runtime_env": {"env_vars": proxy}},
     )
-    start(models, spec, name, proxy, notice)
+    start(models, spec, name, replicas, notice)
     route = route_of(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
     if wait:
@@ -99,7 +101,7 @@ def deploy(
         except JobError as error:
             if before is None:
                 raise
-            ref = _serve_again(before, name, route, proxy, live_models(details, name))
+            ref = _serve_again(before, name, route, environment_of(details, name), live_models(details, name))
             raise JobError(
                 f"{error.message.rstrip('.')}. {ref}, which was served before, is kept", error.remedy
             ) from None

@@ -43,6 +43,7 @@ from serving.keys.guard import Guard
 from serving.limits import Refused, check
 from serving.named import Models
 from serving.page.page import Page
+from serving.tracing import Traced, collector
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
 
@@ -86,11 +87,12 @@ async def gateway(
     page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
     own = (app, artifact, spec.limits, guard, admission)
     served = Gateway(*own, models=models, page=page, more=routes, tells_request_id=tells_request_id)
+    traced = Traced(served, served.routes) if collector() else served
     if not access.origins:
-        return served
+        return traced
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
     return CORSMiddleware(
-        served,
+        traced,
         allow_origins=access.origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),

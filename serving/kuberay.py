@@ -12,6 +12,7 @@ from cluster.core.errors import InputError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
+from serving import tracing
 from serving.application import application
 from serving.beside import resolved
 from serving.named import APPLICATION
@@ -35,4 +36,4 @@ def app(fields: dict[str, Any]) -> Application:
             f"endpoint.models: {', '.join(engines)} would need an engine of its own, which a manifest does not start",
             "Give it a manifest of its own; aliases and adapters (endpoint.max_adapters) stay.",
         )
-    return application(spec, name, artifact, version=VERSION, models=models)
+    return application(spec, name, artifact, version=VERSION, models=models, proxy=tracing.environment())

@@ -26,7 +26,7 @@ from serving.app import POLL_SECONDS, await_ready, find, has_room, hush, route_o
 from serving.application import application
 from serving.beside import end_others, live_models, resolved, start
 from serving.deploying import deploy
-from serving.endpoints import CANARY, FAILED, Endpoint, origin, proxy_environment, share_of
+from serving.endpoints import CANARY, FAILED, Endpoint, environment_of, origin, share_of
 from serving.figures import holds
 from serving.named import ADAPTER, Named
 from serving.split import Share
@@ -117,7 +117,7 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
                 "Add nodes, or scale something down.",
             )
         hush()
-        target = application(spec, name, artifact, proxy=proxy_environment(details))
+        target = application(spec, name, artifact, proxy=environment_of(details, name))
         serve._run(target, name=application_name, route_prefix=None, _blocking=False)
         await_ready(application_name, spec.start_timeout_seconds, routed=False)
     elif not _has_canary(name):
@@ -175,7 +175,7 @@ def load(name: str, called: str, ref: str, notice: Notice) -> list[Named]:
     others = {each.name: each.ref for each in models.values() if each.name != called}
     named = resolved({**others, called: ref}, spec, name, own, store)
     (wanted,) = [each for each in named if each.name == called]
-    start([wanted], spec, name, proxy_environment(details), notice)
+    start([wanted], spec, name, environment_of(details, name), notice)
     if wanted.place == ADAPTER:  # before every replica has to: where it does not go in, nothing changes
         hush()
         handle = serve.get_deployment_handle("Vllm", name)
@@ -244,7 +244,7 @@ def _deploy_same(
         Store(made_of["store"]).get(made_of["kind"], made_of["fingerprint"]),
         version=made_of["version"],
         before=made_of["before"],
-        proxy=proxy_environment(details),
+        proxy=environment_of(details, name),
         share=msgspec.convert(share, Share) if share else None,
         models=live_models(details, name) if models is None else models,
     )
