@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 from ray import serve
+from ray.exceptions import RayError
 
 from cluster.control import runtime
 from cluster.core.context import unheard
@@ -179,7 +180,13 @@ def load(name: str, called: str, ref: str, notice: Notice) -> list[Named]:
     if wanted.place == ADAPTER:  # before every replica has to: where it does not go in, nothing changes
         hush()
         handle = serve.get_deployment_handle("Vllm", name)
-        handle.try_adapter.remote(msgspec.to_builtins(wanted)).result(timeout_s=spec.start_timeout_seconds)
+        try:
+            handle.try_adapter.remote(msgspec.to_builtins(wanted)).result(timeout_s=spec.start_timeout_seconds)
+        except RayError as error:
+            why = (str(error).strip().splitlines() or ["no reason given"])[-1]
+            raise JobError(
+                f"the engine of {name!r} does not take {wanted.ref}: {why}", "Nothing has changed."
+            ) from None
     after = [*(models[each.name] for each in named if each is not wanted), wanted]
     _deploy_same(details, name, found, models=after)
     await_ready(name, spec.start_timeout_seconds, replaces=True)
