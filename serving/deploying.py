@@ -90,7 +90,11 @@ def deploy(
         http_options={"host": spec.host, "port": spec.port, **certificate(spec.access)},
         controller_options={"runtime_env": {"env_vars": proxy}},
     )
-    start(models, spec, name, replicas, notice)
+    try:
+        start(models, spec, name, replicas, notice)
+    except (JobError, NotReadyError):
+        end_others(name, live_models(details, name))
+        raise
     route = route_of(details, name)
     serve._run(target, name=name, route_prefix=route, _blocking=False)  # `serve.run` would wait without a deadline
     if wait:
@@ -102,6 +106,7 @@ def deploy(
             if before is None:
                 raise
             ref = _serve_again(before, name, route, environment_of(details, name), live_models(details, name))
+            end_others(name, live_models(details, name))
             raise JobError(
                 f"{error.message.rstrip('.')}. {ref}, which was served before, is kept", error.remedy
             ) from None
