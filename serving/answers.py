@@ -1,7 +1,8 @@
 """The answers that a replica has begun: what came of them last, and their end where the engine has none for them.
 
-An engine that is frozen or dead leaves its streams open for ever. Here they end with an event that says so, and what
-has not begun with 503: clients know at once that they may ask again.
+An engine that is frozen or dead leaves its streams open for ever. Where no other replica goes on with them
+(serving/handover.py) they end here with an event that says so, and what has not begun with 503: clients know at once
+that they may ask again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextvars import ContextVar
 
 from starlette.responses import JSONResponse
 
@@ -19,6 +21,13 @@ RETRY_SECONDS = 5
 FLUSH_SECONDS = 0.5  # until the last events of an ended replica have left its process
 END_SECONDS = 3.0
 
+_current: ContextVar[BegunAnswer | None] = ContextVar("answer", default=None)
+
+
+def current_answer() -> BegunAnswer | None:
+    """The answer for which something is done, in the tasks of the application, too."""
+    return _current.get()
+
 
 class Answers:
     """An ASGI application around another, whose answers can be ended from without."""
@@ -27,7 +36,7 @@ class Answers:
         self.app = app
         self.moved_at = time.monotonic()  # when a piece of any answer came
         self.ended = ""  # why there are no answers any more
-        self._begun: set[asyncio.Task[None]] = set()
+        self._begun: set[BegunAnswer] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
@@ -37,35 +46,48 @@ class Answers:
         if self.ended:
             await _unavailable(self.ended)(scope, receive, send)
             return
-        answer = _Answer(self, scope, send)
-        self._begun.add(task)
+        answer = BegunAnswer(self, scope, send, task)
+        self._begun.add(answer)
+        token = _current.set(answer)
         try:
             await self.app(scope, receive, answer.send)
         except asyncio.CancelledError:
-            if not self.ended or answer.finished:
+            if not answer.failed or answer.finished:
                 raise
             task.uncancel()
             await answer.fail(receive)
         finally:
-            self._begun.discard(task)
+            _current.reset(token)
+            self._begun.discard(answer)
+
+    def begin_no_more(self, why: str) -> None:
+        """Refuse what comes from now on with 503 and `why`."""
+        self.ended = why
 
     async def end(self, why: str) -> None:
         """End what has begun, with `why` told to its clients, and begin nothing more."""
-        self.ended = why
+        self.begin_no_more(why)
         begun = list(self._begun)
-        for task in begun:
-            task.cancel()
+        for answer in begun:
+            answer.end(why)
         if begun:
-            await asyncio.wait(begun, timeout=END_SECONDS)
+            await asyncio.wait([answer.task for answer in begun], timeout=END_SECONDS)
         await asyncio.sleep(FLUSH_SECONDS)
 
 
-class _Answer:
-    """One answer on its way."""
+class BegunAnswer:
+    """One answer on its way, in a task."""
 
-    def __init__(self, answers: Answers, scope: Scope, send: Send) -> None:
-        self.answers, self.scope, self._send = answers, scope, send
+    def __init__(self, answers: Answers, scope: Scope, send: Send, task: asyncio.Task[None]) -> None:
+        self.answers, self.scope, self._send, self.task = answers, scope, send, task
         self.started, self.streamed, self.finished = False, False, False
+        self.failed = ""  # why there is no more of it
+
+    def end(self, why: str) -> None:
+        """End it, with `why` told to its client."""
+        if not self.failed:
+            self.failed = why
+            self.task.cancel()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -82,7 +104,7 @@ class _Answer:
 
     async def fail(self, receive: Receive) -> None:
         """Tell the client that there is no more."""
-        why = self.answers.ended
+        why = self.failed
         if not self.started:
             await _unavailable(why)(self.scope, receive, self._send)
         else:

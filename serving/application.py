@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -21,7 +22,9 @@ from cluster.core.storage.location import Location
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
+from serving.named import Named
 from serving.split import Share
+from serving.tracing import TRACES_ENDPOINT
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -48,13 +51,14 @@ def application(
     before: dict[str, Any] | None = None,
     proxy: dict[str, str] | None = None,
     share: Share | None = None,
+    models: Sequence[Named] = (),
 ) -> Application:
     """The application; `surge`: another one of this name answers until it is ready.
 
     Of the same `version` and made of the same, replicas that run go on: only their number changes. `before` is what
-    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it,
-    and `share` what it passes on (split.py). Raises InputError for an artifact that is no Hugging Face model, or none
-    that writes, SpecError for a bad field.
+    the endpoint was made of until now, for a rollback; `proxy` are the variables of the proxy (proxy.py) before it and
+    of traces (tracing.py), `share` what it passes on (split.py), and `models` are those beside its own (named.py).
+    Raises InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a bad field.
     """
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
@@ -72,7 +76,7 @@ def application(
         environment["TRUNKLINE_CACHE"] = cache
     modules = VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES
     options = _options(spec, environment, modules) | {"max_surge_percent": 100 if surge else 0}
-    options["user_config"] = {"share": share and to_builtins(share)}
+    options["user_config"] = {"share": share and to_builtins(share), "models": to_builtins(list(models))}
     from serving.keeping import Keeper
 
     keeper = _of_version(Keeper, version)
@@ -86,6 +90,8 @@ def application(
         from serving.over_vllm import Vllm as replica
 
         given["arguments"] = engine_arguments(spec, artifact)
+        if collector := environment.get(TRACES_ENDPOINT):
+            given["arguments"] |= {"otlp_traces_endpoint": collector}
     else:
         from serving.over_transformers import Transformers as replica
     return _of_version(replica.options(**options), version).bind(name, own, **given)

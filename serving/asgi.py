@@ -17,6 +17,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ARTIFACT_HEADER = b"trunkline-artifact"  # of an answer: what gave it; `ctl artifacts lineage` takes its value
+METRICS_PATH = "/metrics"  # figures of all keys: for operators
 FEEDBACK_PATH = "/feedback"  # what comes there is kept with consent, in a place of its own and no other log
 
 # What the gateway tells the applications within, in their scope: who asks (an id, or nothing), and the request's id.

@@ -14,6 +14,7 @@ from cluster.core.errors import InputError, NotReadyError
 from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
 from serving.keys.administration import Administration
+from serving.keys.key import ANSWERS
 from serving.proxy import LOOPBACK
 
 
@@ -48,7 +49,7 @@ def check_access(spec: EndpointSpec, name: str, notice: Callable[[str], None]) -
             "Give postgresql://USER@HOST/NAME.",
         )
     keys = [key for key in Administration(access.database).list_keys() if not key.ended(time.time())]
-    if not any(not key.endpoints or name in key.endpoints for key in keys):
+    if not any(ANSWERS in key.scopes and (not key.endpoints or name in key.endpoints) for key in keys):
         notice(f"no key is for endpoint {name!r} yet: make one with `ctl serve keys create`")
 
 

@@ -7,6 +7,7 @@ applications nothing of this, so that long answers would be cut: here the replic
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from serving.answers import Answers
 
@@ -29,3 +30,13 @@ def end_when_drained(answers: Answers, seconds: float) -> None:
         await shut_down(replica)
 
     Replica._perform_graceful_shutdown = told
+
+
+def refuse_requests() -> None:
+    """Have Serve's proxies and handles send this process's replica no more requests: those that come go to another."""
+    from ray.serve._private.replica import Replica
+
+    def refused(_: Replica, metadata: Any) -> bool:
+        return not metadata.is_direct_ingress  # which no proxy sends to another: serving/answers.py refuses it
+
+    Replica._is_replica_quiescing = refused

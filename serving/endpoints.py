@@ -11,6 +11,7 @@ ORIGIN_VARIABLE = "TRUNKLINE_ENDPOINT"  # there, too: the spec and the artifact,
 STARTING = ("NOT_STARTED", "DEPLOYING")
 CANARY = ".canary"  # behind the name of its endpoint: the application of another version, with no route of its own
 PROXY_VARIABLES = ("RAY_SERVE_", "TRUNKLINE_HAPROXY")  # beginnings of the names
+TRACES_VARIABLES = "OTEL_"  # the beginning of their names
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -90,11 +91,24 @@ def proxy_environment(details: dict[str, Any] | None) -> dict[str, str]:
     return {}
 
 
+def environment_of(details: dict[str, Any] | None, name: str) -> dict[str, str]:
+    """The variables of the proxy, and those that say where the traces of an endpoint go (tracing.py)."""
+    environment = _environment(deployment_of(details, name) or {})
+    traces = {key: value for key, value in environment.items() if key.startswith(TRACES_VARIABLES)}
+    return proxy_environment(details) | traces
+
+
 def share_of(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
     """The share of its requests that an endpoint passes on (split.py)."""
     config = (deployment_of(details, name) or {}).get("deployment_config") or {}
     found: dict[str, Any] | None = (config.get("user_config") or {}).get("share")
     return found
+
+
+def models_of(details: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """The models that an endpoint has beside its own (named.py), by Serve's account."""
+    config = (deployment_of(details, name) or {}).get("deployment_config") or {}
+    return list((config.get("user_config") or {}).get("models") or [])
 
 
 def _replicas(config: dict[str, Any]) -> dict[str, int]:

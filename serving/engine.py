@@ -61,6 +61,8 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
         found["max_model_len"] = length
     if spec.max_running:
         found["max_num_seqs"] = spec.max_running
+    if spec.max_adapters:
+        found |= {"enable_lora": True, "max_loras": spec.max_adapters, "max_lora_rank": spec.max_adapter_rank}
     if spec.gpus:
         return found | {"tensor_parallel_size": spec.gpus}
     found["kv_cache_memory_bytes"] = int(spec.kv_cache_gib * 2**30)

@@ -24,6 +24,7 @@ from serving.asgi import (
     ARTIFACT_HEADER,
     FEEDBACK_PATH,
     KEY_ID,
+    METRICS_PATH,
     REQUEST_ID,
     Application,
     Message,
@@ -40,14 +41,16 @@ from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.named import Models
 from serving.page.page import Page
+from serving.tracing import Traced, collector
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
 
 REQUEST_ID_HEADER = b"x-request-id"
 ROUTES = {
     "/health": "GET",
-    "/metrics": "GET",
+    METRICS_PATH: "GET",
     "/version": "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
@@ -69,6 +72,7 @@ async def gateway(
     context_tokens: int,
     admission: Admission | None = None,
     *,
+    models: Models | None = None,
     tells_request_id: bool = True,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
@@ -81,14 +85,14 @@ async def gateway(
         await guard.open()
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
     page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
-    served = Gateway(
-        app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id
-    )
+    own = (app, artifact, spec.limits, guard, admission)
+    served = Gateway(*own, models=models, page=page, more=routes, tells_request_id=tells_request_id)
+    traced = Traced(served, served.routes) if collector() else served
     if not access.origins:
-        return served
+        return traced
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
     return CORSMiddleware(
-        served,
+        traced,
         allow_origins=access.origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
@@ -97,8 +101,9 @@ async def gateway(
 
 
 class Gateway:
-    """An ASGI application around another. `artifact` is what it serves, as `ctl` names it; `more`: routes of `app`
-    beside those of the API; `tells_request_id`: answers name their request here (Serve does it for its replicas)."""
+    """An ASGI application around another. `artifact` is what it serves, as `ctl` names it; `models`: who answers for
+    other names (named.py); `more`: routes of `app` beside those of the API; `tells_request_id`: answers name their
+    request here (Serve does it for its replicas)."""
 
     def __init__(
         self,
@@ -108,13 +113,14 @@ class Gateway:
         guard: Guard | None = None,
         admission: Admission | None = None,
         *,
+        models: Models | None = None,
         page: Page | None = None,
         more: Mapping[str, str] = MappingProxyType({}),
         tells_request_id: bool = True,
     ) -> None:
         self.app, self.artifact, self.limits, self.guard, self.page = app, artifact, limits, guard, page
         self.admission = admission or Admission(sys.maxsize, 0)
-        self.tells_request_id = tells_request_id
+        self.models, self.tells_request_id = models, tells_request_id
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
         self.counted = Counted(self._answer, self.routes)
 
@@ -209,13 +215,15 @@ class Gateway:
             await guard.pass_on(self.app, scope, again(body, receive), send, entry, asked)
 
     def _check_room(self, scope: Scope) -> None:
-        """Raise Refused where too much waits, before the body is read and anything is written down."""
-        if path_of(scope) in COMPUTED:
+        """Raise Refused where too much waits, before the body is read and anything is written down. (Where it may be
+        for a model that has a queue of its own, the body must be read first.)"""
+        if path_of(scope) in COMPUTED and not (self.models and self.models.some_elsewhere):
             self.admission.check()
 
     def _place(self, scope: Scope, asked: dict[str, Any]) -> AbstractContextManager[None]:
         """A place in the queue for what the engine computes. Raises Refused."""
-        return self.admission.place(asked) if path_of(scope) in COMPUTED else nullcontext()
+        own = not (self.models and self.models.elsewhere(asked.get("model")))
+        return self.admission.place(asked) if own and path_of(scope) in COMPUTED else nullcontext()
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused as soon as it is too long, by what its header says, too."""

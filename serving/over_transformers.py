@@ -48,4 +48,4 @@ class Transformers(Sharing):
         end_when_drained(answers, spec.drain_seconds)
         shared = self.shared(answers, artifact, spec.limits, admission, self.keeper)
         own = (shared, self.name, artifact, spec, self.talker.context_tokens, admission)
-        return await gateway(*own, tells_request_id=False)  # Serve does
+        return await gateway(*own, models=self.models, tells_request_id=False)  # Serve does

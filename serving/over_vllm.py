@@ -6,20 +6,27 @@ artifact from the store itself, verified, so that an endpoint does not care whet
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 from ray import serve
 
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.store import Store
+from serving.adapters import Adapters
 from serving.admission import Admission
 from serving.answers import Answers
 from serving.asgi import Application
-from serving.draining import end_when_drained
+from serving.draining import end_when_drained, refuse_requests
 from serving.gateway import gateway
+from serving.handover import Handover
 from serving.keeping import Keeper, keep_model
+from serving.named import Named
+from serving.peers import Peers
 from serving.sharing import Sharing
 from serving.vllm_app import engine_app, open_engine
 from serving.watch import Watch
@@ -43,6 +50,7 @@ class Vllm(Sharing):
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
+        self.fingerprint = fingerprint
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
@@ -50,14 +58,16 @@ class Vllm(Sharing):
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
         answers = Answers(app)
         end_when_drained(answers, self.spec.drain_seconds)
-        self.watch = Watch(self.spec.health, answers, self._token, self.engine.is_sleeping)
-        core = self.engine.engine_core
-        core.get_output_async = _noted(core.get_output_async, self.watch.moved)
+        self.adapters = Adapters(self.engine, app.state.openai_serving_models)
+        self.peers, health = Peers(self.fingerprint), self.spec.health
+        self.watch = Watch(health, answers, self._token, self.engine.is_sleeping, self._hand_over)
+        core, watch = self.engine.engine_core, self.watch
+        self.handover = Handover(core, self.peers.compute, health.timeout_seconds, watch.moved, watch.end)
         admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.spec.max_queued)
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
-        return await gateway(*own, tells_request_id=False)  # Serve does
+        return await gateway(*own, models=self.models, tells_request_id=False)  # Serve does
 
     async def _token(self) -> None:
         """Have the engine compute a token."""
@@ -67,17 +77,36 @@ class Vllm(Sharing):
         async for _ in self.engine.generate({"prompt_token_ids": [0]}, params, f"health-{secrets.token_hex(8)}"):
             pass
 
+    async def load_adapters(self, named: list[Named]) -> None:
+        await self.adapters.load(named)
+
+    async def name_adapters(self, named: list[Named]) -> None:
+        await self.adapters.name(named)
+
+    async def try_adapter(self, told: dict[str, Any]) -> None:
+        """Raise where the engine does not take an adapter; nobody is answered by it yet."""
+        await self.adapters.load([msgspec.convert(told, Named)])
+
+    async def _hand_over(self) -> None:
+        """Have other replicas finish what the engine had begun, where there are any; as long as a replica may go."""
+        refuse_requests()
+        if self.peers:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.handover.go_on(), self.spec.drain_seconds)
+
+    async def compute(self, fingerprint: str, request: Any) -> AsyncIterator[Any]:
+        """Compute for another replica that has lost its engine: outputs of vLLM's; none where it served another model
+        or this one has lost its own."""
+        if request.lora_request is not None:
+            request.lora_request = self.adapters.own(request.lora_request)
+            fingerprint = fingerprint if request.lora_request else ""
+        if fingerprint == self.fingerprint:
+            async for output in self.handover.compute(request):
+                yield output
+
     async def check_health(self) -> None:
-        """Raise where the engine is dead. (What finds a frozen one ends this process: serving/watch.py.)"""
+        """Raise where the engine is lost, so that Serve starts another replica, while this one finishes its answers.
+        (What finds a frozen one is in serving/watch.py.)"""
+        if self.watch.ending:
+            raise RuntimeError("the engine is lost")
         await self.engine.check_health()
-
-
-def _noted(get: Callable[[], Awaitable[Any]], moved: Callable[[], None]) -> Callable[[], Awaitable[Any]]:
-    """What waits for the engine's tokens, and tells when some have come."""
-
-    async def noted() -> Any:
-        outputs = await get()
-        moved()
-        return outputs
-
-    return noted

@@ -1,4 +1,4 @@
-"""Changing an endpoint that runs: how many replicas it has, which version answers, and back to the one before.
+"""Changing an endpoint that runs: how many replicas it has, which version answers, which models beside it.
 
 What an endpoint is made of stands in its replicas' environment, which Serve keeps (serving/endpoints.py); there is no
 record of our own that could disagree with what runs.
@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 from ray import serve
+from ray.exceptions import RayError
 
 from cluster.control import runtime
 from cluster.core.context import unheard
-from cluster.core.errors import InputError, JobError, NotReadyError
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert, override
 from cluster.core.storage.store import Store
-from serving.app import POLL_SECONDS, await_ready, deploy, find, has_room, hush, route_of, serve_details, undeploy
+from serving.app import POLL_SECONDS, await_ready, find, has_room, hush, route_of, serve_details, undeploy
 from serving.application import application
-from serving.endpoints import CANARY, FAILED, Endpoint, origin, proxy_environment, share_of
+from serving.beside import end_others, live_models, resolved, start
+from serving.deploying import deploy
+from serving.endpoints import CANARY, FAILED, Endpoint, environment_of, origin, share_of
 from serving.figures import holds
+from serving.named import ADAPTER, Named
 from serving.split import Share
 
 Notice = Callable[[str], None]
@@ -43,7 +47,7 @@ def scale(name: str, least: int, most: int) -> Endpoint:
     made_of = _made_of(name)
     spec = convert(made_of["spec"] | {"min_replicas": least, "max_replicas": most}, EndpointSpec, "endpoint")
     details = serve_details()
-    _deploy_same(details, name, made_of, spec, share_of(details, name))
+    _deploy_same(details, name, made_of, spec)
     deadline, pause = time.monotonic() + spec.start_timeout_seconds, threading.Event()
     while True:
         found = find(name)
@@ -66,7 +70,7 @@ def roll(name: str, ref: str = "", changes: dict[str, Any] | None = None, notice
     Raises InputError where no endpoint is called so or the artifact is missing, else as `deploy` does.
     """
     made_of = _made_of(name)
-    spec = convert(made_of["spec"] | {"served_name": name}, EndpointSpec, "endpoint")
+    spec = convert(made_of["spec"] | {"served_name": name, "models": _models(name)}, EndpointSpec, "endpoint")
     spec = override(replace(spec, model=ref or spec.model), changes or {}, "endpoint")
     store = Store(made_of["store"])
     artifact = store.resolve(spec.model)
@@ -90,7 +94,7 @@ def rollback(name: str, notice: Notice = unheard) -> Endpoint:
     before = made_of["before"]
     if before is None:
         raise InputError(f"endpoint {name!r} has had no version before this one", "Roll to one: `ctl serve roll`.")
-    kept = {field: made_of["spec"][field] for field in ("min_replicas", "max_replicas")}
+    kept = _kept(name, made_of)
     spec = convert(before["spec"] | kept | {"served_name": name}, EndpointSpec, "endpoint")
     store = Store(before["store"])
     return deploy(spec, store, artifact=store.get(before["kind"], before["fingerprint"]), notice=notice)
@@ -105,7 +109,7 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
     made_of, application_name = _made_of(name), f"{name}{CANARY}"
     details = serve_details()
     if ref:
-        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1}
+        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, "models": {}, "max_adapters": 0}
         spec = convert(made_of["spec"] | changes, EndpointSpec, "endpoint")
         artifact = Store(made_of["store"]).resolve(ref)
         if not (_has_canary(name) or has_room(spec)):
@@ -114,13 +118,13 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
                 "Add nodes, or scale something down.",
             )
         hush()
-        target = application(spec, name, artifact, proxy=proxy_environment(details))
+        target = application(spec, name, artifact, proxy=environment_of(details, name))
         serve._run(target, name=application_name, route_prefix=None, _blocking=False)
         await_ready(application_name, spec.start_timeout_seconds, routed=False)
     elif not _has_canary(name):
         raise InputError(f"endpoint {name!r} has no canary", "Give the artifact that it is to serve.")
     share = Share(application=application_name, weight=weight, shadow=shadow)
-    _deploy_same(details, name, made_of, None, msgspec.to_builtins(share))
+    _deploy_same(details, name, made_of, share=msgspec.to_builtins(share))
     await_ready(name, SHARE_SECONDS, replaces=True)
     found = find(application_name)
     notice(f"{found.model} {'is asked' if shadow else 'answers'} {weight:.0%} of what {name!r} is asked")
@@ -152,11 +156,69 @@ def promote(name: str, condition: str = "", notice: Notice = unheard) -> Endpoin
         notice(told)
     made_of, canary_made_of = _made_of(name), origin(serve_details(), f"{name}{CANARY}")
     assert canary_made_of is not None
-    kept = {field: made_of["spec"][field] for field in ("min_replicas", "max_replicas")}
+    kept = _kept(name, made_of)
     spec = convert(canary_made_of["spec"] | kept | {"served_name": name}, EndpointSpec, "endpoint")
     artifact = Store(canary_made_of["store"]).get(canary_made_of["kind"], canary_made_of["fingerprint"])
     _end_canary(name, made_of)  # the room that it has is wanted
     return deploy(spec, Store(canary_made_of["store"]), artifact=artifact, notice=notice)
+
+
+def load(name: str, called: str, ref: str, notice: Notice) -> list[Named]:
+    """Have an endpoint answer to another name as well, or to one that it has by another model; all of its models.
+
+    Raises InputError where no endpoint is called so or the artifact is missing, and as `start` does.
+    """
+    found, details = _made_of(name), serve_details()
+    spec = convert(found["spec"], EndpointSpec, "endpoint")
+    store = Store(found["store"])
+    own = store.get(found["kind"], found["fingerprint"])
+    models = {each.name: each for each in live_models(details, name)}
+    others = {each.name: each.ref for each in models.values() if each.name != called}
+    named = resolved({**others, called: ref}, spec, name, own, store)
+    (wanted,) = [each for each in named if each.name == called]
+    start([wanted], spec, name, environment_of(details, name), notice)
+    if wanted.place == ADAPTER:  # before every replica has to: where it does not go in, nothing changes
+        hush()
+        handle = serve.get_deployment_handle("Vllm", name)
+        try:
+            handle.try_adapter.remote(msgspec.to_builtins(wanted)).result(timeout_s=spec.start_timeout_seconds)
+        except RayError as error:
+            why = (str(error).strip().splitlines() or ["no reason given"])[-1]
+            raise JobError(
+                f"the engine of {name!r} does not take {wanted.ref}: {why}", "Nothing has changed."
+            ) from None
+    after = [*(models[each.name] for each in named if each is not wanted), wanted]
+    _deploy_same(details, name, found, models=after)
+    await_ready(name, spec.start_timeout_seconds, replaces=True)
+    end_others(name, after)
+    return after
+
+
+def unload(name: str, called: str) -> list[Named]:
+    """Have an endpoint answer to a name no more; what it has begun is finished. All of its models that are left.
+
+    Raises InputError where it has no such model.
+    """
+    found, details = _made_of(name), serve_details()
+    models = live_models(details, name)
+    if called not in (names := [each.name for each in models]):
+        raise InputError(f"endpoint {name!r} has no model {called!r} beside its own", nearest(called, names))
+    left = [each for each in models if each.name != called]
+    _deploy_same(details, name, found, models=left)
+    await_ready(name, float(found["spec"]["start_timeout_seconds"]), replaces=True)
+    end_others(name, left)
+    return left
+
+
+def _models(name: str) -> dict[str, str]:
+    """The models of an endpoint beside its own, as a spec has them."""
+    return {each.name: each.ref for each in live_models(serve_details(), name)}
+
+
+def _kept(name: str, made_of: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the spec that stay when another version answers: replicas, and the models beside it."""
+    stay = ("min_replicas", "max_replicas", "max_adapters", "max_adapter_rank")
+    return {field: made_of["spec"][field] for field in stay if field in made_of["spec"]} | {"models": _models(name)}
 
 
 def _has_canary(name: str) -> bool:
@@ -165,7 +227,7 @@ def _has_canary(name: str) -> bool:
 
 def _end_canary(name: str, made_of: dict[str, Any]) -> None:
     """Pass nothing on any more, and then take the canary down."""
-    _deploy_same(serve_details(), name, made_of, None, None)
+    _deploy_same(serve_details(), name, made_of, share=None)
     await_ready(name, SHARE_SECONDS, replaces=True)
     undeploy(f"{name}{CANARY}")
 
@@ -174,11 +236,14 @@ def _deploy_same(
     details: dict[str, Any] | None,
     name: str,
     made_of: dict[str, Any],
-    spec: EndpointSpec | None,
-    share: dict[str, Any] | None,
+    spec: EndpointSpec | None = None,
+    *,
+    share: dict[str, Any] | Literal["kept"] | None = "kept",
+    models: Sequence[Named] | None = None,
 ) -> None:
-    """Deploy an endpoint in the version that runs, so that its replicas go on."""
+    """Deploy an endpoint in the version that runs, so that its replicas go on; with another share, or other models."""
     hush()
+    share = share_of(details, name) if share == "kept" else share
     spec = spec or convert(made_of["spec"], EndpointSpec, "endpoint")
     target = application(
         spec,
@@ -186,8 +251,9 @@ def _deploy_same(
         Store(made_of["store"]).get(made_of["kind"], made_of["fingerprint"]),
         version=made_of["version"],
         before=made_of["before"],
-        proxy=proxy_environment(details),
+        proxy=environment_of(details, name),
         share=msgspec.convert(share, Share) if share else None,
+        models=live_models(details, name) if models is None else models,
     )
     serve._run(target, name=name, route_prefix=route_of(details, name), _blocking=False)
 

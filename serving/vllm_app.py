@@ -8,7 +8,6 @@ from typing import Any
 
 from cluster.control.tied_embeddings import register
 from cluster.core.storage.artifact import Artifact
-from serving.asgi import Application
 from serving.ending import end_children_with_this
 
 
@@ -36,7 +35,7 @@ def end_process() -> None:
     os._exit(1)
 
 
-async def engine_app(engine: Any, parsed: Any, on_death: Callable[[], None] = end_process) -> Application:
+async def engine_app(engine: Any, parsed: Any, on_death: Callable[[], None] = end_process) -> Any:
     """vLLM's application over an engine. `on_death` is called where it has found the engine dead."""
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app

@@ -1,8 +1,9 @@
 """Whether an engine still computes: it is asked for a token, and its replica ends where none comes.
 
 While tokens flow nothing is asked, so that this costs nothing under load. An engine that is busy with a long prompt
-gives no token for a while, but answers between two steps; one that is frozen does neither. What it had begun ends with
-an error (serving/answers.py), and its process at once: Serve starts another replica for it.
+gives no token for a while, but answers between two steps; one that is frozen does neither. What it had begun goes on
+at another replica (serving/handover.py) or ends with an error (serving/answers.py); then its process ends, and Serve
+starts another replica for it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ Ask = Callable[[], Awaitable[object]]
 
 
 class Watch:
-    """Looks at an engine as long as its replica lives. `token` asks it for one, `turn` for a word between two steps."""
+    """Looks at an engine as long as its replica lives. `token` asks it for one, `turn` for a word between two steps.
 
-    def __init__(self, health: Health, answers: Answers, token: Ask, turn: Ask) -> None:
-        self.health, self.answers, self.token, self.turn = health, answers, token, turn
+    `hand_over` has others finish what the engine has begun, as far as they can.
+    """
+
+    def __init__(self, health: Health, answers: Answers, token: Ask, turn: Ask, hand_over: Ask | None = None) -> None:
+        self.health, self.answers, self.token, self.turn, self.hand_over = health, answers, token, turn, hand_over
         self._without = 0
         self._ending: asyncio.Task[NoReturn] | None = None
         self._watching = asyncio.create_task(self._run())
@@ -37,6 +41,11 @@ class Watch:
     def moved(self) -> None:
         """A token has come, for whomever."""
         self.answers.moved_at = time.monotonic()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the engine is lost and its replica ends."""
+        return self._ending is not None
 
     def end(self, why: str) -> None:
         """End this process, its answers first."""
@@ -48,6 +57,8 @@ class Watch:
             await asyncio.sleep(max(self.health.period_seconds - quiet, self.health.period_seconds / 10))
             if time.monotonic() - self.answers.moved_at < self.health.period_seconds:
                 continue
+            if self.ending:
+                return
             if why := await self._lost():
                 self.end(why)
                 return
@@ -79,7 +90,10 @@ class Watch:
 
     async def _end(self, why: str) -> NoReturn:
         LOGGER.error("the engine is lost (%s): this replica ends", why)
+        self.answers.begin_no_more(LOST)
         try:
+            if self.hand_over is not None:
+                await self.hand_over()
             await self.answers.end(LOST)
         finally:
             end_process()

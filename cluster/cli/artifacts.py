@@ -103,6 +103,43 @@ def lineage(ref: Ref, store: StoreRoot = None, as_json: AsJson = False) -> None:
 
 
 @artifacts.command()
+def sources(
+    ref: Annotated[str, typer.Argument(help="The artifact that answered, as the header trunkline-artifact names it.")],
+    answer: Annotated[str, typer.Argument(metavar="FILE", help="Its answer: text, or the API's JSON; - reads it in.")],
+    words: Annotated[int, typer.Option("--words", min=12, help="Words in a row that must be the same.")] = 12,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Documents that are shown, at most.")] = 20,
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the training documents that share long runs of words with an answer, and their licences.
+
+    They are looked for in the corpora that the artifact comes from, by an index that is built once for each and kept on
+    this machine. What is shared may be common: it is no proof of where an answer comes from.
+    """
+    import sys
+
+    import msgspec
+
+    from cluster.core.errors import InputError
+    from cluster.core.storage.store import Store
+    from pipelines.stages.corpus.shared_text import answer_in, corpora_of, shared_with
+
+    try:
+        saved = sys.stdin.read() if answer == "-" else Path(answer).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{answer}: {error}", "Give a file with the answer, or -.") from None
+    found = shared_with(corpora_of(Store(store).resolve(ref)), answer_in(saved), words)[:limit]
+    if as_json:
+        print_json(msgspec.to_builtins(found))
+        return
+    rows = [(each.longest_words, f"{each.share:.0%}", each.license, each.document, each.corpus) for each in found]
+    headings = ("words in a row", "of the answer", "licence", "document", "corpus")
+    print_table(headings, rows, f"No training document shares {words} words in a row with it.")
+    for each in found:
+        print(f"\n{each.document}{each.url and f' ({each.url})'}\n  {each.text}")
+
+
+@artifacts.command()
 def verify(
     ref: Annotated[str | None, typer.Argument(help="Artifact to check; all of them without it.")] = None,
     store: StoreRoot = None,

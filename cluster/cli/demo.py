@@ -133,7 +133,7 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
 
     from cluster.control import local, runtime
     from cluster.core.specs.endpoint import EndpointSpec
-    from serving.app import deploy
+    from serving.deploying import deploy
 
     spec = EndpointSpec(model=model.record.ref, served_name=model.name, port=port)
     print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)

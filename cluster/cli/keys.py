@@ -38,6 +38,10 @@ def create(
     tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Of prompts and answers.")] = None,
     tokens_per_day: Annotated[int | None, typer.Option(min=1, help="Of prompts and answers.")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Money a month, at the endpoints' prices.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="answers, or metrics for who reads the figures of all keys; may be repeated [answers]."),
+    ] = None,
     database: Database = "",
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +63,7 @@ def create(
             _seconds(expires),
             {name: quota for name, quota in given.items() if quota is not None},
             None if budget is None else round(budget * NANO),
+            _scopes(scope),
         )
     )
     if as_json:
@@ -81,7 +86,7 @@ def list_(database: Database = "", as_json: AsJson = False) -> None:
         rows = [msgspec.to_builtins(key) | {"state": key.ended(now) or "valid"} for key in found]
         print_json([{name: value for name, value in row.items() if name != "digest"} for row in rows])
         return
-    headings = ("id", "name", "state", "endpoints", "models", "expires", "last used", "quotas")
+    headings = ("id", "name", "state", "for", "endpoints", "models", "expires", "last used", "quotas")
     print_table(
         headings,
         [
@@ -89,6 +94,7 @@ def list_(database: Database = "", as_json: AsJson = False) -> None:
                 key.id,
                 key.name,
                 key.ended(now) or "valid",
+                ", ".join(key.scopes),
                 ", ".join(key.endpoints) or "all",
                 ", ".join(key.models) or "all",
                 _when(key.expires_at),
@@ -188,6 +194,16 @@ def _seconds(text: str) -> int | None:
     if not found:
         raise UsageError(f"--expires {text}: no length of time", "Write 90m, 8h or 30d.")
     return int(found[1]) * SECONDS[found[2]]
+
+
+def _scopes(given: list[str] | None) -> tuple[str, ...]:
+    from cluster.core.errors import UsageError, nearest
+    from serving.keys.key import ANSWERS, SCOPES
+
+    for scope in given or ():
+        if scope not in SCOPES:
+            raise UsageError(f"--scope {scope}: there is none", nearest(scope, list(SCOPES)))
+    return tuple(dict.fromkeys(given or (ANSWERS,)))
 
 
 def _when(seconds: float | None) -> str:

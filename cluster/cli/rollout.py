@@ -1,4 +1,4 @@
-"""`ctl serve plan | status | scale | roll | rollback | logs`: an endpoint before it runs, and while it does."""
+"""`ctl serve plan | status | scale | roll | rollback | load | logs`: an endpoint before it runs, and while it does."""
 
 import os
 import time
@@ -13,12 +13,14 @@ from cluster.cli.served import changes_of, join_cluster, serve_details, spec_of,
 
 if TYPE_CHECKING:
     from serving.endpoints import Endpoint
+    from serving.named import Named
     from serving.replicas import Replica
 
 ACTORS_PATH = (
     "/api/v0/actors?detail=1&limit=1000&timeout=10&filter_keys=ray_namespace&filter_predicates=%3D&filter_values=serve"
 )
 LOG_PATH = "/api/v0/logs/file?node_id={node_id}&filename={file}&lines={lines}&timeout=30"
+WHERE = {"own": "an alias", "adapter": "an adapter in its engine", "application": "an engine of its own"}
 LOG_SECONDS = (5.0, 60.0)
 
 Endpoint_ = Annotated[str, typer.Argument(metavar="NAME", help="Endpoint, as `ctl serve list` names it.")]
@@ -86,7 +88,7 @@ def status(name: Endpoint_, as_json: AsJson = False) -> None:
 
     from cluster.control.runtime import connect
     from cluster.core.specs.scaling import ScalingSpec
-    from serving.endpoints import from_details, origin
+    from serving.endpoints import from_details, models_of, origin
     from serving.replicas import with_ongoing
 
     details = serve_details()
@@ -96,16 +98,19 @@ def status(name: Endpoint_, as_json: AsJson = False) -> None:
         connect(ScalingSpec())
         found = with_ongoing(found)
     (endpoint,) = (each for each in from_details(details) if each.name == name)
-    made_of = origin(details, name)
+    made_of, models = origin(details, name), models_of(details, name)
     before = (made_of or {}).get("before")
     back_to = f"{before['kind']}/{before['fingerprint'][:12]}" if before else ""
     if as_json:
-        print_json({**msgspec.to_builtins(endpoint), "before": back_to, "replicas": msgspec.to_builtins(found)})
+        told = {**msgspec.to_builtins(endpoint), "before": back_to, "models": models}
+        print_json(told | {"replicas": msgspec.to_builtins(found)})
         return
     spec = made_of["spec"] if made_of else {}
     wanted = _span(spec["min_replicas"], spec["max_replicas"]) if spec else "?"
     print(f"{name}: {endpoint.status}, {endpoint.replicas} of {wanted} replicas, {endpoint.base_url}")
     print(f"serves {endpoint.model}" + (f"; before it {back_to}" if back_to else ""))
+    for each in models:
+        print(f"{each['name']}: {each['ref']}, {WHERE[each['place']]}")
     rows = [
         (each.id, each.state, each.model, duration(time.time() - each.started_at), each.node_ip, each.pid or "",
          "" if each.ongoing is None else each.ongoing)
@@ -185,6 +190,43 @@ def rollback(name: Endpoint_) -> None:
     _say(rollback(name, tell))
 
 
+def load(
+    name: Endpoint_,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL=ARTIFACT", help="What clients give as `model`, and what answers to it.")
+    ],
+) -> None:
+    """Have an endpoint answer to one more name, or to a name by another model, while it runs.
+
+    The endpoint's own artifact makes an alias. A LoRA adapter over it goes into the running engine, where
+    endpoint.max_adapters leaves room. Any other model gets an engine of its own.
+    """
+    from cluster.core.errors import UsageError
+    from serving.rollout import load
+
+    called, _, ref = model.partition("=")
+    if not called or not ref:
+        raise UsageError(f"{model!r}: no name and artifact", "Write support=sft/support.")
+    _join()
+    _models(name, load(name, called, ref, tell))
+
+
+def unload(
+    name: Endpoint_,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What clients gave as `model`.")],
+) -> None:
+    """Have an endpoint answer to a name no more. What has begun is finished."""
+    from serving.rollout import unload
+
+    _join()
+    _models(name, unload(name, model))
+
+
+def _models(name: str, models: "list[Named]") -> None:
+    told = ", ".join(f"{each.name} ({each.ref})" for each in models)
+    print(f"{name}: " + (f"beside its own model {told}" if told else "no model beside its own"), flush=True)
+
+
 def logs(
     name: Endpoint_,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines of each replica, from the end.")] = 100,
@@ -245,4 +287,4 @@ def _span_of(text: str) -> tuple[int, int]:
     return int(least), int(most or least)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (plan, status, scale, roll, canary, promote, rollback, logs)
+COMMANDS: tuple[Callable[..., None], ...] = (plan, status, scale, roll, canary, promote, rollback, load, unload, logs)

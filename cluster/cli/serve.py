@@ -70,7 +70,7 @@ def up(
     stays = join_cluster()
     if not (stays or wait):
         raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
-    from serving.app import deploy
+    from serving.deploying import deploy
 
     if stays:
         _announce(deploy(spec, Store(store), wait=wait, notice=tell), wait, spec)

@@ -16,7 +16,7 @@ import msgspec
 
 from cluster.core.errors import InputError, nearest
 from serving.keys.database import Database, Rows, Steps, database_at, place
-from serving.keys.key import QUOTAS, Key, digest, new_secret, written
+from serving.keys.key import ANSWERS, LISTS, QUOTAS, Key, digest, new_secret, written
 from serving.keys.ledger import DAY
 
 T = TypeVar("T")
@@ -36,7 +36,8 @@ AUDITS = "SELECT * FROM audit ORDER BY done_at DESC LIMIT $1"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a new key may do. No `endpoints` or `models` are all; quotas by their names (key.py), those given."""
+    """What a new key may do. No `endpoints` or `models` are all; quotas by their names (key.py), those given. `scopes`:
+    answers, the figures of /metrics, or both."""
 
     name: str
     endpoints: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Wanted:
     lifetime_seconds: int | None = None
     quotas: dict[str, int] | None = None
     budget_nano: int | None = None
+    scopes: tuple[str, ...] = (ANSWERS,)
 
 
 class Administration:
@@ -71,6 +73,7 @@ class Administration:
             revoked_at=None,
             used_at=None,
             budget_nano=wanted.budget_nano,
+            scopes=list(wanted.scopes),
             **quotas,
         )
 
@@ -79,7 +82,7 @@ class Administration:
                 if not (other := Key.of(row)).ended(now):
                     raise InputError(f"key {other.id} is called {wanted.name!r} already", "Give another name.")
             values = msgspec.structs.asdict(key)
-            values |= {name: msgspec.json.encode(values[name]).decode() for name in ("endpoints", "models")}
+            values |= {name: msgspec.json.encode(values[name]).decode() for name in LISTS}
             yield INSERT, [values[name] for name in FIELDS]
             told = {name: value for name, value in values.items() if name != "digest" and value not in (None, "[]")}
             yield AUDIT, _audit("create", key_id, told)

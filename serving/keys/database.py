@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from cluster.control.local import home
 from cluster.core.errors import NotReadyError
 from cluster.core.specs.access import is_postgres
-from serving.keys.tables import TABLES
+from serving.keys.tables import ADDED_COLUMN, TABLES
 
 if TYPE_CHECKING:
     import asyncpg
@@ -39,7 +39,9 @@ WAIT_SECONDS = 5.0  # for a lock, a connection, a statement
 RETRY_SECONDS = 0.002
 CHECKPOINT_SECONDS = 5.0
 CONNECTIONS = 8  # of a replica to PostgreSQL
-LOCK = 0x7472756E6B  # which processes that make the tables at once take in turns
+LOCKED = f"SELECT pg_advisory_xact_lock({0x7472756E6B})"  # which processes that make the tables at once take in turns
+HAS_COLUMN_HERE = "SELECT 1 FROM pragma_table_info('keys') WHERE name = 'scopes'"
+HAS_COLUMN = "SELECT 1 FROM information_schema.columns WHERE table_name = 'keys' AND column_name = 'scopes'"
 
 
 class DatabaseFailed(NotReadyError):
@@ -87,6 +89,8 @@ class Sqlite:
             self._connection = self._connect()
             if not await self.read("SELECT 1 FROM sqlite_master WHERE name = 'keys'"):
                 await self.run(_make_tables())
+            if not await self.read(HAS_COLUMN_HERE):
+                await self.run(_add_column(HAS_COLUMN_HERE))
         except (OSError, sqlite3.Error) as error:
             raise DatabaseFailed(f"{self.path}: {error}", "Name another file as endpoint.access.database.") from None
         if not self.durable:
@@ -195,7 +199,9 @@ class Postgres:
                 reset=_keep,
             )
             if not await self.read("SELECT 1 WHERE to_regclass('keys') IS NOT NULL"):
-                await self.run(_make_tables(f"SELECT pg_advisory_xact_lock({LOCK})"))
+                await self.run(_make_tables(LOCKED))
+            if not await self.read(HAS_COLUMN):
+                await self.run(_add_column(HAS_COLUMN, LOCKED))
         except (*self._failures, ValueError) as error:
             raise self._failed(error) from None
 
@@ -255,3 +261,11 @@ def _questioned(sql: str) -> str:
 def _make_tables(first: str = "") -> Steps[None]:
     for sql in (*filter(None, [first]), *TABLES):
         yield sql, ()
+
+
+def _add_column(has: str, first: str = "") -> Steps[None]:
+    """Bring a table of keys of an older project up to date."""
+    if first:
+        yield first, ()
+    if not (yield has, ()):
+        yield ADDED_COLUMN, ()

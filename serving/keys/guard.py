@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.core.specs.access import Access
-from serving.asgi import FEEDBACK_PATH, Application, Message, Receive, Scope, Send
+from serving.asgi import FEEDBACK_PATH, METRICS_PATH, Application, Message, Receive, Scope, Send, path_of
 from serving.keys import webhook
 from serving.keys.answered import Answer
 from serving.keys.asked import bounds, is_ids
 from serving.keys.database import Database, DatabaseFailed, database_at
-from serving.keys.key import Key, parsed, redacted
+from serving.keys.key import ANSWERS, METRICS, Key, parsed, redacted
 from serving.keys.ledger import BYTES_A_TOKEN, FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
 from serving.limits import Refused
 from serving.watching.counted import count_tokens, note_key
@@ -86,6 +86,10 @@ class Guard:
             raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
         if key.endpoints and self.endpoint not in key.endpoints:
             raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
+        wanted = METRICS if path_of(scope) == METRICS_PATH else ANSWERS
+        if wanted not in key.scopes:
+            told = f"this API key is not for {wanted}, only for {' and '.join(key.scopes)}"
+            raise Refused(403, told, code="scope_not_allowed")
         return key
 
     async def _find(self, key_id: str, fresh: bool) -> Key:

@@ -16,6 +16,9 @@ import msgspec
 
 SECRET_BYTES = 32
 KEY = re.compile(r"tk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+ANSWERS, METRICS = "answers", "metrics"  # scopes: what a key opens
+SCOPES = (ANSWERS, METRICS)
+LISTS = ("endpoints", "models", "scopes")  # which the database keeps as JSON
 QUOTAS = ("requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day")
 NANO = 1_000_000_000
 
@@ -37,11 +40,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: int | None
     tokens_per_day: int | None
     budget_nano: int | None
+    scopes: list[str]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Key:
         found = {name: row[name] for name in cls.__struct_fields__}
-        return cls(**found | {name: msgspec.json.decode(found[name]) for name in ("endpoints", "models")})
+        return cls(**found | {name: msgspec.json.decode(found[name]) for name in LISTS})
 
     def fits(self, secret: str) -> bool:
         """Whether a secret is this key's, in a time that does not depend on how alike they are."""

@@ -5,7 +5,7 @@ TABLES = (
         id TEXT PRIMARY KEY, digest TEXT NOT NULL, name TEXT NOT NULL, endpoints TEXT NOT NULL, models TEXT NOT NULL,
         created_at BIGINT NOT NULL, expires_at BIGINT, revoked_at BIGINT, used_at BIGINT,
         requests_per_minute BIGINT, requests_per_day BIGINT, tokens_per_minute BIGINT, tokens_per_day BIGINT,
-        budget_nano BIGINT, told_month BIGINT NOT NULL)""",
+        budget_nano BIGINT, told_month BIGINT NOT NULL, scopes TEXT NOT NULL DEFAULT '["answers"]')""",
     # What is used of a quota, what is reserved included: a row for each minute or day in which a key asked.
     """CREATE TABLE IF NOT EXISTS windows (
         key_id TEXT NOT NULL, period_seconds BIGINT NOT NULL, started_at BIGINT NOT NULL,
@@ -25,3 +25,6 @@ TABLES = (
         done_at DOUBLE PRECISION NOT NULL, action TEXT NOT NULL, key_id TEXT NOT NULL, actor TEXT NOT NULL,
         details TEXT NOT NULL)""",
 )
+
+# What a table of keys lacks that was made before keys had scopes.
+ADDED_COLUMN = """ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT '["answers"]'"""

@@ -15,10 +15,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric, multiprocess
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from serving.asgi import Application, Receive, Scope, Send, path_of
+from serving.asgi import METRICS_PATH, Application, Receive, Scope, Send, path_of
 from serving.watching.counted import ARTIFACT, SEEN
-
-PATH = "/metrics"
 
 
 def replica_name() -> str:
@@ -61,7 +59,7 @@ class Exposed:
         seen = scope.get(SEEN)
         if seen and not seen.passed_on and path == seen.path:  # and not what the gateway asks to count tokens
             seen.pass_on()
-        if path != PATH:
+        if path != METRICS_PATH:
             await self.app(scope, receive, send)
             return
         accepted = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"), "")

@@ -116,7 +116,8 @@ def ask(key: str) -> Callable[[str], str]:
         except requests.RequestException:
             raise NotReadyError(f"no endpoint answers at {url}", "Start one with `ctl serve up`.") from None
         if reply.status_code in (401, 403):
-            raise NotReadyError(f"{url} asks for a key", "Set OPENAI_API_KEY, or give --key-file.")
+            remedy = "Make one: `ctl serve keys create NAME --scope metrics`; give it as --key-file or OPENAI_API_KEY."
+            raise NotReadyError(f"{url} asks for a key of the scope metrics", remedy)
         if reply.status_code != 200:
             raise NotReadyError(f"{url} answers {reply.status_code}", "Is it an endpoint of `ctl serve up`?")
         return reply.text

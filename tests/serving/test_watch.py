@@ -124,6 +124,21 @@ def test_what_has_not_begun_is_told_to_come_again(watched: Watched) -> None:
     ended(watched)
 
 
+def test_what_others_finish_is_whole_and_nothing_new_begins(watched: Watched) -> None:
+    (watched.folder / "others").touch()
+    stream = watched.stream(words=6)
+    lines = [next(stream) for _ in range(3)]
+    (watched.folder / "raises").touch()
+    while (reply := watched.client.post("/v1/completions", json={"prompt": "a"})).status_code == 200:
+        time.sleep(0.05)
+    assert reply.status_code == 503 and reply.json()["error"]["code"] == "engine_lost"
+    assert watched.process.poll() is None
+    (watched.folder / "go").touch()
+    lines += stream
+    assert lines[-1] == "data: [DONE]" and len(lines) == 7 and "error" not in str(lines)
+    ended(watched)
+
+
 def test_an_engine_that_answers_between_two_steps_is_busy(watched: Watched) -> None:
     """Until it has given nobody a token for long."""
     (watched.folder / "token").unlink()

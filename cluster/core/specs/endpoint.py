@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
@@ -10,6 +11,8 @@ from cluster.core.errors import SpecError
 from cluster.core.specs.access import Access
 from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import Spec
+
+NAME = re.compile(r"[\w.-]+")
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +40,8 @@ class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     period_seconds: Annotated[float, Meta(gt=0)] = 5.0
     """How long no token may have come before the engine is asked for one."""
     timeout_seconds: Annotated[float, Meta(gt=0)] = 30.0
-    """How long it may take for that, or for a word between two steps; else its replica is ended and replaced."""
+    """How long it may take for that, or for a word between two steps; else its replica is ended and replaced. Then so
+    long another replica may take for each next token of an answer that it goes on with."""
 
 
 class EndpointSpec(Spec, frozen=True):
@@ -90,6 +94,13 @@ class EndpointSpec(Spec, frozen=True):
     """Serve a page to chat with it, at the root of its base."""
     feedback: Feedback = Feedback()
     """What it keeps of what people say of its answers."""
+    models: dict[str, str] = {}
+    """Further names that clients may give as `model`, and the artifact that answers to each: the endpoint's own (an
+    alias), a LoRA adapter over it, or any other model, which gets an engine of its own."""
+    max_adapters: Annotated[int, Meta(ge=0)] = 0
+    """LoRA adapters that an engine can hold at once beside its model; 0: each is a model of its own."""
+    max_adapter_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """Rank of the largest of them: memory for all is taken by it."""
     start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
     """How long the endpoint may take until it answers, bringing the model to the node included."""
 
@@ -104,3 +115,6 @@ class EndpointSpec(Spec, frozen=True):
             )
         if self.accelerator_type and not self.gpus:
             raise SpecError("endpoint.accelerator_type: the endpoint asks for no GPUs", "Set endpoint.gpus as well.")
+        for name in self.models:
+            if not NAME.fullmatch(name):
+                raise SpecError(f"endpoint.models: {name!r} is no name", "Only letters, digits and . _ - are allowed.")

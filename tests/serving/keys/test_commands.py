@@ -35,6 +35,9 @@ def test_a_key_is_made_listed_and_ended(tmp_path: Path) -> None:
     assert keys("revoke", "alice") == f"{key_id} (alice) is revoked\n"
     assert json.loads(keys("list", "--json"))[0]["state"] == "revoked"
     assert [row["action"] for row in json.loads(keys("audit", "--json"))] == ["revoke", "create"]
+    keys("create", "prometheus", "--scope", "metrics")
+    assert json.loads(keys("list", "--json"))[1]["scopes"] == ["metrics"] and listed["scopes"] == ["answers"]
+    assert "Did you mean 'metrics'?" in keys("create", "bob", "--scope", "metric", code=2)
     assert "90m, 8h or 30d" in keys("create", "bob", "--expires", "soon", code=2)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from serving.gateway import ROUTES
 from serving.keys.administration import Administration
+from serving.keys.database import Steps, database_at
 from serving.keys.key import parsed, redacted
 from tests.serving.keys.small_app import Small, asking, behind, make_key
 
@@ -77,6 +78,42 @@ def test_a_key_opens_what_it_is_for(database: str) -> None:
         assert all("authorization" not in headers for headers, _ in small.seen)
 
     asyncio.run(work())
+
+
+def test_figures_are_for_keys_of_their_own(database: str) -> None:
+    _, asks = make_key(database)
+    _, looks = make_key(database, "prometheus", scopes=("metrics",))
+    _, both = make_key(database, "operator", scopes=("answers", "metrics"))
+
+    async def work() -> None:
+        async with asking(await behind(Small(), database)) as client:
+            for key, figures, answers in ((asks, 403, 200), (looks, 200, 403), (both, 200, 200)):
+                headers = {"Authorization": f"Bearer {key}"}
+                told = [await client.get("/metrics", headers=headers), await client.get("/v1/models", headers=headers)]
+                told.append(await client.post("/v1/chat/completions", json=CHAT, headers=headers))
+                assert [reply.status_code for reply in told] == [figures, answers, answers]
+                refused = [error_of(reply)["code"] for reply in told if reply.status_code == 403]
+                assert set(refused) <= {"scope_not_allowed"}
+
+    asyncio.run(work())
+
+
+def test_keys_made_before_there_were_scopes_are_for_answers(database: str) -> None:
+    make_key(database, "earlier")
+
+    async def older() -> None:
+        opened = database_at(database)
+        await opened.open()
+        await opened.run(drop())
+        await opened.close()
+
+    def drop() -> Steps[None]:
+        yield "ALTER TABLE keys DROP COLUMN scopes", ()
+
+    asyncio.run(older())
+    make_key(database, "later", scopes=("metrics",))
+    found = {key.name: key.scopes for key in Administration(database).list_keys()}
+    assert found == {"earlier": ["answers"], "later": ["metrics"]}
 
 
 def test_who_has_no_key_sends_no_body(database: str) -> None:

@@ -8,14 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client import REGISTRY
 
 from cluster.core.specs.endpoint import EndpointSpec
-from serving.gateway import gateway
-from serving.keys.key import parsed
+from serving.gateway import ROUTES, gateway
+from serving.keys.key import SCOPES, parsed
 from serving.watching import counted, dashboard
 from serving.watching.exposed import Labelled
 from serving.watching.scrape import Scrape, read
+from tests.conftest import ROOT
 from tests.serving.keys.small_app import REF, Small, asking, behind, make_key
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 5}
@@ -34,7 +36,7 @@ def grown(before: Scrape, after: Scrape, name: str, **labels: str) -> float:
 
 def test_requests_are_counted_by_key_path_and_status(tmp_path: Path) -> None:
     database = str(tmp_path / "keys.sqlite")
-    key_id, key = make_key(database)
+    key_id, key = make_key(database, scopes=SCOPES)
     busy_id, busy = make_key(database, "busy", quotas={"requests_per_day": 1})
 
     async def work() -> None:
@@ -118,7 +120,7 @@ def test_a_client_that_leaves_is_counted_as_such(tmp_path: Path) -> None:
 
 def test_no_key_is_in_the_figures(tmp_path: Path) -> None:
     database = str(tmp_path / "keys.sqlite")
-    _, key = make_key(database)
+    _, key = make_key(database, scopes=SCOPES)
 
     async def work() -> str:
         async with asking(await behind(Small(), database), key) as client:
@@ -149,7 +151,7 @@ def test_labels_are_added_to_what_is_told_and_not_to_what_is_kept() -> None:
 def test_the_dashboards_own_metrics_are_told_without_keys_and_with_them(tmp_path: Path) -> None:
     """vLLM's are looked for at a running endpoint (test_watched_endpoint.py)."""
     database = str(tmp_path / "keys.sqlite")
-    _, key = make_key(database)
+    _, key = make_key(database, scopes=SCOPES)
 
     async def work() -> Scrape:
         small = Small()
@@ -162,3 +164,9 @@ def test_the_dashboards_own_metrics_are_told_without_keys_and_with_them(tmp_path
 
     told = asyncio.run(work())
     assert {name for name in dashboard.metrics() if name.startswith("trunkline")} <= set(told.samples)
+
+
+def test_what_prometheus_is_given_asks_with_a_key_for_what_is_there() -> None:
+    (job,) = yaml.safe_load((ROOT / "infra" / "prometheus" / "endpoints.yaml").read_text())["scrape_configs"]
+    assert job["metrics_path"] in ROUTES and job["authorization"]["type"] == "Bearer"
+    assert job["authorization"]["credentials_file"] and job["static_configs"][0]["targets"]

@@ -69,7 +69,8 @@ def _leading_shift(table: npt.NDArray[np.bool_]) -> np.uint64:
     return np.uint64(64 - (len(table).bit_length() - 1))
 
 
-def _hashes(found: list[bytes]) -> npt.NDArray[np.uint64]:
+def word_hashes(found: list[bytes]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of each word, shape (words,)."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, found), np.uint64, len(found))
 
 
@@ -86,7 +87,7 @@ def _evaluation(paths: tuple[str, ...], ngram_words: int, min_words: int, max_it
                 if len(found) < min_words * factor:
                     continue
                 length = min(len(found), ngram_words * factor)
-                for _, ngrams in rolling_hashes(_hashes(found), (length,)):
+                for _, ngrams in rolling_hashes(word_hashes(found), (length,)):
                     telling = ngrams[_mostly_words(found, length)]
                     number = np.full(len(telling), len(names), np.int32)
                     collected.setdefault((unspaced, length), []).append((telling, number))
@@ -126,7 +127,7 @@ def overlaps(
     """The name of the item that a text shares the longest n-gram with (the first in the text; empty: none), and all
     that it shares, as runs of its words [start, stop)."""
     names, spaced, unspaced = _evaluation(paths, ngram_words, min_words, max_items)
-    hashed = _hashes(words(well_formed(text)))
+    hashed = word_hashes(words(well_formed(text)))
     runs: list[tuple[int, int]] = []
     name = ""
     for indexes in (spaced, unspaced if _UNSPACED_LETTER.search(text) else {}):
