@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,7 @@ from serving.asgi import (
     error,
     path_of,
 )
+from serving.batch.api import BatchApi, batch_api
 from serving.feedback.taking import RECEIPT_HEADER, WithFeedback
 from serving.keys.answered import with_usage
 from serving.keys.counting import count
@@ -84,13 +86,15 @@ async def gateway(
     served = Gateway(
         app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id
     )
+    if spec.batches.path:
+        served.batches = batch_api(Path(spec.batches.path) / name, spec.batches, served, served.admission)
     if not access.origins:
         return served
     told = (ARTIFACT_HEADER.decode(), REQUEST_ID_HEADER.decode(), RECEIPT_HEADER.decode(), "retry-after")
     return CORSMiddleware(
         served,
         allow_origins=access.origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=told,
     )
@@ -116,6 +120,7 @@ class Gateway:
         self.admission = admission or Admission(sys.maxsize, 0)
         self.tells_request_id = tells_request_id
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
+        self.batches: BatchApi | None = None
         self.counted = Counted(self._answer, self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,8 +135,11 @@ class Gateway:
         """At the end of its life the replica writes down what it has not."""
 
         async def told(message: Message) -> None:
-            if self.guard and message["type"].startswith("lifespan.shutdown"):
-                await self.guard.close()
+            if message["type"].startswith("lifespan.shutdown"):
+                if self.batches:
+                    await self.batches.close()
+                if self.guard:
+                    await self.guard.close()
             await send(message)
 
         return told
@@ -157,6 +165,9 @@ class Gateway:
             if self.page and path_of(scope) in self.page.routes:
                 await self.page(scope, receive, told)
                 return
+            if self.batches and self.batches.methods(path_of(scope)):
+                await self._keep(self.batches, scope, receive, told)
+                return
             if self.guard is None or path_of(scope) in WITHOUT_KEY:
                 if scope["method"] != "POST":
                     await self.app(scope, receive, told)
@@ -173,11 +184,29 @@ class Gateway:
     def _check_route(self, scope: Scope) -> None:
         """Raise Refused for what is not open."""
         method, path = scope["method"], path_of(scope)
-        known = self.routes.get(path)
-        if known is None:
+        known = (self.routes[path],) if path in self.routes else self.batches.methods(path) if self.batches else ()
+        if not known:
             raise Refused(404, f"there is no {path or '/'} here")
-        if method != known and not (known == "GET" and method == "HEAD"):
-            raise Refused(405, f"{path} is asked by {known}, not by {method}")
+        if method not in known and not ("GET" in known and method == "HEAD"):
+            raise Refused(405, f"{path} is asked by {' or '.join(known)}, not by {method}")
+
+    async def _keep(self, batches: BatchApi, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is about files and batches: a key's own, and its body as it comes."""
+        if self.guard is None:
+            await batches(scope, receive, send)
+            return
+        key = await self.guard.caller(scope)
+        scope = {**scope, KEY_ID: key.id, "headers": [p for p in scope["headers"] if p[0] != b"authorization"]}
+        if scope["method"] != "POST":
+            await batches(scope, receive, send)
+            return
+        entry = self.guard.entry(key, batches.named(path_of(scope)), scope[REQUEST_ID])
+        try:
+            await self.guard.reserve_request(entry)
+        except Refused as refused:
+            self.guard.refuse(entry, refused)
+            raise
+        await self.guard.pass_on(batches, scope, receive, send, entry, {})
 
     async def _guarded(self, guard: Guard, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """Answer the owner of a key."""

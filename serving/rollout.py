@@ -105,7 +105,8 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
     made_of, application_name = _made_of(name), f"{name}{CANARY}"
     details = serve_details()
     if ref:
-        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1}
+        # It answers clients alone, and no batches.
+        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, "batches": {}}
         spec = convert(made_of["spec"] | changes, EndpointSpec, "endpoint")
         artifact = Store(made_of["store"]).resolve(ref)
         if not (_has_canary(name) or has_room(spec)):
@@ -153,6 +154,7 @@ def promote(name: str, condition: str = "", notice: Notice = unheard) -> Endpoin
     made_of, canary_made_of = _made_of(name), origin(serve_details(), f"{name}{CANARY}")
     assert canary_made_of is not None
     kept = {field: made_of["spec"][field] for field in ("min_replicas", "max_replicas")}
+    kept["batches"] = made_of["spec"].get("batches", {})
     spec = convert(canary_made_of["spec"] | kept | {"served_name": name}, EndpointSpec, "endpoint")
     artifact = Store(canary_made_of["store"]).get(canary_made_of["kind"], canary_made_of["fingerprint"])
     _end_canary(name, made_of)  # the room that it has is wanted

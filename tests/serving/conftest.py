@@ -79,7 +79,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterato
         cluster.up(num_cpus=4)  # a replica, one beside it, and a job that trains
         store = ("--store", model.store_url)
         feedback = str(cluster.home / "said")
-        kept = ("--set", f"endpoint.feedback.path={feedback}")
+        asked = str(cluster.home / "asked")
+        kept = ("--set", f"endpoint.feedback.path={feedback}", "--set", f"endpoint.batches.path={asked}")
         said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *kept, *store, timeout=840)
         assert "is ready" in said
         (listed,) = json.loads(cluster.ctl("serve", "list", "--json"))
