@@ -20,6 +20,7 @@ from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
@@ -81,7 +82,12 @@ def application(
     kept = [(each["store"], each["kind"], each["fingerprint"]) for each in (origin, before) if each]
     # Places as this process knows them, and no replica; how many replicas there are is Serve's.
     access = replace(spec.access, database=place(spec.access.database))
-    own = replace(spec, access=access, feedback=_kept_at(spec.feedback), batches=_kept_in(spec.batches), **ONE_REPLICA)
+    places = {"feedback": _kept_at(spec.feedback), "batches": _kept_in(spec.batches)}
+    if spec.plugins.corpus:
+        corpus = Store(artifact.store_url).resolve(spec.plugins.corpus, "corpus")
+        kept.append((corpus.store_url, corpus.kind, corpus.fingerprint))
+        places["plugins"] = replace(spec.plugins, corpus=corpus.record.ref)
+    own = replace(spec, access=access, **places, **ONE_REPLICA)
     given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
     if over_vllm:

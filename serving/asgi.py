@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -78,6 +78,26 @@ async def nobody_leaves() -> Message:
     """What is received from a client that stays."""
     await asyncio.Event().wait()
     raise AssertionError("unreachable")
+
+
+async def messages(app: Application, scope: Scope, receive: Receive) -> AsyncGenerator[Message]:
+    """What an application sends, as it comes. To be closed: an application that has not ended is cancelled then."""
+    sent: asyncio.Queue[Message | None] = asyncio.Queue()
+
+    async def answer() -> None:
+        try:
+            await app(scope, receive, sent.put)
+        finally:
+            sent.put_nowait(None)
+
+    task = asyncio.create_task(answer())
+    try:
+        while (message := await sent.get()) is not None:
+            yield message
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def called(

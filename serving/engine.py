@@ -8,6 +8,7 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import context_tokens, non_writer, read_config
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
+from serving.tool_parsers import tool_parser
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -32,6 +33,8 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
     # Said in /v1/models, so that clients know what fits. Scaled positions are more than config.json says: vLLM knows.
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length
+    if parser := tool_parser(artifact):
+        found |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if spec.max_running:
         found["max_num_seqs"] = spec.max_running
     if spec.gpus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,10 @@ from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
 from serving.page.page import Page
+from serving.plugins.loop import FIELD as PLUGINS_FIELD
+from serving.plugins.loop import PATH as PLUGINS_PATH
+from serving.plugins.loop import PluginLoop, with_list
+from serving.plugins.running import Running
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
 
@@ -72,9 +76,12 @@ async def gateway(
     admission: Admission | None = None,
     *,
     tells_request_id: bool = True,
+    plugins: Running | None = None,
+    calls_natively: bool = False,
 ) -> Application:
-    """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
-    keeps of feedback. Raises DatabaseFailed, OSError where feedback cannot be kept."""
+    """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page, its `plugins`
+    and what it keeps of feedback. `calls_natively`: `app` reads calls of tools as its model writes them. Raises
+    DatabaseFailed, OSError where feedback or batches cannot be kept."""
     access, feedback = spec.access, spec.feedback
     if feedback.path:
         app = WithFeedback(app, name, artifact, feedback)
@@ -82,10 +89,14 @@ async def gateway(
     if guard:
         await guard.open()
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
-    page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
+    if plugins:
+        app, routes = with_list(app, plugins), {**routes, PLUGINS_PATH: "GET"}
+    page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed) if spec.page else None
     served = Gateway(
         app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id
     )
+    if plugins:
+        served.plugins = PluginLoop(plugins, served, calls_natively)
     if spec.batches.path:
         served.batches = batch_api(Path(spec.batches.path) / name, spec.batches, served, served.admission)
     if not access.origins:
@@ -121,6 +132,7 @@ class Gateway:
         self.tells_request_id = tells_request_id
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
         self.batches: BatchApi | None = None
+        self.plugins: PluginLoop | None = None
         self.counted = Counted(self._answer, self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,6 +150,8 @@ class Gateway:
             if message["type"].startswith("lifespan.shutdown"):
                 if self.batches:
                     await self.batches.close()
+                if self.plugins:
+                    await self.plugins.close()
                 if self.guard:
                     await self.guard.close()
             await send(message)
@@ -174,7 +188,11 @@ class Gateway:
                     return
                 self._check_room(scope)
                 body = await self._body(scope, receive)
-                with self._place(scope, check(body, self.limits)):
+                asked = check(body, self.limits)
+                if wanted := self._plugins(scope, asked):
+                    await wanted(receive, told)
+                    return
+                with self._place(scope, asked):
                     await self.app(scope, again(body, receive), told)
             else:
                 await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
@@ -222,10 +240,14 @@ class Gateway:
         try:
             body = await self._body(scope, receive)
             asked = check(body, self.limits)
+            wanted = self._plugins(scope, asked)
             entry = guard.measured(entry, asked, body)
         except Refused as refused:
             guard.refuse(entry, refused)
             raise
+        if wanted:  # each turn of the model is a request of its own
+            await wanted(receive, send)
+            return
         with self._place(scope, asked):
             try:
                 entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
@@ -236,6 +258,14 @@ class Gateway:
             headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
             await guard.pass_on(self.app, scope, again(body, receive), send, entry, asked)
+
+    def _plugins(self, scope: Scope, asked: dict[str, Any]) -> Callable[[Receive, Send], Awaitable[None]] | None:
+        """What answers a request that switches plug-ins on. Raises Refused."""
+        if not asked.get(PLUGINS_FIELD):
+            return None
+        if self.plugins is None:
+            raise Refused(400, "this endpoint has no plug-ins (endpoint.plugins.allowed)", PLUGINS_FIELD)
+        return partial(self.plugins, scope, asked, self.plugins.wanted(path_of(scope), asked))
 
     def _check_room(self, scope: Scope) -> None:
         """Raise Refused where too much waits, before the body is read and anything is written down."""

@@ -20,6 +20,7 @@ from serving.asgi import Application
 from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.plugins.running import open_plugins
 from serving.sharing import Sharing
 from serving.vllm_app import engine_app, open_engine
 from serving.watch import Watch
@@ -43,6 +44,7 @@ class Vllm(Sharing):
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
+        self.store = store
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
@@ -57,7 +59,9 @@ class Vllm(Sharing):
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
-        return await gateway(*own, tells_request_id=False)  # Serve does
+        plugins = await open_plugins(self.spec.plugins, self.store)
+        natively = bool(self.arguments.enable_auto_tool_choice)
+        return await gateway(*own, tells_request_id=False, plugins=plugins, calls_natively=natively)  # Serve tells it
 
     async def _token(self) -> None:
         """Have the engine compute a token."""

@@ -57,7 +57,7 @@ class Batch(msgspec.Struct, kw_only=True):
     endpoint: str
     errors: dict[str, Any] | None = None
     input_file_id: str
-    completion_window: Literal["24h"] = WINDOW
+    completion_window: str = WINDOW
     status: Status = "validating"
     output_file_id: str | None = None
     error_file_id: str | None = None

@@ -2,6 +2,7 @@
 
 import { button, byId, element, icon } from "./dom.js";
 import { markdown } from "./markdown.js";
+import { drawn } from "./plugins.js";
 import { final } from "./store.js";
 
 // What can be done with an answer: `actions` are the page's (app.js).
@@ -76,6 +77,7 @@ export class View {
       "article",
       { className: picked ? "answer picked" : "answer", "aria-busy": String(!done) },
       head,
+      drawn(answer),
       answer.editing ? this.#editor(turn, answer) : body,
       !done && !answer.text ? element("p", { className: "waiting", "aria-label": "waiting" }, element("i"), element("i"), element("i")) : null,
       answer.error ? element("p", { className: "error", role: "alert" }, answer.error) : null,

@@ -10,6 +10,7 @@ from cluster.core.errors import SpecError
 from cluster.core.specs.access import Access
 from cluster.core.specs.batches import Batches
 from cluster.core.specs.feedback import Feedback
+from cluster.core.specs.plugins import Plugins
 from cluster.core.specs.spec import Spec
 
 
@@ -88,12 +89,15 @@ class EndpointSpec(Spec, frozen=True):
     """What it keeps of what people say of its answers."""
     batches: Batches = Batches()
     """Files of requests that it answers when it has time."""
+    plugins: Plugins = Plugins()
+    """Tools that requests may switch on."""
     start_timeout_seconds: Annotated[float, Meta(gt=0)] = 900.0
     """How long the endpoint may take until it answers, bringing the model to the node included."""
 
     def check(self) -> None:
         self.access.check()
         self.batches.check()
+        self.plugins.check()
         if self.max_replicas < self.min_replicas:
             raise SpecError("endpoint.max_replicas: less than min_replicas", "Raise it, or lower min_replicas.")
         if self.accelerator_type and not self.gpus:
