@@ -42,6 +42,8 @@ from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.openapi import PATH as DOCUMENT_PATH
+from serving.openapi import with_document
 from serving.page.page import Page
 from serving.plugins.loop import FIELD as PLUGINS_FIELD
 from serving.plugins.loop import PATH as PLUGINS_PATH
@@ -55,6 +57,7 @@ ROUTES = {
     "/health": "GET",
     "/metrics": "GET",
     "/version": "GET",
+    DOCUMENT_PATH: "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -78,10 +81,11 @@ async def gateway(
     tells_request_id: bool = True,
     plugins: Running | None = None,
     calls_natively: bool = False,
+    describe: Callable[[], dict[str, Any]] = dict,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page, its `plugins`
-    and what it keeps of feedback. `calls_natively`: `app` reads calls of tools as its model writes them. Raises
-    DatabaseFailed, OSError where feedback or batches cannot be kept."""
+    and what it keeps of feedback. `calls_natively`: `app` reads calls of tools as its model writes them; `describe`
+    gives its OpenAPI document. Raises DatabaseFailed, OSError where feedback or batches cannot be kept."""
     access, feedback = spec.access, spec.feedback
     if feedback.path:
         app = WithFeedback(app, name, artifact, feedback)
@@ -91,6 +95,7 @@ async def gateway(
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
     if plugins:
         app, routes = with_list(app, plugins), {**routes, PLUGINS_PATH: "GET"}
+    app = with_document(app, name, spec, {**ROUTES, **routes}, describe)
     page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed) if spec.page else None
     served = Gateway(
         app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id

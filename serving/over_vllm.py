@@ -48,7 +48,7 @@ class Vllm(Sharing):
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
-        app = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
+        app: Any = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
         answers = Answers(app)
         end_when_drained(answers, self.spec.drain_seconds)
@@ -61,7 +61,8 @@ class Vllm(Sharing):
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
         plugins = await open_plugins(self.spec.plugins, self.store)
         natively = bool(self.arguments.enable_auto_tool_choice)
-        return await gateway(*own, tells_request_id=False, plugins=plugins, calls_natively=natively)  # Serve tells it
+        more = {"plugins": plugins, "calls_natively": natively, "describe": app.openapi}
+        return await gateway(*own, tells_request_id=False, **more)  # Serve tells it
 
     async def _token(self) -> None:
         """Have the engine compute a token."""
