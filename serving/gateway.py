@@ -42,6 +42,7 @@ from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.models import names_model, with_each_model
 from serving.openapi import PATH as DOCUMENT_PATH
 from serving.openapi import with_document
 from serving.page.page import Page
@@ -95,6 +96,7 @@ async def gateway(
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
     if plugins:
         app, routes = with_list(app, plugins), {**routes, PLUGINS_PATH: "GET"}
+    app = with_each_model(app)
     app = with_document(app, name, spec, {**ROUTES, **routes}, describe)
     page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed) if spec.page else None
     served = Gateway(
@@ -207,7 +209,11 @@ class Gateway:
     def _check_route(self, scope: Scope) -> None:
         """Raise Refused for what is not open."""
         method, path = scope["method"], path_of(scope)
-        known = (self.routes[path],) if path in self.routes else self.batches.methods(path) if self.batches else ()
+        known: tuple[str, ...] = (self.routes[path],) if path in self.routes else ()
+        if self.batches and not known:
+            known = self.batches.methods(path)
+        if names_model(path):
+            known = ("GET",)
         if not known:
             raise Refused(404, f"there is no {path or '/'} here")
         if method not in known and not ("GET" in known and method == "HEAD"):

@@ -77,10 +77,6 @@ def document(
         field = {"type": "array", "items": {"enum": list(plugins)}, "description": "Plug-ins that are switched on"}
         chat = schemas[CHAT_SCHEMA]
         schemas[CHAT_SCHEMA] = {**chat, "properties": {**chat.get("properties", {}), "plugins": field}}
-    error = {"description": "An error in OpenAI's shape", "content": {"application/json": {"schema": ERROR}}}
-    for operations in paths.values():
-        for operation in operations.values():
-            operation["responses"] = {"200": {"description": "The answer"}, "default": error}
     found: Described = {
         "openapi": "3.1.0",
         "info": {"title": name, "version": "1", "description": "OpenAI's API, as this endpoint has it."},
@@ -88,6 +84,12 @@ def document(
         "paths": paths,
         "components": {"schemas": _referenced(paths, schemas)},
     }
+    model = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    paths["/v1/models/{id}"] = {"get": {"summary": "A model", "operationId": "get_models_id", "parameters": [model]}}
+    error = {"description": "An error in OpenAI's shape", "content": {"application/json": {"schema": ERROR}}}
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"] = {"200": {"description": "The answer"}, "default": error}
     if keys:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         found["security"] = [{"key": []}]

@@ -26,7 +26,7 @@ TEXT = [
 ] * 20
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, context_tokens: int = CONTEXT) -> None:
     """A Hugging Face folder: a byte-level BPE, and random weights with a spread that makes the choices clear."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,7 +44,7 @@ def write_model(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context_tokens,
         initializer_range=0.3,
         bos_token_id=0,
         eos_token_id=0,
