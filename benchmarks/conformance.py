@@ -39,7 +39,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 WAIT_SECONDS, WAITS = 0.2, 600
-NAME = "bench"
 NOT_SO = "not so"  # an answer, but not of the right form
 
 # What Ray's own builder serves, on a cluster of its own that ends with the process.
@@ -306,7 +305,7 @@ def made_model(folder: Path) -> Artifact:
 
 def started(model: Artifact, folder: Path) -> dict[str, Any]:
     """The servers by name, to be started one after another."""
-    from benchmarks.serving import Server, servers
+    from benchmarks.serving import NAME, Server, servers
     from cluster.core.specs.endpoint import EndpointSpec
     from serving.engine import engine_arguments, engine_environment
     from tests.cluster.local_cluster import free_port

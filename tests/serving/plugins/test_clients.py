@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import pexpect
 import pytest
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,43 +22,25 @@ from tests.cli.command import CTL, ctl
 from tests.serving.keys.small_app import REF
 from tests.serving.page.browser import Browser, chromium
 from tests.serving.plugins.test_loop import Script, calls
+from tests.serving.running import running_made
 
 SPEC = Plugins(allowed=("calculator", "solver"))
 
 
 @contextmanager
 def served(script: Script) -> Iterator[str]:
-    """Its address; in one loop from begin to end, as a replica is."""
-    ready, url = threading.Event(), []
+    """Its address."""
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "chat", "object": "model", "max_model_len": 1000}]})
 
-    script.app.router.routes.append(Route("/v1/models", models))
+    async def make() -> Any:
+        script.app.router.routes.append(Route("/v1/models", models))
+        plugins, spec = await open_plugins(SPEC, ""), EndpointSpec(model="m", plugins=SPEC)
+        return await gateway(script.app, "chat", REF, spec, 1000, plugins=plugins, calls_natively=True)
 
-    async def serve() -> None:
-        plugins = await open_plugins(SPEC, "")
-        spec = EndpointSpec(model="m", plugins=SPEC)
-        app: Any = await gateway(script.app, "chat", REF, spec, 1000, plugins=plugins, calls_natively=True)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-        running.append(server)
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        url.append(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
-        ready.set()
-        await task
-        await app.plugins.close()
-
-    running: list[uvicorn.Server] = []
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield url[0]
-    finally:
-        running[0].should_exit = True
-        thread.join(60)
+    with running_made(make, lambda app: app.plugins.close()) as url:
+        yield url
 
 
 def test_chat_in_the_terminal_shows_them() -> None:
