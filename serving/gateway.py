@@ -81,11 +81,11 @@ async def gateway(
     *,
     tells_request_id: bool = True,
     plugins: Running | None = None,
-    calls_natively: bool = False,
+    calls: str = "text",
     describe: Callable[[], dict[str, Any]] = dict,
 ) -> Application:
     """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page, its `plugins`
-    and what it keeps of feedback. `calls_natively`: `app` reads calls of tools as its model writes them; `describe`
+    and what it keeps of feedback. `calls`: how its model calls tools (serving/plugins/loop.py); `describe`
     gives its OpenAPI document. Raises DatabaseFailed, OSError where feedback or batches cannot be kept."""
     access, feedback = spec.access, spec.feedback
     if feedback.path:
@@ -103,7 +103,7 @@ async def gateway(
         app, artifact, spec.limits, guard, admission, page=page, more=routes, tells_request_id=tells_request_id
     )
     if plugins:
-        served.plugins = PluginLoop(plugins, served, calls_natively)
+        served.plugins = PluginLoop(plugins, served, calls)
     if spec.batches.path:
         served.batches = batch_api(Path(spec.batches.path) / name, spec.batches, served, served.admission)
     if not access.origins:

@@ -22,6 +22,7 @@ from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
 from serving.plugins.running import open_plugins
 from serving.sharing import Sharing
+from serving.tool_parsers import form_of_calls
 from serving.vllm_app import engine_app, open_engine
 from serving.watch import Watch
 
@@ -44,7 +45,7 @@ class Vllm(Sharing):
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
-        self.store = store
+        self.store, self.calls = store, form_of_calls(artifact)
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
@@ -60,8 +61,7 @@ class Vllm(Sharing):
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
         plugins = await open_plugins(self.spec.plugins, self.store)
-        natively = bool(self.arguments.enable_auto_tool_choice)
-        more = {"plugins": plugins, "calls_natively": natively, "describe": app.openapi}
+        more = {"plugins": plugins, "calls": self.calls, "describe": app.openapi}
         return await gateway(*own, tells_request_id=False, **more)  # Serve tells it
 
     async def _token(self) -> None:

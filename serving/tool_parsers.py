@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from cluster.core.storage.artifact import Artifact
+from serving.plugins.moss import MARKER as MOSS_MARKER
 
 TEMPLATE_FILE, CONFIG_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json", "tokenizer.json"
 # What stands in a template beside its calls, and the parser; the first that fits.
@@ -32,6 +33,13 @@ def tool_parser(model: Artifact) -> str:
         if marker in template:
             return parser if parser not in AS_TOKEN or _is_token(model, marker) else ""
     return ""
+
+
+def form_of_calls(model: Artifact) -> str:
+    """How a model's calls of tools come: `native`, read by vLLM; `moss`, in MOSS's form; `text`, as it is told to."""
+    if tool_parser(model):
+        return "native"
+    return "moss" if MOSS_MARKER in chat_template(model) else "text"
 
 
 def chat_template(model: Artifact) -> str:

@@ -144,6 +144,3 @@ class ByText:
         said = {"role": "assistant", "content": self.text}
         told = "\n".join(f"<tool_response>\n{text}\n</tool_response>" for _, text in results)
         return [said, {"role": "user", "content": told}]
-
-
-Dialect = Natively | ByText

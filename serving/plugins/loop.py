@@ -30,12 +30,15 @@ from serving.asgi import (
 )
 from serving.limits import Refused
 from serving.plugins.answers import Answer, Streamed, Whole
-from serving.plugins.dialects import ByText, Call, Dialect, Natively
+from serving.plugins.dialects import ByText, Call, Natively
+from serving.plugins.moss import Moss
 from serving.plugins.running import Called, Running
 
 FIELD = "plugins"
 PATH = "/v1/plugins"
 CHAT = "/v1/chat/completions"
+Dialect = Natively | ByText | Moss
+DIALECTS: dict[str, type[Dialect]] = {"native": Natively, "text": ByText, "moss": Moss}
 GONE = "http.disconnect"
 
 
@@ -61,10 +64,12 @@ def with_list(app: Application, running: Running) -> Application:
 
 
 class PluginLoop:
-    """`gateway` answers each turn. `natively`: the engine reads calls of tools as the model's template writes them."""
+    """`gateway` answers each turn. `calls`: how the model calls tools: `native`, as the engine reads it of the model's
+    own template; `moss`, in MOSS's template; `text`, in an answer's text."""
 
-    def __init__(self, running: Running, gateway: Application, natively: bool) -> None:
-        self.running, self.gateway, self.natively = running, gateway, natively
+    def __init__(self, running: Running, gateway: Application, calls: str) -> None:
+        self.running, self.gateway, self.natively = running, gateway, calls == "native"
+        self.dialect = DIALECTS[calls]
         self.rounds, self.allowed = running.spec.rounds, running.spec.allowed
 
     async def close(self) -> None:
@@ -113,7 +118,7 @@ class _Talk:
         answer: Answer,
     ) -> None:
         self.loop, self.scope, self.names, self.receive, self.answer = loop, scope, names, receive, answer
-        self.dialect: type[Natively] | type[ByText] = Natively if loop.natively else ByText
+        self.dialect = loop.dialect
         plain = {name: value for name, value in asked.items() if name != FIELD}
         self.body = self.dialect.offer(plain, loop.running.schemas(names))
         if isinstance(answer, Streamed):
@@ -132,7 +137,7 @@ class _Talk:
                 return
             results = [(call, (await self._called(call)).text) for call in calls]
             self.body = {**self.body, "messages": [*self.body["messages"], *turn.answered(results)]}
-            if self.body.get("tool_choice") not in (None, "none"):  # what was asked for was done
+            if self.loop.natively and self.body.get("tool_choice") not in (None, "none"):  # what was asked for was done
                 self.body["tool_choice"] = "auto"
 
     def _foreign(self, call: Call) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainSpec
-from serving.tool_parsers import PARSERS, chat_template, tool_parser
+from serving.tool_parsers import PARSERS, chat_template, form_of_calls, tool_parser
 from tests.conftest import ROOT
 from tests.made import make
 
@@ -23,7 +23,9 @@ def test_the_templates_that_models_are_tuned_with(name: str, tmp_path: Path) -> 
     template = (TEMPLATES / f"{name}.jinja").read_bytes()
     tokens = json.dumps({"added_tokens": [{"id": 1, "content": "[TOOL_CALLS]"}]}).encode()
     files = {"chat_template.jinja": template, "tokenizer.json": tokens}
-    assert tool_parser(make(Store(tmp_path), PretrainSpec(), {}, files, "m")) == OWN.get(name, "")
+    model = make(Store(tmp_path), PretrainSpec(), {}, files, "m")
+    assert tool_parser(model) == OWN.get(name, "")
+    assert form_of_calls(model) == ("native" if name in OWN else "moss" if name == "moss" else "text")
 
 
 def test_where_a_template_stands(tmp_path: Path) -> None:

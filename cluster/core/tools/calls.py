@@ -18,7 +18,12 @@ from cluster.core.tools.solver import solve
 
 Tool = Literal["calculator", "solver", "search", "python"]
 ARGUMENTS = {"calculator": "expression", "solver": "equations", "search": "query", "python": "code"}
-MOSS = {"Calculate": "calculator", "Solve": "solver", "Search": "search"}  # what MOSS's plug-ins call them
+MOSS = {
+    "Calculate": "calculator",
+    "Solve": "solver",
+    "Search": "search",
+    "Text2Image": "image",
+}  # what MOSS's plug-ins call them
 CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 

@@ -37,7 +37,7 @@ def served(script: Script) -> Iterator[str]:
     async def make() -> Any:
         script.app.router.routes.append(Route("/v1/models", models))
         plugins, spec = await open_plugins(SPEC, ""), EndpointSpec(model="m", plugins=SPEC)
-        return await gateway(script.app, "chat", REF, spec, 1000, plugins=plugins, calls_natively=True)
+        return await gateway(script.app, "chat", REF, spec, 1000, plugins=plugins, calls="native")
 
     with running_made(make, lambda app: app.plugins.close()) as url:
         yield url

@@ -92,12 +92,21 @@ class Script:
 
 @asynccontextmanager
 async def endpoint(
-    script: Script, spec: Plugins, *, natively: bool = False, store: str = "", database: str = "", key: str = "none"
+    script: Script,
+    spec: Plugins,
+    *,
+    natively: bool = False,
+    form: str = "",
+    store: str = "",
+    database: str = "",
+    key: str = "none",
 ) -> AsyncIterator[openai.AsyncOpenAI]:
     spec.check()
     plugins = await open_plugins(spec, store)
     whole = EndpointSpec(model="m", plugins=spec, access=Access(keys=bool(database), database=database))
-    served: Any = await gateway(script.app, "chat", REF, whole, CONTEXT, plugins=plugins, calls_natively=natively)
+    served: Any = await gateway(
+        script.app, "chat", REF, whole, CONTEXT, plugins=plugins, calls=form or ("native" if natively else "text")
+    )
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app=served, raise_app_exceptions=False))
     try:
         yield openai.AsyncOpenAI(api_key=key, base_url="http://endpoint/v1", http_client=http, max_retries=0)
@@ -373,3 +382,28 @@ def test_an_endpoint_without_plugins_says_so() -> None:
 def test_specs_that_cannot_be(fields: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=r"endpoint\.plugins"):
         Plugins(**fields).check()
+
+
+def test_moss_calls_by_its_own_names_and_form() -> None:
+    thinks = '<|Inner Thoughts|>: I should calculate.\n<|Commands|>: Calculate("3*4"), Solve("2x = 8")\n'
+    answers = "<|Inner Thoughts|>: Nothing to do.\n<|MOSS|>: Hello."
+
+    async def work() -> None:
+        script = Script(*[thinks, "It is 12."] * 2, answers, answers, "Without a name.")
+        async with endpoint(script, CALCULATOR, form="moss") as client:
+            whole = await ask(client, "calculator", "solver")
+            assert whole.choices[0].message.content == "It is 12."
+            assert [each["result"] for each in whole.model_extra["plugins"]] == ["12", "x = 4"]
+            text, plugins, _ = await streamed(client, "calculator", "solver")
+            assert text == "It is 12." and len(plugins) == 4
+            assert (await streamed(client, "calculator"))[0] == "Hello."
+            assert (await ask(client, "calculator")).choices[0].message.content == "Hello."
+            assert (await streamed(client, "calculator"))[0] == "Without a name."
+        first, second = script.asked[:2]
+        assert [tool["function"]["name"] for tool in first["tools"]] == ["Calculate", "Solve"]
+        said, told = second["messages"][1:]
+        assert said["reasoning_content"] == "I should calculate." and len(said["tool_calls"]) == 2
+        assert told["content"] == 'Calculate("3*4") => 12\nSolve("2x = 8") => x = 4'
+        assert second["tools"] == first["tools"] and second["tool_choice"] == "none"
+
+    asyncio.run(work())
