@@ -25,7 +25,7 @@ export function offer(names, ticked, change) {
 // Take what an event tells of a call.
 export function note(answer, told) {
   answer.plugins ??= [];
-  const at = answer.plugins.findIndex(({ id }) => id === told.id);
+  const at = answer.plugins.findLastIndex(({ id, state }) => id === told.id && state === "running");
   if (at < 0) answer.plugins.push(told);
   else answer.plugins[at] = told;
 }

@@ -125,11 +125,11 @@ export class View {
   }
 }
 
-function figures({ tokens, first_ms, total_ms, status, reason, edited }) {
+function figures({ tokens, first_ms, total_ms, status, reason, edited, plugins }) {
   const parts = [];
   if (tokens) parts.push(`${tokens} tokens`);
   if (first_ms) parts.push(`first after ${(first_ms / 1000).toFixed(2)} s`);
-  if (tokens > 1 && total_ms > first_ms) parts.push(`${(((tokens - 1) * 1000) / (total_ms - first_ms)).toFixed(0)} a second`);
+  if (tokens > 1 && total_ms > first_ms && !plugins?.length) parts.push(`${(((tokens - 1) * 1000) / (total_ms - first_ms)).toFixed(0)} a second`);
   if (reason === "length") parts.push("cut at its length");
   if (status === "stopped") parts.push("stopped");
   if (edited !== undefined && edited !== null) parts.push("edited");

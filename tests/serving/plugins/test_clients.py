@@ -50,7 +50,8 @@ def test_chat_in_the_terminal_shows_them() -> None:
         child = pexpect.spawn(str(CTL), chat, encoding="utf-8", timeout=120)
         child.expect("you>")
         child.sendline("What is 3 times 4?")
-        child.expect(r'calculator \{"expression": "3\*4"\} -> 12')
+        child.expect_exact('calculator {"expression": "3*4"}')
+        child.expect_exact(" -> 12")
         child.expect("It is 12.")
         child.expect("you>")
         child.sendline("stop")
@@ -97,7 +98,7 @@ def test_the_page_switches_them_on_and_shows_them(browser: Browser, tmp_path: Pa
         assert browser.js("document.querySelector('#plugins input').checked")
         send(browser, "Once more")
         browser.until("document.querySelector('.turn:last-child .body')?.innerText === 'Again.'")
-        assert browser.errors == []
+        assert [each for each in browser.errors if "/-/routes" not in each] == []  # which Serve's proxy has
 
 
 def send(browser: Browser, text: str) -> None:

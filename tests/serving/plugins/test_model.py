@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import openai
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,7 +27,8 @@ from serving.plugins.running import open_plugins
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import write_model
 
-STEPS, RATE = 120, 3e-3
+STEPS, RATE, LEARNED = 300, 5e-3, 0.05  # the loss at which it knows them
+pytestmark = pytest.mark.exhaustive
 CONTEXT = 1536
 SPEC = Plugins(allowed=("calculator",))
 ASKED: list[Any] = [{"role": "user", "content": "What is 17 times 3?"}]
@@ -55,12 +57,15 @@ def learned(folder: Path, store: Path) -> Artifact:
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     for _ in range(STEPS):
+        losses = []
         for tokens, begins in rows:
-            labels = tokens.clone()
-            labels[:, :begins] = -100
-            model(tokens, labels=labels).loss.backward()
+            logits = model(tokens, logits_to_keep=tokens.shape[1] - begins + 1).logits[0, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits, tokens[0, begins:]))
+        sum(losses).backward()  # type: ignore[union-attr]
         optimizer.step()
         optimizer.zero_grad()
+        if max(losses) < LEARNED:
+            break
     model.save_pretrained(folder)
     return commit_model(Store(store), folder, PretrainSpec(), {})
 
