@@ -56,6 +56,7 @@ metadata.version = version
 from vllm.entrypoints.cli.main import main
 main()
 """
+NAME = "bench"  # of the model, for clients
 READY_SECONDS = 900.0
 LOG_CHARS = 4000  # of a server that did not start
 SETTLE_SECONDS = 2.0  # some executors turn in a loop for a second after a request
@@ -99,7 +100,7 @@ class Server:
                 process.wait()
 
     def _await_answer(self, process: subprocess.Popen[bytes], begun: float, log: Path) -> float:
-        pause, body = threading.Event(), {"model": "bench", "prompt": "x", "max_tokens": 1}
+        pause, body = threading.Event(), {"model": NAME, "prompt": "x", "max_tokens": 1}
         while time.monotonic() - begun < READY_SECONDS:
             if process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended:\n{log.read_text(errors='replace')[-LOG_CHARS:]}")
@@ -116,9 +117,9 @@ def servers(model: Artifact, uni: bool, home: Path) -> list[Server]:
     spec = EndpointSpec(model=model.record.ref)
     ports = [free_port(), free_port()]
     own = {"TRUNKLINE_HOME": str(home), "TRUNKLINE_STORE": model.store_url}
-    ours = [*CTL, "serve", "up", model.record.ref, "--name", "bench", "--port", str(ports[0])]
+    ours = [*CTL, "serve", "up", model.record.ref, "--name", NAME, "--port", str(ports[0])]
     arguments = engine_arguments(spec, model)
-    theirs = [sys.executable, "-c", START, "serve", str(model.local()), "--served-model-name", "bench"]
+    theirs = [sys.executable, "-c", START, "serve", str(model.local()), "--served-model-name", NAME]
     theirs += ["--host", "127.0.0.1", "--port", str(ports[1]), "--dtype", str(arguments["dtype"])]
     theirs += ["--max-model-len", str(arguments["max_model_len"])] if "max_model_len" in arguments else []
     theirs += ["--kv-cache-memory-bytes", str(arguments["kv_cache_memory_bytes"]), "--enforce-eager"]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-from cluster.core.adapters import CONFIG, adapter_place, peft_place, require_base
+from cluster.core.adapters import CONFIG, over_transformers, peft_place, require_base
 from cluster.core.errors import InputError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
@@ -27,7 +27,7 @@ def fits(artifact: Artifact, own: Artifact, spec: EndpointSpec) -> bool:
     """Whether an artifact is a LoRA adapter that an engine on an endpoint's own model can compute: over the same
     weights, with the same tokens and chat template, no larger than the spec has room for."""
     place = peft_place(artifact)
-    if not spec.max_adapters or place is None or adapter_place(own) is not None:
+    if not spec.max_adapters or place is None or over_transformers(own):
         return False
     config = json.loads(artifact.location.read_bytes(str(PurePosixPath(place, CONFIG))))
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in NOT_IN_VLLM):

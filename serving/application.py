@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
@@ -14,11 +15,13 @@ from msgspec.structs import replace
 from cluster.control import forkserver
 from cluster.core.adapters import context_of, over_transformers
 from cluster.core.errors import InputError, SpecError
+from cluster.core.specs.batches import Batches
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.spec import fields
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
+from cluster.core.storage.store import Store
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
 from serving.engine import check_served, engine_arguments, engine_environment
 from serving.keys.database import place
@@ -83,7 +86,12 @@ def application(
     kept = [(each["store"], each["kind"], each["fingerprint"]) for each in (origin, before) if each]
     # Places as this process knows them, and no replica; how many replicas there are is Serve's.
     access = replace(spec.access, database=place(spec.access.database))
-    own = replace(spec, access=access, feedback=_kept_at(spec.feedback), **ONE_REPLICA)
+    places = {"feedback": _kept_at(spec.feedback), "batches": _kept_in(spec.batches)}
+    if spec.plugins.corpus:
+        corpus = Store(artifact.store_url).resolve(spec.plugins.corpus, "corpus")
+        kept.append((corpus.store_url, corpus.kind, corpus.fingerprint))
+        places["plugins"] = replace(spec.plugins, corpus=corpus.record.ref)
+    own = replace(spec, access=access, **places, **ONE_REPLICA)
     given = origin | {"keeper": keeper.bind(kept)}
     replica: Any
     if over_vllm:
@@ -114,6 +122,18 @@ def _kept_at(feedback: Feedback) -> Feedback:
             raise InputError(f"endpoint.feedback.path: {error}", "Give a folder that can be written to.") from None
         path = place.url
     return replace(feedback, path=path)
+
+
+def _kept_in(batches: Batches) -> Batches:
+    """The same with a path that replicas in other folders understand. Raises InputError for a folder that cannot be."""
+    if not batches.path:
+        return batches
+    path = Path(batches.path).expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"endpoint.batches.path: {error}", "Give a folder that can be written to.") from None
+    return replace(batches, path=str(path))
 
 
 def _check_over_transformers(spec: EndpointSpec, artifact: Artifact) -> None:

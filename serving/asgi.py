@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -22,6 +22,7 @@ FEEDBACK_PATH = "/feedback"  # what comes there is kept with consent, in a place
 
 # What the gateway tells the applications within, in their scope: who asks (an id, or nothing), and the request's id.
 KEY_ID, REQUEST_ID = "trunkline.key_id", "trunkline.request_id"
+ON_BEHALF = "trunkline.on_behalf"  # in the scope of what the endpoint asks itself: the id of the key that it is for
 
 
 def path_of(scope: Scope) -> str:
@@ -50,17 +51,15 @@ def again(body: bytes, receive: Receive) -> Receive:
     return taken
 
 
-async def called(
-    app: Application, path: str, body: bytes, headers: Mapping[str, str] | None = None
-) -> tuple[int, bytes]:
-    """The status and the body of what an application answers to a POST of JSON."""
+def posted(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Scope:
+    """The scope of a POST of JSON that no socket has brought."""
     given = {
         "host": "localhost",
         "content-type": "application/json",
         "content-length": str(len(body)),
         **(headers or {}),
     }
-    scope: Scope = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -74,19 +73,44 @@ async def called(
         "client": None,
         "server": None,
     }
-    status, answer, sent = 0, b"", False
 
-    async def receive() -> Message:
-        nonlocal sent
-        if sent:
-            await asyncio.Event().wait()  # a client that stays
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+
+async def nobody_leaves() -> Message:
+    """What is received from a client that stays."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+async def messages(app: Application, scope: Scope, receive: Receive) -> AsyncGenerator[Message]:
+    """What an application sends, as it comes. To be closed: an application that has not ended is cancelled then."""
+    sent: asyncio.Queue[Message | None] = asyncio.Queue()
+
+    async def answer() -> None:
+        try:
+            await app(scope, receive, sent.put)
+        finally:
+            sent.put_nowait(None)
+
+    task = asyncio.create_task(answer())
+    try:
+        while (message := await sent.get()) is not None:
+            yield message
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def called(
+    app: Application, path: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """The status and the body of what an application answers to a POST of JSON."""
+    status, answer = 0, b""
 
     async def send(message: Message) -> None:
         nonlocal status, answer
         status = message.get("status", status)
         answer += message.get("body", b"")
 
-    await app(scope, receive, send)
+    await app(posted(path, body, headers), again(body, nobody_leaves), send)
     return status, answer

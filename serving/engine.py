@@ -9,6 +9,7 @@ from cluster.core.integers import QUANTIZATION
 from cluster.core.model_files import context_tokens, non_writer, read_config
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
+from serving.tool_parsers import tool_parser
 
 HEAD_MULTIPLE = 32  # vLLM's attention for CPUs keeps 8-bit floating point for heads of such widths
 WEIGHTS = (".safetensors", ".bin")
@@ -59,6 +60,8 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
         found["kv_cache_dtype"] = spec.kv_cache_dtype
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length
+    if parser := tool_parser(artifact):
+        found |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if spec.max_running:
         found["max_num_seqs"] = spec.max_running
     if spec.max_adapters:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -35,14 +36,22 @@ from serving.asgi import (
     error,
     path_of,
 )
+from serving.batch.api import BatchApi, batch_api
 from serving.feedback.taking import RECEIPT_HEADER, WithFeedback
 from serving.keys.answered import with_usage
 from serving.keys.counting import count
 from serving.keys.database import place
 from serving.keys.guard import Guard
 from serving.limits import Refused, check
+from serving.models import names_model, with_each_model
 from serving.named import Models
+from serving.openapi import PATH as DOCUMENT_PATH
+from serving.openapi import with_document
 from serving.page.page import Page
+from serving.plugins.loop import FIELD as PLUGINS_FIELD
+from serving.plugins.loop import PATH as PLUGINS_PATH
+from serving.plugins.loop import PluginLoop, with_list
+from serving.plugins.running import Running
 from serving.tracing import Traced, collector
 from serving.watching.counted import Counted
 from serving.watching.exposed import Exposed
@@ -52,6 +61,7 @@ ROUTES = {
     "/health": "GET",
     METRICS_PATH: "GET",
     "/version": "GET",
+    DOCUMENT_PATH: "GET",
     "/v1/models": "GET",
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -74,9 +84,13 @@ async def gateway(
     *,
     models: Models | None = None,
     tells_request_id: bool = True,
+    plugins: Running | None = None,
+    calls: str = "text",
+    describe: Callable[[], dict[str, Any]] = dict,
 ) -> Application:
-    """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page and what it
-    keeps of feedback. Raises DatabaseFailed, OSError where feedback cannot be kept."""
+    """The application of a replica: `app`, behind keys where the endpoint asks for them, with the page, its `plugins`
+    and what it keeps of feedback. `calls`: how its model calls tools (serving/plugins/loop.py); `describe`
+    gives its OpenAPI document. Raises DatabaseFailed, OSError where feedback or batches cannot be kept."""
     access, feedback = spec.access, spec.feedback
     if feedback.path:
         app = WithFeedback(app, name, artifact, feedback)
@@ -84,9 +98,17 @@ async def gateway(
     if guard:
         await guard.open()
     app, routes = Exposed(app, name, artifact), {FEEDBACK_PATH: "POST"} if feedback.path else {}
-    page = Page(name, access.keys, bool(feedback.path)) if spec.page else None
+    if plugins:
+        app, routes = with_list(app, plugins), {**routes, PLUGINS_PATH: "GET"}
+    app = with_each_model(app)
+    app = with_document(app, name, spec, {**ROUTES, **routes}, describe)
+    page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed) if spec.page else None
     own = (app, artifact, spec.limits, guard, admission)
     served = Gateway(*own, models=models, page=page, more=routes, tells_request_id=tells_request_id)
+    if plugins:
+        served.plugins = PluginLoop(plugins, served, calls)
+    if spec.batches.path:
+        served.batches = batch_api(Path(spec.batches.path) / name, spec.batches, served, served.admission)
     traced = Traced(served, served.routes) if collector() else served
     if not access.origins:
         return traced
@@ -94,7 +116,7 @@ async def gateway(
     return CORSMiddleware(
         traced,
         allow_origins=access.origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=told,
     )
@@ -122,6 +144,8 @@ class Gateway:
         self.admission = admission or Admission(sys.maxsize, 0)
         self.models, self.tells_request_id = models, tells_request_id
         self.routes = {**ROUTES, **more, **(page.routes if page else {})}
+        self.batches: BatchApi | None = None
+        self.plugins: PluginLoop | None = None
         self.counted = Counted(self._answer, self.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,8 +160,13 @@ class Gateway:
         """At the end of its life the replica writes down what it has not."""
 
         async def told(message: Message) -> None:
-            if self.guard and message["type"].startswith("lifespan.shutdown"):
-                await self.guard.close()
+            if message["type"].startswith("lifespan.shutdown"):
+                if self.batches:
+                    await self.batches.close()
+                if self.plugins:
+                    await self.plugins.close()
+                if self.guard:
+                    await self.guard.close()
             await send(message)
 
         return told
@@ -163,13 +192,20 @@ class Gateway:
             if self.page and path_of(scope) in self.page.routes:
                 await self.page(scope, receive, told)
                 return
+            if self.batches and self.batches.methods(path_of(scope)):
+                await self._keep(self.batches, scope, receive, told)
+                return
             if self.guard is None or path_of(scope) in WITHOUT_KEY:
                 if scope["method"] != "POST":
                     await self.app(scope, receive, told)
                     return
                 self._check_room(scope)
                 body = await self._body(scope, receive)
-                with self._place(scope, check(body, self.limits)):
+                asked = check(body, self.limits)
+                if wanted := self._plugins(scope, asked):
+                    await wanted(receive, told)
+                    return
+                with self._place(scope, asked):
                     await self.app(scope, again(body, receive), told)
             else:
                 await self._guarded(self.guard, scope, receive, told, request_id.decode("latin-1"))
@@ -179,11 +215,33 @@ class Gateway:
     def _check_route(self, scope: Scope) -> None:
         """Raise Refused for what is not open."""
         method, path = scope["method"], path_of(scope)
-        known = self.routes.get(path)
-        if known is None:
+        known: tuple[str, ...] = (self.routes[path],) if path in self.routes else ()
+        if self.batches and not known:
+            known = self.batches.methods(path)
+        if names_model(path):
+            known = ("GET",)
+        if not known:
             raise Refused(404, f"there is no {path or '/'} here")
-        if method != known and not (known == "GET" and method == "HEAD"):
-            raise Refused(405, f"{path} is asked by {known}, not by {method}")
+        if method not in known and not ("GET" in known and method == "HEAD"):
+            raise Refused(405, f"{path} is asked by {' or '.join(known)}, not by {method}")
+
+    async def _keep(self, batches: BatchApi, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is about files and batches: a key's own, and its body as it comes."""
+        if self.guard is None:
+            await batches(scope, receive, send)
+            return
+        key = await self.guard.caller(scope)
+        scope = {**scope, KEY_ID: key.id, "headers": [p for p in scope["headers"] if p[0] != b"authorization"]}
+        if scope["method"] != "POST":
+            await batches(scope, receive, send)
+            return
+        entry = self.guard.entry(key, batches.named(path_of(scope)), scope[REQUEST_ID])
+        try:
+            await self.guard.reserve_request(entry)
+        except Refused as refused:
+            self.guard.refuse(entry, refused)
+            raise
+        await self.guard.pass_on(batches, scope, receive, send, entry, {})
 
     async def _guarded(self, guard: Guard, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """Answer the owner of a key."""
@@ -199,10 +257,14 @@ class Gateway:
         try:
             body = await self._body(scope, receive)
             asked = check(body, self.limits)
+            wanted = self._plugins(scope, asked)
             entry = guard.measured(entry, asked, body)
         except Refused as refused:
             guard.refuse(entry, refused)
             raise
+        if wanted:  # each turn of the model is a request of its own
+            await wanted(receive, send)
+            return
         with self._place(scope, asked):
             try:
                 entry = await guard.reserve(entry, key, asked, partial(count, self.app, scope))
@@ -213,6 +275,14 @@ class Gateway:
             headers = [pair for pair in headers if pair[0] not in (b"content-length", b"transfer-encoding")]
             scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
             await guard.pass_on(self.app, scope, again(body, receive), send, entry, asked)
+
+    def _plugins(self, scope: Scope, asked: dict[str, Any]) -> Callable[[Receive, Send], Awaitable[None]] | None:
+        """What answers a request that switches plug-ins on. Raises Refused."""
+        if not asked.get(PLUGINS_FIELD):
+            return None
+        if self.plugins is None:
+            raise Refused(400, "this endpoint has no plug-ins (endpoint.plugins.allowed)", PLUGINS_FIELD)
+        return partial(self.plugins, scope, asked, self.plugins.wanted(path_of(scope), asked))
 
     def _check_room(self, scope: Scope) -> None:
         """Raise Refused where too much waits, before the body is read and anything is written down. (Where it may be

@@ -105,7 +105,7 @@ class Call:
 
     def __init__(self, kind: str, name: str, talker: InProcess, prompt: str | Messages, sampling: Sampling) -> None:
         self.kind, self.name, self.talker, self.prompt, self.sampling = kind, name, talker, prompt, sampling
-        self.streamed, self.with_usage = False, False
+        self.streamed, self.with_usage, self.every_usage = False, False, False
         self.prompt_tokens = talker.count(prompt, 0)
         self.chats = kind == "chat.completion"
         self.identity = {"id": f"{kind}-{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
@@ -139,7 +139,9 @@ class Call:
             seed=secrets.randbits(31) if seed is None else int(seed),
         )
         call.streamed = bool(asked.get("stream"))
-        call.with_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
+        options = asked.get("stream_options") or {}
+        call.with_usage = bool(options.get("include_usage"))
+        call.every_usage = call.with_usage and bool(options.get("continuous_usage_stats"))  # as vLLM has it
         return call
 
     def pieces(self, told: Told) -> Generator[str]:
@@ -159,8 +161,8 @@ class Call:
             if self.chats:
                 yield self._event({"role": "assistant", "content": ""})
             for piece in self.pieces(told):
-                yield self._event({"content": piece}, piece)
-            yield self._event({}, reason=_reason(told))
+                yield self._event({"content": piece}, piece, told=told)
+            yield self._event({}, reason=_reason(told), told=told)
             if self.with_usage:
                 yield _event({**self.identity, "object": self._chunk, "choices": [], "usage": self._usage(told)})
         except TrunklineError as error:
@@ -171,10 +173,11 @@ class Call:
     def _chunk(self) -> str:
         return f"{self.kind}.chunk" if self.chats else self.kind
 
-    def _event(self, delta: dict[str, str], text: str = "", reason: str | None = None) -> str:
+    def _event(self, delta: dict[str, str], text: str = "", reason: str | None = None, told: Told | None = None) -> str:
         body = {"delta": delta} if self.chats else {"text": text}
         choice = {"index": 0, **body, "finish_reason": reason, "logprobs": None}
-        return _event({**self.identity, "object": self._chunk, "choices": [choice]})
+        usage = {"usage": self._usage(told)} if told and self.every_usage else {}
+        return _event({**self.identity, "object": self._chunk, "choices": [choice], **usage})
 
     def _usage(self, told: Told) -> dict[str, int]:
         total = self.prompt_tokens + told.tokens
@@ -196,4 +199,4 @@ def _reason(told: Told) -> str:
 
 
 def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"  # as the gateway reads usage

@@ -12,6 +12,7 @@ from serving.asgi import Application
 from serving.draining import end_when_drained
 from serving.gateway import gateway
 from serving.keeping import Keeper, keep_model
+from serving.plugins.running import open_plugins
 from serving.sharing import Sharing
 
 
@@ -35,7 +36,7 @@ class Transformers(Sharing):
 
         keep_model(store, kind, fingerprint)
         torch.set_num_threads(max(1, round(spec.cpus)))
-        self.name, self.spec, self.keeper = name, spec, keeper
+        self.name, self.spec, self.keeper, self.store = name, spec, keeper, store
         self.talker = InProcess(Store(store).get(kind, fingerprint))
         if spec.max_model_len:
             self.talker.context_tokens = spec.max_model_len
@@ -48,4 +49,5 @@ class Transformers(Sharing):
         end_when_drained(answers, spec.drain_seconds)
         shared = self.shared(answers, artifact, spec.limits, admission, self.keeper)
         own = (shared, self.name, artifact, spec, self.talker.context_tokens, admission)
-        return await gateway(*own, models=self.models, tells_request_id=False)  # Serve does
+        plugins = await open_plugins(spec.plugins, self.store)
+        return await gateway(*own, models=self.models, plugins=plugins, tells_request_id=False)  # Serve does

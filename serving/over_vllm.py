@@ -27,7 +27,9 @@ from serving.handover import Handover
 from serving.keeping import Keeper, keep_model
 from serving.named import Named
 from serving.peers import Peers
+from serving.plugins.running import open_plugins
 from serving.sharing import Sharing
+from serving.tool_parsers import form_of_calls
 from serving.vllm_app import engine_app, open_engine
 from serving.watch import Watch
 
@@ -50,11 +52,11 @@ class Vllm(Sharing):
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
         self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
-        self.fingerprint = fingerprint
+        self.fingerprint, self.store, self.calls = fingerprint, store, form_of_calls(artifact)
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
-        app = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
+        app: Any = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
         answers = Answers(app)
         end_when_drained(answers, self.spec.drain_seconds)
@@ -67,7 +69,9 @@ class Vllm(Sharing):
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)
-        return await gateway(*own, models=self.models, tells_request_id=False)  # Serve does
+        plugins = await open_plugins(self.spec.plugins, self.store)
+        more = {"plugins": plugins, "calls": self.calls, "describe": app.openapi}
+        return await gateway(*own, models=self.models, tells_request_id=False, **more)  # Serve tells it
 
     async def _token(self) -> None:
         """Have the engine compute a token."""

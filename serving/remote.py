@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,12 @@ class Remote:
         self.name = model.id
         self.context_tokens = _context_tokens(model.model_dump())
         self.chats = True
+        self.plugins: tuple[str, ...] = ()
+        self._tell: Callable[[dict[str, Any]], None] = lambda told: None
+
+    def switch_on(self, plugins: Sequence[str], tell: Callable[[dict[str, Any]], None]) -> None:
+        """Let the endpoint run plug-ins for answers from now on; `tell` is told of each call that begins and ends."""
+        self.plugins, self._tell = tuple(plugins), tell
 
     def count(self, prompt: str | Messages, max_tokens: int) -> int:
         """At most so many as bytes, which mostly settles it; else the server counts, as it answers with one token."""
@@ -98,16 +104,21 @@ class Remote:
                 return
             except NoTemplate:
                 self.chats = False
+        if self.plugins:
+            raise InputError("this model has no chat template, and calls no plug-ins", "Leave --plugin out.")
         yield from until_user(self._complete(transcript(messages), sampling))
 
     def _chat(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         with self._sentences():
             turns: Any = messages  # the package wants a TypedDict for each role
+            more: dict[str, Any] = {"extra_body": {"plugins": list(self.plugins)}} if self.plugins else {}
             stream: Any = self.client.chat.completions.create(
-                model=self.name, messages=turns, **self._options(sampling)
+                model=self.name, messages=turns, **self._options(sampling), **more
             )
             with stream:
                 for chunk in stream:
+                    if told := (chunk.model_extra or {}).get("plugin"):
+                        self._tell(told)
                     if chunk.choices and chunk.choices[0].delta.content:
                         yield chunk.choices[0].delta.content
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from cluster.control.screen.terminal import console as make_console
 from cluster.core.errors import TrunklineError
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 ENDINGS = ("stop", "exit", "quit")
 
 
-def chat(talker: Talker, sampling: Sampling) -> None:
-    """Read, answer, repeat, until the user ends it. An answer that fails is said and forgotten."""
+def chat(talker: Talker, sampling: Sampling, plugins: Sequence[str] = ()) -> None:
+    """Read, answer, repeat, until the user ends it. An answer that fails is said and forgotten. `plugins` are those of
+    an endpoint that are switched on."""
     console = make_console(highlight=False, soft_wrap=True)
+    if plugins:
+        talker.switch_on(plugins, partial(_tell, console))  # type: ignore[attr-defined]
     console.print(f"[bold]{talker.name}[/bold]  [dim]clear: forget, stop: end, Ctrl-C: cut an answer short[/dim]")
     messages: Messages = []
     while True:
@@ -41,6 +46,15 @@ def chat(talker: Talker, sampling: Sampling) -> None:
             console.print("[dim]forgotten[/dim]")
         elif said:
             messages = _exchange(console, talker, [*messages, {"role": "user", "content": said}], sampling)
+
+
+def _tell(console: Console, told: dict[str, Any]) -> None:
+    """Show a call of a plug-in when it begins, and what came of it."""
+    if told["state"] == "running":
+        console.print(f"\n  {told['name']} {told['arguments']}", style="dim", markup=False, end="")
+        return
+    picture = told.get("image", {}).get("url", "a picture, which the page shows") if told.get("image") else ""
+    console.print(f" -> {told['result']} {picture}".rstrip(), style="dim", markup=False)
 
 
 def _exchange(console: Console, talker: Talker, messages: Messages, sampling: Sampling) -> Messages:

@@ -109,7 +109,9 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
     made_of, application_name = _made_of(name), f"{name}{CANARY}"
     details = serve_details()
     if ref:
-        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, "models": {}, "max_adapters": 0}
+        # It answers clients alone, to one name, and no batches.
+        beside = {"models": {}, "max_adapters": 0, "batches": {}}
+        changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, **beside}
         spec = convert(made_of["spec"] | changes, EndpointSpec, "endpoint")
         artifact = Store(made_of["store"]).resolve(ref)
         if not (_has_canary(name) or has_room(spec)):
@@ -216,8 +218,8 @@ def _models(name: str) -> dict[str, str]:
 
 
 def _kept(name: str, made_of: dict[str, Any]) -> dict[str, Any]:
-    """Fields of the spec that stay when another version answers: replicas, and the models beside it."""
-    stay = ("min_replicas", "max_replicas", "max_adapters", "max_adapter_rank")
+    """Fields of the spec that stay when another version answers: replicas, batches, and the models beside it."""
+    stay = ("min_replicas", "max_replicas", "max_adapters", "max_adapter_rank", "batches")
     return {field: made_of["spec"][field] for field in stay if field in made_of["spec"]} | {"models": _models(name)}
 
 

@@ -195,17 +195,24 @@ def chat(
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.7,
     seed: Seed = 0,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="NAME", help="Plug-in of the endpoint to switch on; may be repeated."),
+    ] = None,
     store: StoreRoot = None,
 ) -> None:
     """Chat in the terminal. `clear` forgets the conversation, `stop` ends it, Ctrl-C cuts an answer short.
 
     A conversation that outgrows the model's context continues without its oldest messages.
     """
+    from cluster.core.errors import UsageError
     from serving import repl
     from serving.talk import Sampling
 
+    if plugin and endpoint is None:
+        raise UsageError("--plugin: plug-ins are an endpoint's", "Give --endpoint URL.")
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    repl.chat(_talker(model, endpoint, store, key_file), sampling)
+    repl.chat(_talker(model, endpoint, store, key_file), sampling, plugin or ())
 
 
 def _talker(model: str | None, endpoint: str | None, store: str | None, key_file: Path | None) -> "Talker":

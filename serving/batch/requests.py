@@ -111,8 +111,8 @@ class Answers:
         error = {"code": "invalid_line", "message": bad.why, "line": bad.number}
         return self._line(bad.number, bad.custom_id, None, error)
 
-    def unanswered(self, asked: Asked, why: str) -> bytes:
-        error = {"code": "unanswered", "message": f"line {asked.number}: {why}", "line": asked.number}
+    def unanswered(self, asked: Asked, why: str, code: str = "unanswered") -> bytes:
+        error = {"code": code, "message": f"line {asked.number}: {why}", "line": asked.number}
         return self._line(asked.number, asked.custom_id, None, error)
 
     def _line(self, number: int, custom_id: str | None, response: Any, error: Any) -> bytes:

@@ -16,7 +16,17 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.core.specs.access import Access
-from serving.asgi import FEEDBACK_PATH, METRICS_PATH, Application, Message, Receive, Scope, Send, path_of
+from serving.asgi import (
+    FEEDBACK_PATH,
+    METRICS_PATH,
+    ON_BEHALF,
+    Application,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    path_of,
+)
 from serving.keys import webhook
 from serving.keys.answered import Answer
 from serving.keys.asked import bounds, is_ids
@@ -72,6 +82,21 @@ class Guard:
 
     async def caller(self, scope: Scope) -> Key:
         """The key of whoever asks. Raises Refused for none, or one that does not count here."""
+        if ON_BEHALF in scope:  # which no socket can have brought
+            key = await self._find(scope[ON_BEHALF], fresh=False)
+            if key is NOBODY:
+                raise no_key("this API key is not known here")
+        else:
+            key = await self._shown(scope)
+        note_key(scope, key.id)
+        if why := key.ended(time.time()):
+            raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
+        if key.endpoints and self.endpoint not in key.endpoints:
+            raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
+        return key
+
+    async def _shown(self, scope: Scope) -> Key:
+        """The key whose secret a request shows."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         scheme, _, text = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
         found = parsed(text.strip()) if scheme.lower() == "bearer" else None
@@ -81,11 +106,6 @@ class Guard:
         key = await self._find(key_id, fresh=scope["method"] != "POST")
         if not key.fits(secret):
             raise no_key("this API key is not known here")
-        note_key(scope, key.id)
-        if why := key.ended(time.time()):
-            raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
-        if key.endpoints and self.endpoint not in key.endpoints:
-            raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
         wanted = METRICS if path_of(scope) == METRICS_PATH else ANSWERS
         if wanted not in key.scopes:
             told = f"this API key is not for {wanted}, only for {' and '.join(key.scopes)}"
@@ -142,6 +162,10 @@ class Guard:
             entry = replace(entry, prompt_tokens=min(counted, entry.prompt_tokens), counted=True)
             await self._served(self.database.run(reserve(entry)))
         return entry
+
+    async def reserve_request(self, entry: Entry) -> None:
+        """Take a request that no model answers out of a key's quotas. Raises Refused."""
+        await self._served(self.database.run(reserve(entry)))
 
     def refuse(self, entry: Entry, refused: Refused) -> None:
         """Write down what was not answered."""

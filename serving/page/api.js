@@ -26,7 +26,8 @@ export class Endpoint {
     return { models: (await reply.json()).data, artifact: reply.headers.get("trunkline-artifact") ?? "" };
   }
 
-  // Events of an answer: `{begun}` with its artifact and receipt, `{text}` pieces, `{usage}`, `{reason}` it ended for.
+  // Events of an answer: `{begun}` with its artifact and receipt, `{text}` pieces, `{plugin}` that runs or has run,
+  // `{usage}`, `{reason}` it ended for.
   async *answer(model, messages, sampling, signal) {
     const asked = { model, stream: true, stream_options: { include_usage: true }, ...sampling };
     try {
@@ -45,6 +46,7 @@ export class Endpoint {
     yield { begun: { artifact: reply.headers.get("trunkline-artifact") ?? "", receipt: reply.headers.get("trunkline-receipt") ?? "" } };
     for await (const event of events(reply.body)) {
       if (event.error) throw new Refusal(500, event.error.message ?? "the answer broke off");
+      if (event.plugin) yield { plugin: event.plugin };
       if (event.usage) yield { usage: event.usage };
       const choice = event.choices?.[0];
       const text = choice?.delta?.content ?? choice?.text;

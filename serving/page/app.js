@@ -4,6 +4,7 @@ import { baseOf, Endpoint, others, Refusal } from "./api.js";
 import { byId, element, icon } from "./dom.js";
 import { judging } from "./feedback.js";
 import { closePanels, NARROW } from "./panels.js";
+import { note, offer } from "./plugins.js";
 import { conversations, key, messagesBefore, newConversation, sampling, settings } from "./store.js";
 import { drawList, View } from "./view.js";
 
@@ -11,7 +12,7 @@ const own = new URL(".", location.href).href;
 let given = settings.read();
 let all = conversations.read();
 let current = all[0] ?? newConversation();
-let served = { endpoint: "", keys: false, feedback: false };
+let served = { endpoint: "", keys: false, feedback: false, plugins: [] };
 let known = { models: [], artifact: "" };
 let running = null; // what stops the answers that are being written
 
@@ -48,6 +49,7 @@ async function begin() {
   document.title = served.endpoint;
   byId("name").textContent = served.endpoint;
   byId("consent-row").hidden = !served.feedback;
+  offer(served.plugins, given.plugins, (plugins) => { given = { ...given, plugins }; settings.write(given); });
   show();
   await connect();
   const found = await others(own);
@@ -145,7 +147,8 @@ byId("composer").addEventListener("submit", (event) => {
   const asked = byId("draft").value.trim();
   if (!asked || running) return;
   byId("draft").value = "";
-  const turn = { asked, system: given.system, sampling: sampling(given), answers: [], picked: 0, chosen: false };
+  const plugins = given.plugins.filter((name) => served.plugins.includes(name));
+  const turn = { asked, system: given.system, sampling: sampling(given), plugins, answers: [], picked: 0, chosen: false };
   current.title ||= asked.slice(0, 60);
   current.turns.push(turn);
   const bases = [own, beside()].filter(Boolean);
@@ -183,6 +186,7 @@ async function write(turn, answer, messages, number) {
   const started = performance.now();
   const asked = { ...turn.sampling };
   // Of two answers by one seed the second is another one.
+  if (turn.plugins?.length && answer.base === own) asked.plugins = turn.plugins; // what others have is not known
   if (asked.seed !== undefined && turn.answers.indexOf(answer) > 0 && answer.base === own) asked.seed += 1;
   try {
     const from = endpoint(answer.base);
@@ -191,6 +195,10 @@ async function write(turn, answer, messages, number) {
     for await (const event of from.answer(model, messages, asked, running.signal)) {
       if (event.begun) {
         Object.assign(answer, event.begun);
+        view.redraw(turn);
+      }
+      if (event.plugin) {
+        note(answer, event.plugin);
         view.redraw(turn);
       }
       if (event.usage) answer.tokens = event.usage.completion_tokens;

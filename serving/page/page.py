@@ -6,6 +6,7 @@ They hold nothing that is a secret, so no key is asked for: whoever opens the pa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ SETTINGS = "/page/settings.json"
 HEADERS = [
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
         b"trusted-types 'none'",
     ),
@@ -32,10 +33,11 @@ HEADERS = [
 
 
 class Page:
-    """The files by their paths. `keys`: the endpoint asks for keys; `feedback`: it keeps what people say of answers."""
+    """The files by their paths. `keys`: the endpoint asks for keys; `feedback`: it keeps what people say of answers;
+    `plugins`: what a request may switch on."""
 
-    def __init__(self, endpoint: str, keys: bool, feedback: bool) -> None:
-        said = {"endpoint": endpoint, "keys": keys, "feedback": feedback}
+    def __init__(self, endpoint: str, keys: bool, feedback: bool, plugins: Sequence[str] = ()) -> None:
+        said = {"endpoint": endpoint, "keys": keys, "feedback": feedback, "plugins": plugins}
         self.files = {SETTINGS: (msgspec.json.encode(said), "application/json")}
         for file in sorted(FOLDER.iterdir()):
             if kind := KINDS.get(file.suffix):

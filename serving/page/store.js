@@ -5,7 +5,7 @@ const MOST = 100; // conversations; the oldest go first
 
 export const DEFAULTS = {
   model: "", compare: "", url: "", system: "", temperature: "", top_p: "", top_k: "", max_tokens: "", seed: "",
-  stop: "", consent: false,
+  stop: "", consent: false, plugins: [],
 };
 
 function read(name, otherwise) {
@@ -19,7 +19,8 @@ function read(name, otherwise) {
 // Whether it is kept: a browser's storage may be full, or switched off.
 function write(name, value) {
   try {
-    localStorage.setItem(PREFIX + name, JSON.stringify(value));
+    // Pictures would fill it: they stay as long as the page does.
+    localStorage.setItem(PREFIX + name, JSON.stringify(value, (field, each) => (field === "b64_json" ? undefined : each)));
     return true;
   } catch {
     return false;

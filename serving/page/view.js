@@ -2,6 +2,7 @@
 
 import { button, byId, element, icon } from "./dom.js";
 import { markdown } from "./markdown.js";
+import { drawn } from "./plugins.js";
 import { final } from "./store.js";
 
 // What can be done with an answer: `actions` are the page's (app.js).
@@ -76,6 +77,7 @@ export class View {
       "article",
       { className: picked ? "answer picked" : "answer", "aria-busy": String(!done) },
       head,
+      drawn(answer),
       answer.editing ? this.#editor(turn, answer) : body,
       !done && !answer.text ? element("p", { className: "waiting", "aria-label": "waiting" }, element("i"), element("i"), element("i")) : null,
       answer.error ? element("p", { className: "error", role: "alert" }, answer.error) : null,
@@ -123,11 +125,11 @@ export class View {
   }
 }
 
-function figures({ tokens, first_ms, total_ms, status, reason, edited }) {
+function figures({ tokens, first_ms, total_ms, status, reason, edited, plugins }) {
   const parts = [];
   if (tokens) parts.push(`${tokens} tokens`);
   if (first_ms) parts.push(`first after ${(first_ms / 1000).toFixed(2)} s`);
-  if (tokens > 1 && total_ms > first_ms) parts.push(`${(((tokens - 1) * 1000) / (total_ms - first_ms)).toFixed(0)} a second`);
+  if (tokens > 1 && total_ms > first_ms && !plugins?.length) parts.push(`${(((tokens - 1) * 1000) / (total_ms - first_ms)).toFixed(0)} a second`);
   if (reason === "length") parts.push("cut at its length");
   if (status === "stopped") parts.push("stopped");
   if (edited !== undefined && edited !== null) parts.push("edited");

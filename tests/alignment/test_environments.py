@@ -19,14 +19,14 @@ from cluster.core.errors import SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
+from cluster.core.tools.calculator import calculate
+from cluster.core.tools.search import INDEX_FILE, Search, write_index
+from cluster.core.tools.solver import solve
 from pipelines.specs import CorpusSpec, RlhfSpec
 from pipelines.stages.alignment.environments import PythonEnvironment, Tools
-from pipelines.stages.alignment.environments.calculator import calculate
 from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.environments.episodes import ENVIRONMENT, Episodes
 from pipelines.stages.alignment.environments.files import files_of, index_corpus
-from pipelines.stages.alignment.environments.search import INDEX_FILE, Search, write_index
-from pipelines.stages.alignment.environments.tools import solve
 from pipelines.stages.alignment.packing import micro_batches
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.pool import Pool

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from cluster.core.errors import NotReadyError, SpecError
+from cluster.core.sandbox.sandbox import Limits, require
+from cluster.core.tools.program import Program, printed
 from pipelines.stages.alignment.environments.episodes import ENVIRONMENT
-from pipelines.stages.alignment.environments.tools import Program, Tools, printed
+from pipelines.stages.alignment.environments.tools import Tools
 from pipelines.stages.alignment.rewards.pool import Pool
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.evaluation.sandbox import Limits, require
 
 SMALL = Program(cpu_seconds=1, wall_seconds=5.0)
 

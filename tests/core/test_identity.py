@@ -20,6 +20,7 @@ from cluster.core.lineage import lineage
 from cluster.core.specs import spec as specs
 from cluster.core.storage.artifact import RECORD_FILE
 from cluster.core.storage.store import Store
+from cluster.core.tools.program import Program
 from cluster.pipeline import Pipeline, load_script
 from pipelines.specs import (
     BadWords,
@@ -48,7 +49,7 @@ from pipelines.specs import (
     WarcSource,
     WikipediaSource,
 )
-from pipelines.stages.alignment.environments.tools import Program, Tools
+from pipelines.stages.alignment.environments.tools import Tools
 from pipelines.stages.corpus.readers import AnySource
 from tests.core.toys import CountSpec, WordsSpec
 from tests.made import make

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
+from cluster.core.sandbox.sandbox import Limits
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
 from pipelines.specs import HumanEvalSpec, ScalingSpec
@@ -26,7 +27,6 @@ from pipelines.stages.evaluation.humaneval import (
     until_stop,
 )
 from pipelines.stages.evaluation.results import Results
-from pipelines.stages.evaluation.sandbox import Limits
 from pipelines.stages.tokens.tokenizers import sentencepiece_model
 from tests.conftest import SHARED_DATA
 from tests.evaluation.tiny_model import tiny_model

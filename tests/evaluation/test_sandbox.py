@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.errors import NotReadyError
-from pipelines.stages.evaluation.sandbox import Limits, Trial, Verdict, require, run
-from pipelines.stages.evaluation.trial import decode, encode
+from cluster.core.sandbox.sandbox import Limits, Trial, Verdict, require, run
+from cluster.core.sandbox.trial import decode, encode
 
 SHORT = Limits(cpu_seconds=1)
 

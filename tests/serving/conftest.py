@@ -26,7 +26,7 @@ TEXT = [
 ] * 20
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, context_tokens: int = CONTEXT) -> None:
     """A Hugging Face folder: a byte-level BPE, and random weights with a spread that makes the choices clear."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,7 +44,7 @@ def write_model(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context_tokens,
         initializer_range=0.3,
         bos_token_id=0,
         eos_token_id=0,
@@ -79,7 +79,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, model: Artifact) -> Iterato
         cluster.up(num_cpus=4)  # a replica, one beside it, and a job that trains
         store = ("--store", model.store_url)
         feedback = str(cluster.home / "said")
-        kept = ("--set", f"endpoint.feedback.path={feedback}")
+        asked = str(cluster.home / "asked")
+        kept = ("--set", f"endpoint.feedback.path={feedback}", "--set", f"endpoint.batches.path={asked}")
         said = cluster.ctl("serve", "up", "tiny", "--port", str(port), "--name", "chat", *kept, *store, timeout=840)
         assert "is ready" in said
         (listed,) = json.loads(cluster.ctl("serve", "list", "--json"))

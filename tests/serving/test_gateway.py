@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,8 +15,8 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from cluster.core.specs.endpoint import Limits
-from serving.gateway import ROUTES, Gateway
+from cluster.core.specs.endpoint import EndpointSpec, Limits
+from serving.gateway import ROUTES, Gateway, gateway
 from serving.limits import Refused, check, states
 
 REF = "model/tiny-0123456789ab"
@@ -31,7 +32,7 @@ def client(limits: Limits | None = None) -> TestClient:
     return TestClient(Gateway(everything, REF, limits or Limits()))
 
 
-CLOSED = ("/", "/docs", "/openapi.json", "/invocations", "/scale_elastic_ep", "/v1/embeddings", "/v1/models/x",
+CLOSED = ("/", "/docs", "/redoc", "/invocations", "/scale_elastic_ep", "/v1/embeddings", "/v1/model/x",
           "/pause", "/reset_prefix_cache", "/v1//models", "/v1/models/", "/V1/models", "/v1/../pause")  # fmt: skip
 
 
@@ -130,3 +131,19 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end() -> None:
     assert client(limits).post("/v1/completions", content=b" " * 999 + b"{}").status_code == 413
     pieces = (b" " * 100 for _ in range(1000))  # of a length that no header tells
     assert client(limits).post("/v1/completions", content=pieces).status_code == 413
+
+
+def test_a_model_is_told_of_alone() -> None:
+    async def listed(request: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [{"id": "chat"}, {"id": "org/name"}]})
+
+    app = asyncio.run(gateway(Starlette(routes=[Route("/v1/models", listed)]), "chat", REF, EndpointSpec(model="m"), 0))
+    asked = TestClient(Starlette(routes=[Mount("/below", app), Mount("/", app)]))
+    for path, status in (("chat", 200), ("org/name", 200), ("org%2Fname", 200), ("other", 404), ("x/../chat", 200)):
+        for root in ("", "/below"):
+            reply = asked.get(f"{root}/v1/models/{path}")
+            assert reply.status_code == status, (root, path, reply.text)
+    assert asked.get("/v1/models/chat").json() == {"id": "chat"}
+    assert asked.get("/v1/models/").status_code == 404 and asked.post("/v1/models/chat").status_code == 405
+    document = asked.get("/openapi.json").json()
+    assert set(document["paths"]) == {*ROUTES, "/v1/models/{id}"}

@@ -9,7 +9,9 @@ from msgspec import Meta, Struct
 
 from cluster.core.errors import SpecError
 from cluster.core.specs.access import Access
+from cluster.core.specs.batches import Batches
 from cluster.core.specs.feedback import Feedback
+from cluster.core.specs.plugins import Plugins
 from cluster.core.specs.spec import Spec
 
 NAME = re.compile(r"[\w.-]+")
@@ -94,6 +96,10 @@ class EndpointSpec(Spec, frozen=True):
     """Serve a page to chat with it, at the root of its base."""
     feedback: Feedback = Feedback()
     """What it keeps of what people say of its answers."""
+    batches: Batches = Batches()
+    """Files of requests that it answers when it has time."""
+    plugins: Plugins = Plugins()
+    """Tools that requests may switch on."""
     models: dict[str, str] = {}
     """Further names that clients may give as `model`, and the artifact that answers to each: the endpoint's own (an
     alias), a LoRA adapter over it, or any other model, which gets an engine of its own."""
@@ -106,6 +112,8 @@ class EndpointSpec(Spec, frozen=True):
 
     def check(self) -> None:
         self.access.check()
+        self.batches.check()
+        self.plugins.check()
         if self.max_replicas < self.min_replicas:
             raise SpecError("endpoint.max_replicas: less than min_replicas", "Raise it, or lower min_replicas.")
         if self.quantization and not self.gpus:

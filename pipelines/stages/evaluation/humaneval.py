@@ -19,8 +19,9 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from cluster.core.context import Context
+from cluster.core.sandbox import sandbox
+from cluster.core.sandbox.sandbox import Limits, Trial, Verdict
 from pipelines.specs import HumanEvalSpec
-from pipelines.stages.evaluation import sandbox
 from pipelines.stages.evaluation.generation import versions
 from pipelines.stages.evaluation.overlap import bootstrapped
 from pipelines.stages.evaluation.results import (
@@ -33,7 +34,6 @@ from pipelines.stages.evaluation.results import (
     encode_results,
     with_interval,
 )
-from pipelines.stages.evaluation.sandbox import Limits, Trial, Verdict
 from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversation import BadRecord
 from pipelines.stages.tuning.conversations import read_lines, write_lines

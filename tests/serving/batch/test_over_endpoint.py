@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serving.batch import over_endpoint
+from serving.batch import asking
 from serving.batch.over_endpoint import OverEndpoint
 from serving.batch.run import run
 from tests.cli.command import CTL, ctl
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_it_and_keeps_what_there_is(tmp_path: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait between attempts but those that the endpoint asks for."""
-    monkeypatch.setattr(over_endpoint, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(asking, "FIRST_WAIT_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("quick")

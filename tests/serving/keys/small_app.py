@@ -27,7 +27,8 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 
 class Small:
-    """The application. `seen`: the headers and bodies that came; a stream waits behind its third word for `go`."""
+    """The application. `seen`: the headers and bodies that came; a stream waits behind its third word for `go`, and
+    what says `wait` before its first."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, str], Any]] = []
@@ -55,6 +56,11 @@ class Small:
             return JSONResponse({"error": {"message": "no"}}, asked["fail"])
         if asked.get("crash"):
             raise RuntimeError("crashed")
+        if asked.get("wait"):
+            try:
+                await self.go.wait()
+            finally:
+                self.left.set()
         words = [WORDS[n % len(WORDS)] for n in range(min(asked.get("words", 5), asked.get("max_tokens") or CONTEXT))]
         prompt = len(_text(asked).split())
         if asked.get("stream"):

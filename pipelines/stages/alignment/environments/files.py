@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
-from pipelines.stages.alignment.environments.search import INDEX_FILE, write_index
+from cluster.core.tools.search import INDEX_FILE, documents, write_index
 
-SPLIT = "train"
 CORPUS = "corpus"
 
 
@@ -19,7 +17,7 @@ def index_corpus(corpus: Artifact, state: Location) -> None:
     if state.exists(INDEX_FILE):
         return
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        write_index(Path(folder) / INDEX_FILE, _documents(corpus))
+        write_index(Path(folder) / INDEX_FILE, documents(corpus))
         state.write_file(INDEX_FILE, Path(folder) / INDEX_FILE)
 
 
@@ -33,13 +31,3 @@ def files_of(searches: bool, state: Location) -> dict[str, Path]:
     path = Path(tempfile.mkdtemp(prefix="trunkline-")) / INDEX_FILE
     path.write_bytes(state.read_bytes(INDEX_FILE))
     return {CORPUS: path}
-
-
-def _documents(corpus: Artifact) -> Iterator[tuple[str, str]]:
-    import pyarrow.parquet as pq
-
-    for name in corpus.location.names(SPLIT):
-        if name.endswith(".parquet"):
-            with corpus.location.open(f"{SPLIT}/{name}") as file:
-                for batch in pq.ParquetFile(file).iter_batches(columns=["id", "text"]):
-                    yield from ((row["id"], row["text"]) for row in batch.to_pylist())

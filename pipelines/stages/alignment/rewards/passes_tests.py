@@ -1,4 +1,4 @@
-"""Whether an answer is code that passes its prompt's tests, in the sandbox (evaluation/sandbox.py): the tests run
+"""Whether an answer is code that passes its prompt's tests, in the sandbox (cluster/core/sandbox): the tests run
 beside the program and not in it, so that a pass cannot be forged."""
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from cluster.core.sandbox import sandbox
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.evaluation import sandbox
 
 FENCED = re.compile(r"^[ \t]*```[ \t]*(?:python|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 OWN_SECONDS = 30.0  # of the reward's time beside the program's

@@ -1,5 +1,5 @@
 """Search over the documents of a corpus: BM25 (Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework") by
-SQLite's full-text index, one file that all processes of a run read.
+SQLite's full-text index, one file that all processes read.
 
 Words are runs of letters and digits. Of scripts that write no blanks (Chinese, Japanese) each sign is a word, and a
 query asks for neighbours of two.
@@ -14,7 +14,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from cluster.core.storage.artifact import Artifact
+
 INDEX_FILE = "search.sqlite"
+SPLIT = "train"
 WORD = re.compile(r"[⺀-鿿가-힯豈-﫿]+|[^\W_⺀-鿿가-힯豈-﫿]+")
 SIGN = re.compile(r"[⺀-鿿가-힯豈-﫿]")
 MAX_WORDS = 32  # of a query
@@ -32,6 +35,17 @@ def write_index(path: Path, documents: Iterable[tuple[str, str]]) -> int:
             index.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (count, " ".join(_words(text))))
         index.execute("INSERT INTO words (words) VALUES ('optimize')")
     return count
+
+
+def documents(corpus: Artifact) -> Iterator[tuple[str, str]]:
+    """The documents (id, text) of a corpus that training sees."""
+    import pyarrow.parquet as pq
+
+    for name in corpus.location.names(SPLIT):
+        if name.endswith(".parquet"):
+            with corpus.location.open(f"{SPLIT}/{name}") as file:
+                for batch in pq.ParquetFile(file).iter_batches(columns=["id", "text"]):
+                    yield from ((row["id"], row["text"]) for row in batch.to_pylist())
 
 
 class Search:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.core.errors import JobError, NotReadyError
-from pipelines.stages.evaluation import execution, jail, trial
+from cluster.core.sandbox import execution, jail, trial
 
 GONE_SECONDS = 10.0
 

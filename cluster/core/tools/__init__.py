@@ -1,0 +1,1 @@
+"""Tools that models call: a calculator, a solver of equations, search, Python in the sandbox."""
