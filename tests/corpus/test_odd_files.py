@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.core.errors import SpecError
-from pipelines.specs import CorpusSpec, JsonLinesSource, ParquetSource, TextSource
+from pipelines.specs import CorpusSpec, HuggingFaceSource, JsonLinesSource, ParquetSource, TextSource
 from pipelines.stages.corpus.documents import Broken, Document
 from pipelines.stages.corpus.readers.source import Source
 from tests.corpus.files import read_file
@@ -54,6 +54,14 @@ def test_what_is_packed_otherwise_says_how(tmp_path: Path, name: str, data: byte
         found, error = read_file(JsonLinesSource(path=str(place)))
         assert found == []
         assert error.startswith(reason) or reason in error
+
+
+def test_a_repository_may_hold_the_same_packed_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl.zip").write_bytes(zipped(LINES))
+    found, error = read_file(HuggingFaceSource(path=str(tmp_path)))
+    assert found == [] and "zip archive" in error
+    (tmp_path / "train.jsonl").write_bytes(LINES)
+    assert len(documents(HuggingFaceSource(path=str(tmp_path)))) == 2
 
 
 def test_an_empty_file_that_is_not_compressed_is_no_damage(tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ from pipelines.specs import (
     TokensSpec,
     VocabularySpec,
 )
+from pipelines.stages.alignment.advantages import AnyAdvantage
+from pipelines.stages.alignment.advantages.gae import Gae
+from pipelines.stages.alignment.advantages.group import Group
+from pipelines.stages.alignment.advantages.leave_one_out import LeaveOneOut
+from pipelines.stages.alignment.advantages.normalized_batch import NormalizedBatch
+from pipelines.stages.alignment.losses import AnyPolicyLoss
+from pipelines.stages.alignment.losses.cispo import Cispo
+from pipelines.stages.alignment.losses.clipped import Clipped
+from pipelines.stages.alignment.losses.gspo import Gspo
 from pipelines.stages.compression.weights import quantize
 from pipelines.stages.export.card import without_places
 from pipelines.stages.export.claim import claim
@@ -91,6 +100,27 @@ def test_conversations_bound_the_claim_and_the_text_says_what_was_done(store: St
     assert "supervised fine-tuning" in card and "It was tuned on conversations" in card
     assert "is a base model" not in card and "not tuned" not in card and "forbids commercial use" in card
     assert "/home/" not in card and "chats.jsonl" in card
+
+
+def test_a_card_says_by_which_algorithm_a_model_was_aligned(store: Store) -> None:
+    files = lines.folder(chat=True)
+    tuned = lines.commit(store, SftSpec(), files, model=lines.commit(store, PretrainSpec(), files))
+    cases: list[tuple[AnyAdvantage, AnyPolicyLoss, str, str]] = [
+        (Group(), Clipped(), "GRPO", "grpo"),
+        (Group(scale=False), Clipped(), "Dr. GRPO", "dr-grpo"),
+        (Gae(), Clipped(), "PPO", "ppo"),
+        (LeaveOneOut(), Clipped(), "RLOO", "rloo"),
+        (NormalizedBatch(), Clipped(), "REINFORCE++", "reinforceplusplus"),
+        (Group(), Gspo(), "GSPO", "gspo"),
+        (Group(), Cispo(), "CISPO", "cispo"),
+        (LeaveOneOut(), Cispo(), "RLOO with CISPO", "rloo-with-cispo"),
+    ]
+    for advantage, loss, name, tag in cases:
+        spec = RlhfSpec(rewards={"python_parses": 1.0}, advantage=advantage, loss=loss)
+        kind = Kind.of(lines.commit(store, spec, files, model=tuned))
+        assert kind.metadata()["tags"] == ["trunkline", "pretrained", "sft", "rlhf", tag, "conversational"]
+        assert f"aligned by reinforcement learning ({name}) with these rewards: `python_parses`" in kind.intended_use()
+        assert stages(kind.chain)[-1] == f"- rlhf/line: reinforcement learning ({name})"
 
 
 def test_preferences_and_prompts_count_through_reward_and_rlhf(store: Store) -> None:

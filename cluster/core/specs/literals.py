@@ -114,8 +114,8 @@ def read(path: Path) -> Any:
     try:  # YAML may be UTF-16 as well, with a mark: so a PowerShell writes it
         text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8: {error.reason}", "Save the file as UTF-8.") from None
+        number = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{number}: not UTF-8: {error.reason}", "Save the file as UTF-8.") from None
     try:
         return _of_json(text) if path.suffix == ".json" else yaml.load(text, Loader=_Loader)
     except json.JSONDecodeError as error:

@@ -23,9 +23,16 @@ HEADS = {
     "ForMaskedLM": ("AutoModelForMaskedLM", "fill-mask", "masked language model"),
     "": ("AutoModelForCausalLM", "text-generation", "causal language model"),
 }
-TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf", "grpo"),
+TAGS = {"pretrain": ("pretrained",), "extended": ("extended-vocabulary",), "sft": ("sft",), "rlhf": ("rlhf",),
         "reward": ("reward-model",), "dpo": (), "pretrained": (), "merged": ("merge",),
         "pruned": ("pruned",)}  # fmt: skip
+ALGORITHMS = {  # of reinforcement learning, by the advantage
+    "group": "GRPO",
+    "gae": "PPO",
+    "leave_one_out": "RLOO",
+    "normalized_batch": "REINFORCE++",
+    "distillation": "on-policy distillation",
+}
 CHAT_TEMPLATE = "chat_template.jinja"
 
 
@@ -138,10 +145,16 @@ class Kind:
             )
         if last.kind == "rlhf":
             rewards = ", ".join(f"`{str(name).rpartition('/')[2]}`" for name in last.spec.get("rewards", {}))
+            if not rewards:
+                return (
+                    "It was tuned on conversations to answer requests, and then taught by a larger model on its own "
+                    f"answers ({_algorithm(last)}). It was not tuned to be safe, and it may repeat passages of its "
+                    "training data." + before
+                )
             return (
-                "It was tuned on conversations to answer requests, and then aligned by reinforcement learning (GRPO) "
-                f"with these rewards: {rewards}. They say what it was aligned to, and no more: it was not tuned to be "
-                "safe, and it may repeat passages of its training data." + before
+                "It was tuned on conversations to answer requests, and then aligned by reinforcement learning "
+                f"({_algorithm(last)}) with these rewards: {rewards}. They say what it was aligned to, and no more: it "
+                "was not tuned to be safe, and it may repeat passages of its training data." + before
             )
         if last.kind == "pretrained":
             return (
@@ -181,6 +194,8 @@ def _tags(artifact: Artifact) -> tuple[str, ...]:
     if artifact.kind == "quantized":
         return (artifact.spec["scheme"], "bitsandbytes" if artifact.spec["scheme"] == "nf4" else "compressed-tensors")
     losses = (artifact.spec["loss"]["type"],) if artifact.kind == "dpo" else ()
+    if artifact.kind == "rlhf":
+        losses = (_algorithm(artifact).lower().replace("+", "plus").replace(".", "").replace(" ", "-"),)
     return (
         *TAGS.get(artifact.kind, ()),
         *losses,
@@ -222,7 +237,7 @@ def _done(artifact: Artifact) -> str:
     done = {
         "pretrained": f"taken in as others trained it ({origin(artifact) if artifact.kind == 'pretrained' else ''})",
         "extended": "given rows for new pieces of its vocabulary",
-        "rlhf": "reinforcement learning (GRPO)",
+        "rlhf": f"reinforcement learning ({_algorithm(artifact) if artifact.kind == 'rlhf' else ''})",
         "pruned": f"pruned by {_pruned_by(spec)}",
         "reward": "a head that scores answers, trained on pairs (Bradley-Terry)",
         "quantized": f"weights rounded to {str(spec.get('scheme', '')).upper()}{_ways(spec)}, without further training",
@@ -242,6 +257,21 @@ def _ways(spec: dict[str, Any]) -> str:
     used = [(spec.get(name) or {}).get("type") for name in ("balancing", "rounding")]
     ways = [named[way] for way in used if way in named]
     return f" by {' and '.join(ways)}" if ways else ""
+
+
+def _algorithm(artifact: Artifact) -> str:
+    """What reinforcement learning is called by its advantage and its loss, as docs/alignment.md has them; another
+    mixture is called by both. In records of before there was a choice it is GRPO.
+    """
+    chosen = artifact.spec.get("advantage", {})
+    advantage = chosen.get("type", "group")
+    loss = artifact.spec.get("loss", {}).get("type", "clipped")
+    name = ALGORITHMS.get(advantage, advantage.replace("_", " "))
+    if advantage == "group" and not chosen.get("scale", True):
+        name = "Dr. GRPO"
+    if loss == "clipped":
+        return name
+    return loss.upper() if name == "GRPO" else f"{name} with {loss.upper()}"
 
 
 def _loss(artifact: Artifact) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.core.errors import InputError
-from cluster.core.storage.location import Location
+from cluster.core.storage.location import UNREAD_PACKED, Location
 from pipelines.stages.corpus.documents import Broken, Document, SourceFile
 from pipelines.stages.corpus.readers.json_lines import JsonLinesSource
 from pipelines.stages.corpus.readers.parquet import ParquetSource
@@ -49,7 +49,9 @@ class HuggingFaceSource(Source, frozen=True, tag="huggingface"):
         is_local = "://" in self.path or os.path.isdir(self.path)
         root = self.path.rstrip("/") if is_local else _on_hub(self)
         try:
-            files = find(root, self.suffixes or PARQUET + JSON)
+            listed = find(root, self.suffixes or PARQUET + JSON)
+            # A repository may hold the same once more, packed for another program.
+            files = [file for file in listed if not file.name.lower().endswith(UNREAD_PACKED)] or listed
             card = _card(root)
         except InputError as error:
             if is_local:
