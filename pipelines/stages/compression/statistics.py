@@ -126,7 +126,7 @@ def _entering(model: nn.Module, first: nn.Module, sequences: Sequence[Tensor]) -
                 pass
     finally:
         hook.remove()
-    return states, *given  # type: ignore[return-value]
+    return states, *given
 
 
 def _first(output: Any) -> Tensor:
