@@ -12,17 +12,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
+from cluster.core.adapters import open_model
 from cluster.core.build import build
 from cluster.core.errors import InputError
-from cluster.core.integers import needs_opening, open_plain
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import Awq, BenchmarkSpec, Gptq, PretrainedSpec, QualitySpec, QuantizeSpec, ScalingSpec
 from pipelines.stages.compression.plain_engine import PlainEngine
-from pipelines.stages.compression.quality import Questions, ask, read_questions
+from pipelines.stages.compression.quality import Answers, Questions, ask, read_questions
+from pipelines.stages.compression.quality_stage import row, table
 from tests.cli.command import ctl
 from tests.made import make
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.timeout(1500)
 
 SPEC = QualitySpec(report_conversations=12, report_tokens=16, tuning_tokens=16)
 CALIBRATION: dict[str, Any] = {"calibration_sequences": 8, "calibration_tokens": 64}
@@ -48,8 +49,7 @@ def quantized(inputs: dict[str, Artifact], spec: QuantizeSpec, name: str, model:
 @torch.no_grad()
 def plain_perplexity(model: Artifact, questions: Questions) -> float:
     """By transformers, the weights as the numbers that they stand for."""
-    opening = open_plain if needs_opening(model.local()) else AutoModelForCausalLM.from_pretrained
-    network = opening(model.local(), dtype=torch.float32)
+    network = open_model(model, dtype=torch.float32)
     nats = []
     for encoded in questions.whole:
         tokens = torch.tensor([encoded.tokens])
@@ -58,6 +58,7 @@ def plain_perplexity(model: Artifact, questions: Questions) -> float:
     return math.exp(-sum(nats) / len(nats))
 
 
+@pytest.mark.exhaustive
 def test_one_table_of_all(inputs: dict[str, Artifact], questions: Questions) -> None:
     """An INT8 whose tied embedding is in integers through vLLM, an NF4 through transformers, as the artifact says."""
     store = inputs["model"].store
@@ -88,6 +89,21 @@ def test_a_benchmark_of_another_model_is_refused(inputs: dict[str, Artifact]) ->
     given = {"original": inputs["model"], "conversations": inputs["conversations"], "int8": inputs["model"]}
     with pytest.raises(InputError, match="a benchmark of pretrained/other"):
         build(SPEC, given | {"arc": benchmark}, store=inputs["model"].store, name="table")
+
+
+def test_rows_are_compared_with_the_original() -> None:
+    one = Answers(10.0, [[1, 2, 3], [4]], 2**30, 5.0)
+    other = Answers(10.5, [[1, 9, 3], [4]], 2**29, 50.0)
+    found = row(other, one)
+    assert (found["perplexity_change"], found["equal_tokens"], found["identical_completions"]) == (0.05, 0.75, 0.5)
+    rows = {
+        "bfloat16": row(one, one) | {"size_bytes": 2_000_000, "size": 1.0, "tuning_bytes": 2**30},
+        "int8": found | {"size_bytes": 1_000_000, "size": 0.5, "tasks": {"arc_easy/acc": 0.25}},
+    }
+    assert table(rows).splitlines()[2:] == [
+        "| bfloat16 | 2 | 100% | 1,024 | 1,024 | 10.000 | +0.0% | 100% | 5.0 |  |",
+        "| int8 | 1 | 50% | 512 |  | 10.500 | +5.0% | 75% | 50.0 | 0.250 |",
+    ]
 
 
 @pytest.mark.exhaustive

@@ -16,8 +16,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import LlamaConfig
 
+from cluster.core.adapters import open_model
 from cluster.core.build import build
 from cluster.core.errors import InputError, SpecError
 from cluster.core.storage.artifact import Artifact
@@ -33,7 +34,7 @@ from tests.cli.command import ctl
 from tests.conftest import ROOT
 
 SPEC = QuantizeSpec(scheme="int8", report_conversations=24, report_tokens=48)
-INT4 = QuantizeSpec(scheme="int4", report_conversations=24, report_tokens=48)
+INT4 = QuantizeSpec(scheme="int4", embeddings="int8", report_conversations=24, report_tokens=48)
 
 Report = dict[str, Any]
 
@@ -78,7 +79,7 @@ def int4_answers(int4: Artifact, questions: Questions) -> Answers:
 
 def perplexity(model: Artifact, questions: Questions) -> float:
     """By transformers, in float32."""
-    network = AutoModelForCausalLM.from_pretrained(model.local(), dtype=torch.float32)
+    network = open_model(model, dtype=torch.float32)
     nats = []
     for encoded in questions.whole:
         tokens = torch.tensor([encoded.tokens])

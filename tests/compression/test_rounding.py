@@ -195,11 +195,11 @@ def test_balancing_changes_nothing_that_is_computed(balancing: Any, model: Path)
     layers = linear_layers(network)
     before = logits(network)
     told = []
-    for block in walk(network, layers, tokens()):
+    for block in walk(network, layers, tokens(), half=False):
         balancing.balance(block, network.config.model_type, dict.fromkeys(layers, FOUR))
         told.append(block)
     assert torch.allclose(logits(network), before, rtol=1e-3, atol=1e-3)
-    for block, again in zip(told, walk(network, layers, tokens()), strict=True):
+    for block, again in zip(told, walk(network, layers, tokens(), half=False), strict=True):
         for name, statistics in again.statistics.items():
             for mine, measured in zip(vars(block.statistics[name]).values(), vars(statistics).values(), strict=True):
                 assert torch.allclose(mine, measured, rtol=1e-2, atol=1e-3 * float(measured.max())), name
@@ -219,7 +219,7 @@ def test_figures_are_those_of_the_inputs(model: Path) -> None:
             network(sequence[None])
     for hook in hooks:
         hook.remove()
-    for block in walk(network, layers, tokens()):
+    for block in walk(network, layers, tokens(), half=False):
         for name, statistics in block.statistics.items():
             x = torch.cat(seen[name]).double().numpy()
             np.testing.assert_allclose(statistics.gram, x.T @ x / len(x), rtol=1e-3, atol=1e-4)

@@ -56,9 +56,10 @@ class Counting:
                 self.leaders[name] = self._last[0]
                 return
             self._last = (name, inputs[0])
-            x = inputs[0].detach().flatten(0, -2).float()
-            size = x.abs()
-            found = Statistics(x.T @ x, size.sum(0), size.amax(0))
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                x = inputs[0].detach().flatten(0, -2).float()
+                size = x.abs()
+                found = Statistics(x.T @ x, size.sum(0), size.amax(0))
             if before := self.sums.get(name):
                 before.gram += found.gram
                 before.magnitude += found.magnitude
@@ -81,20 +82,29 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def walk(model: nn.Module, layers: dict[str, nn.Linear], sequences: Sequence[Tensor]) -> Iterator[Block]:
+def walk(
+    model: nn.Module, layers: dict[str, nn.Linear], sequences: Sequence[Tensor], half: bool = True
+) -> Iterator[Block]:
     """The blocks of a model in their order, each with what comes into its layers for `sequences` of token ids, all of
-    one length. Whoever is given one may change its weights: the next is given what it makes then."""
+    one length. Whoever is given one may change its weights: the next is given what it makes then.
+
+    `half`: computed in bfloat16, as the result is served, in half the time; what is summed up is in float32.
+    """
     stack = blocks(model)
     names = {module: name for name, module in model.named_modules()}
     states, others, options = _entering(model, stack[0], sequences)
+    places = sum(state.shape[:-1].numel() for state in states)
+    computed = torch.autocast(states[0].device.type, torch.bfloat16, enabled=half)
     for module in stack:
         prefix = names[module] + "."
         own = {name: layer for name, layer in layers.items() if name.startswith(prefix)}
         counting = Counting(own)
-        for state in states:
-            module(state, *others, **options)
-        yield Block(module, prefix, own, counting.finish(sum(state.shape[:-1].numel() for state in states)))
-        states = [_first(module(state, *others, **options)) for state in states]
+        with computed:
+            for state in states:
+                module(state, *others, **options)
+        yield Block(module, prefix, own, counting.finish(places))
+        with computed:
+            states = [_first(module(state, *others, **options)) for state in states]
 
 
 def _entering(model: nn.Module, first: nn.Module, sequences: Sequence[Tensor]) -> tuple[list[Tensor], Any, Any]:
@@ -116,7 +126,7 @@ def _entering(model: nn.Module, first: nn.Module, sequences: Sequence[Tensor]) -
                 pass
     finally:
         hook.remove()
-    return states, *given  # type: ignore[return-value]
+    return states, *given
 
 
 def _first(output: Any) -> Tensor:

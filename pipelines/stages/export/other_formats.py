@@ -6,7 +6,7 @@ Weights of few bits are opened as the numbers that they stand for, and rounded a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,13 +18,13 @@ from cluster.core.integers import QUANTIZATION, grids, open_plain
 from cluster.core.model_files import non_writer, read_config
 from cluster.core.storage.artifact import Artifact
 
-Format = Literal["gguf", "onnx"]
 # The numbers of a GGUF, by those of the model: its own, or those of as many bits.
 OWN = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "q8_0", "int4": "q4_1", "nf4": "q4_1"}
 
 
-def write_other(artifact: Artifact, into: Path, format: Format, numbers: str = "") -> None:
-    """Write a model to the folder `into`, with its tokenizer. `numbers`: of a GGUF's matrices; empty: the model's own.
+def write_other(artifact: Artifact, into: Path, format: str, numbers: str = "") -> None:
+    """Write a model to the folder `into`, with its tokenizer, as `gguf` or `onnx`. `numbers`: of a GGUF's matrices;
+    empty: the model's own.
 
     Raises InputError for what is no whole causal language model, or of a family that the format is not written of,
     NotReadyError where a package is missing.

@@ -76,5 +76,5 @@ def inverse_factor(hessian: Tensor) -> Tensor:
     """The upper triangular U with U^T U = H^-1 (Algorithm 1)."""
     import torch
 
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
-    return torch.linalg.cholesky(inverse, upper=True).to(hessian.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.as_tensor(torch.linalg.cholesky(inverse, upper=True))
