@@ -20,7 +20,7 @@ from serving.adapters import fits
 from serving.app import await_ready, has_room, hush, serve_details, undeploy
 from serving.application import application
 from serving.endpoints import models_of, origin
-from serving.named import ADAPTER, APPLICATION, BESIDE, OWN, Named
+from serving.named import ADAPTER, APPLICATION, BESIDE, OWN, Named, Place
 
 Notice = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def resolved(models: Mapping[str, str], spec: EndpointSpec, name: str, own: Arti
             raise InputError(f"endpoint.models.{called}: that is the endpoint's own name", "Give another name.")
         artifact = store.resolve(ref)
         own_model = artifact.fingerprint == own.fingerprint
-        place = OWN if own_model else ADAPTER if fits(artifact, own, spec) else APPLICATION
+        place: Place = OWN if own_model else ADAPTER if fits(artifact, own, spec) else APPLICATION
         found.append(
             Named(name=called, ref=artifact.record.ref, place=place, store=artifact.store_url, kind=artifact.kind,
                   fingerprint=artifact.fingerprint)

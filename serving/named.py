@@ -17,7 +17,10 @@ from serving.asgi import ARTIFACT_HEADER, Application, Message, Receive, Scope, 
 from serving.split import Ask
 
 MODELS_PATH = "/v1/models"
-OWN, ADAPTER, APPLICATION = "own", "adapter", "application"
+Place = Literal["own", "adapter", "application"]
+OWN: Place = "own"
+ADAPTER: Place = "adapter"
+APPLICATION: Place = "application"
 BESIDE = "+"  # between the names of an endpoint and of a model, in that of the model's application
 COUNTING = ("/tokenize", "/detokenize")
 
@@ -27,7 +30,7 @@ class Named(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     ref: str
-    place: Literal["own", "adapter", "application"]
+    place: Place
     store: str
     kind: str
     fingerprint: str

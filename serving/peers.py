@@ -20,9 +20,9 @@ class Peers:
 
     def __bool__(self) -> bool:
         """Whether there is any other."""
-        router: Any = self._handle._router  # nothing public tells
-        known = router._asyncio_router._running_replicas or ()
-        return any(replica.replica_id != self._own for replica in known)
+        handle: Any = self._handle
+        router = handle._router._asyncio_router._request_router  # nothing public tells
+        return router is not None and any(replica_id != self._own for replica_id in router.curr_replicas)
 
     async def compute(self, request: Any) -> AsyncIterator[Any]:
         """The outputs that another gives for a request of vLLM's to its engine; none where it does not take it."""
