@@ -144,7 +144,7 @@ def chat_plugins(client: openai.OpenAI, model: str) -> None:
     [first, *_] = chat(client, model, max_tokens=64, extra_body=more).model_extra["plugins"]
     assert first["name"] == "calculator" and first["state"] in ("done", "failed")
     states = [c.model_extra.get("plugin") for c in chat(client, model, max_tokens=64, extra_body=more, stream=True)]
-    assert [each["state"] for each in states if each][0] == "running"
+    assert next(each["state"] for each in states if each) == "running"
 
 
 @check("completions")
