@@ -135,6 +135,18 @@ def chat_auto(client: openai.OpenAI, model: str) -> None:
     assert chat(client, model, tools=[FUNCTION], tool_choice="auto").choices
 
 
+@check("chat.completions: plug-ins, run by the server")
+def chat_plugins(client: openai.OpenAI, model: str) -> None:
+    listed: Any = client.get("/plugins", cast_to=object)
+    assert "calculator" in [each["id"] for each in listed["data"]]
+    choice = {"type": "function", "function": {"name": "calculator"}}  # a random model would not call it by itself
+    more = {"plugins": ["calculator"], "tool_choice": choice}
+    [first, *_] = chat(client, model, max_tokens=64, extra_body=more).model_extra["plugins"]
+    assert first["name"] == "calculator" and first["state"] in ("done", "failed")
+    states = [c.model_extra.get("plugin") for c in chat(client, model, max_tokens=64, extra_body=more, stream=True)]
+    assert next(each["state"] for each in states if each) == "running"
+
+
 @check("completions")
 def completes(client: openai.OpenAI, model: str) -> None:
     assert complete(client, model, temperature=0).choices[0].finish_reason in ("stop", "length")
@@ -313,6 +325,7 @@ def started(model: Artifact, folder: Path) -> dict[str, Any]:
     ours, theirs = servers(model, False, folder / "home")
     arguments = engine_arguments(EndpointSpec(model=model.record.ref), model)
     ours.command.extend(["--set", f"endpoint.batches.path={folder / 'batches'}"])
+    ours.command.extend(["--set", "endpoint.plugins.allowed=[calculator]"])
     if parser := arguments.get("tool_call_parser"):
         theirs.command.extend(["--enable-auto-tool-choice", "--tool-call-parser", str(parser)])
     engine = {k: v for k, v in arguments.items() if k not in ("disable_log_stats", "kv_cache_memory_bytes")}

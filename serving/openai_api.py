@@ -138,8 +138,12 @@ class Call:
             temperature=1.0 if temperature is None else float(temperature),
             seed=secrets.randbits(31) if seed is None else int(seed),
         )
+        if not -(2**63) <= call.sampling.seed < 2**63:
+            raise InputError("seed: not a number of 64 bits")
         call.streamed = bool(asked.get("stream"))
         options = asked.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise InputError("stream_options: not an object", 'Write {"include_usage": true}.')
         call.with_usage = bool(options.get("include_usage"))
         call.every_usage = call.with_usage and bool(options.get("continuous_usage_stats"))  # as vLLM has it
         return call

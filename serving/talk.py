@@ -73,8 +73,12 @@ def too_long(context_tokens: int) -> InputError:
 
 def transcript(messages: Messages) -> str:
     """A conversation as plain text that a base model can continue with its answer."""
-    turns = [f"{SPEAKERS[message['role']]}: {message['content'].strip()}" for message in messages]
+    turns = [_spoken(SPEAKERS.get(message["role"], ""), message["content"].strip()) for message in messages]
     return TURN.join([*turns, f"{SPEAKERS['assistant']}:"])
+
+
+def _spoken(speaker: str, text: str) -> str:
+    return f"{speaker}: {text}" if speaker else text  # a system prompt is nobody's
 
 
 def until_user(pieces: Iterator[str]) -> Iterator[str]:

@@ -63,6 +63,14 @@ def test_a_soft_prompt_answers_by_the_api(client: openai.OpenAI, talker: InProce
     assert client.chat.completions.create(**options | {"messages": parts}).choices[0].message.content == expected
 
 
+@pytest.mark.parametrize("field", [{"stream_options": "x"}, {"stream_options": [1]}, {"seed": 10**30}, {"seed": []}])
+def test_a_field_of_another_kind_is_the_clients_mistake(client: openai.OpenAI, field: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.post(
+            "/chat/completions", cast_to=object, body={"model": "tuned", "messages": ASKED, "max_tokens": 1} | field
+        )
+
+
 def test_completions_and_seeds(client: openai.OpenAI, talker: InProcess) -> None:
     expected = "".join(talker.complete("def add", Sampling(max_tokens=8)))
     options: dict[str, Any] = {"model": "tuned", "prompt": "def add", "max_tokens": 8}

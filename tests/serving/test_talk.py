@@ -26,6 +26,9 @@ STOP = "\n\nUser:"
 def test_transcript() -> None:
     messages = [{"role": "user", "content": " hi "}, {"role": "assistant", "content": "ho"}]
     assert transcript(messages) == "User: hi\n\nAssistant: ho\n\nAssistant:"
+    assert (
+        transcript([{"role": "system", "content": "Be kind."}, *messages[:1]]) == "Be kind.\n\nUser: hi\n\nAssistant:"
+    )
 
 
 @given(pieces=st.lists(st.text("\nUser: ab", max_size=9)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -145,6 +147,49 @@ def test_a_batch_goes_on_in_the_next_replica(tmp_path: Path) -> None:
             expected = [f"line-{n}" for n in range(3)] + [f"held-{n}" for n in range(5)]
             assert [json.loads(line)["custom_id"] for line in output.splitlines()] == expected
         assert len(second.seen) == 5
+
+    asyncio.run(work())
+
+
+REPLICA = """
+import asyncio, sys
+from pathlib import Path
+from tests.serving.batch.test_api import begun, endpoint, lines
+from tests.serving.keys.small_app import Small
+
+async def work():
+    small = Small()
+    small.go.clear()
+    async with endpoint(Path(sys.argv[1]), small, keys=False, concurrency=2) as client:
+        held = lines(5, wait=True).replace(b"line-", b"held-")
+        print((await begun(client(), lines(3) + held)).id, flush=True)
+        while len(small.seen) < 5:
+            await asyncio.sleep(0.01)
+        print("held", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(work())
+"""
+
+
+def test_a_batch_goes_on_where_a_killed_replica_left_it(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", REPLICA, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    batch_id, held = process.stdout.readline().strip(), process.stdout.readline().strip()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert held == "held"
+
+    async def work() -> None:
+        small = Small()
+        async with endpoint(tmp_path, small, keys=False) as client:
+            done = await ended(client(), batch_id)
+            assert done.status == "completed" and done.request_counts.completed == 8
+            output = (await client().files.content(done.output_file_id)).text
+            expected = [f"line-{n}" for n in range(3)] + [f"held-{n}" for n in range(5)]
+            assert [json.loads(line)["custom_id"] for line in output.splitlines()] == expected
+        assert len(small.seen) == 5, "what was answered is not asked again"
 
     asyncio.run(work())
 
