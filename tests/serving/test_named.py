@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.endpoint import EndpointSpec, Limits
 from cluster.core.specs.spec import override
 from cluster.core.storage.store import Store
-from serving.adapters import fits
+from serving.adapters import Adapters, fits
 from serving.admission import Admission
+from serving.asgi import called
 from serving.beside import resolved
+from serving.engine import engine_arguments, engine_environment
 from serving.gateway import Gateway
+from serving.in_process import InProcess
 from serving.named import ADAPTER, APPLICATION, OWN, Models, Named
 from serving.sharing import Sharing
+from serving.talk import Sampling
+from serving.vllm_app import engine_app, open_engine
 from tests.serving.keys.small_app import REF, Small, asking
 from tests.tuning.made_adapters import by_method
 from tests.tuning.tiny_sft import make_inputs, write_sources
@@ -129,6 +135,47 @@ def test_an_engine_takes_adapters_that_fit_it(tmp_path: Path) -> None:
     assert [each.place for each in found] == [OWN, ADAPTER, APPLICATION]
     with pytest.raises(InputError, match="own name"):
         resolved({"chat": lora.record.ref}, roomy, "chat", base, store)
+
+
+@pytest.mark.heavy
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_an_engine_answers_by_adapters_that_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the whole models do that the same training has made; and by none that is gone."""
+    store = Store(tmp_path / "store")
+    inputs = make_inputs(store, write_sources(tmp_path))
+    base, _ = by_method(inputs, store, "lora")
+    tuned = [by_method({**inputs, "model": base}, store, "lora", seed=seed)[0] for seed in (2, 3)]
+    spec = EndpointSpec(model="tiny", kv_cache_gib=0.1, max_adapters=1)
+    for name, value in engine_environment(spec).items():
+        monkeypatch.setenv(name, value)
+    prompt = "def add("
+    expected = ["".join(InProcess(each).complete(prompt, Sampling(max_tokens=16))) for each in (base, *tuned)]
+    assert len(set(expected)) == 3
+
+    async def run() -> None:
+        engine, arguments = open_engine(base, "chat", engine_arguments(spec, base))
+        app = await engine_app(engine, arguments)
+        adapters = Adapters(engine, app.state.openai_serving_models)
+
+        async def ask(model: str) -> tuple[int, str]:
+            body = {"model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0}
+            status, answer = await called(app, "/v1/completions", json.dumps(body).encode())
+            return status, json.loads(answer)["choices"][0]["text"] if status == 200 else ""
+
+        assert await ask("chat") == (200, expected[0]) and (await ask("support"))[0] == 404
+        for artifact, answer in zip(tuned, expected[1:], strict=True):
+            wanted = [Named(name="support", ref=artifact.record.ref, place=ADAPTER, store=artifact.store_url,
+                            kind=artifact.kind, fingerprint=artifact.fingerprint)]  # fmt: skip
+            await adapters.load(wanted)
+            await adapters.name(wanted)
+            assert await ask("support") == (200, answer)
+            assert len(await engine.list_loras()) == 1
+        await adapters.name([])
+        assert (await ask("support"))[0] == 404 and await ask("chat") == (200, expected[0])
+        engine.shutdown()
+
+    asyncio.run(run())
 
 
 def test_a_name_is_checked_before_anything_starts() -> None:
