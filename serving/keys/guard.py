@@ -93,6 +93,10 @@ class Guard:
             raise no_key(f"this API key has {'been revoked' if why == 'revoked' else 'expired'}")
         if key.endpoints and self.endpoint not in key.endpoints:
             raise Refused(403, f"this API key is not for the endpoint {self.endpoint!r}", code="endpoint_not_allowed")
+        wanted = METRICS if path_of(scope) == METRICS_PATH else ANSWERS
+        if wanted not in key.scopes:
+            told = f"this API key is not for {wanted}, only for {' and '.join(key.scopes)}"
+            raise Refused(403, told, code="scope_not_allowed")
         return key
 
     async def _shown(self, scope: Scope) -> Key:
@@ -106,10 +110,6 @@ class Guard:
         key = await self._find(key_id, fresh=scope["method"] != "POST")
         if not key.fits(secret):
             raise no_key("this API key is not known here")
-        wanted = METRICS if path_of(scope) == METRICS_PATH else ANSWERS
-        if wanted not in key.scopes:
-            told = f"this API key is not for {wanted}, only for {' and '.join(key.scopes)}"
-            raise Refused(403, told, code="scope_not_allowed")
         return key
 
     async def _find(self, key_id: str, fresh: bool) -> Key:
