@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
+import bz2
 import gzip
 import hashlib
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import yaml
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,9 +277,27 @@ def test_a_list_must_exist_and_have_the_demanded_content(tmp_path: Path) -> None
         (tmp_path / "lists" / name).write_text("x")
     with pytest.raises(InputError, match="neither `domains` nor `urls`"):
         run(UrlBlockList(path=str(tmp_path / "lists")), "text", "https://a.example")
+    (tmp_path / "cyrillic").write_bytes("плохо\nочень плохо и совсем нехорошо\n".encode("cp1251"))
+    with pytest.raises(InputError, match=r"cyrillic: it is not UTF-8, and looks like windows-1251\. Save it as UTF-8"):
+        run(BadWords(path=str(tmp_path / "cyrillic")), "text")
+    (tmp_path / "binary").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="binary: binary: NUL at byte 0"):
+        run(BadWords(path=str(tmp_path / "binary")), "text")
     (tmp_path / "broken.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match="cannot decompress"):
         run(BadWords(path=str(tmp_path / "broken.gz")), "text")
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, zstandard.compress, bz2.compress])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_are_read_whatever_packs_and_encodes_them(
+    tmp_path: Path, packed: Callable[[bytes], bytes], encoding: str
+) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(packed("плохо\nübel\n".encode(encoding)))
+    for text in ("это плохо", "das ist übel"):
+        assert run(BadWords(path=str(path)), text)[1].startswith("bad_words")
+    assert run(BadWords(path=str(path)), "это хорошо")[1] == ""
 
 
 # --- the user's own

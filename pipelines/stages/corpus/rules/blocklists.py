@@ -42,8 +42,11 @@ def _lines(path: str, sha256: str, field: str) -> list[str]:
         raise InputError(f"{field}: path: {path} holds neither `domains` nor `urls`", "Name a file or a folder of UT1.")
     data = [inputs.read(url, f"{field}: path") for url in urls]
     inputs.check_sha256(data, sha256, f"{field}: sha256: {path}")
-    whole = (inputs.decompress(part, url, f"{field}: path") for part, url in zip(data, urls, strict=True))
-    entries = (line.strip().lower() for part in whole for line in part.decode("utf-8-sig", "replace").splitlines())
+    texts = (
+        inputs.text(inputs.decompress(part, url, f"{field}: path"), url, f"{field}: path")
+        for part, url in zip(data, urls, strict=True)
+    )
+    entries = (line.strip().lower() for whole in texts for line in whole.splitlines())
     return [entry for entry in entries if entry and not entry.startswith("#")]
 
 

@@ -5,29 +5,13 @@ They are read whole, once a process, so a file must not change while a corpus is
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import io
-import lzma
-import zlib
-from collections.abc import Callable
-
-import zstandard
 
 from cluster.core.errors import InputError
-
-
-def _undo_zstd(data: bytes) -> bytes:
-    return bytes(zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read())
-
-
-_COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    ".xz": lzma.decompress,
-    ".zst": _undo_zstd,
-}
+from cluster.core.storage.location import PACKED
+from pipelines.stages.corpus.reading.compression import HEAD_BYTES, Decompressed, kind_of
+from pipelines.stages.corpus.reading.encodings import decode, hint
 
 
 def find(path: str, field: str) -> list[str]:
@@ -60,19 +44,39 @@ def read(url: str, field: str) -> bytes:
 
 
 def decompress(data: bytes, url: str, field: str) -> bytes:
-    """Undo `.gz`, `.bz2`, `.xz` or `.zst`, told by the name. Raises InputError."""
+    """What is compressed in the data, told by its first bytes; what is called compressed must be. Raises InputError."""
+    kind = kind_of(data[:HEAD_BYTES])
     try:
-        for ending, undo in _COMPRESSIONS.items():
-            if url.endswith(ending):
-                return undo(data)
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        if kind is not None:
+            with io.BufferedReader(Decompressed(io.BytesIO(data), kind)) as stream:
+                return stream.read()
+        if url.endswith(PACKED):
+            raise ValueError("it begins as no compression does")
+    except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{field}: cannot decompress {url}: {error}", "Fetch the file again.") from error
     return data
 
 
+def text(data: bytes, name: str, field: str) -> str:
+    """The data as text, in the encodings that a corpus is read in. Raises InputError where a part of it is lost: a list
+    of other letters would match nothing, and nobody would know.
+    """
+    try:
+        found = decode(data)
+    except ValueError as error:
+        raise InputError(f"{field}: cannot read {name}: {error}", "Give a text in UTF-8.") from error
+    if found.replaced:
+        what = hint(data, found)
+        raise InputError(
+            f"{field}: cannot read {name}: it is not UTF-8{f', and looks like {what}' if what else ''}",
+            "Save it as UTF-8.",
+        )
+    return found.text
+
+
 def uncompressed_name(url: str) -> str:
     """The name without the ending that `decompress` undoes."""
-    for ending in _COMPRESSIONS:
+    for ending in PACKED:
         url = url.removesuffix(ending)
     return url
 

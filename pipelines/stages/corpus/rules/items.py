@@ -45,12 +45,12 @@ def _file(path: str, data: bytes, name: str, field: str) -> Iterator[Item]:
         except zipfile.BadZipFile as error:
             raise InputError(f"{field}: {name} is no zip archive: {error}", "Fetch the file again.") from error
         return
+    text = inputs.text(data, name, field)
     try:
-        text = data.decode("utf-8-sig")
         for number, record in _records(path.lower(), text):
             yield Item(f"{name}:{number}", tuple(_strings(record)))
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{field}: cannot read {name}: {error}", "Evaluation data must be UTF-8 and whole.") from error
+        raise InputError(f"{field}: cannot read {name}: {error}", "Evaluation data must be whole.") from error
 
 
 def _records(path: str, text: str) -> Iterator[tuple[int, Any]]:
