@@ -55,6 +55,7 @@ def learned(folder: Path, store: Path) -> Artifact:
         told = tokenizer(f"{said}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
         rows.append((torch.tensor([prompt + told]), len(prompt)))
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # more wait for one another on a busy machine
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     for _ in range(STEPS):
         losses = []
