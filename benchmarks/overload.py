@@ -143,7 +143,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = made_model(folder)
-        (folder / "model" / "artifact.json").unlink(missing_ok=True)
         other = commit_model(
             Store(model.store_url), folder / "model", PretrainSpec(seed=99), {}
         )  # the same, for rolling
