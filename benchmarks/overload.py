@@ -29,6 +29,7 @@ import psutil
 import requests
 
 from benchmarks.serving import made_model
+from cluster.core.storage.store import Store
 from pipelines.specs import PretrainSpec
 from pipelines.stages.load.client import Sample
 from pipelines.stages.load.driver import Driven, drive
@@ -142,8 +143,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = made_model(folder)
-        (folder / "model" / "artifact.json").unlink(missing_ok=True)
-        other = commit_model(model.store, folder / "model", PretrainSpec(seed=99), {})  # the same, for rolling
+        other = commit_model(
+            Store(model.store_url), folder / "model", PretrainSpec(seed=99), {}
+        )  # the same, for rolling
         cluster = LocalCluster(folder / "home", free_port(), free_port())
         cluster.home.mkdir(exist_ok=True)
         port, memory = free_port(), Memory(cluster.home)
