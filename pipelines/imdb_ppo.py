@@ -55,7 +55,7 @@ def imdb_ppo(step):
             kl_penalty="reward",
             kl_coef=AdaptiveKl(start=0.02, target=0.1, horizon=2_000),
             max_kl=0.5,
-            learning_rate=2e-4,
+            learning_rate=5e-4,
             max_prompt_tokens=64,
             max_completion_tokens=48,
         ),
