@@ -43,11 +43,11 @@ def quickstart(step):
     base = step(
         PretrainSpec(
             model="llama-1m",
-            total_tokens=2_600_000,
+            total_tokens=1_700_000,
             global_batch_size=8,
             muon_learning_rate=0.02,
-            learning_rate=4e-3,
-            warmup_steps=40,
+            learning_rate=0.03,  # of the embeddings, which so few steps of a lower one leave as they were drawn
+            warmup_steps=30,
             **MUON,
         ),
         tokens=tokens,
