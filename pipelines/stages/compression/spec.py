@@ -54,7 +54,7 @@ class QuantizeSpec(Spec, frozen=True):
     balancing: AnyBalancing | None = None
     """What is done to the weights before: `awq`, `smooth_quant`; both want the input `calibration`."""
     keep: tuple[str, ...] = ()
-    """Linear layers that stay in bfloat16, by the ends of their names, such as `0.mlp.down_proj`."""
+    """Linear layers that stay in bfloat16, by the ends of their names, such as `layers.0.mlp.down_proj`."""
     eight_bits: tuple[str, ...] = ()
     """Linear layers of an `int4` that are of `int8`, by the ends of their names: the most sensitive ones, such as
     `mlp.down_proj`."""
