@@ -43,7 +43,7 @@ def quickstart(step):
     base = step(
         PretrainSpec(
             model="llama-1m",
-            total_tokens=1_700_000,
+            total_tokens=1_900_000,
             global_batch_size=8,
             muon_learning_rate=0.02,
             learning_rate=0.03,  # of the embeddings, which so few steps of a lower one leave as they were drawn
