@@ -73,7 +73,7 @@ def quickstart(step):
         PreferencesSpec(pairs_per_conversation=3, foreign_fraction=0.1, damage=DAMAGE), conversations=functions
     )
     reward = step(
-        RewardSpec(sequence_length=256, global_batch_size=32, muon_learning_rate=0.01, learning_rate=1e-3, **MUON),
+        RewardSpec(sequence_length=256, global_batch_size=32, muon_learning_rate=0.01, learning_rate=3e-3, **MUON),
         model=sft,
         preferences=pairs,
     )
