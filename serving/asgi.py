@@ -59,6 +59,11 @@ def posted(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> 
         "content-length": str(len(body)),
         **(headers or {}),
     }
+    return post_scope(path, [(name.encode(), value.encode("latin-1")) for name, value in given.items()])
+
+
+def post_scope(path: str, headers: list[tuple[bytes, bytes]]) -> Scope:
+    """The scope of a POST that no socket has brought."""
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -69,7 +74,7 @@ def posted(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> 
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in given.items()],
+        "headers": headers,
         "client": None,
         "server": None,
     }

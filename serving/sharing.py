@@ -3,15 +3,15 @@ and answers what is passed to it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from ray import serve
 
 from serving.admission import Admission
-from serving.asgi import Application, Message
+from serving.asgi import Application, Message, again, messages, nobody_leaves, post_scope
 from serving.gateway import Gateway
 from serving.named import ADAPTER, Models, Named
 from serving.split import Ask, Share, Split
@@ -51,32 +51,10 @@ class Sharing:
 
     async def pass_on(self, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> AsyncIterator[Message]:
         """Answer what the gateway of another version has let through."""
-        messages: asyncio.Queue[Message | None] = asyncio.Queue()
-        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-                 "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"", "headers": headers,
-                 "client": None, "server": None}  # fmt: skip
-        given = False
-
-        async def receive() -> Message:
-            nonlocal given
-            if given:
-                await asyncio.Event().wait()  # whoever asked has not gone: else this generator is closed
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def answer() -> None:
-            try:
-                await self._passed(scope, receive, messages.put)
-            finally:
-                messages.put_nowait(None)
-
-        task = asyncio.create_task(answer())
-        try:
-            while (message := await messages.get()) is not None:
+        # Whoever asked has not gone while this goes on: else this generator is closed.
+        async with aclosing(messages(self._passed, post_scope(path, headers), again(body, nobody_leaves))) as sent:
+            async for message in sent:
                 yield message
-            await task
-        finally:
-            task.cancel()
 
 
 def _open_ask(application: str) -> Ask:

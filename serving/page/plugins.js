@@ -54,7 +54,7 @@ function inShort(text) {
 }
 
 function state({ state, seconds }) {
-  return [STATES[state] ?? "", seconds ? `${seconds.toFixed(2)} s` : ""].filter(Boolean).join(" · ");
+  return [STATES[state] ?? "", seconds != null ? `${seconds.toFixed(2)} s` : ""].filter(Boolean).join(" · ");
 }
 
 function picture({ image, arguments: asked }) {

@@ -224,36 +224,34 @@ class _Talk:
             pass
 
     async def _whole(self, body: dict[str, Any], number: int) -> bytes:
-        data, status, headers = bytearray(), 0, []
-        async with aclosing(self._sent(body, number)) as sent:
-            async for message in sent:
-                if message["type"] == "http.response.start":
-                    status, headers = message["status"], message["headers"]
-                    if status == 200:
-                        await self.answer.begin(message)
-                data += message.get("body", b"")
-        await self._check(status, headers, bytes(data))
-        return bytes(data)
+        async with aclosing(self._parts(body, number)) as parts:
+            return b"".join([part async for part in parts])
 
     async def _chunks(self, body: dict[str, Any], number: int) -> AsyncGenerator[dict[str, Any]]:
         """The events of a turn."""
-        rest, status, headers = b"", 0, []
-        async with aclosing(self._sent(body, number)) as sent:
-            async for message in sent:
-                if message["type"] == "http.response.start":
-                    status, headers = message["status"], message["headers"]
-                    if status == 200:
-                        await self.answer.begin(message)
-                    continue
-                rest += message.get("body", b"")
-                if status != 200:
-                    continue
-                *events, rest = rest.split(b"\n\n")
+        rest = b""
+        async with aclosing(self._parts(body, number)) as parts:
+            async for part in parts:
+                *events, rest = (rest + part).split(b"\n\n")
                 for event in events:
                     data = event.removeprefix(b"data: ")
                     if data.startswith(b"{"):
                         yield json.loads(data)
-        await self._check(status, headers, rest)
+
+    async def _parts(self, body: dict[str, Any], number: int) -> AsyncGenerator[bytes]:
+        """What the model's answer of a turn consists of, as it comes. Raises Left, and _Told for a refusal."""
+        refusal, status, headers = b"", 0, []
+        async with aclosing(self._sent(body, number)) as sent:
+            async for message in sent:
+                if message["type"] == "http.response.start":
+                    status, headers = message["status"], message["headers"]
+                    if status == 200:
+                        await self.answer.begin(message)
+                elif status == 200:
+                    yield message.get("body", b"")
+                else:
+                    refusal += message.get("body", b"")
+        await self._check(status, headers, refusal)
 
     async def _check(self, status: int, headers: list[Any], body: bytes) -> None:
         """Raise _Told for a refusal, which the client is told."""

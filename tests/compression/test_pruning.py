@@ -22,17 +22,9 @@ from pipelines.stages.compression.statistics import walk
 from pipelines.stages.compression.weights import linear_layers, quantize, unturned
 from pipelines.stages.training.sparsity import keep_zeros
 from tests.alignment.tiny_chat import SCALING
-from tests.compression.test_rounding import SIZES, logits, tokens
+from tests.compression.test_rounding import logits, tokens
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="module", params=sorted(SIZES))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / request.param
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(SIZES[request.param]).save_pretrained(folder)
-    return Path(folder)
 
 
 def pruned(model: Path, method: Any, into: Path) -> tuple[Any, dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.core.errors import InputError, SpecError
 from cluster.core.integers import needs_opening, open_plain
@@ -25,6 +25,7 @@ from pipelines.stages.compression.grid import best_scale, on_grid, widest_scale
 from pipelines.stages.compression.statistics import Statistics, walk
 from pipelines.stages.compression.weights import check, linear_layers, quantize, unturned
 from tests.alignment.tiny_chat import write_conversations, write_model
+from tests.compression.conftest import SIZES
 from tests.made import make
 
 pytestmark = pytest.mark.timeout(600)
@@ -127,12 +128,6 @@ def test_smooth_quant_is_the_papers() -> None:
     np.testing.assert_allclose(found, statistics.largest.numpy() ** 0.25 / w**0.75, rtol=1e-5)
 
 
-SIZES: dict[str, Any] = {
-    "llama": LlamaConfig(vocab_size=320, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-                         num_key_value_heads=1, intermediate_size=128, tie_word_embeddings=True, initializer_range=0.3),
-    "gpt2": GPT2Config(vocab_size=320, n_embd=64, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2,
-                       bos_token_id=0, eos_token_id=0),
-}  # fmt: skip
 WAYS = {
     "int8": QuantizeSpec(),
     "int8, smooth": QuantizeSpec(balancing=SmoothQuant()),
@@ -142,14 +137,6 @@ WAYS = {
     "int4, some int8": QuantizeSpec(scheme="int4", eight_bits=("mlp.down_proj", "mlp.c_proj"), embeddings="int8"),
     "int4, awq, embeddings": QuantizeSpec(scheme="int4", balancing=Awq(), embeddings="int8"),
 }
-
-
-@pytest.fixture(scope="module", params=sorted(SIZES))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / request.param
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(SIZES[request.param]).save_pretrained(folder)
-    return Path(folder)
 
 
 def tokens(number: int = 8) -> list[torch.Tensor]:

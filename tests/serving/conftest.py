@@ -17,6 +17,7 @@ from cluster.core.storage.store import Store
 from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
+from tests.serving.page.browser import Browser, chromium
 
 END = "<|endoftext|>"
 CONTEXT = 256
@@ -24,6 +25,13 @@ TEXT = [
     "def function(value):\n    return value + 1\n",
     "import os\n\n\nfor name in os.listdir():\n    print(name)\n",
 ] * 20
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("browser")) as found:
+        found.size(1280, 800)
+        yield found
 
 
 def write_model(folder: Path, context_tokens: int = CONTEXT) -> None:

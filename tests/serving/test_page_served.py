@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import Served, write_model
-from tests.serving.page.browser import Browser, chromium
+from tests.serving.page.browser import Browser
 from tests.serving.page.test_browser import ask, done, until_text
 
 pytestmark = pytest.mark.heavy
@@ -30,13 +29,6 @@ TEMPLATE = (
     "{% if message.role == 'assistant' %}<|endoftext|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("browser")) as found:
-        found.size(1280, 800)
-        yield found
 
 
 def lines(place: str) -> list[Line]:

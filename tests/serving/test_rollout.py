@@ -10,7 +10,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from pipelines.specs import PretrainSpec
 from tests.cluster.local_cluster import LocalCluster, free_port
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import write_model
+from tests.serving.engines import engines
 from tests.serving.load import Load, ask
 
 pytestmark = [pytest.mark.heavy, pytest.mark.exhaustive, pytest.mark.timeout(1800)]
@@ -64,13 +64,7 @@ class Rolled:
         return [replica for replica in self.status()["replicas"] if replica["state"] == "RUNNING"]
 
     def engines(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                title = " ".join(process.cmdline()).strip()
-                if title == "VLLM::EngineCore" and process.environ().get("HOME") == str(self.cluster.home):
-                    found.append(process)
-        return found
+        return engines(self.cluster.home)
 
 
 def write_slow_model(folder: Path, seed: int) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pytest
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.serving.engines import engines
 from tests.serving.watching.collector import Collector
 from tests.tuning.made_adapters import by_method
 from tests.tuning.tiny_sft import make_inputs, write_sources
@@ -56,13 +56,7 @@ class Several:
         return httpx.post(f"{self.base_url}/completions", json=body, timeout=300)
 
     def engines(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                title = " ".join(process.cmdline()).strip()
-                if title == "VLLM::EngineCore" and process.environ().get("HOME") == str(self.cluster.home):
-                    found.append(process)
-        return found
+        return engines(self.cluster.home)
 
     def wait_for_replicas(self, number: int) -> None:
         deadline = time.monotonic() + 600

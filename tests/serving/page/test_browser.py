@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,7 +25,7 @@ from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
 from serving.gateway import gateway
 from tests.serving.keys.small_app import make_key
-from tests.serving.page.browser import Browser, chromium
+from tests.serving.page.browser import Browser
 
 REF, OTHER = "sft/tiny-0123456789ab", "dpo/tiny-ba9876543210"
 HOSTILE = """# A <b>title</b>
@@ -128,13 +127,6 @@ def site(folder: Path, keys: str = "") -> Iterator[Site]:
     finally:
         found.server.should_exit = True
         found.thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("browser")) as found:
-        found.size(1280, 800)
-        yield found
 
 
 def ask(browser: Browser, text: str) -> None:

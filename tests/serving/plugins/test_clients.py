@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
-import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,7 +19,7 @@ from serving.gateway import gateway
 from serving.plugins.running import open_plugins
 from tests.cli.command import CTL, ctl
 from tests.serving.keys.small_app import REF
-from tests.serving.page.browser import Browser, chromium
+from tests.serving.page.browser import Browser
 from tests.serving.plugins.test_loop import Script, calls
 from tests.serving.running import running_made
 
@@ -59,13 +58,6 @@ def test_chat_in_the_terminal_shows_them() -> None:
     assert [tool["function"]["name"] for tool in script.asked[0]["tools"]] == ["calculator"]
     refused = ctl("chat", "--model", "m", "--plugin", "calculator")
     assert refused.returncode == 2 and "Give --endpoint" in refused.stderr
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("browser")) as found:
-        found.size(1280, 800)
-        yield found
 
 
 def test_the_page_switches_them_on_and_shows_them(browser: Browser, tmp_path: Path) -> None:
