@@ -54,6 +54,7 @@ def policy_of(method: LowRank, folder: Path, seed: int) -> tuple[Any, dict[str, 
     return policy, {name: parameter.detach().clone() for name, parameter in trained.items()}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.timeout(600)
 def test_the_weights_that_are_made_of_an_adapter_compute_what_the_policy_does(name: str, folder: Path) -> None:

@@ -62,6 +62,7 @@ def test_what_a_program_must_not_do(code: str, expected: str) -> None:
     assert printed(code, SMALL).startswith(expected)
 
 
+@pytest.mark.heavy
 def test_a_program_that_waits_is_ended() -> None:
     code = "import time\nprint('begun', flush=True)\ntime.sleep(600)"
     assert printed(code, Program(wall_seconds=2.0)) == "begun\nerror: ran longer than 2 s"

@@ -89,11 +89,13 @@ def test_what_fails_on_a_sample_fails_on_that_alone(pool: Callable[..., Pool], h
     assert isinstance(found[2], Failed) and re.match(why, found[2].why), found[2]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["hangs", "spins"])
 def test_what_does_not_return_is_killed(pool: Callable[..., Pool], how: str) -> None:
     assert pool(how, timeout_seconds=2.0).score(SAMPLES, 60)[how] == [1, 1, Failed("did not return within 2 s"), 1]
 
 
+@pytest.mark.heavy
 def test_what_misbehaves_and_returns_has_returned(pool: Callable[..., Pool]) -> None:
     """A gigabyte of output, copies of the process, and changes of everything global."""
     state = random.getstate(), torch.random.get_rng_state().tolist()
@@ -105,6 +107,7 @@ def test_what_misbehaves_and_returns_has_returned(pool: Callable[..., Pool]) -> 
     assert pool("draws", processes=2).score(SAMPLES[::-1] * 2, 60)["draws"] == found["draws"][::-1] * 2
 
 
+@pytest.mark.heavy
 def test_a_pool_goes_on_after_a_failure_that_ends_a_batch(pool: Callable[..., Pool]) -> None:
     made = pool("hangs", "raises", on_failure="fail")
     with pytest.raises(
@@ -142,6 +145,7 @@ def scored(rewards: dict[str, Any], place: Path, tokens: list[list[int]]) -> Sco
         scorer.pool.close()
 
 
+@pytest.mark.heavy
 def test_what_becomes_of_a_failure_is_the_specs_to_say(tmp_path: Path) -> None:
     nan = {"type": "python", "function": f"{BROKEN}:returns_nan", "weight": 2.0}
     rewards = {"a": nan | {"on_failure": "skip"}, "b": nan | {"on_failure": "score", "failure_score": -1.0}}
@@ -159,6 +163,7 @@ def test_what_becomes_of_a_failure_is_the_specs_to_say(tmp_path: Path) -> None:
         summed(spec, 1, [scored(rewards, tmp_path, [[3, 0]])], {})
 
 
+@pytest.mark.heavy
 def test_a_judge_is_asked_once_about_an_answer(tmp_path: Path) -> None:
     """By a run that goes on, too; and one that says nothing in time, or nothing that can be read, is told."""
 
@@ -278,6 +283,7 @@ def test_programs_are_judged_by_their_tests_alone(pool: Callable[..., Pool]) -> 
     }
 
 
+@pytest.mark.heavy
 def test_mathematics_runs_in_a_process_that_may_be_lost() -> None:
     """math-verify's SIGALRM works there; an answer that sympy does not finish with is wrong, and no failure."""
     made = Pool(named({"mathematics": 1.0}), 0, 1, 4 << 30)

@@ -210,6 +210,7 @@ def test_what_is_left_out_is_not_counted(store: Store) -> None:
     assert 2 * halves["reference"] == halves["policy"]
 
 
+@pytest.mark.heavy
 def test_an_adapter_needs_no_reference_and_travels_alone(store: Store) -> None:
     policy = configured(store, "llama-1m")
     inputs = with_prompts(store, model=policy)
@@ -241,6 +242,7 @@ def test_engines_on_gpus_have_what_vllm_takes(store: Store) -> None:
     assert sized(store, rlhf(), inputs, scaling).engines is None, "of the GPUs of another machine nothing is known"
 
 
+@pytest.mark.heavy
 def test_what_is_short_is_said_with_what_would_spare_it(store: Store) -> None:
     policy = configured(store, "gpt2-1m")
     inputs = with_prompts(store, model=policy)

@@ -96,6 +96,7 @@ def test_of_a_long_run_some_are_kept(tokenizer: PreTrainedTokenizerFast, tmp_pat
     assert 40 <= len(read(Location(tmp_path))) <= 50
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_the_page_in_a_browser(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Nothing that was said runs; the page's own script does, and says how many prompts are shown."""

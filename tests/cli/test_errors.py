@@ -154,6 +154,7 @@ def make_words() -> Callable[[Path], str]:
     return lambda root: build(WordsSpec(), {}, store=Store(root), name="toy").record.ref
 
 
+@pytest.mark.heavy
 def test_no_library_warns_that_there_is_no_gpu() -> None:
     """transformers imports DeepSpeed, which says so on the standard output."""
     code = "from cluster.control.screen.console import guarded; guarded(lambda: __import__('deepspeed') and 0)"

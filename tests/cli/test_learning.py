@@ -90,6 +90,7 @@ def ctl(dashboard: Dashboard, *arguments: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+@pytest.mark.heavy
 def test_it_says_what_was_said_and_what_to_type(dashboard: Dashboard, model: Artifact, log: Log) -> None:
     log.say("choice", **asked("a"), chosen=answer("x"), rejected=answer("y", artifact="sft/other-1"))
     log.say("edit", **asked("b"), answer=answer("z"), edit="w")
@@ -111,6 +112,7 @@ def test_it_says_what_was_said_and_what_to_type(dashboard: Dashboard, model: Art
     assert "pipelines/reward.py" in planned and "serve up" not in planned
 
 
+@pytest.mark.heavy
 def test_of_compressed_weights_it_trains_what_they_were_made_of(
     dashboard: Dashboard, model: Artifact, log: Log
 ) -> None:
@@ -122,6 +124,7 @@ def test_of_compressed_weights_it_trains_what_they_were_made_of(
     assert "dpo.loss.type=kto" in said and "reference.mismatched=true" in said
 
 
+@pytest.mark.heavy
 def test_what_cannot_be_learned_is_said(dashboard: Dashboard, model: Artifact, log: Log) -> None:
     assert "no endpoint is called 'chat'. None is running." in ctl(dashboard, "serve", "learn", "chat", code=3)
     dashboard.serves(model, EndpointSpec(model="mine"))

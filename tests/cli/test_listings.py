@@ -23,6 +23,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "artifacts"
 
 
+@pytest.mark.heavy
 def test_artifacts(root: Path, tmp_path: Path) -> None:
     store = ("--store", root)
     listed = json.loads(ctl("artifacts", "list", "--json", *store).stdout)
@@ -52,6 +53,7 @@ def test_artifacts(root: Path, tmp_path: Path) -> None:
     assert json.loads(ctl("artifacts", "alias", "--json", *store).stdout) == {}
 
 
+@pytest.mark.heavy
 def test_specs(tmp_path: Path) -> None:
     assert {item["kind"] for item in json.loads(ctl("spec", "list", "--json").stdout)} == set(SPECS)
     schema = json.loads(ctl("spec", "schema", "corpus").stdout)

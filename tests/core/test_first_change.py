@@ -159,6 +159,7 @@ def test_a_change_is_one_file_and_one_line(section: str) -> None:
     assert re.findall(r"^-(?!-- )|^\+(?!\+\+ )", listing, re.MULTILINE) == ["+"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_change_does_what_it_says(section: str, tmp_path: Path) -> None:
     for package in PACKAGES:

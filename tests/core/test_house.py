@@ -168,6 +168,7 @@ def assert_light(plan: dict[str, Any]) -> None:
     assert {"msgspec", "cluster"} <= set(plan["modules"])
 
 
+@pytest.mark.heavy
 def test_ctl_plan_imports_nothing_heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it sizes, it has sized by another process."""
     monkeypatch.setenv("RAY_ADDRESS", "")

@@ -80,6 +80,7 @@ def _ctl(store: Store, *arguments: str) -> str:
     return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
 
 
+@pytest.mark.heavy
 def test_a_long_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     last = _chain(store)
     printed = _ctl(store, "lineage", last.record.ref, "--json")

@@ -239,6 +239,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert Store(store).resolve("count/toy").metrics == {"count": 3}
 
 
+@pytest.mark.heavy
 def test_of_two_runs_at_once_one_builds(tmp_path: Path) -> None:
     script, store, log = _script(tmp_path), tmp_path / "artifacts", tmp_path / "log"
     both = [_start(script, store, "--set", f"words.log={log}") for _ in range(2)]

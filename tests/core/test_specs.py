@@ -53,6 +53,7 @@ def test_stages_can_be_loaded() -> None:
 numbers = st.floats(min_value=1e-9, max_value=1e3, allow_nan=False)
 
 
+@pytest.mark.heavy
 @given(rate=numbers, tokens=st.integers(1, 10**15), seed=st.integers(0, 2**31))
 def test_yaml_round_trip_keeps_the_fingerprint(rate: float, tokens: int, seed: int) -> None:
     import yaml

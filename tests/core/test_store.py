@@ -25,6 +25,7 @@ from cluster.core.storage.store import Store, problems
 from tests.core.toys import CountSpec, WordsSpec
 
 
+@pytest.mark.heavy
 def test_build_find_resolve_verify(any_store: Store) -> None:
     words = build(WordsSpec(words=("a", "b", "c")), {}, store=any_store, name="toy")
     count = build(CountSpec(factor=2), {"words": words}, store=any_store, name="toy")
@@ -86,6 +87,7 @@ def test_aliases_and_lineage(any_store: Store) -> None:
         any_store.set_alias("no/slash", words)
 
 
+@pytest.mark.heavy
 def test_garbage_collection_keeps_what_is_needed(any_store: Store) -> None:
     words = build(WordsSpec(), {}, store=any_store, name="toy")
     count = build(CountSpec(), {"words": words}, store=any_store, name="toy")
@@ -150,6 +152,7 @@ def test_a_large_file_is_written_whole_or_not_at_all(any_store: Store, tmp_path:
     assert sorted(place.walk()) == ["deep/large"]
 
 
+@pytest.mark.heavy
 def test_a_file_replaced_while_it_is_read_is_read_whole(any_store: Store) -> None:
     """A lease is renewed while others look at it: on S3 a reader that opens first and reads then met a newer file."""
     place, texts, read = any_store.root / "seen", (b"a" * 100, b"b" * 200), set()

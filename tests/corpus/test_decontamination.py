@@ -197,6 +197,7 @@ def test_three_questions_of_gsm8k_are_in_its_training_data() -> None:
     assert reasons == {"", *(f"contaminated: test.jsonl:{number}" for number in (582, 603, 633))}
 
 
+@pytest.mark.heavy
 @needs_data
 def test_published_csv_and_zip_are_read_and_their_items_found() -> None:
     rule = Decontaminate(paths=(str(SHARED_DATA / "eval/ceval"), str(SHARED_DATA / "eval/mmlu/data/test/abstract*")))

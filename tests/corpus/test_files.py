@@ -239,6 +239,7 @@ def bucket(s3_server: None) -> str:
     return "s3://crawl/raw"
 
 
+@pytest.mark.heavy
 def test_an_object_store(bucket: str) -> None:
     source = JsonLinesSource(path=bucket)
     files = source.list_files()

@@ -120,6 +120,7 @@ def test_exponents_of_mathml_have_their_caret(tmp_path: Path) -> None:
     assert line(tmp_path, f"<inline-formula><mml:math>{within}</mml:math></inline-formula>") == "of 10^6 cells"
 
 
+@pytest.mark.heavy
 def test_no_power_of_ten_of_a_real_article_is_flattened() -> None:
     folder = SHARED_DATA / "jats"
     if not folder.is_dir():

@@ -133,6 +133,7 @@ def test_real_texts() -> None:
 # Installed Python
 
 
+@pytest.mark.heavy
 def test_installed_python_knows_its_licences() -> None:
     found = InstalledPythonSource().list_files()
     origins = {file.origin["source"].partition("==")[0]: file.origin for file in found}
@@ -150,6 +151,7 @@ def test_installed_python_knows_its_licences() -> None:
     assert (document.license, document.url) == ("PSF-2.0", "https://www.python.org")
 
 
+@pytest.mark.heavy
 def test_imports_and_the_working_folder_do_not_show(tmp_path: Path) -> None:
     """Others add folders with distributions of their own to `sys.path`, as importing Ray does."""
     (tmp_path / "stray-1.0.dist-info").mkdir()
@@ -308,6 +310,7 @@ def test_what_others_write_as_json(tmp_path: Path) -> None:
 RECORD = st.dictionaries(st.text(max_size=5), st.recursive(st.none() | st.text(max_size=30), st.lists), max_size=4)
 
 
+@pytest.mark.heavy
 @settings(max_examples=30)
 @given(st.lists(RECORD, max_size=8), st.sampled_from([None, 1]), st.booleans(), st.integers(1, 40))
 def test_arrays_and_spread_objects(

@@ -51,6 +51,7 @@ def test_a_long_run_has_an_ngram_that_is_kept(run: list[str], left: list[str], r
     assert set(winnowed(one).tolist()) & set(winnowed(other).tolist())
 
 
+@pytest.mark.heavy
 def test_an_answer_leads_to_the_documents_and_their_licences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     taken = "the quick brown fox jumps over the lazy dog and then it sleeps until the morning comes again"

@@ -451,6 +451,7 @@ def test_plain_words_stay_as_they_are(text: str) -> None:
     assert to_text(f"{text} {text}") == f"{text} {text}"
 
 
+@pytest.mark.heavy
 def test_published_dumps() -> None:
     folder = SHARED_DATA / "redpajama_like" / "wikidump"
     if not folder.exists():

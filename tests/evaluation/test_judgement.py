@@ -43,6 +43,7 @@ def judge(body: dict[str, Any], number: int) -> Reply:
     return Reply(f"The one says [[2]], but:\n[[{verdict}]]")
 
 
+@pytest.mark.heavy
 def test_pairs_are_judged_both_ways(store: Store) -> None:
     ours = ["good a", "bad a", "fine a", "first a", "mute a", "odd a", "same answer"]
     theirs = ["bad b", "good b", "fine b", "first b", "good b", "fine b", "same answer"]

@@ -56,6 +56,7 @@ def naive_nll(model: LlamaForCausalLM, document: np.ndarray, stride: int) -> flo
     return nats
 
 
+@pytest.mark.heavy
 @settings(max_examples=5)
 @given(lengths=st.lists(st.integers(0, 60), min_size=1, max_size=5), stride=st.integers(1, CONTEXT))
 def test_equals_one_document_and_token_at_a_time(model: LlamaForCausalLM, lengths: list[int], stride: int) -> None:

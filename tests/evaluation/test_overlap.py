@@ -112,6 +112,7 @@ def test_chatglms_figures_are_those_of_its_own_code() -> None:
     assert theirs["rouge-1"] != pytest.approx(100 * found["rouge1_words"].value, abs=0.1)  # another figure
 
 
+@pytest.mark.heavy
 def test_an_empty_answer_counts_in_chatglms_mean() -> None:
     """There rouge-chinese ends the run."""
     answers, references = chinese_pairs()

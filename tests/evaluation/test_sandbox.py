@@ -184,6 +184,7 @@ def test_plain_values_travel_whole(value: Any) -> None:
     assert decode(json.loads(json.dumps(encode(1 << 20_000)))) == 1 << 20_000
 
 
+@pytest.mark.heavy
 def test_one_that_waits_is_stopped() -> None:
     program = NAMED.format("tl-waits") + "import time; time.sleep(1000)"
     assert verdict(program, Limits(wall_seconds=3)) == Verdict(False, "timed out")
@@ -237,6 +238,7 @@ def test_the_environment_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["TL_SECRET"] == "x"
 
 
+@pytest.mark.heavy
 def test_without_namespaces_only_on_request() -> None:
     """`process`: limits and a verdict, and a working folder that is removed."""
     limits = Limits(cpu_seconds=1, isolation="process")

@@ -70,6 +70,7 @@ def test_thoughts_and_calls_are_shown() -> None:
     assert transcript([asked]) == "Look!" and transcript([asked, message]).startswith("user: Look!\n\nassistant: Hm.")
 
 
+@pytest.mark.heavy
 def test_the_command(store: Store, tmp_path: Path) -> None:
     for name, seed in (("base", 1), ("tuned", 2)):
         answered(store, name, ["a", "b", "c"], seed=seed)

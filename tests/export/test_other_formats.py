@@ -63,6 +63,7 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(model(ids).logits)
 
 
+@pytest.mark.heavy
 def test_transformers_reads_the_gguf_back(model: Artifact, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     command = ("artifacts", "export", model.record.ref, str(folder), "--format", "gguf", "--store", model.store_url)

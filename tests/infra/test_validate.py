@@ -32,6 +32,7 @@ KNOWN_CEL = {
 }
 
 
+@pytest.mark.heavy
 def test_no_false_alarm_on_the_samples_of_kuberay(samples: Path, schemas: dict[tuple[str, str], Schema]) -> None:
     documents = list(read(samples))
     of_ray = [document for document in documents if (document.body.get("apiVersion"), document.kind) in schemas]
@@ -89,6 +90,7 @@ def test_yaml_is_read_as_the_api_server_reads_it() -> None:
         list(load("a: [b", "x.yaml"))
 
 
+@pytest.mark.heavy
 def test_crds_as_kubectl_lists_them(crds: Path, tmp_path: Path) -> None:
     one = yaml.load((crds / "ray.io_rayclusters.yaml").read_text(), Loader=yaml.CSafeLoader)
     (tmp_path / "crds.yaml").write_text(yaml.dump({"kind": "List", "items": [one]}, Dumper=yaml.CSafeDumper))
@@ -138,6 +140,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 VALID = [body for body in rendered(order()) if body["apiVersion"] == "ray.io/v1"]
 
 
+@pytest.mark.heavy
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), junk=JUNK)
 def test_junk_anywhere_is_a_finding_and_no_crash(

@@ -105,6 +105,7 @@ def test_what_answers_must_be_what_was_meant() -> None:
             measure(spec)
 
 
+@pytest.mark.heavy
 def test_a_report_is_an_artifact_with_a_lineage(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     model = make(store, SftSpec(), {}, {"config.json": b"{}"}, "mine")
@@ -133,6 +134,7 @@ def test_a_report_is_an_artifact_with_a_lineage(tmp_path: Path) -> None:
     assert picture.read_text().lstrip().startswith("<?xml") and first.record.folder in picture.read_text()
 
 
+@pytest.mark.heavy
 def test_a_report_may_be_a_file(tmp_path: Path) -> None:
     with running(StandIn(vllm=False).app) as url:
         for name, rate in (("a", "200"), ("b", "100")):

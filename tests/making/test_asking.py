@@ -121,6 +121,7 @@ def test_what_passes_is_asked_again(trouble: str, tmp_path: Path) -> None:
     assert len(written(tmp_path)) == 3
 
 
+@pytest.mark.heavy
 def test_a_pause_is_kept_by_all(tmp_path: Path) -> None:
     """The first request's Retry-After holds back those that follow, too."""
 
@@ -262,6 +263,7 @@ def test_a_cap_on_the_cost_is_never_passed(tmp_path: Path) -> None:
         ScalingSpec(max_cost=1.0).check()
 
 
+@pytest.mark.heavy
 def test_rates_are_kept(tmp_path: Path) -> None:
     with serving(echo) as server:
         asker(server, tmp_path, requests_per_minute=1200).ask(requests(11))

@@ -51,6 +51,7 @@ def test_the_nearest_is_that_of_a_search_through_all(known: list[str], text: str
         assert found is not None and found[0] == best == scores[found[1]]
 
 
+@pytest.mark.heavy
 def test_many_are_compared_in_no_time() -> None:
     """5,000 instructions against each other: the published code takes 12 million subsequences for it."""
     draw = random.Random(0)

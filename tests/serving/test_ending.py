@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import psutil
+import pytest
 
 from tests.conftest import ROOT
 
@@ -31,6 +32,7 @@ def start() -> tuple[subprocess.Popen[str], psutil.Process]:
     return process, psutil.Process(int(process.stdout.readline()))
 
 
+@pytest.mark.heavy
 def test_a_child_ends_with_a_process_that_is_killed() -> None:
     process, child = start()
     others = psutil.Process(process.pid).children()

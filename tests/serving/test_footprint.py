@@ -34,6 +34,7 @@ def test_weights_and_cache_are_those_of_the_model(model: Artifact) -> None:
     assert half.cache_tokens == 0  # of a GPU vLLM takes what is left
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(240)
 def test_a_plan_needs_no_cluster(model: Artifact, tmp_path: Path) -> None:
     nowhere = LocalCluster(tmp_path, 1, 2)

@@ -108,6 +108,7 @@ def test_who_goes_in_the_middle_of_an_answer_keeps_nobody_waiting(talker: InProc
     assert "".join(remote.answer(ASKED, asked)) == "".join(talker.answer(ASKED, asked))
 
 
+@pytest.mark.heavy
 def test_more_requests_at_once_than_there_are_threads_are_all_answered(talker: InProcess, remote: Remote) -> None:
     """And each as if it were alone: what is drawn for one is not drawn from another's seed."""
     asked = [Sampling(max_tokens=6, temperature=0.5 * (seed % 2), seed=seed) for seed in range(48)]

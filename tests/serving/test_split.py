@@ -63,6 +63,7 @@ def said(text: str, turns: int = 1) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}, *({"role": "assistant", "content": "x"} for _ in range(turns - 1))]
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(60)
 def test_a_share_is_answered_by_the_canary_and_conversations_stay() -> None:
     async def run() -> None:
@@ -115,6 +116,7 @@ def test_a_stream_passes_piece_by_piece_and_ends_where_its_client_goes() -> None
     asyncio.run(run())
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(60)
 def test_a_shadow_is_asked_the_same_and_its_answer_is_kept() -> None:
     async def run() -> None:
@@ -134,6 +136,7 @@ def test_a_shadow_is_asked_the_same_and_its_answer_is_kept() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(60)
 def test_what_fails_counts_and_who_leaves_does_not() -> None:
     async def run() -> None:

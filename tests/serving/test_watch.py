@@ -82,6 +82,7 @@ def told(lines: list[str]) -> Any:
     return json.loads(lines[-2].removeprefix("data: "))["error"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("why", ["frozen", "dead"])
 def test_a_lost_engine_ends_its_answers_and_its_process(watched: Watched, why: str) -> None:
     stream = watched.stream()
@@ -98,6 +99,7 @@ def test_a_lost_engine_ends_its_answers_and_its_process(watched: Watched, why: s
     assert watched.process.stderr and "the engine is lost" in watched.process.stderr.read()
 
 
+@pytest.mark.heavy
 def test_what_has_not_begun_is_told_to_come_again(watched: Watched) -> None:
     replies: list[httpx.Response] = []
 
@@ -124,6 +126,7 @@ def test_what_has_not_begun_is_told_to_come_again(watched: Watched) -> None:
     ended(watched)
 
 
+@pytest.mark.heavy
 def test_what_others_finish_is_whole_and_nothing_new_begins(watched: Watched) -> None:
     (watched.folder / "others").touch()
     stream = watched.stream(words=6)
@@ -139,6 +142,7 @@ def test_what_others_finish_is_whole_and_nothing_new_begins(watched: Watched) ->
     ended(watched)
 
 
+@pytest.mark.heavy
 def test_an_engine_that_answers_between_two_steps_is_busy(watched: Watched) -> None:
     """Until it has given nobody a token for long."""
     (watched.folder / "token").unlink()
@@ -150,6 +154,7 @@ def test_an_engine_that_answers_between_two_steps_is_busy(watched: Watched) -> N
     ended(watched)
 
 
+@pytest.mark.heavy
 def test_an_idle_engine_is_asked_for_a_token(watched: Watched) -> None:
     watched.wait_until_asked(3)
     assert watched.process.poll() is None

@@ -109,6 +109,7 @@ def kinds_tokenizer() -> dict[str, Any]:
     return dict(json.loads(tokenizer.to_str()))
 
 
+@pytest.mark.heavy
 def test_both_take_every_character_for_the_same_kind_or_the_reference_decides(tmp_path: Path) -> None:
     """All planes that hold characters. Fails where a new release of either knows another version of Unicode."""
     encoder = Encoder(write(tmp_path, kinds_tokenizer()))

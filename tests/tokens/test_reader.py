@@ -205,6 +205,7 @@ def _read_at_random(place: Path, cache: Path, seed: int) -> int:
     return wrong
 
 
+@pytest.mark.heavy
 def test_processes_share_a_cache_that_is_too_small(tmp_path: Path) -> None:
     FLAT.tofile(tmp_path / "flat.bin")
     cache = tmp_path / "cache"

@@ -196,6 +196,7 @@ for kind in KINDS:
 """
 
 
+@pytest.mark.heavy
 def test_another_process_makes_the_same_files(trained: dict[str, Artifact], tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "77", "RAYON_NUM_THREADS": "1"}
     driver = [sys.executable, "-c", DRIVER, str(tmp_path)]

@@ -309,6 +309,7 @@ def test_llama_with_chinese_sp_is_the_published_size() -> None:
     assert tokens[0] == pytest.approx(tokens[1], rel=0.05)
 
 
+@pytest.mark.heavy
 def test_han_pieces_leave_english_as_it_is() -> None:
     llama = published.read(shared("tokenizers/llama/tokenizer.model"))
     chinese_sp = published.read(shared("tokenizers/chinese-llama-alpaca/chinese_sp.model"))

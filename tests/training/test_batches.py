@@ -67,6 +67,7 @@ def test_the_same_sequences_whatever_the_split(tokens: Artifact) -> None:
     assert not torch.equal(one, step_of(tokens, 71, num_workers=1))
 
 
+@pytest.mark.heavy
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 14), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5))
 def test_a_run_that_stops_and_goes_on_with_other_workers_sees_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pipelines.stages.training.engine.loss_scale import GROWTH_INTERVAL, INITIAL_SCALE, LossScale
 
 
+@pytest.mark.heavy
 @given(st.lists(st.one_of(st.integers(1, 2500), st.none()), max_size=12))
 def test_it_moves_as_torch_moves_its_own(runs: list[int | None]) -> None:
     """Runs of steps with a finite gradient, and steps without one."""

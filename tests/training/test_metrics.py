@@ -58,6 +58,7 @@ def test_following_costs_what_is_new(tmp_path: Path) -> None:
     assert read_bytes() - before < 10 * place.size_bytes("metrics.jsonl")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("scheme", ["", "memory://", "s3://"])
 def test_a_record_that_is_cut_back_is_followed_anew(
     scheme: str, tmp_path: Path, request: pytest.FixtureRequest

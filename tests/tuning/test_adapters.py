@@ -71,6 +71,7 @@ def loaded(artifact: Artifact) -> Any:
     return AutoModelForCausalLM.from_pretrained(artifact.local(), dtype=torch.float32)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SOFT])
 def test_the_merged_model_is_what_was_trained(inputs: Inputs, store: Store, method: str) -> None:
     """And equals base and adapter, greedily too; of a packed base, the unpacked one and the adapter."""

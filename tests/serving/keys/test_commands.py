@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.command import ctl
 from tests.conftest import ROOT
 
 
+@pytest.mark.heavy
 def test_a_key_is_made_listed_and_ended(tmp_path: Path) -> None:
     database = str(tmp_path / "own" / "keys.sqlite")
 

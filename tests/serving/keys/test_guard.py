@@ -26,6 +26,7 @@ def error_of(reply: httpx.Response) -> dict[str, Any]:
     return error
 
 
+@pytest.mark.heavy
 def test_without_a_key_nothing_but_health_is_there(database: str) -> None:
     async def work() -> None:
         small = Small()

@@ -61,6 +61,7 @@ def used(database: str) -> tuple[int, ...]:
     return tuple(sum(row[name] for row in rows) for name in ("requests", "prompt_tokens", "completion_tokens"))
 
 
+@pytest.mark.heavy
 def test_rates_are_those_of_a_minute_and_a_day(database: str, clock: Clock) -> None:
     _, key = make_key(database, quotas={"requests_per_minute": 2, "requests_per_day": 5})
 
@@ -103,6 +104,7 @@ def test_what_is_not_used_is_given_back(database: str, clock: Clock) -> None:
     assert 7 <= statuses[200] <= 11 and statuses[200] + statuses[429] == 40
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "quota", [{"requests_per_day": 20}, pytest.param({"tokens_per_minute": 300}, marks=pytest.mark.exhaustive)]
 )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -147,6 +148,7 @@ def done(browser: Browser) -> list[str]:
     return list(browser.js(f"{last}.map((each) => each.querySelector('.body').innerText)"))
 
 
+@pytest.mark.heavy
 def test_a_chat_streams_goes_on_and_is_kept_in_the_browser(browser: Browser, tmp_path: Path) -> None:
     with site(tmp_path) as found:
         browser.open(found.url)
@@ -213,6 +215,7 @@ def test_what_a_model_writes_is_a_text(browser: Browser, tmp_path: Path) -> None
         browser.errors.clear()
 
 
+@pytest.mark.heavy
 def test_two_side_by_side_and_what_is_said_of_them(browser: Browser, tmp_path: Path) -> None:
     with site(tmp_path) as found:
         browser.open(found.url)

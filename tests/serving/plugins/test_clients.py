@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
+import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -42,6 +43,7 @@ def served(script: Script) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.heavy
 def test_chat_in_the_terminal_shows_them() -> None:
     script = Script(calls("calculator", expression="3*4"), "It is 12.")
     with served(script) as url:
@@ -60,6 +62,7 @@ def test_chat_in_the_terminal_shows_them() -> None:
     assert refused.returncode == 2 and "Give --endpoint" in refused.stderr
 
 
+@pytest.mark.heavy
 def test_the_page_switches_them_on_and_shows_them(browser: Browser, tmp_path: Path) -> None:
     wrong = calls("calculator", expression="three")
     script = Script("Without.", calls("calculator", expression="3*4"), wrong, "It is **12**.", "Again.")

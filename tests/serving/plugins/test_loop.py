@@ -221,6 +221,7 @@ def test_text_that_only_looks_like_a_call_is_text() -> None:
     asyncio.run(work())
 
 
+@pytest.mark.heavy
 def test_a_tool_that_hangs_is_killed() -> None:
     """And the next call has another process."""
     hangs = "x^17+x^3*y^5+y^19=7;x^9*y+y^7*x=1;x*y*z+z^9=2"
@@ -384,6 +385,7 @@ def test_specs_that_cannot_be(fields: dict[str, Any]) -> None:
         Plugins(**fields).check()
 
 
+@pytest.mark.heavy
 def test_moss_calls_by_its_own_names_and_form() -> None:
     thinks = '<|Inner Thoughts|>: I should calculate.\n<|Commands|>: Calculate("3*4"), Solve("2x = 8")\n'
     answers = "<|Inner Thoughts|>: Nothing to do.\n<|MOSS|>: Hello."

@@ -109,6 +109,7 @@ def test_a_counter_that_fell_began_anew() -> None:
     assert watched.look().tokens_per_second == 40
 
 
+@pytest.mark.heavy
 def test_the_command_as_it_is_typed(tmp_path: Path) -> None:
     keys: list[str] = []
 
