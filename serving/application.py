@@ -32,7 +32,14 @@ from serving.tracing import TRACES_ENDPOINT
 if TYPE_CHECKING:
     from ray.serve import Application
 
-VLLM_MODULES = ("vllm.v1.engine.async_llm", "vllm.entrypoints.launchers.app", "serving.over_vllm")
+VLLM_MODULES = (
+    "vllm.v1.engine.async_llm",
+    "vllm.entrypoints.launchers.app",
+    "vllm.v1.engine.core",  # of the engine's own process, from here on
+    "vllm.v1.worker.cpu_worker",
+    "vllm._custom_ops",
+    "serving.over_vllm",
+)
 TRANSFORMERS_MODULES = ("transformers.modeling_utils", "peft", "serving.over_transformers")
 TARGET_ONGOING_REQUESTS = 32  # per replica, before autoscaling adds one
 ONGOING_REQUESTS = 100_000  # Serve passes everything on: the gateway of a replica refuses what is too much
@@ -154,7 +161,7 @@ def _options(spec: EndpointSpec, environment: dict[str, str], modules: tuple[str
     from ray.serve.config import BackpressureConfig
 
     # With GPUs nothing is imported before the process knows which are its own.
-    process = forkserver.runtime_env(environment, () if spec.gpus else modules)
+    process = forkserver.runtime_env(environment, () if spec.gpus else modules, forks_children=True)
     actor: dict[str, Any] = {"num_cpus": spec.cpus, "num_gpus": spec.gpus, "runtime_env": process}
     if spec.accelerator_type:
         actor["accelerator_type"] = spec.accelerator_type

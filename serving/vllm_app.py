@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from cluster.control.forkserver.children import Forked, can_fork
 from cluster.control.tied_embeddings import register
 from cluster.core.storage.artifact import Artifact
 from serving.ending import end_children_with_this
@@ -22,6 +23,7 @@ def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tup
     from vllm.v1.engine.async_llm import AsyncLLM
 
     register()
+    _fork_engines()
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", str(artifact.local())])
     vars(parsed).update(arguments, served_model_name=[name], disable_fastapi_docs=True)
     parsed.allowed_origins = []  # the gateway says whose pages may ask
@@ -29,6 +31,14 @@ def open_engine(artifact: Artifact, name: str, arguments: dict[str, Any]) -> tup
     engine = AsyncLLM.from_vllm_config(config, disable_log_stats=parsed.disable_log_stats)
     end_children_with_this()
     return engine, parsed
+
+
+def _fork_engines() -> None:
+    """Have vLLM fork its engine's process where that can be: started by `spawn` it imports everything once more."""
+    from vllm.v1.engine import utils
+
+    if can_fork():
+        utils.get_mp_context = Forked
 
 
 def end_process() -> None:

@@ -96,7 +96,7 @@ class OverEngines:
         if cache := os.environ.get("TRUNKLINE_CACHE"):
             environment["TRUNKLINE_CACHE"] = cache
         modules = (*(VLLM_MODULES if over_vllm else TRANSFORMERS_MODULES), "ray.data", __name__)
-        return forkserver.runtime_env(environment, () if self.spec.gpus else modules)
+        return forkserver.runtime_env(environment, () if self.spec.gpus else modules, forks_children=True)
 
 
 class Engine:

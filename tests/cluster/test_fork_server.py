@@ -22,19 +22,40 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 SCRIPT = """
 import json, os, signal, sys
+def main():
+    print(json.dumps({
+        "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "arguments": sys.argv,
+        "folder": os.getcwd(), "own": os.environ.get("CUDA_VISIBLE_DEVICES"), "shared": os.environ.get("SHARED"),
+        "name": __name__, "path": sys.path[0], "there": "decimal" in sys.modules,
+        "interrupted": signal.getsignal(signal.SIGINT) is not signal.SIG_IGN}), flush=True)
+    how = sys.argv[-1]
+    if how == "waits":
+        signal.pause()
+    if how == "raises":
+        raise ValueError("no such thing")
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "forks":
+        fork()
+    sys.exit(int(how) if how.isdigit() else 0)
+def fork():
+    import colorsys
+    from cluster.control.forkserver.children import Forked, can_fork
+    assert can_fork()
+    os.environ["LATER"] = "yes"
+    child = Forked().Process(target=exec, args=(os.environ["CHILD"],))
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+if __name__ == "__main__":
+    main()
+"""
+CHILD = """
+import json, os, sys
 print(json.dumps({
-    "pid": os.getpid(), "parent": os.getppid(), "group": os.getpgrp(), "arguments": sys.argv, "folder": os.getcwd(),
-    "own": os.environ.get("CUDA_VISIBLE_DEVICES"), "shared": os.environ.get("SHARED"), "name": __name__,
-    "path": sys.path[0], "there": "decimal" in sys.modules, "interrupted": signal.getsignal(signal.SIGINT) is not
-    signal.SIG_IGN}), flush=True)
-how = sys.argv[-1]
-if how == "waits":
-    signal.pause()
-if how == "raises":
-    raise ValueError("no such thing")
-if how == "dies":
-    os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(int(how) if how.isdigit() else 0)
+    "parent": os.getppid(), "group": os.getpgrp(), "later": os.environ["LATER"],
+    "imported": ["decimal" in sys.modules, "colorsys" in sys.modules]}), flush=True)
+sys.exit(3)
 """
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -97,6 +118,16 @@ def test_it_ends_as_the_script_ends(start: Start, how: str, status: int) -> None
     assert process.wait() == status
     assert process.stderr
     assert ("ValueError: no such thing" in process.stderr.read()) == (how == "raises")
+
+
+def test_a_worker_forks_children_as_it_was_itself(start: Start) -> None:
+    process = start("forks", CHILD=CHILD, **{forkserver.CHILDREN: "1"})
+    worker, child = said(process), said(process)
+    assert child["imported"] == [True, False]  # by the server, and by the worker since
+    assert child["later"] == "yes"
+    assert child["group"] == worker["pid"]  # Ray ends a worker with its group
+    assert process.wait() == 3
+    gone(child["parent"])  # the copy that they were forked from ends with the worker
 
 
 def test_a_signal_is_passed_on(start: Start) -> None:

@@ -12,22 +12,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.control.forkserver.client import PRELOAD
+from cluster.control.forkserver.client import CHILDREN, PRELOAD
 
 SWITCH = "TRUNKLINE_FORK_SERVER"  # 0: every worker imports by itself; 1: on clusters of other machines, too
 CLIENT = Path(__file__).with_name("client.py")
 LOOPBACK = ("127.", "localhost", "[::1]")
 
 
-def runtime_env(variables: Mapping[str, str], modules: Iterable[str] = ()) -> dict[str, Any]:
+def runtime_env(
+    variables: Mapping[str, str], modules: Iterable[str] = (), *, forks_children: bool = False
+) -> dict[str, Any]:
     """Ray's runtime environment of workers with these environment variables, which want `modules`.
 
-    Without modules, or on a cluster that may be of other machines, Ray starts them as it always does.
+    Without modules, or on a cluster that may be of other machines, Ray starts them as it always does. A worker that
+    `forks_children` has children.py's context for its own.
     """
     wanted = ",".join(modules)
     if not wanted or not _enabled():
         return {"env_vars": dict(variables)}
-    return {"env_vars": {**variables, PRELOAD: wanted}, "py_executable": _executable()}
+    told = {PRELOAD: wanted} | ({CHILDREN: "1"} if forks_children else {})
+    return {"env_vars": {**variables, **told}, "py_executable": _executable()}
 
 
 def _enabled() -> bool:

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "server.py")
 PRELOAD = "TRUNKLINE_PRELOAD"  # modules that a server imports, with commas
+CHILDREN = "TRUNKLINE_FORK_CHILDREN"  # where it is set, a worker's own children can be forked as it was (children.py)
 # What differs between workers of one server, and is read when they run, not when modules are imported.
 PER_WORKER = {
     *("TRUNKLINE_MODEL", "TRUNKLINE_ENDPOINT", "CUDA_VISIBLE_DEVICES", "SPT_NOENV", "RAY_CLIENT_MODE"),

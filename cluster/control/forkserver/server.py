@@ -19,11 +19,12 @@ import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any, NoReturn
 
 sys.path[0] = str(Path(__file__).resolve().parent)
-from client import PRELOAD, SIZE, STATUS  # noqa: E402 - by its folder: the package is not on every worker's path
+from client import CHILDREN, PRELOAD, SIZE, STATUS  # noqa: E402 - by its folder: the package is not on every worker's path
 
 del sys.path[0]
 
@@ -123,6 +124,8 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     os.chdir(order["folder"])
     if numbers := sys.modules.get("numpy.random"):  # the only generator that a fork copies
         numbers.seed()
+    if CHILDREN in os.environ:
+        _keep_copy()
     sys.argv = order["command"]
     sys.path.insert(0, os.path.dirname(sys.argv[0]))
     status = 0
@@ -136,6 +139,28 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _keep_copy() -> None:
+    """Leave a copy of this process, which has no threads yet, to `multiprocessing`: what that starts by its method
+    `forkserver` is forked from it. The copy ends with this process."""
+    server: Any = forkserver._forkserver  # is left as its ensure_running() leaves it
+    address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    os.chmod(address, 0o600)
+    listener.listen()
+    ends, alive = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(alive)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with suppress(SystemExit):
+            forkserver.main(listener.detach(), ends, [])
+        os._exit(0)
+    os.close(ends)
+    listener.close()
+    server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, alive, pid
 
 
 def _end(worker: Worker) -> None:
