@@ -121,7 +121,9 @@ def test_it_ends_as_the_script_ends(start: Start, how: str, status: int) -> None
 
 
 def test_a_worker_forks_children_as_it_was_itself(start: Start) -> None:
-    process = start("forks", CHILD=CHILD, **{forkserver.CHILDREN: "1"})
+    told = {"CHILD": CHILD, forkserver.CHILDREN: "1"}
+    said(start("waits", **told))
+    process = start("forks", **told)
     worker, child = said(process), said(process)
     assert child["imported"] == [True, False]  # by the server, and by the worker since
     assert child["later"] == "yes"
