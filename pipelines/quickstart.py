@@ -43,7 +43,7 @@ def quickstart(step):
     base = step(
         PretrainSpec(
             model="llama-1m",
-            total_tokens=1_900_000,
+            total_tokens=1_800_000,
             global_batch_size=8,
             muon_learning_rate=0.02,
             learning_rate=0.03,  # of the embeddings, which so few steps of a lower one leave as they were drawn
@@ -70,20 +70,22 @@ def quickstart(step):
         conversations=functions,
     )
     pairs = step(
-        PreferencesSpec(pairs_per_conversation=3, foreign_fraction=0.1, damage=DAMAGE), conversations=functions
+        PreferencesSpec(pairs_per_conversation=2, foreign_fraction=0.1, damage=DAMAGE), conversations=functions
     )
     reward = step(
-        RewardSpec(sequence_length=256, global_batch_size=32, muon_learning_rate=0.01, learning_rate=3e-3, **MUON),
+        RewardSpec(sequence_length=256, global_batch_size=32, muon_learning_rate=0.01, learning_rate=0.01, **MUON),
         model=sft,
         preferences=pairs,
     )
     rlhf = step(
         RlhfSpec(
-            steps=20,
+            steps=18,
+            evaluate_every_steps=9,
+            evaluation_prompts=100,
             global_batch_size=64,
             group_size=8,
             rewards={"python_parses": 1.0, "reward_model": 0.5},
-            learning_rate=1.5e-4,
+            learning_rate=2.5e-4,
             kl_coef=0.1,
             max_kl=0.5,
             max_prompt_tokens=128,
@@ -95,7 +97,7 @@ def quickstart(step):
     )
     int8 = step(QuantizeSpec(scheme="int8"), model=rlhf, conversations=functions)
     step(
-        ComparisonSpec(max_completion_tokens=96),
+        ComparisonSpec(max_completion_tokens=96, heldout_bytes=50_000),
         base=base,
         sft=sft,
         rlhf=rlhf,
