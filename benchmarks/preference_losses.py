@@ -11,9 +11,10 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -65,12 +66,23 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def told(name: str, ours: Tensor, own: dict[str, Tensor], theirs: Tensor, other: dict[str, Tensor]) -> None:
-    """A line of the table: both losses, and the largest difference of a gradient relative to the largest gradient."""
+class Compared(NamedTuple):
+    """Ours and TRL's loss, and the largest difference of a gradient relative to the largest gradient."""
+
+    name: str
+    ours: float
+    theirs: float
+    gradients_apart: float
+
+    @property
+    def apart(self) -> float:
+        return abs(self.ours - self.theirs) / abs(self.theirs)
+
+
+def compared(name: str, ours: Tensor, own: dict[str, Tensor], theirs: Tensor, other: dict[str, Tensor]) -> Compared:
     largest = max(g.abs().max() for g in other.values())
     apart = max((own[key] - other[key]).abs().max() for key in other) / largest
-    one, two = float(ours.detach()), float(theirs.detach())
-    print(f"| {name} | {one:.7f} | {two:.7f} | {abs(one - two) / abs(two):.1e} | {float(apart):.1e} |")
+    return Compared(name, float(ours.detach()), float(theirs.detach()), float(apart))
 
 
 def interleaved(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +96,7 @@ def log_ratio_of(reference: Any, batch: dict[str, Tensor]) -> Tensor:
         return AnswerLogprobs(copy.deepcopy(reference), "fp32").of(batch)
 
 
-def pairs(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+def pairs(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any]) -> Iterator[Compared]:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -106,10 +118,10 @@ def pairs(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any]) 
         own["reference"] = log_ratio_of(reference, own)
         objective = Preference(copy.deepcopy(policy), "fp32", loss)
         ours = objective(own) / PAIRS
-        told(name, ours, gradients(objective.model, ours), theirs, gradients(trainer.model, theirs))
+        yield compared(name, ours, gradients(objective.model, ours), theirs, gradients(trainer.model, theirs))
 
 
-def single(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+def single(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any]) -> Iterator[Compared]:
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
@@ -139,10 +151,10 @@ def single(policy: Any, reference: Any, tokenizer: Any, options: dict[str, Any])
             baseline = objective(others | {"reference": log_ratio_of(reference, others)}) / PAIRS
         own |= {"reference": log_ratio_of(reference, own), "desirable": desirable, "weights": torch.ones(PAIRS)}
         ours = objective(own | {BASELINE: baseline.expand(PAIRS)}) / PAIRS
-        told(name, ours, gradients(objective.model, ours), theirs, gradients(trainer.model, theirs))
+        yield compared(name, ours, gradients(objective.model, ours), theirs, gradients(trainer.model, theirs))
 
 
-def without_reference() -> None:
+def without_reference() -> Iterator[Compared]:
     """ORPO's and SimPO's, of mean log-probabilities of a token, by the methods of TRL's experimental trainers."""
     from trl.experimental.cpo.cpo_trainer import CPOTrainer
     from trl.experimental.orpo.orpo_trainer import ORPOTrainer
@@ -172,10 +184,10 @@ def without_reference() -> None:
             loss = function(*at).mean()
             loss.backward()
             found += [loss.detach(), {str(side): values.grad for side, values in enumerate(at)}]
-        told(name, *found)
+        yield compared(name, *found)
 
 
-def reward(policy: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+def reward(policy: Any, tokenizer: Any, options: dict[str, Any]) -> Iterator[Compared]:
     from datasets import Dataset
     from transformers import LlamaForSequenceClassification
     from trl import RewardConfig, RewardTrainer
@@ -206,7 +218,7 @@ def reward(policy: Any, tokenizer: Any, options: dict[str, Any]) -> None:
     }
     objective = Ranking(copy.deepcopy(scorer), "fp32", 0.05, 1.0).train()
     ours = objective(own) / PAIRS
-    told(
+    yield compared(
         "reward model, margins and centring",
         ours,
         gradients(objective.model, ours),
@@ -215,8 +227,8 @@ def reward(policy: Any, tokenizer: Any, options: dict[str, Any]) -> None:
     )
 
 
-def main() -> None:
-    sys.path.insert(0, sys.argv[1])
+def losses() -> Iterator[Compared]:
+    """Every loss that TRL has, too."""
     policy, reference, tokenizer = models()
     options = {
         "output_dir": tempfile.mkdtemp(),
@@ -226,11 +238,17 @@ def main() -> None:
         "bf16": False,
         "gradient_checkpointing": False,
     }
+    yield from pairs(policy, reference, tokenizer, options)
+    yield from single(policy, reference, tokenizer, options)
+    yield from without_reference()
+    yield from reward(policy, tokenizer, options)
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
     print("| loss | ours | TRL | relative difference | of gradients, relative to the largest |\n|---|---|---|---|---|")
-    pairs(policy, reference, tokenizer, options)
-    single(policy, reference, tokenizer, options)
-    without_reference()
-    reward(policy, tokenizer, options)
+    for row in losses():
+        print(f"| {row.name} | {row.ours:.7f} | {row.theirs:.7f} | {row.apart:.1e} | {row.gradients_apart:.1e} |")
 
 
 if __name__ == "__main__":

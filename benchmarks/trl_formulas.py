@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,13 +128,8 @@ def distillation() -> float:
     return float((found[0] - found[1]).abs().max())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trl", help="the folder that TRL was installed into")
-    sys.path.append(parser.parse_args().trl)
-    import trl
-
-    print(f"largest difference of losses and gradients, ours and TRL {trl.__version__}'s")
+def distances() -> Iterator[tuple[str, float, float]]:
+    """Each algorithm with a KL coefficient, and the largest difference of losses and gradients."""
     torch.manual_seed(0)
     old = -2 - torch.rand(3, 6, dtype=torch.float64)
     logprobs = (old + torch.tensor(RATIOS, dtype=torch.float64).log()).requires_grad_()
@@ -142,8 +138,18 @@ def main() -> None:
     for name, (settings, loss, mean) in LOSSES.items():
         for beta in (0.0,) if name == "GSPO" else (0.0, 0.1):  # TRL weighs GSPO's KL by the ratios of whole answers
             given = (logprobs, old, reference, learn, beta)
-            found = distance(theirs(settings, *given), ours(loss, mean, *given), logprobs)
-            print(f"{name:<14} KL coefficient {beta}: {found:.1e}")
+            yield name, beta, distance(theirs(settings, *given), ours(loss, mean, *given), logprobs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trl", help="the folder that TRL was installed into")
+    sys.path.append(parser.parse_args().trl)
+    import trl
+
+    print(f"largest difference of losses and gradients, ours and TRL {trl.__version__}'s")
+    for name, beta, found in distances():
+        print(f"{name:<14} KL coefficient {beta}: {found:.1e}")
     print(f"{'distillation':<14} gradient of the reverse KL: {distillation():.1e}")
 
 

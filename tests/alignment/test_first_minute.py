@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -34,6 +35,7 @@ from pipelines.specs import (
     Spec,
     ValueFunction,
 )
+from pipelines.stages.alignment.checks import require_transport
 from pipelines.stages.alignment.offline.answers import digest, last_answer
 from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.tuning.templates import prepare
@@ -208,6 +210,7 @@ def test_a_teacher_that_cannot_read_what_the_policy_writes(
         ({"group_size": 3}, {}, "rlhf.group_size: 3 does not divide the global batch of 8"),
         ({"max_prompt_tokens": 8}, {}, "no train prompt fits into 8 tokens"),
         ({}, {"sequence_parallel_size": 2}, "rlhf does not share sequences"),
+        ({"max_staleness": 1}, {"colocated_fraction": 0.4}, "engines rest while workers learn"),
     ],
 )
 def test_fields_of_rlhf(
@@ -220,6 +223,15 @@ def test_fields_of_rlhf(
 ) -> None:
     inputs = {"model": model(store, files), "prompts": conversations}
     refused(RlhfSpec(**RLHF | {"max_completion_tokens": 64} | fields), inputs, store, words, **scaling)
+
+
+def test_weights_that_have_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    require_transport(ScalingSpec())
+    with pytest.raises(TrunklineError, match=r"scaling.weight_transport: nixl needs the package"):
+        require_transport(ScalingSpec(weight_transport="nixl"))
+    with pytest.raises(TrunklineError, match=r"scaling.gpus_per_rollout: engines beside workers"):
+        convert({"colocated_fraction": 0.4, "gpus_per_rollout": 1}, ScalingSpec, "scaling")
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf"), 0])

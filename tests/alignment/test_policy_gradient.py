@@ -119,6 +119,20 @@ def test_each_loss_is_its_formula_and_so_is_its_gradient(name: str, advantage: f
             assert float(gradient[0, place]) == pytest.approx((high - low) / 2e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_answer_of_no_tokens_costs_nothing_and_moves_nothing(name: str) -> None:
+    """Beside one of two tokens, in fp64; the gradient of that is as if it were alone."""
+    loss, formula = LOSSES[name]
+    given = torch.tensor([[-4.0, -4.2], [-1.0, -9.0]], dtype=torch.float64, requires_grad=True)
+    learn = torch.tensor([[True, True], [False, False]])
+    advantages = torch.tensor([[1.5], [-3.0]], dtype=torch.float64)
+    ratios = np.array([1.1, 0.9])
+    found, _ = loss.of(given, (given - given.detach() + torch.tensor(np.log([ratios, ratios]))), advantages, learn)
+    np.testing.assert_allclose(found[learn].detach(), formula(ratios, np.array([-4.0, -4.2]), 1.5), atol=1e-9)
+    (gradient,) = torch.autograd.grad(found[learn].sum(), given)
+    assert gradient.isfinite().all() and gradient[0].any() and not gradient[1].any()
+
+
 def test_the_clip_fraction_counts_the_tokens_whose_gradient_a_bound_took() -> None:
     for loss, _ in LOSSES.values():
         for advantage, ratio in itertools.product((1.0, -1.0), RATIOS):

@@ -227,6 +227,7 @@ def test_a_teacher_is_followed_on_the_students_own_answers(
     given = {"model": inputs["model"], "teacher": undisturbed}
     found = build(spec, inputs | given, store=Store(tmp_path), scaling=SCALING, name="tiny").metrics
     assert found["first_heldout_teacher_kl"] > 0.05
+    assert "heldout_kl" not in found, "no model that training starts from was asked"
     assert found["heldout_teacher_kl"] < 0.6 * found["first_heldout_teacher_kl"]
     assert found["heldout_completion_tokens"] < found["first_heldout_completion_tokens"]  # as the teacher's are
 
@@ -288,6 +289,15 @@ def test_steps_are_rewarded_beside_a_tool_that_searches(inputs: dict[str, Artifa
     assert first["reward_failures"] == 0 and "reward_watched" not in first
     drawn = next(each for each in transcripts.read(artifact.location) if not each.heldout)
     assert any(len({piece.advantage for piece in answer.pieces}) > 2 for answer in drawn.answers), "told apart by word"
+
+
+@pytest.mark.exhaustive
+def test_each_worker_may_have_an_engine_beside_it(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    """Two workers, two engines, which hold what is learned after each sync and rest between rollouts."""
+    found = run(inputs, tmp_path, steps=4, colocated_fraction=0.3, verify_rollout_prompts=4)
+    lines = read(found.location)
+    assert lines[-1]["verified_syncs"] == 2 and lines[0]["rollout_logprob_gap"] < 1e-4
+    assert len(ledger.account(ledger.read(found.location)).consumed) == 4 * 4
 
 
 def test_a_reward_that_compares_wants_references(inputs: dict[str, Artifact], tmp_path: Path) -> None:

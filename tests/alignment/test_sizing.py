@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace as changed
 
 from cluster.control.planning.hardware import Hardware, named
 from cluster.control.planning.prediction import Prediction, predict
@@ -240,6 +241,18 @@ def test_engines_on_gpus_have_what_vllm_takes(store: Store) -> None:
     assert json.dumps(found.as_dict()) and found.as_dict()["rollout_engine"]["sequences"] == found.engines.sequences
     assert found.engines.weights * 2 == found.models["policy"], "bf16"
     assert sized(store, rlhf(), inputs, scaling).engines is None, "of the GPUs of another machine nothing is known"
+
+
+def test_an_engine_beside_a_worker_has_its_part_of_the_gpu(store: Store) -> None:
+    inputs = with_prompts(store, model=configured(store, "llama-1m"))
+    scaling = ScalingSpec(num_workers=2, gpus_per_worker=1, colocated_fraction=0.25)
+    found = sized(store, rlhf(), inputs, scaling, named("a10"))
+    assert found.engines and found.engines.on_gpus and found.engines.number == 2
+    assert found.engines.total == int(0.25 * 24e9) and found.engines.weights * 2 == found.models["policy"]
+    kept = found.placed.host_memory
+    assert kept and kept.engines == found.engines.weights, "in main memory while it rests"
+    with pytest.raises(SpecError, match=r"Lower scaling.colocated_fraction"):
+        sized(store, rlhf(), inputs, changed(scaling, colocated_fraction=0.99), named("a10"))
 
 
 @pytest.mark.heavy

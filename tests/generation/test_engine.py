@@ -94,6 +94,49 @@ def test_after_a_sync_greedy_tokens_are_those_of_transformers(fleet: Fleet, mode
     assert [c.finished for c in found] == [c.tokens[-1] == EOS for c in found]
 
 
+def test_an_engine_that_rests_wakes_for_prompts_and_for_weights(fleet: Fleet, model: Artifact) -> None:
+    """A CPU's engine gives no memory back, but vLLM admits no request until it is awake."""
+    policies = [other(model, seed) for seed in (11, 12)]
+    fleet.sync(11, weights_of(policies[0]))
+    for version, policy in enumerate(policies, 11):
+        fleet.rest()
+        fleet.rest()
+        fleet.sync(version, weights_of(policy))
+        fleet.rest()
+        found = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+        assert [c.tokens for c in found] == [greedy(policy, prompt, EOS) for prompt in PROMPTS]
+
+
+class Learner:
+    """A process that gives engines weights out of its own memory, and kills one of them."""
+
+    def syncs(self, handles: list[Any], artifact: Artifact) -> list[bool]:
+        """Whether greedy tokens were those of transformers: after a sync, after a death, after another sync."""
+        fleet, found = Fleet(handles, timeout_seconds=240, max_failures=1, transport="nixl"), []
+        for version in (1, 2):
+            policy = other(artifact, version)
+            fleet.sync(version, weights_of(policy))
+            for dies in (False, True):
+                if dies:
+                    os.kill(ray.get(handles[0].pid.remote()), signal.SIGKILL)
+                drawn = fleet.generate(PROMPTS, [0, 0, 0], temperature=0.0, **ASKED)
+                found.append([c.tokens for c in drawn] == [greedy(policy, prompt, EOS) for prompt in PROMPTS])
+        return [*found, fleet.restarts == 2]
+
+
+@pytest.mark.exhaustive
+def test_weights_travel_from_memory_to_memory(model: Artifact, ray_cluster: None) -> None:
+    """By NIXL, of which CPUs' memory is as good as GPUs'."""
+    pytest.importorskip("nixl", reason="the package nixl is not installed")
+    handles = start(model, EngineOptions(max_model_len=128, threads=2, takes_weights=True), ScalingSpec())
+    learner = ray.remote(num_cpus=0)(Learner).remote()
+    try:
+        assert all(ray.get(learner.syncs.remote(handles, model)))
+    finally:
+        for handle in (*handles, learner):
+            ray.kill(handle)
+
+
 @pytest.mark.parametrize(("version", "method"), [(21, "lora"), (22, "dora"), (23, "qlora")])
 def test_a_merged_model_says_what_base_and_adapter_say(
     fleet: Fleet, model: Artifact, tmp_path: Path, version: int, method: str

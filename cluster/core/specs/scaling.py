@@ -63,6 +63,14 @@ class ScalingSpec(Spec, frozen=True):
     """CPU cores that each engine reserves; 0 shares the training workers', since they take turns."""
     gpus_per_rollout: Annotated[float, Meta(ge=0)] = 0.0
     """GPUs that each engine reserves; 0 samples on CPUs."""
+    colocated_fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Above 0 each training worker has one engine beside it, on its own GPU: the engine takes this part of it while
+    it draws, and gives it back while the worker learns (`rollout_workers` does not count then). 0: engines have GPUs of
+    their own. On CPUs nothing is given back."""
+    weight_transport: Literal["object_store", "nixl"] = "object_store"
+    """How new weights reach the engines: by main memory, in Ray's object store; or from the training worker's memory,
+    that of a GPU, too, into the engine's (`nixl`: CUDA's IPC within a machine, RDMA between machines; wants the package
+    of that name on every machine)."""
     rollout_timeout_seconds: Annotated[float, Meta(gt=0)] = 600.0
     """How long an engine may take over one batch, or over new weights, until it is started again; the run ends where a
     batch has taken twice as long, restarts included."""
@@ -114,6 +122,11 @@ class ScalingSpec(Spec, frozen=True):
             self._check_tensor_parallel()
         if self.gpus_per_worker and self.gpus_per_worker != int(self.gpus_per_worker):
             raise SpecError("scaling.gpus_per_worker: a training worker takes whole GPUs", "Give 0, 1, 2, ...")
+        if self.colocated_fraction and self.gpus_per_rollout:
+            raise SpecError(
+                "scaling.gpus_per_rollout: engines beside workers (scaling.colocated_fraction) have the workers' GPUs",
+                "Set one of them to 0.",
+            )
         if self.offload_optimizer != "none" and self.zero_stage == 0:
             raise SpecError("scaling.offload_optimizer: ZeRO 0 has no shards", "Set scaling.zero_stage to 1, 2 or 3.")
         if self.compile and self.zero_stage == 3:
@@ -125,6 +138,16 @@ class ScalingSpec(Spec, frozen=True):
                 f"scaling.offload_parameters: ZeRO {self.zero_stage} keeps whole weights on the device",
                 "Set scaling.zero_stage to 3.",
             )
+
+    @property
+    def engines(self) -> int:
+        """The rollout engines."""
+        return self.num_workers if self.colocated_fraction else self.rollout_workers
+
+    @property
+    def gpus_per_engine(self) -> float:
+        """GPUs that each of them computes on."""
+        return self.gpus_per_worker if self.colocated_fraction else self.gpus_per_rollout
 
     def _check_tensor_parallel(self) -> None:
         field = "scaling.tensor_parallel_size"

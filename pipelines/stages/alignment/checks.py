@@ -3,15 +3,16 @@ together."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
-from cluster.core.errors import InputError, SpecError
+from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
-from pipelines.specs import RlhfSpec
+from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment.environments.environment import Environment
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.named import named
@@ -19,6 +20,14 @@ from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.training.models.models import require_rows, require_trainable
 from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
+
+
+def require_transport(scaling: ScalingSpec) -> None:
+    """Raise NotReadyError where weights cannot travel as they are to."""
+    if scaling.weight_transport == "nixl" and not importlib.util.find_spec("nixl"):
+        raise NotReadyError(
+            "scaling.weight_transport: nixl needs the package of that name", "`pip install nixl`, on every machine."
+        )
 
 
 def check_model(ctx: Context[RlhfSpec]) -> Any:

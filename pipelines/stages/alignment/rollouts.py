@@ -141,6 +141,7 @@ class RolloutBatches(Source):
         """The rollout of a number, from the weights that the engines hold; the same on every rank."""
         spec, size = self.spec, self.spec.group_size
         drawn, flat, places = self.sampling(number)
+        self.sync.rest()
         self.schedule.take(number, {version for c in drawn.completions for version in c.versions})
         scores = drawn.scores
         self._note(number * spec.steps_per_rollout, scores, heldout=False)
@@ -225,7 +226,9 @@ class RolloutBatches(Source):
 
     def validate(self, engine: Engine, step: int) -> dict[str, Any]:
         self.sync(step, engine)
-        return self._evaluate(engine, step)
+        found = self._evaluate(engine, step)
+        self.sync.rest()
+        return found
 
     def _evaluate(self, engine: Engine, step: int) -> dict[str, Any]:
         """One completion of every held-out prompt: rewards and KL. The seeds are those of every other evaluation."""

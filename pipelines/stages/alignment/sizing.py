@@ -91,11 +91,31 @@ def _predict(step: Step, spec: RlhfSpec, scaling: ScalingSpec, hardware: Hardwar
         learner=learner,
         beside=beside,
     )
+    _require_share(step.key, found, scaling, engines, hardware)
     models = {name: FP32 * parameters for name, parameters in trained.items()} | asked
     if method.adapts:  # over frozen weights, which are stored as the method has them
         models["policy"] = FP32 * (found.trained_parameters - trained.get("critic", 0))
         models = {"adapter" if name == "policy" else name: bytes for name, bytes in models.items()}
     return replace(found, untimed=COMPLETIONS, models=models, engines=engines)
+
+
+def _require_share(
+    key: str, found: Prediction, scaling: ScalingSpec, engines: RolloutEngines | None, hardware: Hardware
+) -> None:
+    """Raise SpecError where a worker leaves less of its GPU than the engine beside it takes while it draws: then the
+    worker computes nothing, but what it holds between steps stays."""
+    if not (scaling.colocated_fraction and engines and engines.on_gpus):
+        return
+    memory = found.memory
+    kept = memory.total - memory.activations - memory.gradients
+    free = hardware.memory_bytes - kept
+    wanted = int(scaling.colocated_fraction * hardware.memory_bytes)
+    if wanted > free:
+        raise SpecError(
+            f"{key}: a worker holds {kept / 1e9:,.2f} GB of its GPU's {hardware.memory_bytes / 1e9:,.2f} while the "
+            f"engine beside it draws, which is to have {wanted / 1e9:,.2f} GB",
+            "Lower scaling.colocated_fraction, raise scaling.zero_stage, or give engines GPUs of their own.",
+        )
 
 
 def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
@@ -194,6 +214,8 @@ def _beside(
     passing = (FP32 + (width if width < FP32 else 0) + width) * sent
     shared = engines is not None and not engines.on_gpus
     share = -(-engines.number * engines.total // scaling.num_workers) if engines and shared else 0
+    if engines and engines.on_gpus and scaling.colocated_fraction:
+        share = engines.weights  # of the worker's own, while it rests
     models = sum(bytes for name, bytes in asked.items() if name != "verifying copy")
     copies = asked.get("verifying copy", 0)  # on the CPU always
     host = Memory(sync=width * sent, engines=share, models=copies)
@@ -206,15 +228,15 @@ def _engines(scaling: ScalingSpec, hardware: Hardware, config: Any, policy: int,
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(torch, engine_dtype(scaling)).itemsize
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    on_gpus = scaling.gpus_per_rollout > 0
+    on_gpus = scaling.gpus_per_engine > 0
     if on_gpus and hardware.on_cpu:
         return None
     runtime, weights = ENGINE_BYTES_GPU if on_gpus else ENGINE_BYTES_CPU, width * policy
     cache = int(EngineOptions(max_model_len=length).kv_cache_gib * 2**30)
     if on_gpus:
-        cache = int(VLLM_SHARE * hardware.memory_bytes) - weights - runtime
+        cache = int((scaling.colocated_fraction or VLLM_SHARE) * hardware.memory_bytes) - weights - runtime
     per_token = 2 * text.num_hidden_layers * heads * head * width  # a key and a value
-    return RolloutEngines(scaling.rollout_workers, on_gpus, weights, cache, runtime, per_token, length)
+    return RolloutEngines(scaling.engines, on_gpus, weights, cache, runtime, per_token, length)
 
 
 def _savings(found: Prediction, step: Step, spec: RlhfSpec, scaling: ScalingSpec, hardware: Hardware) -> list[Saving]:
@@ -246,7 +268,7 @@ def _options(key: str, spec: RlhfSpec, scaling: ScalingSpec) -> Iterator[tuple[s
     if scaling.verify_rollout_prompts:
         price = "completions are not compared with transformers'"
         yield "scaling.verify_rollout_prompts=0", price, spec, changed(scaling, verify_rollout_prompts=0)
-    if scaling.rollout_workers > 1 and not scaling.gpus_per_rollout:
+    if scaling.rollout_workers > 1 and not scaling.colocated_fraction and not scaling.gpus_per_rollout:
         yield "scaling.rollout_workers=1", "completions take longer", spec, changed(scaling, rollout_workers=1)
 
 

@@ -170,6 +170,11 @@ class RlhfSpec(TrainingSpec, frozen=True):
     def check_scaling(self, scaling: ScalingSpec) -> None:
         super().check_scaling(scaling)
         self.method.check_scaling(scaling)
+        if scaling.colocated_fraction and self.max_staleness:
+            raise SpecError(
+                "scaling.colocated_fraction: engines rest while workers learn, when rlhf.max_staleness has them draw",
+                "Set one of them to 0.",
+            )
 
     @property
     def steps_per_rollout(self) -> int:

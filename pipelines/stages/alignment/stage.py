@@ -17,7 +17,13 @@ from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
 from pipelines.stages.alignment import curve, ledger
 from pipelines.stages.alignment.adapter_sync import Frozen, Updates, open_policy
-from pipelines.stages.alignment.checks import check_companions, check_model, check_references, check_reward_context
+from pipelines.stages.alignment.checks import (
+    check_companions,
+    check_model,
+    check_references,
+    check_reward_context,
+    require_transport,
+)
 from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.environments.files import files_of, index_corpus
 from pipelines.stages.alignment.judging import check_judge, open_judge
@@ -31,7 +37,7 @@ from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.stages.alignment.watching import transcripts
 from pipelines.stages.alignment.watching.alarms import alarms
 from pipelines.stages.alignment.watching.transcripts import Transcripts
-from pipelines.stages.generation.engine import engine_dtype, engine_options
+from pipelines.stages.generation.engine import EngineOptions, engine_dtype, engine_options
 from pipelines.stages.training.batches import BatchPlan, plan_batches
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.stage import run_training
@@ -68,6 +74,7 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
             reward.require()
         if spec.environment:
             spec.environment.require()
+        require_transport(ctx.scaling)
         for split in ("train", "heldout"):
             prompts, left_out[split] = encode_split(ctx, tokenizer, split)
             check_references(ctx, prompts, split)
@@ -78,7 +85,8 @@ def build(ctx: Context[RlhfSpec]) -> dict[str, Any]:
         return plan_batches(spec, ctx.scaling, spec.steps)
 
     def needs() -> dict[str, Any]:
-        engines.extend(start_engines(ctx.inputs["model"], spec, ctx.scaling))
+        if not ctx.scaling.colocated_fraction:  # else workers start them
+            engines.extend(start_engines(ctx.inputs["model"], spec, ctx.scaling))
         return {"engines": engines, "eos_token_id": tokenizer.eos_token_id, "left_out": left_out["train"]}
 
     try:
@@ -117,17 +125,19 @@ def encode_split(ctx: Context[RlhfSpec], tokenizer: Any, split: str) -> tuple[li
 def start_engines(model: Artifact, spec: RlhfSpec, scaling: ScalingSpec) -> list[Any]:
     from pipelines.stages.generation import fleet
 
-    longest, seconds = spec.max_prompt_tokens + spec.max_completion_tokens, scaling.rollout_timeout_seconds
-    options = engine_options(
+    require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * scaling.gpus_per_rollout)
+    return fleet.start(model, options_of(spec, scaling), scaling)
+
+
+def options_of(spec: RlhfSpec, scaling: ScalingSpec) -> EngineOptions:
+    return engine_options(
         scaling,
-        longest,
+        spec.max_prompt_tokens + spec.max_completion_tokens,
         takes_weights=True,
         updates=Updates(spec.method, spec.precision, spec.seed) if isinstance(spec.method, LowRank) else None,
         calls_at_once=at_once(spec),
-        timeout_seconds=seconds,
+        timeout_seconds=scaling.rollout_timeout_seconds,
     )
-    require_gpus(scaling.num_workers * scaling.gpus_per_worker + scaling.rollout_workers * options.gpus)
-    return fleet.start(model, options, scaling)
 
 
 def at_once(spec: RlhfSpec) -> int:
@@ -151,7 +161,7 @@ def load_reference(folder: Path, spec: RlhfSpec, device: str) -> Any:
 def recipe(work: Work, rank: int) -> Parts:
     """A policy, its frozen beginning where there is a penalty, critic and teacher where the advantage needs them, and
     batches that the policy samples itself."""
-    from pipelines.stages.generation.fleet import Fleet
+    from pipelines.stages.generation.fleet import Fleet, start_beside
 
     spec, scaling = work.spec, work.scaling
     assert isinstance(spec, RlhfSpec)
@@ -169,8 +179,18 @@ def recipe(work: Work, rank: int) -> Parts:
     critic = Critic.of(values, policy, folder, reward) if values else None
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
     verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
+    engines, beside = work.extra["engines"], None
+    if scaling.colocated_fraction:
+        engines = start_beside(work.inputs["model"], options_of(spec, scaling), scaling)
+        beside = engines[rank]
     sync = WeightSync(
-        Fleet(work.extra["engines"], scaling.rollout_timeout_seconds, scaling.max_failures, spec.max_staleness > 0)
+        Fleet(
+            engines,
+            scaling.rollout_timeout_seconds,
+            scaling.max_failures,
+            spec.max_staleness > 0,
+            scaling.weight_transport,
+        )
         if rank == 0
         else None,
         torch.float32 if adapts else getattr(torch, engine_dtype(scaling)),
@@ -178,6 +198,7 @@ def recipe(work: Work, rank: int) -> Parts:
         verify,
         eos,
         min(GREEDY_TOKENS, spec.max_completion_tokens),  # what the engine has room for
+        beside,
     )
     source = RolloutBatches(
         spec=spec,

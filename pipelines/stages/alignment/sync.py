@@ -22,7 +22,8 @@ GREEDY_TOKENS = 24
 
 
 class WeightSync:
-    """Called by all ranks; only rank 0 has the fleet. `twin` is a transformers model to verify with, or None."""
+    """Called by all ranks; only rank 0 has the fleet. `twin` is a transformers model to verify with, or None; `beside`
+    the engine that a worker has started itself, which lives as long as its handle does."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class WeightSync:
         prompts: list[list[int]],
         eos_token_id: int,
         greedy_tokens: int = GREEDY_TOKENS,
+        beside: Any = None,
     ) -> None:
         self.fleet = fleet
         self.dtype = dtype
@@ -39,6 +41,7 @@ class WeightSync:
         self.prompts = prompts
         self.eos_token_id = eos_token_id
         self.greedy_tokens = greedy_tokens
+        self.beside = beside
         self.version = -1
         self.verified = 0
         self._last: dict[str, float] = {}
@@ -52,7 +55,8 @@ class WeightSync:
         if version == self.version:
             return
         began = time.monotonic()
-        weights = engine.weights(keep=self.fleet is not None)
+        straight = self.fleet is not None and self.fleet.transport != "object_store"
+        weights = engine.weights(keep=self.fleet is not None, on_device=straight)
         self.version = version
         if self.fleet:
             sent = {name: weight.to(self.dtype) for name, weight in weights.items()}
@@ -63,6 +67,13 @@ class WeightSync:
         if self.fleet and self.twin is not None:
             self._verify(weights)
         dist.barrier()
+
+    def rest(self) -> None:
+        """Have engines that share the workers' GPUs give back their memory, before anything is learned."""
+        if self.beside is not None:
+            if self.fleet:
+                self.fleet.rest()
+            dist.barrier()
 
     def _verify(self, weights: dict[str, Tensor]) -> None:
         assert self.fleet

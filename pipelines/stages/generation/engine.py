@@ -61,6 +61,8 @@ class EngineOptions:
     temperature_in_logprobs: bool = True
     calls_at_once: int = 1  # above 1 several may draw at the same time, and weights change while they do (in_flight.py)
     timeout_seconds: float = 0.0  # how long a call is waited for; 0: for ever
+    share: float = 0.0  # of a GPU that it has with a learner, and gives back when it rests; 0: all that vLLM takes
+    visible_gpu: str = ""  # CUDA_VISIBLE_DEVICES of an engine that Ray gives none
 
 
 def engine_options(scaling: ScalingSpec, max_model_len: int, dtype: str = "", **others: Any) -> EngineOptions:
@@ -69,8 +71,9 @@ def engine_options(scaling: ScalingSpec, max_model_len: int, dtype: str = "", **
     return EngineOptions(
         max_model_len=max_model_len,
         dtype=dtype or engine_dtype(scaling),
-        gpus=scaling.gpus_per_rollout,
+        gpus=scaling.gpus_per_engine,
         threads=int(scaling.cpus_per_rollout) or len(os.sched_getaffinity(0)),
+        share=scaling.colocated_fraction,
         **others,
     )
 
@@ -80,7 +83,7 @@ def engine_dtype(scaling: ScalingSpec, config: Mapping[str, Any] | None = None) 
     it is quantized."""
     if config and "quantization_config" in config:
         return "auto"
-    return "bfloat16" if scaling.gpus_per_rollout else "float32"
+    return "bfloat16" if scaling.gpus_per_engine else "float32"
 
 
 def engine_runtime_env(options: EngineOptions) -> dict[str, Any]:
@@ -122,6 +125,8 @@ class GenerationEngine:
 
     def __init__(self, model: Artifact | Location, options: EngineOptions) -> None:
         os.environ |= ENVIRONMENT
+        if options.visible_gpu:  # before CUDA is looked for
+            os.environ["CUDA_VISIBLE_DEVICES"] = options.visible_gpu
         import vllm._custom_ops as custom_ops
         from vllm import LLM
 
@@ -136,9 +141,12 @@ class GenerationEngine:
             if options.takes_weights:
                 # oneDNN keeps a packed copy of every matrix that new weights would not reach.
                 custom_ops._supports_onednn = False
+        elif options.share:
+            engine |= {"enable_sleep_mode": True, "gpu_memory_utilization": options.share}
         if options.calls_at_once > 1:  # else a token may be told after weights that it was drawn before
             engine |= {"async_scheduling": False}
         self.version = INITIAL
+        self.asleep: list[str] = []  # parts of the memory that were given back, in the order to take them again
         self.late_seconds = STACK_FRACTION * options.timeout_seconds
         with folder_of(model) as folder:
             self.llm = LLM(
@@ -164,7 +172,21 @@ class GenerationEngine:
         """Where the engine runs, for whoever wants to know what it said."""
         return here()
 
-    def load(self, version: int, shared: dict[str, Shared], abandon: bool = False) -> tuple[int, int]:
+    def rest(self) -> None:
+        """Give back what memory of a GPU weights and KV cache take, until there is work again. The weights are kept in
+        main memory."""
+        with stack_when_late(self.late_seconds):
+            if not self.asleep:
+                self.llm.sleep(level=1)
+                self.asleep = ["weights", "kv_cache"]
+
+    def _wake(self, *parts: str) -> None:
+        """Take memory again: that of the weights is there before new ones come, that of the KV cache after they did."""
+        for part in [part for part in self.asleep if part in parts]:
+            self.llm.wake_up([part])
+            self.asleep.remove(part)
+
+    def load(self, version: int, shared: dict[str, Shared | Tensor], abandon: bool = False) -> tuple[int, int]:
         """Take new weights, by their Hugging Face names. Returns the version and the checksum of what is now in use;
         of updates that weights are made of, their own.
 
@@ -181,6 +203,7 @@ class GenerationEngine:
         with stack_when_late(self.late_seconds):
             if self.in_flight:
                 return self.in_flight.load(take, abandon)
+            self._wake("weights")
             taken = take()
             self.llm.reset_prefix_cache()
             return taken
@@ -243,6 +266,7 @@ class GenerationEngine:
             return [Completion(d.tokens, d.logprobs, e, versions=d.versions) for d, e in zip(drawn, ended, strict=True)]
         self._require(version == self.version, version)
         with stack_when_late(self.late_seconds):
+            self._wake("weights", "kv_cache")
             outputs = self.llm.generate([{"prompt_token_ids": p} for p in prompts], parameters, use_tqdm=False)
         return [self._completion(output.outputs[0]) for output in outputs]
 
@@ -261,6 +285,7 @@ class GenerationEngine:
         """
         from vllm import SamplingParams
 
+        self._wake("weights", "kv_cache")
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         outputs = self.llm.generate([{"prompt_token_ids": s} for s in sequences], parameters, use_tqdm=False)
         return [

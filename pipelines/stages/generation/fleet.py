@@ -7,6 +7,7 @@ Where engines take calls at once, one thread may give them weights while others 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+import torch
+import torch.distributed as dist
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cluster.control.failures import explained
@@ -47,20 +51,48 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
     """
     require_whole(artifact)
     require_gpus(scaling.rollout_workers * options.gpus)
-    if not scaling.cpus_per_rollout:
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        options = replace(options, threads=shared_threads(options.threads, scaling.rollout_workers, nodes))
+    options = _sharing(options, scaling)
+    actor = _actor(options, num_cpus=scaling.cpus_per_rollout, num_gpus=options.gpus)
+    return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
+
+
+def start_beside(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> list[Any]:
+    """Handles of engines that begin to start now, one beside each training worker, on its machine and its GPU; every
+    rank calls this. Each engine ends with the worker that started it, who must keep its handle.
+
+    Raises InputError for an adapter.
+    """
+    require_whole(artifact)
+    options = _sharing(options, scaling)
+    if options.gpus:  # Ray has given it to the worker, and gives no GPU twice
+        device = torch.cuda.current_device()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        options = replace(options, visible_gpu=visible[device] if visible != [""] else str(device))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = _actor(options, num_cpus=scaling.cpus_per_rollout, num_gpus=0, scheduling_strategy=here)
+    handles: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(handles, own := actor.remote(artifact, options))
+    handles[dist.get_rank()] = own
+    return handles
+
+
+def _sharing(options: EngineOptions, scaling: ScalingSpec) -> EngineOptions:
+    if scaling.cpus_per_rollout:
+        return options
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return replace(options, threads=shared_threads(options.threads, scaling.engines, nodes))
+
+
+def _actor(options: EngineOptions, **resources: Any) -> Any:
     threads: Any = {"concurrency_groups": {WEIGHTS: 1}} if options.calls_at_once > 1 else {}
-    actor = ray.remote(
-        num_cpus=scaling.cpus_per_rollout,
-        num_gpus=options.gpus,
+    return ray.remote(
         max_concurrency=options.calls_at_once,
         max_restarts=-1,
         max_task_retries=-1,  # a call to an engine that is being restarted waits for it; one of old weights is refused
         runtime_env=engine_runtime_env(options),
+        **resources,
         **threads,
     )(GenerationEngine)
-    return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
 
 
 def shared_threads(cores: int, engines: int, nodes: int) -> int:
@@ -83,14 +115,22 @@ class Fleet:
     """The engines behind `handles`, as one process, the learner's rank 0, uses them.
 
     `in_flight`: the engines take calls at once. Weights then reach what is being drawn, and `generate` may be called
-    by several threads.
+    by several threads. `transport` is a `scaling.weight_transport`; with `nixl` the process must be an actor.
     """
 
-    def __init__(self, handles: list[Any], timeout_seconds: float, max_failures: int, in_flight: bool = False) -> None:
+    def __init__(
+        self,
+        handles: list[Any],
+        timeout_seconds: float,
+        max_failures: int,
+        in_flight: bool = False,
+        transport: str = "object_store",
+    ) -> None:
         self.handles = handles
         self.timeout_seconds = timeout_seconds
         self.max_failures = max_failures
         self.in_flight = in_flight
+        self.transport = transport
         self.restarts = 0
         self._weights: Weights | None = None  # the newest
         self._sending = threading.Lock()  # else an engine that is brought back may get older ones after the newest
@@ -103,11 +143,18 @@ class Fleet:
     def sync(self, version: int, weights: dict[str, Tensor]) -> None:
         """Give all engines new weights. Raises JobError where what they then hold is not what was sent."""
         # What an engine draws when the first weights come was asked for by a process that is dead.
-        new = Weights(
-            version, checksum(weights.values()), ray.put(share(weights)), self.in_flight and self._weights is None
-        )
+        new = Weights(version, checksum(weights.values()), self._put(weights), self.in_flight and self._weights is None)
         self._on_all([None] * len(self.handles), new)
         self._weights = replace(new, abandon=False)
+
+    def _put(self, weights: dict[str, Tensor]) -> Any:
+        if self.transport == "object_store":
+            return ray.put(share(weights))
+        return ray.put({name: weight.contiguous() for name, weight in weights.items()}, _tensor_transport="nixl")
+
+    def rest(self) -> None:
+        """Have all engines give back their GPUs' memory until they are asked for something."""
+        self._on_all([lambda engine: engine.rest.remote()] * len(self.handles))
 
     def generate(self, prompts: list[list[int]], seeds: list[int], **options: Any) -> list[Completion]:
         """One completion of each prompt, from the newest weights, in order (see `GenerationEngine.generate`)."""

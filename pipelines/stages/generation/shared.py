@@ -36,11 +36,13 @@ def share(tensors: Mapping[str, Tensor]) -> dict[str, Shared]:
     }
 
 
-def read(shared: Mapping[str, Shared]) -> dict[str, Tensor]:
-    """The tensors, in place: nobody may write to them."""
+def read(shared: Mapping[str, Shared | Tensor]) -> dict[str, Tensor]:
+    """The tensors, in place: nobody may write to them. One that travelled as such is what it is."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return {
             name: torch.from_numpy(each.bytes).view(getattr(torch, each.dtype)).view(each.shape)
+            if isinstance(each, Shared)
+            else each
             for name, each in shared.items()
         }

@@ -189,9 +189,9 @@ class Engine:
         if self.loss_scale:
             self.loss_scale = LossScale(**notes["loss_scale"])
 
-    def weights(self, keep: bool) -> dict[str, Tensor]:
-        """The trained weights, whole, on the CPU, by name, tied ones once, for the ranks that are to `keep` them; the
-        others hold one at a time. Every rank must call it."""
+    def weights(self, keep: bool, on_device: bool = False) -> dict[str, Tensor]:
+        """Copies of the trained weights, whole, on the CPU or where they are computed with, by name, tied ones once,
+        for the ranks that are to `keep` them; the others hold one at a time. Every rank must call it."""
         found = {}
         for name, parameter in self.engine.module.model.named_parameters():
             if not parameter.requires_grad:
@@ -199,5 +199,5 @@ class Engine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 whole = cuts.whole(parameter)
                 if keep:
-                    found[name] = whole.cpu().clone()
+                    found[name] = (whole if on_device else whole.cpu()).detach().clone()
         return found
