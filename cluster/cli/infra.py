@@ -17,7 +17,7 @@ infra = group("Kubernetes: manifests for KubeRay, and a check without a cluster;
 
 @infra.command()
 def render(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for base/ and overlays/gpu/.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for base/ and overlays/.", show_default=False)],
     config: Config = None,
     set_: Sets = None,
     name: Name = "",
@@ -48,6 +48,8 @@ def _order(changes: dict[str, Any], name: str) -> "Order":
     spec = override(InfraSpec(), changes.pop("infra", None) or {}, "infra")
     endpoint = changes.pop("endpoint", None) or {}
     graph = load_script(PROJECT_ROOT / spec.pipeline).graph(Store(spec.store or None), changes, name)
+    for step in graph.steps:
+        step.spec.check_scaling(graph.scaling)  # before a cluster is asked for
     run = {step.key: fields(step.spec) for step in graph.steps} | {"scaling": fields(graph.scaling)}
     for key, given in changes.items():
         if INPUTS in given:
@@ -84,13 +86,15 @@ def validate(
 
     Exits with 3 where one would be refused, or gives a secret away. Warnings do not count.
     """
-    from cluster.core.errors import SpecError
+    from cluster.core.errors import InputError, SpecError
     from cluster.kubernetes.documents import read
     from cluster.kubernetes.schema import read_crds
     from cluster.kubernetes.validate import validate as check
 
     schemas = read_crds(crds) if crds else {}
     report = check((document for path in paths for document in read(path)), schemas)
+    if not report.documents:
+        raise InputError(f"{', '.join(map(str, paths))}: no manifests there", "What wrote them has probably failed.")
     if as_json:
         print_json({"findings": [finding.as_dict() for finding in report.findings], "notes": report.notes})
     else:

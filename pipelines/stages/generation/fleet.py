@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from torch import Tensor
 
+from cluster.control import places
 from cluster.control.failures import explained
 from cluster.control.runtime import require_gpus
 from cluster.core.adapters import require_whole
@@ -54,6 +55,7 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
     actor = ray.remote(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
+        resources=places.asked(places.ENGINE) if options.gpus or scaling.cpus_per_rollout else None,
         max_concurrency=options.calls_at_once,
         max_restarts=-1,
         max_task_retries=-1,  # a call to an engine that is being restarted waits for it; one of old weights is refused
