@@ -7,7 +7,7 @@ As there, what is null is absent, and in a list the zero value.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cluster.core.errors import NotReadyError, nearest
@@ -34,7 +34,7 @@ def check(body: dict[str, Any]) -> Problems:
         raise NotReadyError(
             "the schemas of Kubernetes' own kinds are not installed", "Install them: `pip install kubernetes-validate`."
         ) from None
-    body = _without_nulls(body)
+    given, body = body, _without_nulls(body)
     try:
         kubernetes_validate.validate(body, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -42,6 +42,12 @@ def check(body: dict[str, Any]) -> Problems:
         return  # the values of what has another shape would only say it again
     except kubernetes_validate.SchemaNotFoundError:
         return
+    for path in _nulls(given):  # a field must be known even where it is null
+        try:
+            kubernetes_validate.validate(_without_nulls(given, kept=path), KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            if error.validator == "additionalProperties":
+                yield from _shape(error)
     at = At(body)
     yield from VALUES.get(str(body["kind"]), _nothing)(at)
 
@@ -57,12 +63,29 @@ def _shape(error: Any) -> Problems:
         yield Problem(path, text, "See `kubectl explain`.")
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any, kept: Path = (), path: Path = ()) -> Any:
+    """The value without its nulls, but for the one at `kept`."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {
+            key: _without_nulls(inner, kept, (*path, key))
+            for key, inner in value.items()
+            if inner is not None or (*path, key) == kept
+        }
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [_without_nulls(inner, kept, (*path, index)) for index, inner in enumerate(value)]
     return value
+
+
+def _nulls(value: Any, path: Path = ()) -> Iterator[Path]:
+    """The places of the nulls that are values of a key."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if inner is None:
+                yield (*path, key)
+            yield from _nulls(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _nulls(inner, (*path, index))
 
 
 def _nothing(_: At) -> Problems:
@@ -124,8 +147,8 @@ def budget(body: At) -> Problems:
         yield spec["maxUnavailable"].error("does not go with minAvailable", "Keep one of them.")
     for name in ("minAvailable", "maxUnavailable"):
         value = spec[name].value
-        if isinstance(value, int) and value < 0:
-            yield spec[name].error(f"is {value}", "Give 0 or more.")
+        if isinstance(value, int) and not 0 <= value < 2**31:
+            yield spec[name].error(f"is {value}", "Give 0 or more, up to 2^31 - 1.")
         if isinstance(value, str) and not (re.fullmatch(r"[0-9]+%", value) and int(value[:-1]) <= 100):
             yield spec[name].error(f"{value!r} is neither a number nor 0% to 100%", "Write 1, or '50%'.")
     if "unhealthyPodEvictionPolicy" in spec:
@@ -135,6 +158,13 @@ def budget(body: At) -> Problems:
 
 def namespace(body: At) -> Problems:
     """A Namespace."""
+    for mode in ("enforce", "audit", "warn"):
+        labels = body / "metadata.labels"
+        level, version = (f"pod-security.kubernetes.io/{mode}{end}" for end in ("", "-version"))
+        if level in labels:
+            yield from one_of(labels[level], ("privileged", "baseline", "restricted"))
+        if version in labels and not re.fullmatch(r"latest|v1\.(0|[1-9][0-9]*)", labels[version].text()):
+            yield labels[version].error(f"{labels[version].value!r} is no version", "Write latest, or v1.36.")
     for finalizer in (body / "spec.finalizers").items():
         if not names.is_key(finalizer.text()) or ("/" not in finalizer.text() and finalizer.value != "kubernetes"):
             yield finalizer.error(f"{finalizer.value!r} cannot be a finalizer", "Leave it out.")

@@ -10,6 +10,7 @@ from cluster.kubernetes.findings import At, Problems
 
 ANNOTATION_BYTES = 256 * 1024
 LABEL_NAMED = ("Namespace",)  # whose name is a DNS-1123 label; most are subdomains
+PATH_NAMED = ("PodDisruptionBudget",)  # whose name may be whatever can stand in a path
 KEY_REMEDY = "At most 63 letters, digits, - _ and ., behind a domain and a slash or not."
 
 
@@ -19,7 +20,7 @@ def check(kind: str, metadata: At) -> Problems:
         yield metadata.error("is missing", "Name it: `metadata: {name: ...}`.")
         return
     name, generated = metadata["name"], metadata["generateName"]
-    fits = names.is_label if kind in LABEL_NAMED else names.is_name
+    fits = names.is_label if kind in LABEL_NAMED else names.is_path if kind in PATH_NAMED else names.is_name
     if not name.value and not generated.value:
         yield name.error("is missing", "Name it.")
     elif name.value:

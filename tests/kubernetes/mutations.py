@@ -8,8 +8,8 @@ from typing import Any
 
 JUNK: list[Any] = [
     None, True, False, 0, -1, 1, 70000, 2**31, 2**40, 2.5, "", " ", "x", "-x", "X", "x_y", "a/b", "a/b/c", "a..b", "é",
-    "100%", "101%", "Ingress", "TCP", "tcp", "true", "10.0.0.0/8", "10.0.0.0", "1Gi", "-1Gi", "x" * 64, "x" * 254, "x\n",
-    [], [""], [None], ["x"], [{}], {}, {"x": "y"}, {"x": None}, {"x": 1}, {"a b": "c"}, [1], [{"x": "y"}],
+    "100%", "101%", "Ingress", "TCP", "tcp", "true", "10.0.0.0/8", "10.0.0.0", "1Gi", "-1Gi", "x" * 64, "x" * 254,
+    "x\n", [], [""], [None], ["x"], [{}], {}, {"x": "y"}, {"x": None}, {"x": 1}, {"a b": "c"}, [1], [{"x": "y"}],
 ]  # fmt: skip
 # Fields of metadata that the server sets itself, and what says which kind it is: not what people write by hand.
 KEPT = {("apiVersion",), ("kind",), ("metadata",), ("metadata", "namespace")}

@@ -41,6 +41,11 @@ def is_name(text: str) -> bool:
     return len(text) <= NAME_CHARS and _SUBDOMAIN.fullmatch(text) is not None
 
 
+def is_path(text: str) -> bool:
+    """What can stand in the path of a URL, as the few names are that have no other rule."""
+    return text not in ("", ".", "..") and not set(text) & {"/", "%"}
+
+
 def is_key(text: str) -> bool:
     """The key of a label or an annotation: a word, with a domain and a slash before it or not."""
     prefix, slash, word = text.rpartition("/")
