@@ -40,7 +40,7 @@ def mutated(body: dict[str, Any], choice: random.Random) -> tuple[dict[str, Any]
     elif kind == "key" and isinstance(last, str):
         here[choice.choice((last + "s", last.upper(), last + "/x", ""))] = here.pop(last)
     elif kind == "twice" and isinstance(here, list):
-        here.append(copy.deepcopy(here[last]))  # type: ignore[call-overload]
+        here.append(copy.deepcopy(here[int(last)]))
     elif kind == "near" and isinstance(here[last], str):
         here[last] = choice.choice((here[last].upper(), here[last] + "-", here[last] * 3, "." + here[last]))
     else:
