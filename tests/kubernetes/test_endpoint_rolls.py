@@ -41,12 +41,11 @@ def test_another_model_takes_over_and_a_broken_one_does_not(tmp_path: Any) -> No
         old, new = (commit_model(store, tmp_path / "model", PretrainSpec(seed=seed), {}) for seed in (1, 2))
         hand_over(folder)
         apply(server, serving(f"model/{old.fingerprint}"), "endpoint")
-        server.kubectl("-n", INFRA.namespace, "wait", "--for=condition=Ready", "rayservice/trunkline-endpoint",
-                       f"--timeout={START_SECONDS}s")  # fmt: skip
+        until("the endpoint", START_SECONDS, lambda: _is_ready(server))
         path = SERVICE.format(INFRA.name) + "/v1/completions"
         asked = {"model": "chat", "prompt": "def", "max_tokens": 2}
         until("the first answer", 60, lambda: server.ask("POST", path, asked)[0] == 200)
-        with Clients(server, path, asked, CLIENTS, pause_seconds=2.0) as clients:
+        with Clients(server, path, asked, CLIENTS, pause_seconds=3.0) as clients:
             until("answers", 60, lambda: len(clients.got) >= 2 * CLIENTS)
             assert len(clients.answering()) == 1
             (first,) = clients.answering()
@@ -67,6 +66,11 @@ def test_another_model_takes_over_and_a_broken_one_does_not(tmp_path: Any) -> No
             until("the end of what cannot start", 200, lambda: _clusters(server) == 1)
             assert clients.answering() == {second}
         assert clients.failed() == [], f"{len(clients.failed())} of {len(clients.got)}"
+
+
+def _is_ready(server: Server) -> bool:
+    conditions = service(server).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _clusters(server: Server) -> int:
