@@ -162,7 +162,7 @@ def test_a_job_that_waits_says_for_what(server: Server) -> None:
     api = Api(str(server.kubeconfig), namespace="waits")
     for body in placed(rendered(order(InfraSpec(namespace="waits")))):
         api.apply(body)
-    lines = []
+    lines: list[str] = []
     looks = 0
 
     def wait(seconds: float) -> None:
