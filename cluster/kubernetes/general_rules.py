@@ -8,21 +8,20 @@ from typing import Any
 
 import yaml
 
-from cluster.kubernetes.findings import At, Problems
+from cluster.core.specs.kubernetes_names import passwords
+from cluster.kubernetes import metadata
+from cluster.kubernetes.findings import At, Problem, Problems
 
 # KubeRay appends to them, and the longest result must still be a label's value.
 NAME_CHARS = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
-LABEL_KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?")
-LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?")
 SECRET = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_?KEY(_ID)?|PRIVATE_?KEY)$", re.I)
 REFERENCE = re.compile(r"\$|/|~")  # a variable of the container, or a path
 
 
-def names(kind: str, metadata: At) -> Problems:
-    name, most = metadata["name"], NAME_CHARS.get(kind)
-    if not name and not metadata["generateName"]:
-        yield name.error("is missing", "Name it.")
-    if most is None or not name:
+def names(kind: str, about: At) -> Problems:
+    """KubeRay's bounds for what it appends to."""
+    name, most = about["name"], NAME_CHARS.get(kind)
+    if most is None or not name.text():
         return
     if len(name.text()) > most:
         yield name.error(f"{len(name.text())} characters are more than KubeRay's {most} for a {kind}", "Shorten it.")
@@ -31,17 +30,16 @@ def names(kind: str, metadata: At) -> Problems:
 
 
 def labels(body: At) -> Problems:
-    """Labels of the document and, below it, of groups and pods."""
-    for place in _places(body, "labels"):
-        for key, value in place.value.items() if isinstance(place.value, dict) else ():
-            if not LABEL_KEY.fullmatch(str(key)):
-                yield place[key].error(f"{key!r} cannot be a label's key", "Use letters, digits, and - _ . within.")
-            if isinstance(value, str) and not LABEL_VALUE.fullmatch(value):
-                yield place[key].error(f"{value!r} cannot be a label's value", "At most 63 letters, digits, - _ .")
+    """Labels of groups and pods, which the API server looks at when KubeRay makes these, and not before."""
+    for place in _places(body["spec"], "labels"):
+        if isinstance(place.value, dict):
+            yield from metadata.labels(place)
 
 
 def secrets(body: At) -> Problems:
     """Secrets that stand in the manifest, and so in etcd, in git and in `kubectl describe`, instead of in a Secret."""
+    for path in passwords(body.value):
+        yield Problem(path, "a URL with a password", "Leave it out, and give it by a Secret.")
     for place in _places(body, "env"):
         for entry in place.items():
             if _discloses(entry["name"].text(), entry["value"]):
@@ -66,7 +64,7 @@ def secrets(body: At) -> Problems:
 def budget(body: At) -> Problems:
     """A PodDisruptionBudget of pods that KubeRay owns: RayClusters have no scale, so that only an integer counts."""
     selected = (body / "spec.selector.matchLabels").value
-    if not any(str(key).startswith("ray.io/") for key in selected or {}):
+    if not isinstance(selected, dict) or not any(str(key).startswith("ray.io/") for key in selected):
         return
     if "maxUnavailable" in body["spec"]:
         yield (body / "spec.maxUnavailable").error(

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import yaml
 
+from cluster.core.specs.kubernetes_names import is_schedule
 from cluster.kubernetes.findings import At, Problems
 from cluster.kubernetes.views import Job
 
@@ -30,6 +31,15 @@ def where(job: Job) -> Problems:
         yield job.spec["backoffLimit"].error("a retry builds a new cluster, clusterSelector names one", "Set it to 0.")
     if job.spec["suspend"].value is True:
         yield job.spec["suspend"].error("does not go with clusterSelector", "Leave it out.")
+
+
+def schedule(cron: At) -> Problems:
+    """What a RayCronJob asks of its schedule, and of its operator."""
+    if not is_schedule(cron["schedule"].text()):
+        yield cron["schedule"].error(f"{cron['schedule'].value!r} is not one of cron", "Five fields: 0 3 * * *.")
+    yield cron.warning(
+        "KubeRay passes RayCronJobs over unless started with the feature gate RayCronJob", "Turn the gate on."
+    )
 
 
 def submission(job: Job) -> Problems:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.control import places
 from cluster.control.runtime import ENVIRONMENT
 from cluster.core.specs.infra import InfraSpec
 
@@ -18,11 +19,14 @@ APP_FOLDER = "/home/trunkline/app"  # where the Dockerfiles put the project
 USER_ID = 1000  # the Dockerfiles' user
 STOP_SECONDS = 60  # a training worker saves a checkpoint, a replica answers what it has begun
 GPU = "nvidia.com/gpu"
+LOST = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")  # taints of a node that says nothing more
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 PART_OF = "app.kubernetes.io/part-of"
 COMPONENT = "app.kubernetes.io/component"
 
 HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
+METRICS_PORTS = {"metrics": 8080, "as-metrics": 44217, "dash-metrics": 44227}  # of Ray, its autoscaler, its dashboard
 
 CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 POD_SECURITY = {
@@ -61,10 +65,12 @@ class Pods:
     component: str
     image: str
     run_config: str = ""  # ConfigMap that the head sees in RUN_FOLDER
+    places: tuple[str, ...] = ()  # that the cluster's workers bring (cluster/control/places.py)
 
     def head(self, size: Size, *, ports: dict[str, int], autoscaler: bool) -> Manifest:
         """The head: Ray's control plane and the drivers of jobs."""
-        template = self._template(self._container("ray-head", size, HEAD_PORTS | ports), token=autoscaler)
+        container = self._container("ray-head", size, HEAD_PORTS | METRICS_PORTS | ports)
+        template = self._template(container, token=autoscaler)
         if self.run_config:
             spec = template["spec"]
             mount = {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True}
@@ -72,17 +78,20 @@ class Pods:
             spec["containers"][0].setdefault("volumeMounts", []).append(mount)
         return template
 
-    def worker(self, size: Size, *, ports: dict[str, int]) -> Manifest:
-        """A worker; what runs in it is asked to end, and waited for, before the pod goes."""
-        container = self._container("ray-worker", size, ports)
+    def worker(self, size: Size, *, ports: dict[str, int], spot: bool = False) -> Manifest:
+        """A worker; what runs in it is asked to end, and waited for, before the pod goes. `spot`: it may be where nodes
+        are taken away."""
+        infra = self.infra
+        container = self._container("ray-worker", size, {"metrics": METRICS_PORTS["metrics"]} | ports)
         command = ["/bin/sh", "-c", f"ray stop --grace-period {STOP_SECONDS}"]
         container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
         template = self._template(container)
         template["spec"]["terminationGracePeriodSeconds"] = STOP_SECONDS + 30
-        if size.gpus:
-            template["spec"]["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-            if self.infra.gpu_node_selector:
-                template["spec"]["nodeSelector"] = dict(self.infra.gpu_node_selector)
+        selector = (infra.gpu_node_selector if size.gpus else {}) | (infra.spot_node_selector if spot else {})
+        keys = [GPU] * bool(size.gpus) + list(infra.spot_node_selector if spot else ())
+        template["spec"]["tolerations"] += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
+        if selector:
+            template["spec"]["nodeSelector"] = dict(selector)
         return template
 
     def submitter(self) -> Manifest:
@@ -101,8 +110,12 @@ class Pods:
     def _container(self, name: str, size: Size, ports: dict[str, int]) -> Manifest:
         infra = self.infra
         environment = ENVIRONMENT | {"TRUNKLINE_STORE": infra.store or STORE_FOLDER}
+        if self.places:
+            environment[places.VARIABLE] = ",".join(self.places)
         if infra.store_endpoint:
             environment["AWS_ENDPOINT_URL"] = infra.store_endpoint
+        if infra.offline:
+            environment |= OFFLINE
         return _without_empty(
             {
                 "name": name,
@@ -128,6 +141,11 @@ class Pods:
             "imagePullSecrets": [{"name": infra.pull_secret}] if infra.pull_secret else [],
             "containers": [container],
             "volumes": stored if volumes is None else volumes,
+            # Kubernetes' own default keeps the pods of a lost node for five minutes.
+            "tolerations": [
+                {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": infra.node_loss_seconds}
+                for key in LOST
+            ],
         }
         spec = _without_empty(spec) | ({} if token else {"automountServiceAccountToken": False})
         return {"metadata": {"labels": {PART_OF: infra.name, COMPONENT: self.component}}, "spec": spec}

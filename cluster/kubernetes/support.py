@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from cluster.core.errors import SpecError
 from cluster.core.specs.access import is_postgres
 from cluster.core.specs.infra import InfraSpec
+from cluster.core.specs.kubernetes_names import passwords
 from cluster.kubernetes.objects import RUN_FILE, Order
-from cluster.kubernetes.pods import COMPONENT, HEAD_PORTS, PART_OF, Manifest
+from cluster.kubernetes.pods import COMPONENT, HEAD_PORTS, METRICS_PORTS, PART_OF, Manifest
 from cluster.kubernetes.text import block
 
 COMPONENTS = ("cluster", "job", "endpoint")
 HEAD = {"ray.io/node-type": "head"}
 OPERATOR = {"app.kubernetes.io/component": "kuberay-operator"}
 ACCESS = {"trunkline.io/access": "true"}  # a namespace with this label may use the endpoint and read the metrics
-METRICS_PORT = 8080
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")  # addresses of no one else's network
 POSTGRES_PORT = 5432
 HTTPS_PORTS = (443, 6443)  # the API server is behind the one or the other, as the network plugin counts it
 
@@ -37,7 +39,7 @@ def storage(infra: InfraSpec) -> list[Manifest]:
     if infra.store:
         return []
     spec: Manifest = {
-        "accessModes": ["ReadWriteMany"],
+        "accessModes": [infra.storage_access],
         "resources": {"requests": {"storage": f"{infra.storage_gib}Gi"}},
     }
     if infra.storage_class:
@@ -65,7 +67,15 @@ def disruption(infra: InfraSpec) -> list[Manifest]:
 
 
 def run_config(order: Order) -> Manifest:
-    """The resolved specs of the RayJob's pipeline, as the file that it is given by `--config`."""
+    """The resolved specs of the RayJob's pipeline, as the file that it is given by `--config`.
+
+    Raises SpecError where a password stands in one: whoever reads the namespace would read it.
+    """
+    for path in passwords(order.run):
+        raise SpecError(
+            f"{'.'.join(map(str, path))}: a URL with a password, which would stand in a ConfigMap",
+            "Leave the password out, and give it to the pods by the secret of infra.store_secret.",
+        )
     manifest = _manifest(order.infra, "v1", "ConfigMap", order.job_name, "job", {})
     manifest.pop("spec")
     return manifest | {"data": {RUN_FILE: block(order.run)}}
@@ -105,7 +115,9 @@ def network(order: Order) -> list[Manifest]:
             infra,
             "metrics",
             everything,
-            ingress=[{"from": [{"namespaceSelector": {"matchLabels": ACCESS}}], "ports": _ports(METRICS_PORT)}],
+            ingress=[
+                {"from": [{"namespaceSelector": {"matchLabels": ACCESS}}], "ports": _ports(*METRICS_PORTS.values())}
+            ],
         ),
         _outside(infra, everything),
     ]
@@ -128,7 +140,10 @@ def _outside(infra: InfraSpec, everything: dict[str, str]) -> Manifest:
     ports = list(HTTPS_PORTS)
     if infra.store_endpoint and (port := _port(infra.store_endpoint)) not in ports:
         ports.append(port)
-    return _policy(infra, "outside", everything | ({} if infra.store else HEAD), egress=[{"ports": _ports(*ports)}])
+    rule: Manifest = {"ports": _ports(*ports)}
+    if infra.offline:
+        rule["to"] = [{"ipBlock": {"cidr": cidr}} for cidr in PRIVATE]
+    return _policy(infra, "outside", everything | ({} if infra.store else HEAD), egress=[rule])
 
 
 def _port(url: str) -> int:

@@ -1,12 +1,14 @@
-"""The kustomize tree: `base/` as the specs say, and `overlays/gpu/`, the same run with GPUs.
+"""The kustomize tree: `base/` as the specs say, and overlays, the same with GPUs, on spot nodes, small, or offline.
 
-The overlay is the difference between two renderings, as JSON patches. So both come from the same code, neither can go
-stale alone, and `kubectl kustomize` of the overlay is the rendering with GPUs, which a test compares.
+An overlay is the difference between two renderings, as JSON patches. So both come from the same code, neither can go
+stale alone, and `kubectl kustomize` of an overlay is the rendering with other specs, which a test compares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import msgspec
 
 from cluster.core.errors import InputError
 from cluster.kubernetes import support
+from cluster.kubernetes.monitoring import monitoring
 from cluster.kubernetes.objects import Order, ray_cluster, ray_job, ray_service
 from cluster.kubernetes.pods import Manifest
 from cluster.kubernetes.text import to_yaml
@@ -21,7 +24,9 @@ from cluster.kubernetes.text import to_yaml
 MARK = "# Written by `ctl infra render`: change the specs and render again, or lay an overlay of your own over it.\n"
 KUSTOMIZATION = "kustomization.yaml"
 BASE = "base"
-OVERLAY = "overlays/gpu"
+FOLDER = "overlays"
+SPOT = {"karpenter.sh/capacity-type": "spot"}  # where the specs name no labels of such nodes
+REGISTRY = "registry.internal"  # of a cluster without internet, where the specs name none
 
 
 def manifests(order: Order) -> dict[str, list[Manifest]]:
@@ -35,6 +40,7 @@ def manifests(order: Order) -> dict[str, list[Manifest]]:
         "raycluster.yaml": [ray_cluster(order)],
         "rayjob.yaml": [support.run_config(order), ray_job(order)],
         "rayservice.yaml": [ray_service(order)],
+        "monitoring.yaml": monitoring(order),
     }
     return {name: documents for name, documents in files.items() if documents}
 
@@ -51,21 +57,66 @@ def with_gpus(order: Order) -> Order:
     return Order(order.infra, scaling, msgspec.structs.replace(endpoint, gpus=endpoint.gpus or 1), run, order.run_name)
 
 
+def on_spot_nodes(order: Order) -> Order:
+    """The same with GPUs, of nodes that may be taken away at any time."""
+    order = with_gpus(order)
+    return _changed(order, spot_node_selector=order.infra.spot_node_selector or SPOT)
+
+
+def small(order: Order) -> Order:
+    """The same for a cluster of one small node, to try things on: nothing is done again by itself."""
+    memory = {"head_memory_gib": 4, "worker_memory_gib": 4, "replica_memory_gib": 4}
+    return _changed(order, head_cpus=1, **memory, storage_gib=20, storage_access="ReadWriteOnce", retries=0)
+
+
+def without_internet(order: Order) -> Order:
+    """The same where nothing reaches the internet: images from a registry there, no hub asked, egress to private
+    addresses alone."""
+    return _changed(order, registry=order.infra.registry or REGISTRY, offline=True)
+
+
+def _changed(order: Order, **fields: Any) -> Order:
+    return dataclasses.replace(order, infra=msgspec.structs.replace(order.infra, **fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """What is laid over what."""
+
+    change: Callable[[Order], Order]
+    over: str = BASE
+
+
+OVERLAYS = {
+    "dev": Overlay(small),
+    "gpu": Overlay(with_gpus),
+    "gpu-spot": Overlay(on_spot_nodes, f"{FOLDER}/gpu"),
+    "air-gapped": Overlay(without_internet),
+}
+
+
 def tree(order: Order) -> dict[str, str]:
     """The text of every file, by its path."""
-    plain, fast = manifests(order), manifests(with_gpus(order))
-    base = {"namespace": order.infra.namespace, "resources": list(plain)}
-    patches = [
+    made = {BASE: manifests(order)}
+    base = {"namespace": order.infra.namespace, "resources": list(made[BASE])}
+    files = {f"{BASE}/{KUSTOMIZATION}": to_yaml(_kustomization(base))}
+    files |= {f"{BASE}/{name}": to_yaml(*documents) for name, documents in made[BASE].items()}
+    for name, overlay in OVERLAYS.items():
+        place = f"{FOLDER}/{name}"
+        made[place] = manifests(overlay.change(order))
+        under = os.path.relpath(overlay.over, place)
+        body = {"resources": [under], "patches": _patches(made[overlay.over], made[place])}
+        files[f"{place}/{KUSTOMIZATION}"] = to_yaml(_kustomization(body))
+    return {path: MARK + text for path, text in files.items()}
+
+
+def _patches(before: dict[str, list[Manifest]], after: dict[str, list[Manifest]]) -> list[Manifest]:
+    return [
         {"target": {"kind": old["kind"], "name": old["metadata"]["name"]}, "patch": to_yaml(changes)}
-        for name in plain
-        for old, new in zip(plain[name], fast[name], strict=True)
+        for name in before
+        for old, new in zip(before[name], after[name], strict=True)
         if (changes := list(difference(old, new)))
     ]
-    overlay = {"resources": ["../../" + BASE], "patches": patches}
-    files = {f"{BASE}/{KUSTOMIZATION}": to_yaml(_kustomization(base))}
-    files |= {f"{BASE}/{name}": to_yaml(*documents) for name, documents in plain.items()}
-    files[f"{OVERLAY}/{KUSTOMIZATION}"] = to_yaml(_kustomization(overlay))
-    return {path: MARK + text for path, text in files.items()}
 
 
 def write(files: dict[str, str], out: Path) -> None:
@@ -73,7 +124,7 @@ def write(files: dict[str, str], out: Path) -> None:
 
     Raises InputError for a file in the way that `ctl infra render` has not written.
     """
-    for folder in (BASE, OVERLAY):
+    for folder in (BASE, *(f"{FOLDER}/{name}" for name in OVERLAYS)):
         for path in sorted((out / folder).glob("*.yaml")):
             if not path.read_text().startswith(MARK):
                 raise InputError(f"{path} was not written by `ctl infra render`", "Move it, or give another --out.")

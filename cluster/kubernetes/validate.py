@@ -9,6 +9,7 @@ from cluster.core.errors import NotReadyError
 from cluster.kubernetes import builtin, cluster_rules, general_rules, job_rules, service_rules
 from cluster.kubernetes.documents import Document
 from cluster.kubernetes.findings import At, Finding, Problem, Problems
+from cluster.kubernetes.metadata import check as check_metadata
 from cluster.kubernetes.schema import Schema
 from cluster.kubernetes.schema import check as check_schema
 from cluster.kubernetes.views import Cluster, Job
@@ -43,7 +44,7 @@ def validate(documents: Iterable[Document], schemas: dict[tuple[str, str], Schem
     for document in documents:
         report.documents += 1
         found: dict[str, Problem] = {}
-        for problem in [*_schema(document, schemas, report), *rules(document)]:
+        for problem in [*refused(document, schemas, report), *rules(document)]:
             known = found.get(problem.field)  # a rule may say again what the schema says
             if known is None or (known.level, problem.level) == ("warning", "error"):
                 found[problem.field] = problem
@@ -51,13 +52,15 @@ def validate(documents: Iterable[Document], schemas: dict[tuple[str, str], Schem
     return report
 
 
-def _schema(document: Document, schemas: dict[tuple[str, str], Schema], report: Report) -> Problems:
+def refused(document: Document, schemas: dict[tuple[str, str], Schema], report: Report) -> Problems:
+    """What the API server itself would refuse: shapes, values, names and labels."""
     body = document.body
     version = body.get("apiVersion")
     for name in ("apiVersion", "kind"):
         if not isinstance(body.get(name), str):
             yield Problem((name,), "is missing", "State it: this is no manifest without.")
             return
+    yield from check_metadata(document.kind, At(body)["metadata"])
     if schema := schemas.get((str(version), document.kind)):
         yield from check_schema(schema, body)
     elif str(version).startswith(RAY_GROUP):
@@ -97,6 +100,7 @@ def rules(document: Document) -> Problems:
     elif document.kind == "RayJob":
         yield from _job(Job(spec, metadata), annotations)
     elif document.kind == "RayCronJob":
+        yield from job_rules.schedule(spec)
         yield from _job(Job(spec["jobTemplate"], metadata), annotations)
     elif document.kind == "RayService":
         yield from service_rules.check(spec, metadata)

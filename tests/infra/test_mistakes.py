@@ -115,7 +115,7 @@ BY_RULE = {
     "cluster's name too long": Mistake(CLUSTER, {"metadata.name": "c" * 54}, "metadata.name", "53"),
     "job's name too long": Mistake(JOB, {"metadata.name": "j" * 48}, "metadata.name", "47"),
     "service's name too long": Mistake(SERVICE, {"metadata.name": "s" * 48}, "metadata.name", "47"),
-    "name with capitals": Mistake(CLUSTER, {"metadata.name": "Research"}, "metadata.name", "DNS-1035"),
+    "name with capitals": Mistake(CLUSTER, {"metadata.name": "Research"}, "metadata.name", "cannot be a name"),
     "no name": Mistake(CLUSTER, {"metadata.name": DELETED}, "metadata.name", "missing"),
     "label with a space": Mistake(CLUSTER, {"metadata.labels.team": "deep blue"}, "metadata.labels.team", "value"),
     "parameter that is no text": Mistake(
@@ -157,7 +157,7 @@ BY_RULE = {
     ),
     "resources in two places": Mistake(
         CLUSTER,
-        {f"{WORKERS}.resources": {"CPU": "4"}, f"{WORKERS}.rayStartParams.num-cpus": "4"},
+        {f"{WORKERS}.resources": {"CPU": "4"}, f"{WORKERS}.rayStartParams": {"num-cpus": "4"}},
         "spec.workerGroupSpecs[0].rayStartParams.num-cpus",
         "resources",
     ),
@@ -218,7 +218,7 @@ BY_RULE = {
     ),
     "time to keep what is not shut down": Mistake(
         JOB,
-        {"spec.shutdownAfterJobFinishes": False, "metadata.labels": {}},
+        {"spec.shutdownAfterJobFinishes": False, "spec.ttlSecondsAfterFinished": 60, "metadata.labels": {}},
         "spec.ttlSecondsAfterFinished",
         "shutdownAfterJobFinishes",
     ),

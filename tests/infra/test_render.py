@@ -22,7 +22,7 @@ from cluster.core.specs.spec import convert, fields
 from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
-from cluster.kubernetes.tree import difference, manifests, tree, with_gpus, write
+from cluster.kubernetes.tree import OVERLAYS, difference, manifests, tree, with_gpus, write
 from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 from tests.cli.command import ctl
 from tests.conftest import ROOT
@@ -78,7 +78,7 @@ def test_what_is_committed_is_what_is_rendered(tmp_path: Path) -> None:
     new = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.yaml")}
     old = {path.relative_to(COMMITTED): path.read_text() for path in COMMITTED.rglob("*.yaml")}
     assert new == old, "a spec has changed: run `ctl infra render --out infra/kuberay`"
-    assert len(new) == len(done.stdout.splitlines()) == 9
+    assert len(new) == len(done.stdout.splitlines()) == 12
 
 
 def kustomize(folder: Path) -> list[Body]:
@@ -110,9 +110,11 @@ def test_kustomize_makes_of_the_tree_what_was_ordered(
     namespace = wanted.infra.namespace
     base = kustomize(tmp_path / "base")
     assert by_name(base) == by_name(rendered(wanted), namespace)
-    overlay = kustomize(tmp_path / "overlays" / "gpu")
-    assert by_name(overlay) == by_name(rendered(with_gpus(wanted)), namespace)
-    assert problems(*base, *overlay, schemas=schemas) == []
+    assert problems(*base, schemas=schemas) == []
+    for name, overlay in OVERLAYS.items():
+        made = kustomize(tmp_path / "overlays" / name)
+        assert by_name(made) == by_name(rendered(overlay.change(wanted)), namespace), name
+        assert problems(*made, schemas=schemas) == []
 
 
 def test_the_gpu_overlay_asks_for_gpus_everywhere() -> None:
@@ -122,7 +124,7 @@ def test_the_gpu_overlay_asks_for_gpus_everywhere() -> None:
         assert all(pod["containers"][0]["image"] == "trunkline:cuda" for pod in (head, *workers))
         for pod in workers:
             assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-            assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+            assert "nvidia.com/gpu" in [toleration["key"] for toleration in pod["tolerations"]]
     run = yaml.safe_load(find(bodies, "ConfigMap")["data"]["run.yaml"])
     assert run["scaling"]["gpus_per_worker"] == 1.0
 
@@ -185,6 +187,10 @@ def test_a_job_has_room_for_what_it_runs(
     assert groups[0]["replicas"] == groups[0]["maxReplicas"] == math.ceil(workers / per_pod)
     assert int(limits[0]["cpu"]) * groups[0]["replicas"] >= data
     assert len(groups) == (2 if rollout_cpus else 1)
+    # A place for a rank is what lets it in: no pod takes the ranks of two, and so none is left without.
+    brought = [yaml.safe_load(yaml.safe_load(group["rayStartParams"]["resources"])) for group in groups]
+    assert brought[0] == {"trunkline_rank": per_pod}
+    assert (groups[0]["replicas"] - 1) * per_pod < workers <= groups[0]["replicas"] * per_pod
     if rollout_cpus:
         assert groups[1]["replicas"] == rollouts and int(limits[1]["cpu"]) >= rollout_cpus
 
@@ -286,7 +292,11 @@ def test_the_job_runs_the_pipeline_as_it_was_resolved(tmp_path: Path) -> None:
         (("--set", "infra.store=/data"), "infra.store: '/data' is not a URL"),
         (("--set", "infra.store_secret=x"), "infra.store_secret: the store is a volume"),
         (("--set", "infra.redis_address=redis:6379"), "goes with redis_secret"),
+        (("--set", "infra.redis_address=redis:99999", "--set", "infra.redis_secret=x"), "a port of 1 to 65535"),
+        (("--set", "infra.namespace=kube-system"), "infra.namespace: 'kube-system' is Kubernetes' own"),
         (("--set", "infra.pipeline=pipelines/none.py"), "no such file"),
+        (("--set", "scaling.num_workers=3"), "32 sequences do not divide among 3 workers"),
+        (("--set", "endpoint.port=8265"), "endpoint.port: 8265 is Ray's own (dashboard)"),
         (("--set", "endpoint.max_replicas=0"), "endpoint"),
         (("--set", "pretran.seed=1"), "Did you mean 'pretrain'?"),
         (("--name", "x" * 40), "longer than KubeRay's 47 characters"),

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.heavy
 
 
 def application(endpoint: EndpointSpec) -> dict[str, Any]:
-    (found,) = serve_config(endpoint)["applications"]
+    (found,) = serve_config(endpoint, "lab")["applications"]
     return dict(found)
 
 
@@ -31,11 +31,11 @@ def test_serve_accepts_the_configuration() -> None:
     text = find(rendered(order()), "RayService")["spec"]["serveConfigV2"]
     config = ServeDeploySchema.model_validate(yaml.safe_load(text))
     assert config.http_options.host == "0.0.0.0"
-    assert [app.name for app in config.applications] == ["pretrain"]
+    assert [app.name for app in config.applications] == ["trunkline"]
 
 
-def test_an_alias_makes_a_name_that_serve_takes() -> None:
-    assert application(EndpointSpec(model="chat@prod"))["name"] == "chat-prod"
+def test_an_alias_makes_a_name_that_clients_give() -> None:
+    assert application(EndpointSpec(model="chat@prod"))["args"]["served_name"] == "chat-prod"
     assert application(EndpointSpec(model="model/x", served_name="chat"))["args"]["served_name"] == "chat"
 
 

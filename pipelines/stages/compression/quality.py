@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import RayError
 from transformers import AutoTokenizer
 
+from cluster.control import places
 from cluster.control.failures import explained
 from cluster.control.runtime import connect, require_gpus
 from cluster.core.errors import InputError
@@ -163,6 +164,7 @@ def ask(
     actor = ray.remote(engine_class).options(
         num_cpus=scaling.cpus_per_rollout,
         num_gpus=options.gpus,
+        resources=places.asked(places.ENGINE) if options.gpus or scaling.cpus_per_rollout else None,
         runtime_env=engine_runtime_env(options),
     )
     engine = actor.remote(model, options)

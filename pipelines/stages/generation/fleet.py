@@ -22,6 +22,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
+from cluster.control import places
 from cluster.control.failures import explained
 from cluster.control.runtime import require_gpus
 from cluster.core.adapters import require_whole
@@ -52,7 +53,8 @@ def start(artifact: Artifact, options: EngineOptions, scaling: ScalingSpec) -> l
     require_whole(artifact)
     require_gpus(scaling.rollout_workers * options.gpus)
     options = _sharing(options, scaling)
-    actor = _actor(options, num_cpus=scaling.cpus_per_rollout, num_gpus=options.gpus)
+    place = places.asked(places.ENGINE) if options.gpus or scaling.cpus_per_rollout else None
+    actor = _actor(options, num_cpus=scaling.cpus_per_rollout, num_gpus=options.gpus, resources=place)
     return [actor.remote(artifact, options) for _ in range(scaling.rollout_workers)]
 
 

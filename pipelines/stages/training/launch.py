@@ -30,7 +30,7 @@ from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import LoggingConfig
 
-from cluster.control import forkserver
+from cluster.control import forkserver, places
 from cluster.control.failures import describe, original
 from cluster.control.runtime import debugging
 from cluster.core.errors import JobError, TrunklineError
@@ -188,7 +188,7 @@ def _trainer(
     function: Callable[[Any, Interruption], Any], argument: Any, scaling: ScalingSpec, run: str, folder: str
 ) -> Trainer:
     gpus = int(scaling.gpus_per_worker)
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}) | places.asked(places.RANK)
     return Trainer(
         lambda config: function(config["argument"], Interruption(run, get_context().get_world_rank())),
         train_loop_config={"argument": argument},
