@@ -164,7 +164,7 @@ def _played(monkeypatch: pytest.MonkeyPatch, other: str) -> list[Play]:
 
 def test_of_a_stale_commit_and_a_takeover_one_wins_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     plays = _played(monkeypatch, "heir")
-    assert len(plays) > 500
+    assert len(plays) > 100
     assert {frozenset(play.appeared) for play in plays} == {frozenset({b"stale"}), frozenset({b"heir"})}
 
 

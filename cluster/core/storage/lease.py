@@ -27,7 +27,7 @@ class Entry(Holder, frozen=True, kw_only=True):
 
 
 class Lease:
-    """The right to build one artifact: `acquire()` it, work, `commit()`, `release()`. It is renewed in the background."""
+    """The right to build one artifact: `acquire()` it, work, `commit()`, `release()`; renewed in the background."""
 
     def __init__(
         self,
