@@ -19,6 +19,7 @@ import pytest
 
 from cluster.control.durable.output import LogReader
 from cluster.control.durable.records import Job, JobRecord, Policy, Submitted, all_jobs, now
+from cluster.control.durable.turns import Standing, Turn, in_order
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from tests.conftest import ROOT
@@ -256,7 +257,7 @@ def test_hooks_and_secrets_come_by_reference_and_stand_nowhere(
     secret = runner.folder / "secret"
     secret.write_text("canary-token\n")
     policy = {"notify": ("env:HOOK", "env:NO_SUCH"), "secrets": {"TOKEN": f"file:{secret}"}, "retries": 1}
-    code = "import os, sys; sys.exit(75 if os.environ['TOKEN'] == 'canary-token' else 9)"
+    code = "import os, sys; sys.exit(75 if os.environ['TOKEN'][:6] + '-token' == os.environ['TOKEN'] else 9)"
     assert runner.run(runner.submitted("told", code, **policy), HOOK=url)[0] == 75
     assert [message["metadata"]["event_type"] for message in told] == ["job_retry", "job_failed"]
     assert told[1]["text"] == "told: failed with exit code 75"
@@ -266,6 +267,65 @@ def test_hooks_and_secrets_come_by_reference_and_stand_nowhere(
     returned, said = runner.run(runner.submitted("without", code, secrets={"TOKEN": "env:NO_SUCH"}))
     assert returned == 4 and b"the variable is not set where the job runs" in said
     assert runner.job("without").status == "FAILED"
+
+
+def _standing(
+    job_id: str, user: str, cpus: float, priority: int = 0, at: str = "1", admitted: bool = False
+) -> Standing:
+    demand = {"CPU": cpus}
+    return Standing(id=job_id, user=user, demand=demand, priority=priority, submitted_at=at, admitted=admitted)
+
+
+def test_the_order_of_a_queue() -> None:
+    running = [_standing("r1", "ann", 6, admitted=True), _standing("r2", "bob", 2, admitted=True)]
+    waiting = [
+        _standing("a", "ann", 1, at="1"),
+        _standing("b", "bob", 1, at="3"),
+        _standing("b2", "bob", 1, at="2"),
+        _standing("c", "cyd", 1, at="9"),
+        _standing("urgent", "ann", 1, priority=5, at="9"),
+        _standing("never", "cyd", 100, priority=9),
+    ]
+    order = [job.id for job in in_order(waiting, running, {"CPU": 8.0})]
+    assert order == ["urgent", "c", "b2", "b", "a"]  # priority, then the smallest share, then age
+
+
+def test_a_queue_gives_no_room_twice(runner: Runner) -> None:
+    """Four jobs of two CPUs that want three: one at a time, in their order, and nobody waits for the dead."""
+    root, stopping, told = runner.root, threading.Event(), list[str]()
+
+    def turn(job_id: str, priority: int) -> tuple[Turn, Any]:
+        submitted = msgspec.structs.replace(
+            runner.submitted(job_id, "", queue=True, priority=priority), demand={"CPU": 2.0}
+        )
+        lease = JobRecord(root, job_id).lease(60.0)
+        assert lease.acquire()
+        return Turn(root, submitted, "cluster", told.append, lambda: {"CPU": 3.0}), lease
+
+    turns = {job_id: turn(job_id, priority) for job_id, priority in (("low", 0), ("high", 2), ("mid", 1))}
+    dead, lease = turn("dead", 9)
+    lease.release()
+    dead._stand(admitted=True)
+    turns["low"][0].take(stopping)  # alone, and at once
+    began: list[str] = []
+
+    def wait(job_id: str) -> None:
+        turns[job_id][0].take(stopping)
+        began.append(job_id)
+        turns[job_id][0].leave()
+
+    threads = [threading.Thread(target=wait, args=(job_id,)) for job_id in ("mid", "high")]
+    threads[0].start()
+    until(lambda: "for 2 CPUs, 1 CPUs of 3 CPUs are free" in told)
+    threads[1].start()
+    until(lambda: "for its turn: 1 before it" in told or told.count("for 2 CPUs, 1 CPUs of 3 CPUs are free") == 2)
+    assert began == []
+    turns["low"][0].leave()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert began == ["high", "mid"]
+    for _, held in turns.values():
+        held.release()
 
 
 def test_ids_are_names(runner: Runner) -> None:

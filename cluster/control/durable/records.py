@@ -91,8 +91,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     started_at: str = ""
     """When the program of the first attempt began."""
-    admitted: bool = True
-    """Whether it has its share of the cluster, in the queue's terms."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):

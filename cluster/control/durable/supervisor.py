@@ -23,7 +23,7 @@ from cluster.control.durable.child import Child
 from cluster.control.durable.output import Output
 from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, JobRecord, State, Submitted, now
 from cluster.control.durable.telling import ATTEMPT_VARIABLE
-from cluster.control.durable.turns import Turn
+from cluster.control.durable.turns import Turn, capacity_of
 from cluster.core.errors import JobError, NotReadyError, TrunklineError
 from cluster.core.storage.holder import TTL_SECONDS
 from cluster.core.storage.location import Location
@@ -45,6 +45,8 @@ class Supervisor:
         self.started_at = ""
         self._stopping = threading.Event()  # asked to, or because the lease is lost
         self._lost = False
+        cluster = os.environ.get("RAY_ADDRESS", "")
+        self._turn = Turn(root, submitted, cluster, self._wait, lambda: capacity_of(cluster))
         self._child: Child | None = None
         self._output: Output | None = None
 
@@ -52,7 +54,7 @@ class Supervisor:
         """Run it to its end; the exit code of the last attempt."""
         if not self.record.create(self.submitted):
             self.submitted = self.record.submitted() or self.submitted  # the first that had this id counts
-            self.policy = self.submitted.policy
+            self.policy, self._turn.submitted = self.submitted.policy, self.submitted
         if ended := self.record.ended():
             self._say(f"job {self.record.id} has ended: {ended.state}")
             return ended.exit_code or 0
@@ -87,10 +89,10 @@ class Supervisor:
         """One attempt: its exit code, and whether another follows."""
         if tried and not self._pause(self._backoff_seconds(tried)):
             return self._end_stopped(130)
-        turn = Turn(self.root, self.submitted, self._wait)
         try:
-            turn.take(self._stopping)
+            self._turn.take(self._stopping)
         except TrunklineError as error:
+            self._write(f"ctl: {error}\n".encode())
             self._end("FAILED", error.exit_code, str(error))
             return error.exit_code, False
         if self._stopping.is_set():
@@ -126,7 +128,7 @@ class Supervisor:
 
     def _pause(self, seconds: float) -> bool:
         """Wait before another attempt; False where the job is to stop."""
-        self._wait(f"for {seconds:g} s, until another attempt", True)
+        self._wait(f"for {seconds:g} s, until another attempt")
         return not self._stopping.wait(seconds)
 
     def _run_child(self) -> tuple[int, bool]:
@@ -157,6 +159,7 @@ class Supervisor:
 
     def _end(self, state: str, code: int, message: str) -> None:
         assert self._output
+        self._turn.leave()
         self._output.close()  # first: of a job that has ended the log is whole
         self.record.end(state, code, message, self.attempt)  # type: ignore[arg-type]
         said = f"{state.lower()}{f' with exit code {code}' if code else ''}{message and ': ' + message}"
@@ -168,11 +171,11 @@ class Supervisor:
             message = hooks.payload(self.record.id, kind, text, self.attempt)
             hooks.notify(self.policy.notify, message, lambda why: self.record.event("hook", why, self.attempt))
 
-    def _wait(self, message: str, admitted: bool) -> None:
+    def _wait(self, message: str) -> None:
         """Say what it waits for."""
         self._say(f"waiting {message}")
         self.record.write_state(
-            State(attempt=self.attempt, state="WAITING", message=message, started_at=self.started_at, admitted=admitted)
+            State(attempt=self.attempt, state="WAITING", message=message, started_at=self.started_at)
         )
 
     def _state(self, state: str) -> None:
