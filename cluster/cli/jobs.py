@@ -124,6 +124,27 @@ def recover(store: StoreRoot = None) -> None:
 
 
 @jobs.command()
+def prune(
+    older_than_days: Annotated[float, typer.Option(min=0, help="Of jobs that have ended so long ago.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+    store: StoreRoot = None,
+) -> None:
+    """List, or with --yes remove, the records and logs of old jobs, and code that no job is left of.
+
+    Artifacts stay: they are `ctl artifacts gc`'s.
+    """
+    from cluster.control.durable.pruning import prune as prune_jobs
+    from cluster.core.storage.location import Location
+    from cluster.core.storage.store import default_root
+
+    found = prune_jobs(Location(store or default_root()), older_than_days, dry_run=not yes)
+    for name in found:
+        print(name)
+    if found and not yes:
+        print("Nothing was removed: say --yes.")
+
+
+@jobs.command()
 def profile(
     job: Annotated[str, typer.Argument(help="A job's id, or the name of a run: NAME, KIND/NAME.", show_default=False)],
     steps: Annotated[int, typer.Option(min=1, help="Training steps to look at.")] = 3,

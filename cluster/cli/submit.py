@@ -65,7 +65,7 @@ def submit(
     if dry_run:
         from cluster.control.preview import preview
 
-        _print_preview(preview(submission, hardware, policy), as_json)
+        _print_preview(preview(submission, hardware, policy, job_id), as_json)
         return
     job_id = jobs.submit(submission, hardware, job_id=job_id, policy=policy)
     if detach:
@@ -73,11 +73,11 @@ def submit(
         return
     print(f"Submitted job {job_id}; Ctrl-C stops it.", flush=True)
     try:
-        follow_to_end(job_id)
+        follow_to_end(job_id, submission.store)
     except KeyboardInterrupt:
         with held():
             print(f"Stopping job {job_id} ...", flush=True)
-            jobs.stop(job_id)
+            jobs.stop(job_id, submission.store)
         raise InterruptedRun(f"job {job_id} was stopped", f"Go on with `ctl jobs retry {job_id}`.") from None
 
 

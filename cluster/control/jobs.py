@@ -125,11 +125,19 @@ def recover(store: str | None = None) -> list[str]:
         for job_id in records_of(root).names():
             record = JobRecord(root, job_id)
             submitted, job = record.submitted(), record.job()
-            if submitted and job and job.status == LOST and len(record.handed()) <= submitted.policy.retries:
+            if submitted and job and _is_gone(record, job) and len(record.handed()) <= submitted.policy.retries:
                 record.event("recovered", "it was lost, and is handed to a cluster again", job.attempt)
-                hand_over(record, submitted)
+                hand_over(record, submitted, number=len(record.handed()) + 1)
                 found.append(job_id)
     return found
+
+
+def _is_gone(record: JobRecord, job: Job) -> bool:
+    """Whether no process runs a job, and none will: it is lost, or its cluster was before it began."""
+    if job.status != "PENDING":
+        return job.status == LOST
+    handed = record.handed()
+    return bool(handed) and onray.find(dashboard.dashboard_url(), handed[-1].ray_id) is None
 
 
 def list_jobs(store: str | None = None) -> list[Job]:
@@ -207,7 +215,8 @@ def _unseen(record: JobRecord) -> bool:
         return False
     url = dashboard.dashboard_url()
     job = onray.find(url, handed[-1].ray_id)
-    if job is not None and job.ended and not record.has_begun():
+    told = record.job()
+    if job is not None and job.ended and told and told.status == "PENDING":
         state = "STOPPED" if job.status == "STOPPED" else "FAILED"
         record.end(state, job.exit_code, job.message.strip())  # type: ignore[arg-type]
     return job is not None and job.status == "RUNNING"

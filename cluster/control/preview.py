@@ -64,7 +64,7 @@ class Preview:
         return ", ".join(f"{amount:g} {name}s" for name, amount in self.demand.items()) or "nothing of its own"
 
 
-def preview(submission: Submission, hardware: str, policy: Policy) -> Preview:
+def preview(submission: Submission, hardware: str, policy: Policy, job_id: str = "") -> Preview:
     """Check, resolve and pack as `submit` does, and say what came of it. Nothing is written, and no job is made.
 
     The cluster may be missing, which is said.
@@ -83,6 +83,8 @@ def preview(submission: Submission, hardware: str, policy: Policy) -> Preview:
         sha256 = packages.digest(made.archive)
         mine = provenance.user_code()
         notes = []
+        if job_id and (known := JobRecord(root, job_id).job()):
+            notes.append(f"{job_id} is a job already, and {known.status}: it would be followed, and nothing run")
         for job_id in policy.after:
             job = JobRecord(root, job_id).job()
             notes.append(f"waits for job {job_id}, which is {job.status if job else 'not in the store'}")

@@ -170,10 +170,10 @@ def write_down(record: JobRecord, submitted: Submitted, archive: Path) -> bool:
         return True
 
 
-def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = None) -> None:
-    """Give a job to the cluster that is meant. `archive`: its code; without it, it comes out of the store.
+def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = None, number: int = 1) -> None:
+    """Give a job to the cluster that is meant, for the `number`th time; nothing happens where another has done that.
 
-    Where another does so at the same time, nothing is done twice.
+    `archive`: its code; without it, it comes out of the store.
     """
     url = dashboard.dashboard_url()
     client = dashboard.job_client(url)
@@ -187,7 +187,7 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
         packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
         ray_id = record.id
         try:
-            handed = record.hand(url)
+            handed = record.hand(url, number)
             if handed is None:
                 return
             ray_id = handed.ray_id

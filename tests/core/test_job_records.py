@@ -72,7 +72,8 @@ def test_of_many_submissions_of_one_id_one_is_the_job(any_store: Store) -> None:
         thread.join(240)
     record = JobRecord(any_store.root, "one")
     assert sorted(made) == [False] * 7 + [True]
-    assert [handed.ray_id for _ in range(2) if (handed := record.hand("http://head"))] == ["one", "one.2"]
+    found = [record.hand("http://head", number) for number in (1, 1, 2)]
+    assert [handed and handed.ray_id for handed in found] == ["one", None, "one.2"]
     job = record.job()
     assert job and job.status == "PENDING"
     assert record.end("FAILED", 5, "first") and not record.end("SUCCEEDED", 0, "second")

@@ -49,3 +49,8 @@ def add(archive: Path, more: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         for name, data in more.items():
             opened.writestr(zipfile.ZipInfo(name), data)
+
+
+def forget(root: Location, sha256: str) -> None:
+    """Remove a zip that no job needs."""
+    _place(root).remove(f"{sha256}.zip")

@@ -19,6 +19,7 @@ import msgspec
 
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Code
+from cluster.core.storage.fence import numbers
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.location import Location
 
@@ -91,6 +92,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     started_at: str = ""
     """When the program of the first attempt began."""
+    handed: int = 0
+    """How often the job had been handed to a cluster when the process began that says this."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,9 +180,8 @@ class JobRecord:
     def write_state(self, state: State) -> None:
         self.place.write_bytes(STATE, msgspec.json.encode(state))
 
-    def hand(self, cluster: str) -> Handed | None:
-        """Note that it is given to a cluster, once more or for the first time; None where another does so now."""
-        number = len((self.place / HANDED).names()) + 1
+    def hand(self, cluster: str, number: int = 1) -> Handed | None:
+        """Note that it is given to a cluster for the `number`th time; None where another did or does that."""
         handed = Handed(ray_id=self.id if number == 1 else f"{self.id}.{number}", cluster=cluster, at=now())
         made = (self.place / HANDED).create(f"{number:04d}.json", msgspec.json.encode(handed))
         return handed if made else None
@@ -238,7 +240,7 @@ class JobRecord:
 
     def has_begun(self) -> bool:
         """Whether a process has ever run it."""
-        return bool((self.place / LEASE).names())
+        return bool(numbers(self.place / LEASE))
 
     def is_alive(self) -> bool:
         """Whether a process runs it that may still live."""
@@ -256,7 +258,10 @@ class JobRecord:
             return self._told(end)
         status, message = "PENDING", ""
         if begun and not lives:
-            status, message = LOST, LOST_MESSAGE
+            again = len(self.handed()) > (state.handed if state else 1)
+            status, message = (
+                ("PENDING", "it was lost, and handed to a cluster again") if again else (LOST, LOST_MESSAGE)
+            )
         elif begun:
             status, message = (state.state, state.message) if state else ("WAITING", "")
         return Job(

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import msgspec
 
 from cluster.control.durable import hooks, references
 from cluster.control.durable.child import Child
 from cluster.control.durable.output import Output
-from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, JobRecord, State, Submitted, now
+from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, Ended, JobRecord, State, Submitted, now
 from cluster.control.durable.telling import ATTEMPT_VARIABLE
 from cluster.control.durable.turns import Turn, capacity_of
 from cluster.core.errors import JobError, NotReadyError, TrunklineError
@@ -43,6 +44,7 @@ class Supervisor:
         self.ttl_seconds = ttl_seconds
         self.attempt = 0
         self.started_at = ""
+        self._handed = len(self.record.handed())
         self._stopping = threading.Event()  # asked to, or because the lease is lost
         self._lost = False
         cluster = os.environ.get("RAY_ADDRESS", "")
@@ -68,25 +70,29 @@ class Supervisor:
     # -- attempts -----------------------------------------------------------------------------------------------
 
     def _attempts(self) -> int:
-        tried = 0
-        while True:
-            lease = self.record.lease(self.ttl_seconds, self._lose)
-            if not lease.acquire():
-                raise NotReadyError(f"job {self.record.id} is being run already", "See `ctl jobs show`.")
-            self.attempt = lease.number
-            self._output = Output(self.root, self.record.id, self.attempt)
-            try:
-                code, again = self._one(tried)
-                if not again:
-                    return code
+        lease = self.record.lease(self.ttl_seconds, self._lose)
+        if not lease.acquire():
+            raise NotReadyError(f"job {self.record.id} is being run already", "See `ctl jobs show`.")
+        tried, again = 0, True
+        try:
+            while again:
+                if tried:
+                    lease.renumber()
+                self.attempt = lease.number
+                self._output = Output(self.root, self.record.id, self.attempt)
+                try:
+                    code, again = self._one(tried)
+                finally:
+                    if not self._lost:
+                        self._output.close()
                 tried += 1
-            finally:
-                if not self._lost:
-                    self._output.close()
-                lease.release()
+            return code
+        finally:
+            lease.release()
 
     def _one(self, tried: int) -> tuple[int, bool]:
         """One attempt: its exit code, and whether another follows."""
+        self._tell_state("WAITING")
         if tried and not self._pause(self._backoff_seconds(tried)):
             return self._end_stopped(130)
         try:
@@ -98,7 +104,7 @@ class Supervisor:
         if self._stopping.is_set():
             return self._end_stopped(130)
         self.started_at = self.started_at or now()
-        self._state("RUNNING")
+        self._tell_state("RUNNING")
         self._event("started", f"attempt {self.attempt} began", tell=False)
         try:
             code, overtime = self._run_child()
@@ -157,11 +163,11 @@ class Supervisor:
         self._end("STOPPED", code, "it was stopped")
         return code or 130, False
 
-    def _end(self, state: str, code: int, message: str) -> None:
+    def _end(self, state: Ended, code: int, message: str) -> None:
         assert self._output
         self._turn.leave()
         self._output.close()  # first: of a job that has ended the log is whole
-        self.record.end(state, code, message, self.attempt)  # type: ignore[arg-type]
+        self.record.end(state, code, message, self.attempt)
         said = f"{state.lower()}{f' with exit code {code}' if code else ''}{message and ': ' + message}"
         self._event(state.lower(), said)
 
@@ -174,13 +180,11 @@ class Supervisor:
     def _wait(self, message: str) -> None:
         """Say what it waits for."""
         self._say(f"waiting {message}")
-        self.record.write_state(
-            State(attempt=self.attempt, state="WAITING", message=message, started_at=self.started_at)
-        )
+        self._tell_state("WAITING", message)
 
-    def _state(self, state: str) -> None:
+    def _tell_state(self, state: Literal["WAITING", "RUNNING"], message: str = "") -> None:
         self.record.write_state(
-            State(attempt=self.attempt, state=state, started_at=self.started_at)  # type: ignore[arg-type]
+            State(attempt=self.attempt, state=state, message=message, started_at=self.started_at, handed=self._handed)
         )
 
     def _say(self, text: str) -> None:

@@ -121,11 +121,18 @@ class Lease:
 
         Once the next number is won nobody else can have it, and whoever comes after us finishes what we have begun.
         """
+        self._advance(data.decode())
+        self._finish()
+
+    def renumber(self) -> None:
+        """Hold on under the next number, as another attempt. Raises JobError where another run has taken over."""
+        self._advance("")
+
+    def _advance(self, commit: str) -> None:
         self.check()
         with self._lock:
-            if not self._win(self.number + 1, data.decode()):
+            if not self._win(self.number + 1, commit):
                 raise taken_over(self.place)
-        self._finish()
 
     def _finish(self) -> None:
         """Do what was committed, by us or by a holder before us that died over it."""
