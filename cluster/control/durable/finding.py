@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from cluster.control.durable.records import Job, JobRecord, all_jobs, records_of
+from cluster.control.durable.records import Job, JobRecord, all_jobs, is_id, records_of
 from cluster.core.home import home
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import default_root
@@ -31,10 +29,13 @@ def roots(store: str | None = None) -> list[Location]:
 
 def find(job_id: str, store: str | None = None) -> JobRecord | None:
     """The record of a job, or None where no store has it."""
+    if not is_id(job_id):
+        return None
     notes = _notes()
-    places = [Location(store)] if store else [Location(default_root())]
-    if not store and os.path.basename(job_id) == job_id and notes.exists(job_id):
-        places.insert(0, Location(notes.read_bytes(job_id).decode()))
+    places = [Location(store or default_root())]
+    if notes.exists(job_id):
+        noted = Location(notes.read_bytes(job_id).decode())
+        places.insert(1 if store else 0, noted)
     for root in places:
         record = JobRecord(root, job_id)
         if record.submitted():

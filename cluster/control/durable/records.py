@@ -158,11 +158,16 @@ def records_of(root: Location) -> Location:
     return root / FOLDER / "records"
 
 
+def is_id(text: str) -> bool:
+    """Whether something may be a job's id: it is the name of a folder."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]{0,199}", text))
+
+
 class JobRecord:
     """One job's part of a store."""
 
     def __init__(self, root: Location, job_id: str) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,199}", job_id):
+        if not is_id(job_id):
             raise InputError(f"job id {job_id!r}: only letters, digits and . _ - are allowed", "Choose another --id.")
         self.root, self.id = root, job_id
         self.place = records_of(root) / job_id
