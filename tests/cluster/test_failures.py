@@ -127,11 +127,13 @@ def test_a_lost_node_is_told_from_a_lost_process() -> None:
         75,
         "a data worker is gone with its node",
     )
-    context = ActorDiedErrorContext(error_message="The actor died because its node has died.")
+    context = ActorDiedErrorContext(actor_id=b"0" * 16, error_message="The actor died because its node has died.")
     actor = ray_errors.ActorDiedError(context)
     assert isinstance(explained(actor, "rollout engine 3"), LostNodeError)
     assert not isinstance(explained(ray_errors.WorkerCrashedError(), "a data worker"), LostNodeError)
-    context = ActorDiedErrorContext(error_message="The actor is dead because its worker process has died.")
+    context = ActorDiedErrorContext(
+        actor_id=b"0" * 16, error_message="The actor is dead because its worker process has died."
+    )
     assert explained(ray_errors.ActorDiedError(context), "rollout engine 3").exit_code == 5
 
 
