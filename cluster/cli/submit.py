@@ -8,7 +8,7 @@ from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreR
 from cluster.cli.output import AsJson, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from cluster.control.durable.records import Policy
+    from cluster.control.durable.shapes import Policy
     from cluster.control.preview import Preview
 
 Several = list[str] | None
@@ -93,7 +93,7 @@ def _policy(
     secret: Several,
 ) -> "Policy":
     from cluster.control.durable import references
-    from cluster.control.durable.records import Policy
+    from cluster.control.durable.shapes import Policy
     from cluster.core.errors import UsageError
 
     for hook in notify or []:

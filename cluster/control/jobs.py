@@ -20,7 +20,8 @@ import msgspec
 from cluster.control import dashboard, onray
 from cluster.control.durable import finding
 from cluster.control.durable.output import LogReader
-from cluster.control.durable.records import ENDED, LOST, Job, JobRecord, Policy, now, records_of
+from cluster.control.durable.records import JobRecord, records_of
+from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, now
 from cluster.control.submitting import (
     METADATA_KEY,
     Submission,

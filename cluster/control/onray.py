@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cluster.control import dashboard
-from cluster.control.durable.records import Job
+from cluster.control.durable.shapes import Job
 from cluster.control.joblog import JobLog
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from cluster.control import dashboard
 from cluster.control.durable import packages
-from cluster.control.durable.records import JobRecord, Policy
+from cluster.control.durable.records import JobRecord
+from cluster.control.durable.shapes import Policy
 from cluster.control.planning.plan import make_plan
 from cluster.control.submitting import Submission, demand, prepared
 from cluster.core import provenance

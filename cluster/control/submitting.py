@@ -25,7 +25,8 @@ import msgspec
 
 from cluster.control import dashboard, package
 from cluster.control.durable import finding, packages
-from cluster.control.durable.records import JobRecord, Policy, Submitted, now
+from cluster.control.durable.records import JobRecord
+from cluster.control.durable.shapes import Policy, Submitted, now
 from cluster.core import provenance
 from cluster.core.errors import InputError, NotReadyError
 from cluster.core.graph import Graph, pinned

@@ -10,7 +10,8 @@ import pytest
 
 from cluster.control.durable import packages
 from cluster.control.durable.output import Output
-from cluster.control.durable.records import JobRecord, Policy, State, Submitted
+from cluster.control.durable.records import JobRecord
+from cluster.control.durable.shapes import Policy, State, Submitted
 from cluster.control.submitting import Submission
 from cluster.core.storage.location import Location
 from tests.cli.command import ctl

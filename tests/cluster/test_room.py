@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.control import room
-from cluster.control.durable.records import JobRecord, State, Submitted
+from cluster.control.durable.records import JobRecord
+from cluster.control.durable.shapes import State, Submitted
 from cluster.core.storage.location import Location
 
 

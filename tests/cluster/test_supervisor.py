@@ -18,7 +18,8 @@ import msgspec
 import pytest
 
 from cluster.control.durable.output import LogReader
-from cluster.control.durable.records import Job, JobRecord, Policy, Submitted, all_jobs, now
+from cluster.control.durable.records import JobRecord, all_jobs
+from cluster.control.durable.shapes import Job, Policy, Submitted, now
 from cluster.control.durable.turns import Standing, Turn, in_order
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location

@@ -13,7 +13,8 @@ import pytest
 
 from cluster.control.durable import packages
 from cluster.control.durable.output import LogReader, Output
-from cluster.control.durable.records import JobRecord, Submitted, all_jobs, now
+from cluster.control.durable.records import JobRecord, all_jobs
+from cluster.control.durable.shapes import Submitted, now
 from cluster.core.errors import InputError
 from cluster.core.storage.store import Store
 from tests.conftest import ROOT

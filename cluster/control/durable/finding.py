@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.control.durable.records import Job, JobRecord, all_jobs, is_id, records_of
+from cluster.control.durable.records import JobRecord, all_jobs, is_id, records_of
+from cluster.control.durable.shapes import Job
 from cluster.core.home import home
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import default_root

@@ -22,7 +22,8 @@ import msgspec
 from cluster.control.durable import hooks, references
 from cluster.control.durable.child import Child
 from cluster.control.durable.output import Output
-from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, Ended, JobRecord, State, Submitted, now
+from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, JobRecord
+from cluster.control.durable.shapes import Ended, State, Submitted, now
 from cluster.control.durable.telling import ATTEMPT_VARIABLE
 from cluster.control.durable.turns import Turn, capacity_of
 from cluster.core.errors import JobError, NotReadyError, TrunklineError

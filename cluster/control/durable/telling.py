@@ -6,7 +6,8 @@ import os
 
 import msgspec
 
-from cluster.control.durable.records import State, this_job
+from cluster.control.durable.records import this_job
+from cluster.control.durable.shapes import State
 
 ATTEMPT_VARIABLE = "TRUNKLINE_JOB_ATTEMPT"
 

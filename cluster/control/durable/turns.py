@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from cluster.control.durable.records import FOLDER, JobRecord, Submitted
+from cluster.control.durable.records import FOLDER, JobRecord
+from cluster.control.durable.shapes import Submitted
 from cluster.core.errors import InputError, JobError
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.location import Location
