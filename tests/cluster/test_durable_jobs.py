@@ -116,6 +116,7 @@ def test_one_id_is_one_job_and_a_dry_run_is_none(local_cluster: LocalCluster, sc
     assert json.loads(local_cluster.ctl("submit", str(script), "--dry-run", "--json"))["kept"]
 
 
+@pytest.mark.exhaustive
 def test_a_job_goes_on_when_its_head_was_lost(own_cluster: LocalCluster, script: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.write_text("")
