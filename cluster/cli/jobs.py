@@ -10,35 +10,62 @@ from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
-jobs = group("Jobs of the cluster: list, show, logs, stop, retry, profile.")
+jobs = group("Jobs: list, show, logs, stop, retry, recover, profile. Their records are in the store.")
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as `ctl submit` printed it.", show_default=False)]
 
 
 @jobs.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """List the jobs that the cluster remembers, oldest first."""
-    from cluster.control.jobs import list_jobs
+def list_(
+    store: StoreRoot = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Those that the cluster remembers, instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs of the store, and of those that were submitted with another one from here; oldest first.
 
-    found = list_jobs()
+    It asks no cluster: what died reads LOST, whatever its cluster says or said.
+    """
+    if cluster:
+        from cluster.control.jobs import on_cluster
+
+        found = on_cluster()
+    else:
+        from cluster.control.durable.finding import jobs as in_stores
+
+        found = in_stores(store)
     if as_json:
         print_json([job.as_dict() for job in found])
         return
-    rows = [(job.id, job.status, job.started_at, job.ended_at) for job in found]
-    print_table(("job", "status", "started", "ended"), rows, "No job was submitted yet.")
+    rows = [(job.id, job.status, job.started_at, job.ended_at, job.message) for job in found]
+    print_table(("job", "status", "started", "ended", ""), rows, "No job was submitted yet.")
 
 
 @jobs.command()
-def show(job_id: JobId, as_json: AsJson = False) -> None:
-    """Show one job: its state, its command, its exit code, and the reason of a failure."""
+def show(job_id: JobId, store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """Show one job: its state and why, its command and code, its attempts and what happened to them."""
+    from cluster.control.durable import finding
     from cluster.control.jobs import get
 
-    job = get(job_id).as_dict()
+    job = get(job_id, store).as_dict()
+    record = finding.find(job_id, store)
+    submitted = record.submitted() if record else None
+    events = list(record.events()) if record else []
+    if submitted:
+        job |= {
+            "store": record.root.url if record else "",
+            "code": str(submitted.code),
+            "user_code": str(submitted.user_code) if submitted.user_code else "",
+            "submitted_by": f"{submitted.user}@{submitted.host}",
+            "retry_of": submitted.retry_of,
+        }
     if as_json:
-        print_json(job)
+        told = [{name: getattr(event, name) for name in event.__struct_fields__} for event in events]
+        print_json(job | {"events": told})
         return
-    rows = [(key, value) for key, value in job.items() if value not in ("", None)]
-    print_table(("field", "value"), rows, "")
+    print_table(("field", "value"), [(key, value) for key, value in job.items() if value not in ("", None)], "")
+    if events:
+        print()
+        print_table(("at", "attempt", "event"), [(event.at, event.attempt, event.text) for event in events], "")
 
 
 @jobs.command()
@@ -47,34 +74,74 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job ends, and exit as it did.")
     ] = False,
+    store: StoreRoot = None,
 ) -> None:
-    """Print a job's output. Ctrl-C ends the following, not the job."""
+    """Print a job's output, of all attempts. Ctrl-C ends the following, not the job."""
     from cluster.control.jobs import logs as read_logs
 
     if follow:
-        follow_to_end(job_id)
+        follow_to_end(job_id, store)
     else:
-        for text in read_logs(job_id):
+        for text in read_logs(job_id, store):
             sys.stdout.write(text)
 
 
 @jobs.command()
-def stop(job_id: JobId) -> None:
+def stop(job_id: JobId, store: StoreRoot = None) -> None:
     """Stop a job and wait until it has; it gets time to save its work."""
     from cluster.control.jobs import stop as stop_job
 
-    print(f"{job_id}: {stop_job(job_id).status}")
+    print(f"{job_id}: {stop_job(job_id, store).status}")
 
 
 @jobs.command()
-def retry(job_id: JobId) -> None:
+def retry(
+    job_id: JobId,
+    as_submitted: Annotated[
+        bool, typer.Option("--as-submitted", help="With the code that was submitted, out of the store.")
+    ] = False,
+    store: StoreRoot = None,
+) -> None:
     """Submit a job again: its fields and inputs as they were, the code as it is now. Prints the new id.
 
     Finished steps are not repeated.
     """
     from cluster.control.jobs import retry as retry_job
 
-    print(retry_job(job_id))
+    print(retry_job(job_id, as_submitted=as_submitted, store=store))
+
+
+@jobs.command()
+def recover(store: StoreRoot = None) -> None:
+    """Hand jobs that were lost with their head to the cluster that runs now; prints their ids.
+
+    Each goes on from what it had finished, as far as it has --retries left.
+    """
+    from cluster.control.jobs import recover as recover_jobs
+
+    for job_id in recover_jobs(store):
+        print(job_id)
+
+
+@jobs.command()
+def prune(
+    older_than_days: Annotated[float, typer.Option(min=0, help="Of jobs that have ended so long ago.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+    store: StoreRoot = None,
+) -> None:
+    """List, or with --yes remove, the records and logs of old jobs, and code that no job is left of.
+
+    Artifacts stay: they are `ctl artifacts gc`'s.
+    """
+    from cluster.control.durable.pruning import prune as prune_jobs
+    from cluster.core.storage.location import Location
+    from cluster.core.storage.store import default_root
+
+    found = prune_jobs(Location(store or default_root()), older_than_days, dry_run=not yes)
+    for name in found:
+        print(name)
+    if found and not yes:
+        print("Nothing was removed: say --yes.")
 
 
 @jobs.command()
@@ -101,7 +168,7 @@ def profile(
     print(f"{target}: steps {found.first_step} to {found.last_step} of {one.ref}; open it in https://ui.perfetto.dev")
 
 
-def follow_to_end(job_id: str) -> None:
+def follow_to_end(job_id: str, store: str | None = None) -> None:
     """Print a job's output until it ends; raise its failure, which carries its own exit code."""
     from cluster.control import jobs as api
 
@@ -109,5 +176,5 @@ def follow_to_end(job_id: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    if error := api.failure(api.follow(job_id, write)):
+    if error := api.failure(api.follow(job_id, write, store)):
         raise error

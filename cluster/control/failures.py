@@ -12,9 +12,10 @@ import traceback
 from typing import NamedTuple
 
 from cluster.core import errors
-from cluster.core.errors import JobError, TrunklineError, gist
+from cluster.core.errors import JobError, LostNodeError, TrunklineError, gist
 
 OUT_OF_MEMORY = "Lower scaling.data_workers or scaling.num_workers, or give the machine more memory; then run it again."
+AGAIN = "Run the same command again: it goes on from what was finished."
 DIED = "Often its memory ran out: lower scaling.data_workers, or run again to resume; --debug shows its last output."
 
 _OURS = re.compile(r"^cluster\.core\.errors\.(\w+Error): (.+)$", re.MULTILINE)
@@ -82,6 +83,8 @@ def explained(error: BaseException, what: str) -> TrunklineError:
         return JobError(f"{what} was ended because the machine's memory ran out", OUT_OF_MEMORY)
     if isinstance(inner, ray_errors.GetTimeoutError):
         return JobError(f"{what} did not answer in time", "Raise scaling.rollout_timeout_seconds.")
+    if lost_its_node(inner):
+        return LostNodeError(f"{what} is gone with its node", AGAIN)
     began = not getattr(inner, "actor_init_failed", False)
     if isinstance(inner, ray_errors.WorkerCrashedError | ray_errors.RayActorError | ray_errors.NodeDiedError) and began:
         return JobError(f"{what} died: its process was killed or crashed", DIED)
@@ -92,3 +95,13 @@ def explained(error: BaseException, what: str) -> TrunklineError:
 def describe(error: BaseException) -> str:
     """Type and message in one line: `KeyError: 'text'`."""
     return f"{type(error).__name__}: {gist(str(error))}"
+
+
+def lost_its_node(error: BaseException) -> bool:
+    """Whether what Ray raises means that a machine is gone, and not a process alone."""
+    from ray import exceptions as ray_errors
+
+    if isinstance(error, ray_errors.NodeDiedError) or getattr(error, "preempted", False):
+        return True
+    words = str(error) if isinstance(error, ray_errors.RayError) else ""
+    return any(part in words for part in ("its node has died", "node it was running on is dead", "lost due to node"))

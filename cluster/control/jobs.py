@@ -1,140 +1,79 @@
-"""Pipelines as jobs of a Ray cluster, through Ray's own jobs API: submit, follow, stop, list, retry.
+"""Pipelines as jobs of a Ray cluster: submit, follow, stop, list, retry, recover.
 
-Everything is resolved on this side: the specs are checked before the cluster is touched, and the job gets a zip of the
-code and of what was resolved. No secret travels: the environment of a job stands in its metadata for all to read.
+A job's record is in the store that it writes to (cluster/control/durable), and says how it is doing whether or not its
+cluster lives. Of jobs that are in no store the cluster itself is asked.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
 import re
 import secrets
-import shlex
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from cluster.control import dashboard, package
-from cluster.control.joblog import JobLog
-from cluster.core import provenance
-from cluster.core.errors import InputError, JobError, NotReadyError, nearest
-from cluster.core.graph import Graph, pinned
-from cluster.core.identity import places
-from cluster.core.storage.store import Store
+import msgspec
 
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-JOBS_PATH = "/api/jobs/"
-POLL_SECONDS = 0.5
-LOST_SECONDS = 60.0  # without an answer, until a cluster is given up
-# A stopped driver gets this long to save its work; afterwards Ray kills it.
-STOP_SECONDS = 30
-# Not secret, and the job finds neither the store nor its models nor its tracker without them.
-CARRIED = (
-    *("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE"),
-    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
+from cluster.control import dashboard, onray
+from cluster.control.durable import finding
+from cluster.control.durable.output import LogReader
+from cluster.control.durable.records import JobRecord, records_of
+from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, now
+from cluster.control.submitting import (
+    METADATA_KEY,
+    Submission,
+    hand_over,
+    not_handed,
+    prepared,
+    require_same,
+    submitted_of,
+    write_down,
 )
-METADATA_KEY = "trunkline"
-RESOLVED_FILE = "trunkline-job.json"  # in what travels: every field of every step, and the inputs by fingerprint
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.storage.location import Location
+
+__all__ = ["ENDED", "Job", "Submission", "submit"]
+
+POLL_SECONDS, REMOTE_POLL_SECONDS = 0.1, 1.0
+ASK_SECONDS = 2.0  # between two questions to the cluster about a job that no process has begun
+UNSEEN_SECONDS = 60.0  # a job that the cluster runs and whose record stays empty writes to a store that we do not see
+STOP_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job as the cluster tells of it; times are ISO 8601, empty where there is none yet."""
+def submit(
+    submission: Submission, hardware: str = "", *, job_id: str = "", policy: Policy | None = None, retry_of: str = ""
+) -> str:
+    """Check, resolve, pack, write down and hand over; return the job's id.
 
-    id: str
-    status: str
-    entrypoint: str
-    message: str
-    exit_code: int | None
-    started_at: str
-    ended_at: str
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ENDED
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What is submitted, and all that is needed to submit it again. `changes`: step to fields, and `scaling`.
-
-    `resolved`: every field and the fingerprint of every input as they were found when it was first submitted, so that
-    neither the job nor a retry looks an alias up again. `cwd`: the folder that relative paths are meant from.
+    With a `job_id` of the caller's it is done once, however often it is asked for. Raises SpecError or InputError for
+    what is wrong with the script, NotReadyError where there is no cluster. `hardware`: the workers' GPU.
     """
-
-    script: str
-    changes: dict[str, Any]
-    name: str
-    store: str
-    cwd: str = field(default_factory=os.getcwd)
-    resolved: dict[str, Any] = field(default_factory=dict)
-
-    def graph(self) -> Graph:
-        """Read the script and lay the changes over its specs, as the job will."""
-        from cluster.core.pipeline import load_script
-
-        if not os.path.isdir(self.cwd):
-            raise InputError(f"{self.cwd}: no such folder", "The paths of the job are meant from there.")
-        with chdir(self.cwd):
-            return load_script(Path(self.script)).graph(Store(self.store), self.resolved or self.changes, self.name)
-
-
-def submit(submission: Submission, hardware: str = "") -> str:
-    """Check, pack and submit; return the job's id, made of the run's name and a few random letters.
-
-    `hardware`: the workers' GPU (cluster/control/planning/hardware.py), to check what needs to fit there.
-    Raises SpecError or InputError for what is wrong with the script, NotReadyError where there is no cluster, SpecError
-    where training cannot fit into the workers' memory, as far as that is known: of `hardware`, or of this machine where
-    the cluster is on it.
-    """
-    from cluster.control.planning.prediction import find_hardware, require_fit
-
-    graph = submission.graph()
-    submission = replace(submission, changes={}, resolved=pinned(graph))
-    if "@" in os.environ.get("MLFLOW_TRACKING_URI", ""):
-        raise InputError(
-            "MLFLOW_TRACKING_URI: a job's environment is for all to read, and this may hold a password",
-            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster, and leave them out here.",
-        )
-    url = dashboard.dashboard_url()
-    client = dashboard.job_client(url)
-    store = Store(submission.store)
-    require_fit(graph, store, find_hardware(hardware, graph.scaling))  # imports torch: comes last
-    environment = {key: os.environ[key] for key in CARRIED if key in os.environ}
-    environment |= provenance.passed_on() | {
-        "TRUNKLINE_STORE": submission.store,
-        "PYTHONUNBUFFERED": "1",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
-    }
-    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        archive = Path(folder) / "job.zip"
-        resolved = {RESOLVED_FILE: json.dumps(submission.resolved).encode()}
-        script = package.pack(Path(submission.script), archive, store.local_root, resolved)
-        root = Path(submission.script).resolve().parents[len(script.parents) - 1]
-        environment[places.ORIGIN] = json.dumps({"cwd": submission.cwd, "root": str(root)})
-        if script.parent != Path():  # beside the script, on every node: workers begin in the folder that travelled
-            environment["PYTHONPATH"] = script.parent.as_posix()
-        command = ["python", script.as_posix(), "--config", RESOLVED_FILE, "--name", graph.name]
-        with dashboard.told(url):
-            return str(
-                client.submit_job(
-                    entrypoint=shlex.join(command),
-                    submission_id=f"{id_of(graph.name)}-{secrets.token_hex(3)}",
-                    runtime_env={"working_dir": str(archive), "env_vars": environment},
-                    metadata={METADATA_KEY: json.dumps(asdict(submission))},
-                )
-            )
+    policy = policy or Policy()
+    root = Location(submission.store)
+    asked = submission.asked
+    if job_id and (known := JobRecord(root, job_id).submitted()):
+        require_same(known, asked)
+        _ensure_handed(JobRecord(root, job_id))
+        return job_id
+    with prepared(submission, hardware) as made:
+        record = JobRecord(root, job_id or f"{id_of(made.graph.name)}-{secrets.token_hex(3)}")
+        dashboard.job_client(dashboard.dashboard_url())  # before anything is written
+        submitted = submitted_of(record.id, made, asked, policy, retry_of)
+        if not write_down(record, submitted, made.archive):  # another was quicker
+            first = record.submitted()
+            assert first
+            require_same(first, asked)
+            return record.id
+        try:
+            hand_over(record, submitted, made.archive)
+        except NotReadyError as error:
+            if not job_id:
+                not_handed(record, error)
+            raise
+    return record.id
 
 
 def id_of(run: str) -> str:
@@ -142,64 +81,167 @@ def id_of(run: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "-", run)
 
 
-def retry(job_id: str) -> str:
-    """Submit what a job was again, with the code as it is now and the fields and inputs as they were then; finished
-    steps are found in the store."""
-    metadata = _details(dashboard.dashboard_url(), job_id).metadata or {}
-    if METADATA_KEY not in metadata:
-        raise InputError(f"job {job_id} was not submitted by ctl", "Use `ctl submit SCRIPT`.")
-    return submit(Submission(**json.loads(metadata[METADATA_KEY])))
+def _ensure_handed(record: JobRecord) -> None:
+    """Hand a job over whose submitter died before it had."""
+    submitted = record.submitted()
+    assert submitted
+    if not record.has_begun() and not record.ended() and not record.handed():
+        hand_over(record, submitted)
 
 
-def list_jobs() -> list[Job]:
-    """All submitted jobs that the cluster remembers, oldest first."""
-    return [_job(details) for details in _submitted(dashboard.dashboard_url())]
+def retry(job_id: str, *, as_submitted: bool = False, store: str | None = None) -> str:
+    """Submit what a job was again, as a new one; finished steps are found in the store.
+
+    Its fields and inputs are as they were. The code is as it is now or, `as_submitted`, as it was, out of the store.
+    """
+    record = finding.find(job_id, store)
+    if record is None:
+        metadata = onray.details(dashboard.dashboard_url(), job_id).metadata or {}
+        if METADATA_KEY not in metadata:
+            raise InputError(f"job {job_id} was not submitted by ctl", "Use `ctl submit SCRIPT`.")
+        return submit(Submission(**json.loads(metadata[METADATA_KEY])))
+    submitted = record.submitted()
+    assert submitted
+    submission = Submission(**submitted.submission)
+    if not as_submitted:
+        if not Path(submission.script).is_file():
+            raise InputError(
+                f"{submission.script}: no such file", "--as-submitted takes the code that is in the store."
+            )
+        return submit(submission, policy=submitted.policy, retry_of=job_id)
+    again = JobRecord(record.root, f"{id_of(submitted.name)}-{secrets.token_hex(3)}")
+    renewed = msgspec.structs.replace(
+        submitted, id=again.id, retry_of=job_id, submitted_at=now(), cluster=dashboard.dashboard_url()
+    )
+    finding.remember(again.id, again.root)
+    again.create(renewed)
+    hand_over(again, renewed)
+    return again.id
 
 
-def get(job_id: str) -> Job:
-    """One job. Raises InputError for an id that the cluster does not know."""
-    return _job(_details(dashboard.dashboard_url(), job_id))
+def recover(store: str | None = None) -> list[str]:
+    """Hand jobs that were lost with their head to the cluster that is meant, as far as they have attempts left."""
+    found = []
+    for root in finding.roots(store):
+        for job_id in records_of(root).names():
+            record = JobRecord(root, job_id)
+            submitted, job = record.submitted(), record.job()
+            if submitted and job and _is_gone(record, job) and len(record.handed()) <= submitted.policy.retries:
+                record.event("recovered", "it was lost, and is handed to a cluster again", job.attempt)
+                hand_over(record, submitted, number=len(record.handed()) + 1)
+                found.append(job_id)
+    return found
 
 
-def logs(job_id: str) -> Iterator[str]:
+def _is_gone(record: JobRecord, job: Job) -> bool:
+    """Whether no process runs a job, and none will: it is lost, or its cluster was before it began."""
+    if job.status != "PENDING":
+        return job.status == LOST
+    handed = record.handed()
+    return bool(handed) and onray.find(dashboard.dashboard_url(), handed[-1].ray_id) is None
+
+
+def list_jobs(store: str | None = None) -> list[Job]:
+    """All jobs of the stores known here, oldest first. No cluster is asked."""
+    return finding.jobs(store)
+
+
+def on_cluster() -> list[Job]:
+    """The jobs that the cluster remembers, oldest first; of those in a store, as their records tell."""
+    found = []
+    for job in onray.jobs():
+        record = finding.find(job.id)
+        found.append((record.job() if record else None) or job)
+    return found
+
+
+def get(job_id: str, store: str | None = None) -> Job:
+    """One job. Raises InputError for an id that neither a store nor the cluster knows."""
+    record = finding.find(job_id, store)
+    if record and (job := record.job()):
+        return job
+    return onray.job_of(_on_ray(job_id, store))
+
+
+def _on_ray(job_id: str, store: str | None) -> Any:
+    """What the cluster knows of a job that is in no store."""
+    try:
+        return onray.details(dashboard.dashboard_url(), job_id)
+    except NotReadyError as error:
+        known = finding.known(store)
+        remedy = nearest(job_id, known) if known else f"No store has it, and {error.message}."
+        raise InputError(f"no job {job_id!r}", remedy) from None
+
+
+def logs(job_id: str, store: str | None = None) -> Iterator[str]:
     """What a job has written so far, in pieces."""
-    url = dashboard.dashboard_url()
-    details = _details(url, job_id)
-    log = _log(url, job_id)
-    yield from log.new(details.driver_agent_http_address, details.driver_node_id)
-    yield log.rest()
+    record = finding.find(job_id, store)
+    if record is None or not record.has_begun():
+        _on_ray(job_id, store)
+        yield from onray.logs(dashboard.dashboard_url(), job_id)
+        return
+    reader = LogReader(record.root, job_id)
+    yield from reader.new()
+    yield reader.rest()
 
 
-def follow(job_id: str, write: Callable[[str], Any]) -> Job:
-    """Pass a job's output to `write` as it comes, until the job ends; return how it ended."""
-    url = dashboard.dashboard_url()
-    _details(url, job_id)
-    log = _log(url, job_id)
-    pause, answered = threading.Event(), time.monotonic()
+def follow(job_id: str, write: Callable[[str], Any], store: str | None = None) -> Job:
+    """Pass a job's output to `write` as it comes, until it has ended or is lost; return how."""
+    record = finding.find(job_id, store)
+    if record is None:
+        _on_ray(job_id, store)
+        return onray.follow(dashboard.dashboard_url(), job_id, write)
+    reader, pause = LogReader(record.root, job_id), threading.Event()
+    begun_at = asked_at = time.monotonic()
     while True:
-        try:
-            details = _details(url, job_id)  # before the log: of a job that has ended it is whole
-            for text in log.new(details.driver_agent_http_address, details.driver_node_id):
-                write(text)
-            answered = time.monotonic()
-            if (job := _job(details)).ended:
-                write(log.rest())
-                return job
-        except NotReadyError as error:  # a busy cluster misses a deadline now and then, and the job goes on
-            if time.monotonic() - answered > LOST_SECONDS:
-                raise NotReadyError(
-                    f"the cluster was lost while following job {job_id}: {error.message}", "See `ctl status`."
-                ) from None
-        pause.wait(log.pause_seconds)  # the jobs API sends no events
+        job = record.job()  # before the log: of a job that has ended it is whole
+        assert job
+        for text in reader.new():
+            write(text)
+        if job.ended or job.status == LOST:
+            write(reader.rest())
+            return job
+        if job.status == "PENDING" and time.monotonic() - asked_at > ASK_SECONDS:
+            asked_at = time.monotonic()
+            if _unseen(record) and asked_at - begun_at > UNSEEN_SECONDS:
+                return onray.follow(dashboard.dashboard_url(), job_id, write)
+        pause.wait(POLL_SECONDS if record.root.is_local else REMOTE_POLL_SECONDS)  # a store sends no events
 
 
-def stop(job_id: str) -> Job:
-    """Ask a job to stop, and wait until it has; it gets time to save its work. One that has ended stays as it is."""
+def _unseen(record: JobRecord) -> bool:
+    """Whether the cluster runs a job that no process has begun, as far as our store shows. One that has ended there
+    before it began, because it could not be set up, is written down as failed."""
+    handed = record.handed()
+    if not handed:
+        return False
     url = dashboard.dashboard_url()
-    if not _job(_details(url, job_id)).ended:
-        with dashboard.told(url):
-            dashboard.job_client(url).stop_job(job_id)
-    return _wait(url, job_id, timeout_seconds=STOP_SECONDS + 30)
+    job = onray.find(url, handed[-1].ray_id)
+    told = record.job()
+    if job is not None and job.ended and told and told.status == "PENDING":
+        state = "STOPPED" if job.status == "STOPPED" else "FAILED"
+        record.end(state, job.exit_code, job.message.strip())  # type: ignore[arg-type]
+    return job is not None and job.status == "RUNNING"
+
+
+def stop(job_id: str, store: str | None = None) -> Job:
+    """Ask a job to stop, and wait until it has; it gets time to save its work. One that has ended stays as it is."""
+    record = finding.find(job_id, store)
+    if record is None:
+        _on_ray(job_id, store)
+        return onray.stop(dashboard.dashboard_url(), job_id)
+    job = record.job()
+    assert job
+    if job.ended:
+        return job
+    if job.status != LOST and (handed := record.handed()):
+        onray.stop(dashboard.dashboard_url(), handed[-1].ray_id)
+    deadline, pause = time.monotonic() + STOP_SECONDS, threading.Event()
+    while not job.ended and time.monotonic() < deadline and record.is_alive():
+        pause.wait(POLL_SECONDS)
+        job = record.job() or job
+    if not job.ended:  # it was killed, or never began
+        record.end("STOPPED", None, "it was stopped")
+    return record.job() or job
 
 
 def failure(job: Job) -> JobError | None:
@@ -208,60 +250,12 @@ def failure(job: Job) -> JobError | None:
         return None
     if job.status == "STOPPED":
         return JobError(f"job {job.id} was stopped", f"Go on with `ctl jobs retry {job.id}`.")
+    if job.status == LOST:
+        return JobError(f"job {job.id} is lost: {job.message}", "Go on with `ctl jobs recover`, on any cluster.")
     code = job.exit_code if job.exit_code is not None and job.exit_code > 0 else None
-    reason = f" with exit code {code}" if code else f": {job.message.strip()}" if job.message else ""
+    reason = f" with exit code {code}" if code else ""
+    reason += f": {job.message.strip()}" if job.message.strip() else ""
     error = JobError(f"job {job.id} failed{reason}", f"Fix it and resume with `ctl jobs retry {job.id}`.")
     if code:
         error.exit_code = code
     return error
-
-
-def _log(url: str, job_id: str) -> JobLog:
-    return JobLog(url, job_id, within="://" not in os.environ.get("RAY_ADDRESS", ""))
-
-
-def _wait(url: str, job_id: str, timeout_seconds: float) -> Job:
-    deadline = time.monotonic() + timeout_seconds
-    pause = threading.Event()
-    while not (job := _job(_details(url, job_id))).ended:
-        if time.monotonic() > deadline:
-            raise JobError(f"job {job_id} is still {job.status} after {timeout_seconds:.0f} s", "See `ctl jobs show`.")
-        pause.wait(POLL_SECONDS)  # the jobs API sends no events
-    return job
-
-
-def _submitted(url: str) -> list[Any]:
-    found = [_parsed(listed) for listed in dashboard.request("GET", url, JOBS_PATH) if listed["submission_id"]]
-    return sorted(found, key=lambda details: details.start_time or 0)
-
-
-def _details(url: str, job_id: str) -> Any:
-    found = dashboard.request("GET", url, JOBS_PATH + quote(job_id, safe="")) if job_id else None
-    if found and found["submission_id"] == job_id:
-        return _parsed(found)
-    known = [details.submission_id for details in _submitted(url)]
-    raise InputError(f"no job {job_id!r}", nearest(job_id, known) if known else "No job was submitted yet.")
-
-
-def _parsed(found: dict[str, Any]) -> Any:
-    from ray.job_submission import JobDetails
-
-    return JobDetails(**found)
-
-
-def _job(details: Any) -> Job:
-    return Job(
-        id=details.submission_id,
-        status=str(getattr(details.status, "value", details.status)),
-        entrypoint=details.entrypoint,
-        message=details.message or "",
-        exit_code=details.driver_exit_code,
-        started_at=_time(details.start_time),
-        ended_at=_time(details.end_time),
-    )
-
-
-def _time(milliseconds: int | None) -> str:
-    if not milliseconds:
-        return ""
-    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC).isoformat(timespec="seconds")

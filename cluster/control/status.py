@@ -24,7 +24,7 @@ def status() -> dict[str, Any]:
         "ray_version": version["ray_version"],
         "nodes": nodes,
         "resources": _sums([node["resources"] for node in nodes if node["alive"]]),
-        "jobs": [job.as_dict() for job in jobs.list_jobs()],
+        "jobs": [job.as_dict() for job in jobs.on_cluster()],
         "endpoints": _endpoints(url),
     }
 

@@ -20,6 +20,7 @@ from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.draft import Draft
+from cluster.core.storage.fence import FencedLocation
 from cluster.core.storage.holder import Holder
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.stopping import stoppable
@@ -111,7 +112,7 @@ def _run_stage(
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     code, user_code = provenance.code(), provenance.user_code()  # before the stage: edits meanwhile are not its code
-    place, print_ = draft.location, draft.fingerprint
+    place, print_ = FencedLocation(draft.location.url, lease.fence), draft.fingerprint
     context = Context(
         references.located(spec), inputs, place, scaling, draft.name, print_, report, notice, written=spec
     )
@@ -132,4 +133,4 @@ def _run_stage(
         duration_seconds=round(time.monotonic() - clock, 3),
         metrics=metrics,
     )
-    return store.commit(record, draft.location, lease.check)
+    return store.commit(record, draft.location, lease)

@@ -1,6 +1,7 @@
 """One tree of errors. Each knows its exit code and its remedy, and survives pickling, since Ray carries it.
 
-Exit codes: 0 done, 2 usage, 3 bad spec or input, 4 the environment is not ready, 5 the job failed, 130 interrupted.
+Exit codes: 0 done, 2 usage, 3 bad spec or input, 4 the environment is not ready, 5 the job failed, 75 a node was lost
+(of sysexits.h: try again), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class JobError(TrunklineError):
     """The work was begun and failed."""
 
     exit_code = 5
+
+
+class LostNodeError(JobError):
+    """The work was begun, and a machine that it ran on is gone: the same again goes on from what was finished."""
+
+    exit_code = 75
 
 
 class InterruptedRun(TrunklineError):

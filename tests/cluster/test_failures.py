@@ -16,7 +16,7 @@ import ray
 from cluster.control.failures import Failure, explained, original
 from cluster.control.screen.console import as_sentence
 from cluster.core.build import build
-from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError
+from cluster.core.errors import InputError, JobError, LostNodeError, NotReadyError, TrunklineError
 from cluster.core.storage.store import Store
 from pipelines.specs import BadWords, CorpusSpec, Python, TextSource
 from pipelines.stages.ordered import ordered_map
@@ -115,6 +115,26 @@ def test_layers_come_off_and_circles_end() -> None:
     assert original(plain) is other
     assert isinstance(explained(ray.exceptions.OutOfMemoryError("lots"), "a data worker"), JobError)
     assert "memory ran out" in str(explained(ray.exceptions.OutOfMemoryError("lots"), "a data worker"))
+
+
+def test_a_lost_node_is_told_from_a_lost_process() -> None:
+    """By its exit code a job gets another attempt."""
+    from ray import exceptions as ray_errors
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+
+    lost = explained(ray_errors.NodeDiedError("raylet gone"), "a data worker")
+    assert isinstance(lost, LostNodeError) and (lost.exit_code, lost.message) == (
+        75,
+        "a data worker is gone with its node",
+    )
+    context = ActorDiedErrorContext(actor_id=b"0" * 16, error_message="The actor died because its node has died.")
+    actor = ray_errors.ActorDiedError(context)
+    assert isinstance(explained(actor, "rollout engine 3"), LostNodeError)
+    assert not isinstance(explained(ray_errors.WorkerCrashedError(), "a data worker"), LostNodeError)
+    context = ActorDiedErrorContext(
+        actor_id=b"0" * 16, error_message="The actor is dead because its worker process has died."
+    )
+    assert explained(ray_errors.ActorDiedError(context), "rollout engine 3").exit_code == 5
 
 
 def test_an_error_is_a_value() -> None:

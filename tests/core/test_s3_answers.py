@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.server
 import multiprocessing
 import os
-import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,12 +20,11 @@ from cluster.core.storage.gc import collect
 from cluster.core.storage.location import CREATE_TRIES, Location
 from cluster.core.storage.store import Store, problems
 from tests.conftest import ROOT
+from tests.core.conftest import on_ceph
 from tests.core.toys import CountSpec, WordsSpec
 
 pytestmark = pytest.mark.heavy
 
-CEPH = ROOT.parent / "shared" / "s3" / "ceph.sh"
-PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw")
 ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code>{}<RequestId>tx1</RequestId></Error>'
 AMAZON = "<Message>At least one of the pre-conditions did not hold</Message><Condition>If-None-Match</Condition>"
 
@@ -119,29 +116,11 @@ def test_a_conflict_without_end_and_any_other_refusal_are_errors(
 # -- a real one ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@pytest.fixture
+def ceph(ceph_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket in Ceph's object gateway."""
-    import s3fs
-
-    if not CEPH.exists():
-        pytest.skip("the script that starts Ceph is not here: it is no part of the project")
-    if missing := [program for program in PROGRAMS if not shutil.which(program)]:
-        pytest.skip(f"Ceph is not installed: no {', '.join(missing)}")
-    folder = tmp_path_factory.mktemp("ceph") / "ceph"
-    up = subprocess.run(["bash", str(CEPH), "up", str(folder)], capture_output=True, text=True, check=True)
-    line = next(line for line in up.stdout.splitlines() if line.startswith("export "))
-    with pytest.MonkeyPatch.context() as patch:
-        for assignment in shlex.split(line)[1:]:
-            name, _, value = assignment.partition("=")
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        try:
-            s3fs.S3FileSystem().mkdir("lab")
-            yield "s3://lab"
-        finally:
-            s3fs.S3FileSystem.clear_instance_cache()
-            subprocess.run(["bash", str(CEPH), "down", str(folder)], check=True)
+    with on_ceph(ceph_environment, monkeypatch) as url:
+        yield url
 
 
 def _race(url: str, start: Event, rounds: int, wins: multiprocessing.Queue) -> None:
@@ -166,6 +145,7 @@ def test_of_many_at_once_on_a_real_s3_one_wins(ceph: str) -> None:
 SCRIPT = """
 import sys
 from cluster.pipeline import main, pipeline
+from tests.core.conftest import on_ceph
 from tests.core.toys import CountSpec, WordsSpec
 
 @pipeline

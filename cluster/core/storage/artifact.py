@@ -77,6 +77,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The user's own checkout, where the pipeline's script is not part of Trunkline."""
     named: dict[str, str] = {}
     """Digests of the files and functions that the spec names, by field, as far as they were seen."""
+    attempt: int = 0
+    """The number of the lease under which it was committed; 0 in records of old."""
 
     @property
     def size_bytes(self) -> int:

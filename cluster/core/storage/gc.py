@@ -163,7 +163,8 @@ class Collection:
         return self.store.lease(begun.kind, begun.fingerprint).holder() is not None
 
     def _is_done(self, begun: Begun) -> bool:
-        return (self.store.root / begun.path).exists(RECORD_FILE)
+        place = self.store.root / begun.path
+        return place.exists(RECORD_FILE) or not place.exists()
 
     def _untouched(self) -> str:
         return f"begun and not finished, untouched for {self.days:g} days; no run is working on it"

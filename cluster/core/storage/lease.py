@@ -3,39 +3,63 @@
 A lease is a chain of files `{n}.json`, each created exclusively; the highest is in force, and says who holds it or
 that it was let go of. Whoever finds that its holder has died or let go takes over by creating `n+1`. Since the highest
 file never goes, each number is won once: exclusive creation is all that decides, with no clock but the expiry's and no
-lock server.
+lock server. A commit has to win a number, too: either it comes first, or the takeover does.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import msgspec
 
 from cluster.core.errors import InputError, JobError
+from cluster.core.storage.fence import Fence, numbers, taken_over
 from cluster.core.storage.holder import TTL_SECONDS, Heartbeat, Holder, alive, let_go, new_owner, this_process
 from cluster.core.storage.location import Location
 
 
+class Entry(Holder, frozen=True, kw_only=True):
+    """A file of the chain."""
+
+    commit: str = ""
+    """What its holder has the right to make appear, and may not have done yet; whoever comes next does it."""
+
+
 class Lease:
-    """The right to build one artifact: `acquire()` it, work, `release()`; it is renewed in the background."""
+    """The right to build one artifact: `acquire()` it, work, `commit()`, `release()`; renewed in the background."""
 
     def __init__(
-        self, place: Location, ttl_seconds: float = TTL_SECONDS, lost: Callable[[], None] = lambda: None
+        self,
+        place: Location,
+        ttl_seconds: float = TTL_SECONDS,
+        lost: Callable[[], None] = lambda: None,
+        appear: Callable[[bytes], None] = lambda data: None,
     ) -> None:
-        """`lost` is called, in another thread, where the lease is lost while it is held."""
+        """`lost` is called, in another thread, where the lease is lost while it is held.
+
+        `appear` does what a commit says. It may be called again for the same commit, by another process.
+        """
         self.place = place
         self.ttl_seconds = ttl_seconds
         self.owner = new_owner()
         self.number = 0
         self.lost = lost
+        self._appear = appear
+        self._commit = ""
         self._lost = False
+        self._lock = threading.Lock()  # the number changes in a commit
         self._heartbeat = Heartbeat(self._renew, self._tell, ttl_seconds, patience_seconds=ttl_seconds)
 
-    def _numbers(self) -> list[int]:
-        return sorted(int(name[:-5]) for name in self.place.names() if name[:-5].isdigit())
+    @property
+    def fence(self) -> Fence:
+        """What keeps those from writing who write under this lease and have lost it."""
+        return Fence(self.place, self.number, self.ttl_seconds)
 
-    def _read(self, number: int) -> Holder | None:
+    def _numbers(self) -> list[int]:
+        return numbers(self.place)
+
+    def _read(self, number: int) -> Entry | None:
         """What a file says; None where whoever is above it has removed it since it was listed.
 
         One that says nothing was torn by a power cut, and its holder may be of any machine: it expires like others.
@@ -45,10 +69,10 @@ class Lease:
         except InputError:
             return None
         try:
-            return msgspec.json.decode(data, type=Holder)
+            return msgspec.json.decode(data, type=Entry)
         except msgspec.DecodeError:
             expires_at = self.place.changed_at() + self.ttl_seconds
-            return Holder(owner="", host="", boot="", pid=0, started="", expires_at=expires_at)
+            return Entry(owner="", host="", boot="", pid=0, started="", expires_at=expires_at)
 
     def holder(self) -> Holder | None:
         """Whoever holds the lease now, or None."""
@@ -61,26 +85,63 @@ class Lease:
         """Take the lease if no one alive holds it; False otherwise."""
         numbers = self._numbers()
         highest = numbers[-1] if numbers else 0
+        commit = ""
         if highest:
-            holder = self._read(highest)
-            if holder is None or alive(holder):  # none: removed since, so that someone is above it
+            before = self._read(highest)
+            if before is None or alive(before):  # none: removed since, so that someone is above it
                 return False
+            commit = before.commit
         number = highest + 1
         # Not created, and yet ours: an object store did what we asked, and its answer was lost.
-        if not (self.place.create(f"{number}.json", self._entry()) or self._is_ours(number)):
+        if not self._win(number, commit):
             return False
-        numbers = self._numbers()
-        if numbers[-1:] != [number]:  # we looked long ago: since then our number was won, let go of and removed
-            self.place.remove(f"{number}.json")
-            return False
-        self.number = number
-        for old in numbers[:-1]:
-            self.place.remove(f"{old}.json")
         self._heartbeat.start()
+        try:
+            self._finish()
+        except BaseException:
+            self.release()
+            raise
         return True
 
-    def _entry(self) -> bytes:
-        return msgspec.json.encode(this_process(self.owner, self.ttl_seconds))
+    def _win(self, number: int, commit: str) -> bool:
+        """Take a number, unless another has it or a higher one."""
+        if not (self.place.create(f"{number}.json", self._entry(commit)) or self._is_ours(number)):
+            return False
+        found = self._numbers()
+        if found[-1:] != [number]:  # we looked long ago: since then our number was won, let go of and removed
+            self.place.remove(f"{number}.json")
+            return False
+        self.number, self._commit = number, commit
+        for old in found[:-1]:
+            self.place.remove(f"{old}.json")
+        return True
+
+    def commit(self, data: bytes) -> None:
+        """Have what `data` says appear. Raises JobError, and nothing has happened, where another run has taken over.
+
+        Once the next number is won nobody else can have it, and whoever comes after us finishes what we have begun.
+        """
+        self._advance(data.decode())
+        self._finish()
+
+    def renumber(self) -> None:
+        """Hold on under the next number, as another attempt. Raises JobError where another run has taken over."""
+        self._advance("")
+
+    def _advance(self, commit: str) -> None:
+        self.check()
+        with self._lock:
+            if not self._win(self.number + 1, commit):
+                raise taken_over(self.place)
+
+    def _finish(self) -> None:
+        """Do what was committed, by us or by a holder before us that died over it."""
+        if self._commit:
+            self._appear(self._commit.encode())
+            self._commit = ""
+
+    def _entry(self, commit: str) -> bytes:
+        return _encoded(this_process(self.owner, self.ttl_seconds), commit)
 
     def _is_ours(self, number: int) -> bool:
         holder = self._read(number)
@@ -90,10 +151,11 @@ class Lease:
         return self._numbers()[-1:] == [self.number]
 
     def _renew(self) -> bool:
-        if not self._in_force():
-            return False
-        self.place.write_bytes(f"{self.number}.json", self._entry())
-        return self._in_force()  # taken over between the look and the write
+        with self._lock:
+            if not self._in_force():
+                return False
+            self.place.write_bytes(f"{self.number}.json", self._entry(self._commit))
+            return self._in_force()  # taken over between the look and the write
 
     def _tell(self) -> None:
         self._lost = True
@@ -113,10 +175,14 @@ class Lease:
                 "command again.",
             ) from error
         if self._lost or not self._in_force():
-            raise JobError(f"the lease {self.place.url} was taken over by another run", "Run the same command again.")
+            raise taken_over(self.place)
 
     def release(self) -> None:
         """Let go, and say so in the file, which stays: its number must not be won twice."""
         self._heartbeat.stop()
         if self.number and self._in_force():
-            self.place.write_bytes(f"{self.number}.json", msgspec.json.encode(let_go(self.owner)))
+            self.place.write_bytes(f"{self.number}.json", _encoded(let_go(self.owner), self._commit))
+
+
+def _encoded(holder: Holder, commit: str) -> bytes:
+    return msgspec.json.encode(Entry(**msgspec.structs.asdict(holder), commit=commit))

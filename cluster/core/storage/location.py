@@ -42,6 +42,9 @@ class Location:
     def __truediv__(self, name: str) -> Location:
         return Location(f"{self.url}/{name}")
 
+    def _about_to_write(self) -> None:
+        """Called before anything here is written or removed; raises where that must not be (see fence.py)."""
+
     @property
     def is_local(self) -> bool:
         return "://" not in self.url
@@ -67,6 +70,8 @@ class Location:
 
     def open(self, name: str, mode: str = "rb", **options: Any) -> IO[Any]:
         """Open a file below this place. A file that is missing raises InputError."""
+        if any(flag in mode for flag in "wax+"):
+            self._about_to_write()
         try:
             if self.is_local:  # plain files: real tracebacks for a full disk, no wrapper in the hot path
                 path = Path(self._at(name))
@@ -100,6 +105,7 @@ class Location:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a whole file so that a reader sees the old one or the new one, never a part."""
+        self._about_to_write()
         if self.is_local:
             self._replace(name, lambda file: file.write(data))
         else:
@@ -107,6 +113,7 @@ class Location:
 
     def write_file(self, name: str, source: Path) -> None:
         """Write a copy of a local file, whole as `write_bytes` does, and without having it in memory."""
+        self._about_to_write()
         if self.is_local:
             with source.open("rb") as opened:
                 self._replace(name, lambda file: shutil.copyfileobj(opened, file, CHUNK_BYTES))
@@ -127,6 +134,7 @@ class Location:
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; False where it does. One of many at once wins, on S3 too."""
+        self._about_to_write()
         if self.is_local:
             # Written aside and linked: a reader never sees the new file half-written.
             partial = f"{name}{PARTIAL}{os.getpid()}-{os.urandom(4).hex()}"
@@ -199,6 +207,7 @@ class Location:
 
     def remove(self, name: str = "") -> None:
         """Remove a file or a folder with all it holds; nothing happens where there is none."""
+        self._about_to_write()
         if self.is_local:
             path = Path(self._at(name))
             if path.is_dir() and not path.is_symlink():

@@ -166,7 +166,7 @@ class Store:
 
     def lease(self, kind: str, fingerprint: str, lost: Callable[[], None] = lambda: None) -> Lease:
         """The right to build, or to remove, an artifact; `lost` is called where it is lost while it is held."""
-        return Lease(self.root / ".leases" / f"{kind}-{fingerprint[:SHORT]}", lost=lost)
+        return Lease(self.root / ".leases" / f"{kind}-{fingerprint[:SHORT]}", lost=lost, appear=self.appear)
 
     def using(self, targets: Iterable[str]) -> AbstractContextManager[None]:
         """Keep artifacts (`kind/fingerprint`), there or yet to be built, and their ancestors from being collected."""
@@ -209,27 +209,40 @@ class Store:
     def _done(self, path: str) -> bool:
         return (self.root / path).exists(RECORD_FILE)
 
-    def commit(self, record: Record, staging: Location, check: Callable[[], None] = lambda: None) -> Artifact:
+    def commit(self, record: Record, staging: Location, lease: Lease | None = None) -> Artifact:
         """Digest every file of `staging`, write the record last, and move the whole to its place.
 
-        `check` is called before the artifact appears; what it raises is raised, and nothing has happened.
+        With a lease it is an attempt's commit: where another has taken over, JobError is raised, and nothing has
+        happened. The lease's number goes into the record.
         """
         for name in list(staging.walk()):
             if PARTIAL in name:  # of a writer that was killed
                 staging.remove(name)
         measured = staging.measure(name for name in staging.walk() if name != RECORD_FILE)
         files = {name: FileEntry(size, digest) for name, (size, digest) in measured.items()}
-        record = msgspec.structs.replace(record, files=files)
-        place = self.root / record.kind / record.folder
+        record = msgspec.structs.replace(record, files=files, attempt=lease.number if lease else 0)
         data = msgspec.json.format(msgspec.json.encode(record), indent=2)
-        check()
+        if lease:
+            lease.commit(data)
+        else:
+            self.appear(data)
+        return Artifact(record, self.root / record.kind / record.folder, self)
+
+    def appear(self, data: bytes) -> None:
+        """Let an artifact that is whole in its staging place appear, by its record. Done again, it changes nothing."""
+        record = msgspec.json.decode(data, type=Record)
+        staging = self.staging(record.kind, record.name, record.fingerprint)
+        place = self.root / record.kind / record.folder
+        if not self.root.is_local:
+            staging.write_bytes(RECORD_FILE, data)
+            return
+        if not staging.exists() and (record.files or place.exists(RECORD_FILE)):
+            return  # done, by whoever took over from us, or removed since
         staging.write_bytes(RECORD_FILE, data)
-        if self.root.is_local:
-            if place.exists() and not place.exists(RECORD_FILE):  # an orphan
-                trash.discard(self.root, f"{record.kind}/{record.folder}")
-            place.path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(staging.path, place.path)
-        return Artifact(record, place, self)
+        if place.exists() and not place.exists(RECORD_FILE):  # an orphan
+            trash.discard(self.root, f"{record.kind}/{record.folder}")
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging.path, place.path)
 
     # -- using --------------------------------------------------------------------------------------------------
 

@@ -31,9 +31,10 @@ from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import LoggingConfig
 
 from cluster.control import forkserver, places
-from cluster.control.failures import describe, original
+from cluster.control.failures import AGAIN, describe, lost_its_node, original
+from cluster.control.room import Room
 from cluster.control.runtime import debugging
-from cluster.core.errors import JobError, TrunklineError
+from cluster.core.errors import JobError, LostNodeError, TrunklineError
 from cluster.core.signals import held
 from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.fleet import PATIENCE
@@ -168,9 +169,11 @@ def run_workers(
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         # In a thread of its own, so that this one can report progress and be interrupted (Ray Train would swallow it).
         threading.Thread(target=fit, args=(folder,), daemon=True, name="ray-train").start()
+        room = Room(scaling.num_workers, _resources(scaling), notice)
         try:
             while not done.wait(POLL_SECONDS):
                 watch()
+                room.look()
         except (KeyboardInterrupt, SystemExit):
             with held():
                 ask_to_stop(run)
@@ -188,7 +191,6 @@ def _trainer(
     function: Callable[[Any, Interruption], Any], argument: Any, scaling: ScalingSpec, run: str, folder: str
 ) -> Trainer:
     gpus = int(scaling.gpus_per_worker)
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}) | places.asked(places.RANK)
     return Trainer(
         lambda config: function(config["argument"], Interruption(run, get_context().get_world_rank())),
         train_loop_config={"argument": argument},
@@ -196,7 +198,7 @@ def _trainer(
             backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=collective_seconds(scaling)
         ),
         scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=bool(gpus), resources_per_worker=resources
+            num_workers=scaling.num_workers, use_gpu=bool(gpus), resources_per_worker=_resources(scaling)
         ),
         run_config=RunConfig(
             name=run,
@@ -207,6 +209,12 @@ def _trainer(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+def _resources(scaling: ScalingSpec) -> dict[str, float]:
+    """What a training worker asks of the cluster."""
+    gpus = int(scaling.gpus_per_worker)
+    return {"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}) | places.asked(places.RANK)
 
 
 def collective_seconds(scaling: ScalingSpec) -> int:
@@ -233,6 +241,8 @@ def _first(failures: dict[int, Exception]) -> TrunklineError:
     error = original(failures[rank])
     if isinstance(error, TrunklineError):
         return error
+    if lost_its_node(error):
+        return LostNodeError(f"training worker {rank} is gone with its node", AGAIN)
     return JobError(
         f"training worker {rank} failed: {describe(error)}",
         "Run the same command to resume from the last checkpoint; --debug shows the whole error.",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.control.durable import finding
 from cluster.control.jobs import id_of
 from cluster.core.errors import InputError, JobError, nearest
 from cluster.core.storage.location import Location
@@ -84,7 +85,10 @@ def find(store: Store, name: str) -> Running:
     there = running(store)
     found = [one for one in there if name in (one.run.name, f"{one.run.kind}/{one.run.name}", one.ref)]
     if not found:
-        found = [one for one in there if id_of(one.run.name) == name.rpartition("-")[0]]
+        record = finding.find(name, store.root.url)
+        submitted = record.submitted() if record else None
+        job = id_of(submitted.name) if submitted else name.rpartition("-")[0]
+        found = [one for one in there if id_of(one.run.name) == job]
     if not found:
         remedy = nearest(name, [one.run.name for one in there]) if there else "Nothing trains there at the moment."
         raise InputError(f"no training run {name!r} in {store.root.url}", remedy)
