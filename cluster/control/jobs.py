@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cluster.control import dashboard, package
+from cluster.control import clusters, dashboard, package
 from cluster.control.joblog import JobLog
 from cluster.core import provenance
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
@@ -217,7 +217,7 @@ def failure(job: Job) -> JobError | None:
 
 
 def _log(url: str, job_id: str) -> JobLog:
-    return JobLog(url, job_id, within="://" not in os.environ.get("RAY_ADDRESS", ""))
+    return JobLog(url, job_id, within=clusters.find().joinable)
 
 
 def _wait(url: str, job_id: str, timeout_seconds: float) -> Job:

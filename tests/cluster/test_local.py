@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from cluster.control import local
+from cluster.control import local, nodes, ports
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
@@ -91,12 +91,12 @@ def test_a_port_in_use(tmp_path_factory: pytest.TempPathFactory) -> None:
         holder.bind(("", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert local.port_taken(port)
+        assert ports.taken(port)
         said = cluster.ctl("up", "--port", str(port), code=4)
         assert f"port {port} is in use" in said
         said = cluster.ctl("up", "--port", str(cluster.port), "--dashboard-port", str(port), code=4)
         assert "--dashboard-port" in said
-    assert not local.port_taken(port)
+    assert not ports.taken(port)
 
 
 @pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
@@ -107,7 +107,7 @@ def test_a_port_that_rays_workers_want(option: str, port: int, tmp_path: Path) -
     assert said.count("\n") == 1
     assert f"{option} {port}: Ray's workers use the ports 10002 to 19999. Choose another, such as " in said
     proposed = int(said.split("such as ")[1].rstrip(".\n"))
-    assert proposed not in range(10002, 20000) and not local.port_taken(proposed)
+    assert proposed not in range(10002, 20000) and not ports.taken(proposed)
 
 
 def test_ports_that_cannot_be(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_start_that_times_out_is_tried_once_more(
     with pytest.raises(NotReadyError, match=message) if message else nullcontext():
         local.start_head(num_cpus=1, port=free_port(), dashboard_port=free_port())
     assert (tmp_path / "bin" / "count").read_text() == "xx"
-    assert len(local.nodes()) == (0 if message else 1)
+    assert len(nodes.nodes()) == (0 if message else 1)
 
 
 def test_no_port_shows_figures_to_everybody(local_cluster: LocalCluster) -> None:
