@@ -112,7 +112,9 @@ def without_context(arguments: list[str]) -> tuple[list[str], str]:
             break
         if name == "--context" and (equals or number + 1 < len(arguments)):
             used = 1 if equals else 2
-            return arguments[:number] + arguments[number + used :], value or (arguments[number + 1 : number + 2] or [""])[0]
+            return arguments[:number] + arguments[number + used :], value or (
+                arguments[number + 1 : number + 2] or [""]
+            )[0]
     return arguments, ""
 
 

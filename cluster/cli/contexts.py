@@ -86,7 +86,9 @@ def list_(as_json: AsJson = False) -> None:
 
 @contexts.command()
 def use(
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The context; none: no context is the current one.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The context; none: no context is the current one.")
+    ] = "",
 ) -> None:
     """Make a context the current one, which is meant where neither --context, TRUNKLINE_CONTEXT nor RAY_ADDRESS is."""
     from cluster.core.clusters.book import changed

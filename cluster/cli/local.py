@@ -16,7 +16,8 @@ def up(
         int | None, typer.Option("--dashboard-port", min=1024, max=65535, help="Dashboard's [default: 8265].")
     ] = None,
     dashboard_host: Annotated[
-        str, typer.Option("--dashboard-host", metavar="ADDRESS", help="Address that the dashboard listens on [loopback].")
+        str,
+        typer.Option("--dashboard-host", metavar="ADDRESS", help="Address that the dashboard listens on [loopback]."),
     ] = "",
     join: Annotated[str | None, typer.Option("--join", metavar="HOST:PORT", help="Join that head instead.")] = None,
     metrics: Annotated[
@@ -51,7 +52,9 @@ def up(
         found = replace(found, context=msgspec.structs.replace(found.context, **given))
     elif given:
         option = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{option}: {found} is not this machine", f"Say it in the context: `ctl context show {found.name}`.")
+        raise UsageError(
+            f"--{option}: {found} is not this machine", f"Say it in the context: `ctl context show {found.name}`."
+        )
     clusters.find(found).up(_tell)
 
 

@@ -266,7 +266,9 @@ def _join() -> None:
     from cluster.core.errors import NotReadyError
 
     if not join_cluster():
-        raise NotReadyError("no Ray cluster is running here", "Start one with `ctl up`, or name one (`--context`, RAY_ADDRESS).")
+        raise NotReadyError(
+            "no Ray cluster is running here", "Start one with `ctl up`, or name one (`--context`, RAY_ADDRESS)."
+        )
 
 
 def _say(endpoint: "Endpoint") -> None:

@@ -59,4 +59,3 @@ def find(found: Meant | None = None) -> Cluster:
     found = found or meant()
     made: Cluster = import_string(KINDS[found.context.kind])(found)
     return made
-

@@ -63,7 +63,7 @@ class AtAddress(Cluster):
         if "://" in address or not runtime.answers(address):
             raise NotReadyError(
                 f"no Ray cluster answers at {address}",
-                f"Start one with `ctl up`, or correct {self.meant.said_by or self.meant}; without it this machine is meant.",
+                f"Start one with `ctl up`, or correct {self.meant.said_by or self.meant}.",
             )
 
     def _check_same(self, url: str, own: str) -> None:
@@ -91,6 +91,8 @@ def _read(address: str) -> tuple[str, str]:
 
     client = GcsClient(address=address)
     key, space = ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD
-    session = client.internal_kv_get(b"session_name", namespace=ray_constants.KV_NAMESPACE_SESSION, timeout=READ_SECONDS)
+    session = client.internal_kv_get(
+        b"session_name", namespace=ray_constants.KV_NAMESPACE_SESSION, timeout=READ_SECONDS
+    )
     published = client.internal_kv_get(key, namespace=space, timeout=READ_SECONDS)
     return (session or b"").decode(), (published or b"").decode()

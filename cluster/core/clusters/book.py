@@ -92,5 +92,3 @@ def check_name(name: str) -> None:
     """Raise SpecError for what cannot be a context's name: it is part of file names."""
     if not NAME.fullmatch(name):
         raise SpecError(f"context {name!r}: only letters, digits and . _ - are allowed", "Choose another name.")
-
-

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.core.clusters import book
 from cluster.core.clusters.kinds import Address, AnyContext, Local
 from cluster.core.errors import InputError
+from cluster.core.specs.scaling import ScalingSpec
 
 CONTEXT = "TRUNKLINE_CONTEXT"
 ADDRESS = "RAY_ADDRESS"
@@ -81,6 +82,13 @@ def environment(address: str) -> dict[str, str]:
 def default_store() -> str:
     """The store that the context names, where one is meant; else empty."""
     return meant().context.store
+
+
+def price_per_hour(scaling: ScalingSpec) -> float:
+    """What all training workers together cost in an hour, by the prices of the context; 0 where it has none."""
+    prices = meant().context.prices
+    each = scaling.cpus_per_worker * prices.get("CPU", 0) + scaling.gpus_per_worker * prices.get("GPU", 0)
+    return scaling.num_workers * each
 
 
 def default_scaling() -> dict[str, Any]:
