@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 from contextlib import nullcontext
@@ -27,6 +28,12 @@ def of_home(cluster: LocalCluster) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def recorded(cluster: LocalCluster) -> list[dict[str, str]]:
+    """What is written down of the nodes that were started from a home."""
+    found: list[dict[str, str]] = json.loads((cluster.home / ".trunkline" / "nodes.json").read_text())
     return found
 
 
@@ -58,13 +65,20 @@ def test_status_by_address(local_cluster: LocalCluster) -> None:
 
 def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.TempPathFactory) -> None:
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
+    other = LocalCluster(tmp_path_factory.mktemp("joined"), free_port(), free_port())
     assert "ctl up" in cluster.ctl("status", code=4)
     assert "Nothing is running" in cluster.ctl("down")
     try:
         cluster.up()
-        cluster.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
-        found = json.loads(cluster.ctl("status", "--json"))
+        other.home.joinpath(".ray").mkdir(mode=0o700)
+        shutil.copy(cluster.home / ".ray" / "auth_token", other.home / ".ray" / "auth_token")
+        other.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
+        folders = [each["folder"] for home in (cluster, other) for each in recorded(home)]
+        assert len(set(folders)) == 2 and all(Path(folder).stat().st_mode & 0o777 == 0o700 for folder in folders)
+        found = json.loads(other.ctl("status", "--json"))  # it has joined, and finds its head
         assert sorted(node["resources"]["CPU"]["total"] for node in found["nodes"] if node["alive"]) == [2, 3]
+        assert "Ended" in other.ctl("down")
+        assert of_home(other) == []
         for server in of_home(cluster):
             if server.name() == "gcs_server":
                 server.kill()
@@ -79,9 +93,11 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
             assert "the head at" in said, "its dashboard would be waited for"
             assert said.count("\n") == 1 and "Run `ctl down`, then `ctl up`." in said, said
     finally:
+        other.ctl("down")
         said = cluster.ctl("down")
     assert "Ended" in said
     assert of_home(cluster) == []
+    assert not any(Path(folder).exists() for folder in folders), "with the code of jobs"
     assert "no Ray cluster is running" in cluster.ctl("status", code=4)
 
 

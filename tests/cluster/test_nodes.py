@@ -118,5 +118,5 @@ def test_a_dashboard_of_another_cluster_is_refused(served: str) -> None:
     at._check_same(served, "mine")
     with pytest.raises(NotReadyError, match="is not the dashboard of the head at head:6379"):
         at._check_same(served, "of another")
-    with pytest.raises(NotReadyError, match="is not reached at .* from here"):
+    with pytest.raises(NotReadyError, match=r"is not reached at .* from here"):
         at._check_same(f"http://127.0.0.1:{free_port()}", "mine")
