@@ -156,6 +156,24 @@ def test_every_kind_can_be_reached_or_says_why_not() -> None:
             clusters.find(meant.Meant(context, "x")).head_address()
 
 
+def test_a_script_takes_a_context_too(home: Path) -> None:
+    command = [sys.executable, "pipelines/pretrain.py", "--context", "nope"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 3 and "there is no context 'nope'" in done.stderr
+
+
+def test_nothing_is_built_for_a_cluster_that_cannot_be_joined(home: Path, tmp_path: Path) -> None:
+    with book.changed() as mine:
+        mine.contexts = {"lab": Ssh(hosts=("a",)), "pods": KINDS["kubernetes"]()}
+    named = [{"RAY_ADDRESS": "http://127.0.0.1:1"}, {meant.CONTEXT: "lab"}, {meant.CONTEXT: "pods"}]
+    for environment in named:
+        done = ctl("run", "pipelines/pretrain.py", "--store", tmp_path / "s", **environment)
+        assert done.returncode == 4 and done.stderr.count("\n") == 1, done.stderr
+        assert not [path for path in (tmp_path / "s").rglob("*") if path.is_file()]
+
+
 def test_a_cluster_of_others_is_neither_started_nor_ended(home: Path) -> None:
     for command in ("up", "down"):
         done = ctl(command, RAY_ADDRESS="head:6379")

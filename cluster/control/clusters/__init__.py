@@ -39,6 +39,11 @@ class Cluster(ABC):
         Raises NotReadyError where a process here cannot join.
         """
 
+    def require_joinable(self) -> None:
+        """Raise NotReadyError where a process here cannot join, before it has worked in vain. Nothing is asked."""
+        if not self.joinable:
+            self.head_address()
+
     def up(self, tell: Callable[[str], None]) -> None:
         """Start what the context describes; where it runs already, nothing happens."""
         raise self._of_others()
