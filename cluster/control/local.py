@@ -103,7 +103,7 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None, metrics: 
         raise NotReadyError("Ray is not installed", "Run scripts/setup.")
     # Several nodes may share this machine and its address: each agent finds itself a free port.
     # All clusters' folder would be /tmp/ray, where other users can put code of theirs in the place of a job's.
-    arguments.append(f"--temp-dir={node.folder}")
+    arguments.append(f"--temp-dir={runtime.within(node.folder)}")
     arguments += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--object-store-memory={_store_bytes()}"]
     if num_cpus is not None:
         arguments.append(f"--num-cpus={num_cpus}")
@@ -126,7 +126,7 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None, metrics: 
             tries = "" if attempt == 1 else f" in {attempt} attempts"
             raise NotReadyError(
                 f"Ray did not start{tries}: {reason}",
-                f"Its logs are in {node.folder}/session_latest/logs; `ctl doctor` looks at this machine.",
+                f"Its logs: {runtime.within(node.folder)}/session_latest/logs; `ctl doctor` looks at this machine.",
             )
 
 

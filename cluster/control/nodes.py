@@ -36,7 +36,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     dashboard: str = ""
     """URL; empty on a node that has joined."""
     folder: str = ""
-    """Ray's folder on this machine, which nobody else can enter."""
+    """Around Ray's folder on this machine; nobody else can enter it."""
 
 
 def _state_file() -> Path:

@@ -76,8 +76,8 @@ def connect(scaling: ScalingSpec) -> None:
     options: dict[str, Any] = {"logging_level": "info" if debugging() else "error", "log_to_driver": debugging()}
     if private:
         options |= {"address": "local", "num_cpus": _cpus(scaling), "include_dashboard": False}
-        options["_temp_dir"] = private_folder()
-        _folders.append(options["_temp_dir"])
+        _folders.append(private_folder())
+        options["_temp_dir"] = within(_folders[-1])
     else:
         # The cluster's own processes were started without our environment: the job carries what workers need.
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
@@ -182,11 +182,16 @@ def logs_folder() -> str:
 
 
 def private_folder() -> str:
-    """A new folder of this user's alone for what Ray keeps on this machine: sockets, logs, the code of jobs.
+    """A new folder that only this user can enter, for what Ray keeps on this machine: sockets, logs, the code of jobs.
 
-    What Ray itself makes is open to all users. Not below $TMPDIR: a socket's path must be shorter than 108 bytes.
+    Not below $TMPDIR: a socket's path must be shorter than 108 bytes.
     """
     return tempfile.mkdtemp(prefix=f"trunkline-{os.getuid()}-", dir="/tmp")
+
+
+def within(folder: str) -> str:
+    """Ray's own folder (`--temp-dir`) within a private one: Ray opens it, and all that is in it, to every user."""
+    return f"{folder}/ray"
 
 
 def _prepare(private: bool) -> None:

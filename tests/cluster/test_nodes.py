@@ -57,7 +57,7 @@ def start(joined: Node, tmp_path: Path) -> Iterator[Start]:
 def test_a_folder_of_ray_is_its_owners_alone(joined: Node) -> None:
     state = os.lstat(joined.folder)
     assert state.st_uid == os.getuid() and state.st_mode & 0o777 == 0o700
-    assert len(joined.folder + "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") < 104
+    assert len(joined.folder + "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") < 104
     nodes.stop(joined)
     assert not os.path.exists(joined.folder), "with the code of jobs"
 

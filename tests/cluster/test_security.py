@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -39,11 +43,12 @@ TIMEOUT_SECONDS = 60.0
 def listening(cluster: LocalCluster) -> dict[tuple[str, int], str]:
     """Where processes of a cluster listen: address and port, to the command of who does."""
     found = {}
-    for process in of_home(cluster):
+    for each in of_home(cluster):
         try:
-            for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    found[connection.laddr.ip, connection.laddr.port] = " ".join(process.cmdline())[:200]
+            for process in (each, *each.children(recursive=True)):  # a title may take the place of an environment
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN:
+                        found[connection.laddr.ip, connection.laddr.port] = " ".join(process.cmdline())[:200]
         except psutil.NoSuchProcess:
             continue
     return found
@@ -70,8 +75,40 @@ def answer(host: str, port: int) -> str:
     return "gRPC " + ", ".join(sorted(codes))
 
 
-def test_no_port_of_the_network_works_without_a_token(local_cluster: LocalCluster) -> None:
-    open_ports = listening(local_cluster)
+WORK = """
+import ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+@ray.remote(num_cpus=0)
+class Worker:
+    def here(self):
+        return "there"
+worker = Worker.remote()
+print(ray.get(worker.here.remote()), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def at_work(local_cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster with a driver and a worker, and all of its agents."""
+    agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK, f"127.0.0.1:{local_cluster.port}"],
+        env=local_cluster.environment(RAY_AUTH_MODE="token"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout and driver.stdout.readline() == "there\n"
+        pause = threading.Event()
+        while any(not any(agent in who for who in listening(local_cluster).values()) for agent in agents):
+            pause.wait(0.5)  # a port sends no events
+        yield local_cluster
+        driver.communicate("")
+
+
+def test_no_port_of_the_network_works_without_a_token(at_work: LocalCluster) -> None:
+    local_cluster, open_ports = at_work, listening(at_work)
     shown = {place: who for place, who in open_ports.items() if not place[0].startswith(("127.", "::1"))}
     assert any(port == local_cluster.port for _, port in shown), "else nobody could join"
     assert all(host.startswith("127.") for host, port in open_ports if port == local_cluster.dashboard_port)
@@ -117,8 +154,7 @@ def test_another_user_reads_nothing(local_cluster: LocalCluster) -> None:
     (node,) = json.loads((local_cluster.home / ".trunkline" / "nodes.json").read_text())
     state = os.lstat(node["folder"])
     assert state.st_uid == os.getuid() and state.st_mode & 0o777 == 0o700
-    sessions = [folder for folder in Path(node["folder"]).iterdir() if folder.name.startswith("session_2")]
-    assert sessions, "this is where Ray is"
+    assert list(Path(node["folder"]).glob("ray/session_2*/logs")), "this is where Ray is"
     commands = [" ".join(process.cmdline()) for process in of_home(local_cluster)]
     assert not [command for command in commands if token in command]
     for root in (Path(node["folder"]), local_cluster.home / ".trunkline"):
