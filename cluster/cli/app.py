@@ -120,9 +120,9 @@ def without_context(arguments: list[str]) -> tuple[list[str], str]:
 
 def _call() -> int:
     """Run the command line; what typer says of a wrong one becomes a UsageError."""
-    sys.argv, context = without_context(sys.argv)
-    if context:  # by the environment, so that child processes mean the same cluster
-        os.environ["TRUNKLINE_CONTEXT"] = context
+    sys.argv, name = without_context(sys.argv)
+    if name:  # by the environment, so that child processes mean the same cluster
+        os.environ["TRUNKLINE_CONTEXT"] = name
     try:
         return app(standalone_mode=False) or 0
     except typer.Abort:

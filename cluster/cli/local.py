@@ -38,7 +38,7 @@ def up(
     from cluster.core.clusters.meant import CONTEXT, meant
     from cluster.core.errors import UsageError
 
-    options = {"num_cpus": num_cpus, "port": port, "dashboard_port": dashboard_port}
+    options: dict[str, object] = {"num_cpus": num_cpus, "port": port, "dashboard_port": dashboard_port}
     options |= {"dashboard_host": dashboard_host or None, "metrics": metrics or None}
     given = {name: value for name, value in options.items() if value is not None}
     found = meant()
