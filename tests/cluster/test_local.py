@@ -63,6 +63,18 @@ def test_status_by_address(local_cluster: LocalCluster) -> None:
     assert "no Ray cluster answers" in said
 
 
+def test_status_by_context(local_cluster: LocalCluster) -> None:
+    """Whose dashboard is not that of its head is refused."""
+    head = f"address=127.0.0.1:{local_cluster.port}"
+    for name, port in (("right", local_cluster.dashboard_port), ("wrong", local_cluster.port)):
+        fields = ("--set", head, "--set", f"dashboard=http://127.0.0.1:{port}")
+        local_cluster.ctl("context", "add", name, "address", *fields)
+    assert "head" in local_cluster.ctl("status", "--context", "right", RAY_ADDRESS="elsewhere:6379")
+    said = local_cluster.ctl("jobs", "list", TRUNKLINE_CONTEXT="wrong", code=4)
+    assert f"is not the dashboard of the head at 127.0.0.1:{local_cluster.port}" in said
+    assert said.count("\n") == 1
+
+
 def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.TempPathFactory) -> None:
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
     other = LocalCluster(tmp_path_factory.mktemp("joined"), free_port(), free_port())
