@@ -91,6 +91,7 @@ def test_a_host_that_is_down_or_refuses_the_key(servers: SshHosts, hosts: list[H
     said = run(tmp_path, "up", code=4)
     assert said.count("\n") == 1
     assert f"{down} is not reached by SSH: " in said and "Connection refused" in said
+    assert said in run(tmp_path, "down", code=4), "the others are ended before it is told"
     run(tmp_path, "context", "add", "out", "ssh", "--set", f"hosts=[{hosts[0].name}]", "--set", "key=/dev/null")
     assert "is not reached by SSH" in run(tmp_path, "status", "--context", "out", code=4)
     assert "is not this machine" in run(tmp_path, "up", "--port", "7000", code=2)
@@ -138,22 +139,28 @@ def test_a_tunnel_ends_with_the_process_that_opened_it(servers: SshHosts, hosts:
 JOB = """
 from typing import ClassVar
 from cluster.pipeline import main, pipeline
-from cluster.core.specs.spec import Spec
+from pipelines.specs import Spec
 
-class Said(Spec, frozen=True):
+class SaidSpec(Spec, frozen=True):
     kind: ClassVar[str] = "said"
-    stage: ClassVar[str] = "hello:build"
+    stage: ClassVar[str] = "hello_stage:build"
 
 @pipeline
 def hello(step):
-    step(Said())
-
-def build(context):
-    print("said by the job", flush=True)
-    context.output.write_bytes("said", b"x")
+    return step(SaidSpec())
 
 if __name__ == "__main__":
     main(hello)
+"""
+STAGE = """
+from cluster.control import runtime
+
+def build(ctx):
+    runtime.connect(ctx.scaling)
+    import ray
+
+    print("nodes of the job:", len(ray.nodes()), flush=True)
+    return {}
 """
 
 
@@ -175,12 +182,15 @@ def test_a_cluster_of_two_hosts(servers: SshHosts, hosts: list[Host], tmp_path: 
             place = host.home / ".trunkline" / "contexts" / "lab" / "token"
             assert place.stat().st_mode & 0o777 == 0o600
         assert "no Ray cluster is running here" in run(tmp_path, "status", code=4, RAY_ADDRESS="local")
-        script = tmp_path / "hello.py"
+        script = tmp_path / "user" / "hello.py"
+        script.parent.mkdir()
         script.write_text(JOB)
+        script.with_name("hello_stage.py").write_text(STAGE)
         said = run(tmp_path, "submit", str(script))
-        assert "said by the job" in said
+        assert "nodes of the job: 2" in said
+        assert list(store.glob("said/*/artifact.json")), "by the store of the context"
         job = json.loads(run(tmp_path, "jobs", "list", "--json"))[0]["id"]
-        assert "said by the job" in run(tmp_path, "jobs", "logs", job)
+        assert "nodes of the job: 2" in run(tmp_path, "jobs", "logs", job)
     finally:
         said = run(tmp_path, "down")
     assert "on 2 hosts" in said

@@ -36,14 +36,14 @@ class Tunnel:
                 stderr=self._said,
                 start_new_session=True,
             )
-            if self._answers():
+            line = self._answer()
+            if line == READY:
                 atexit.register(self.close)
                 return
-            late = self._process.poll() is None
             self.close()
             self._said.seek(0)
             said = self._said.read().decode(errors="replace")
-            if late:
+            if line is None:
                 raise NotReadyError(
                     f"{connection.host} does not answer within {OPEN_SECONDS:.0f} s", "Look whether it is well."
                 )
@@ -62,13 +62,11 @@ class Tunnel:
         self._process.terminate()
         self._process.wait()
 
-    def _answers(self) -> bool:
-        """Whether the far end sends back what it got: SSH is there, and the port with it."""
+    def _answer(self) -> bytes | None:
+        """What the far end sends back of what it got: SSH is there, and the port with it. None: nothing in time."""
         assert self._process.stdin and self._process.stdout
-        try:
+        with suppress(BrokenPipeError):  # it has ended by itself, and its output says so
             self._process.stdin.write(READY)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return False
         there, _, _ = select.select([self._process.stdout], [], [], OPEN_SECONDS)
-        return bool(there) and self._process.stdout.readline() == READY
+        return self._process.stdout.readline() if there else None
