@@ -81,7 +81,8 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
     assert "ctl up" in cluster.ctl("status", code=4)
     assert "Nothing is running" in cluster.ctl("down")
     try:
-        cluster.up()
+        shown = local._own_address()
+        assert f"http://{shown}:{cluster.dashboard_port}" in cluster.up("--dashboard-host", shown)
         other.home.joinpath(".ray").mkdir(mode=0o700)
         shutil.copy(cluster.home / ".ray" / "auth_token", other.home / ".ray" / "auth_token")
         other.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
