@@ -34,6 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "own"
 
 
+@pytest.mark.heavy
 def test_a_life_of_contexts(home: Path) -> None:
     assert "No contexts" in ctl("context", "list").stdout
     hosts = ("--set", "hosts=[gpu1, ml@gpu2:2222]", "--set", "scaling.num_workers=8", "--set", "prices.GPU=2.5")
@@ -52,6 +53,7 @@ def test_a_life_of_contexts(home: Path) -> None:
     assert list(book.read().contexts) == ["big"] and book.read().current == ""
 
 
+@pytest.mark.heavy
 def test_many_at_once_lose_none(home: Path) -> None:
     command = [sys.executable, "-c", "from cluster.cli.app import run; run()", "context", "add"]
     running = [subprocess.Popen([*command, f"c{number}", "local"], cwd=ROOT) for number in range(4)]
@@ -128,6 +130,7 @@ def test_what_a_context_says_of_store_and_scaling(home: Path, tmp_path: Path, mo
     assert Store().root.url == "/elsewhere"
 
 
+@pytest.mark.heavy
 def test_what_training_costs_by_the_prices_of_a_context(home: Path, tmp_path: Path) -> None:
     with book.changed() as mine:
         mine.contexts["lab"] = Local(prices={"GPU": 2.5, "CPU": 0.1})
@@ -164,6 +167,7 @@ def test_a_script_takes_a_context_too(home: Path) -> None:
     assert done.returncode == 3 and "there is no context 'nope'" in done.stderr
 
 
+@pytest.mark.heavy
 def test_nothing_is_built_for_a_cluster_that_cannot_be_joined(home: Path, tmp_path: Path) -> None:
     with book.changed() as mine:
         mine.contexts = {"lab": Ssh(hosts=("a",)), "pods": KINDS["kubernetes"]()}

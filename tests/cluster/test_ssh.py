@@ -20,6 +20,8 @@ from tests.cluster.local_cluster import CTL, free_port
 from tests.cluster.ssh_hosts import Host, SshHosts
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
+
 CLOCK = "import time\n_time = time.time\ntime.time = lambda: _time() - 3600\n"
 
 
@@ -165,7 +167,6 @@ def build(ctx):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.heavy
 def test_a_cluster_of_two_hosts(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
     ports = (f"port={free_port()}", f"dashboard_port={free_port()}")
     store = tmp_path / "shared"
