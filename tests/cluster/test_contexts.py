@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,14 @@ def test_what_training_costs_by_the_prices_of_a_context(home: Path, tmp_path: Pa
     hours = found["prediction"]["duration_seconds"] / 3600
     assert found["cost"] == pytest.approx(hours * 4 * (2.5 + 0.1))
     assert "cost" not in ctl(*asked).stdout
+
+
+def test_nothing_else_asks_the_environment() -> None:
+    """Which cluster is meant is said in one place."""
+    asks = re.compile(rf"environ\b[^\n]*({meant.ADDRESS}|{meant.CONTEXT})")
+    sources = [path for package in ("cluster", "pipelines", "serving") for path in (ROOT / package).rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in sources if asks.search(path.read_text())}
+    assert found <= {"cluster/cli/app.py"}, "cluster.core.clusters.meant knows; the command line sets it"
 
 
 def test_every_kind_can_be_reached_or_says_why_not() -> None:

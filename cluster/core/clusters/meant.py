@@ -35,14 +35,19 @@ class Meant:
         return isinstance(self.context, Local)
 
     @property
+    def address(self) -> str:
+        """HOST:PORT of the head or URL of the dashboard, where the cluster is meant by one; else empty."""
+        return self.context.address if isinstance(self.context, Address) else ""
+
+    @property
     def on_this_machine(self) -> bool:
         """Whether all of its nodes are known to be on this machine."""
-        return self.here or (isinstance(self.context, Address) and self.context.address.startswith(LOOPBACK))
+        return self.here or self.address.startswith(LOOPBACK)
 
     def __str__(self) -> str:
         if self.name:
             return f"context {self.name!r}"
-        return f"RAY_ADDRESS={self.context.address}" if isinstance(self.context, Address) else "this machine"
+        return f"RAY_ADDRESS={self.address}" if self.address else "this machine"
 
 
 _chosen: list[Meant] = []
