@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from cluster.control import local, nodes, ports
+from cluster.control import local, nodes, ports, runtime
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
@@ -168,6 +168,7 @@ def test_a_start_that_times_out_is_tried_once_more(
     ray.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(ray.with_name("python")))
     monkeypatch.setenv("TRUNKLINE_HOME", str(tmp_path))
+    monkeypatch.setattr(runtime, "private_folder", lambda: str(tmp_path))  # nobody removes what nobody started
     with pytest.raises(NotReadyError, match=message) if message else nullcontext():
         local.start_head(num_cpus=1, port=free_port(), dashboard_port=free_port())
     assert (tmp_path / "bin" / "count").read_text() == "xx"

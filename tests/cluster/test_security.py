@@ -28,7 +28,7 @@ METHODS = (
     "ray.rpc.NodeInfoGcsService/GetAllNodeInfo",
     "ray.rpc.NodeManagerService/GetSystemConfig",
     "ray.rpc.CoreWorkerService/NumPendingTasks",
-    "ray.rpc.ObjectManagerService/FreeObjects",
+    "ray.rpc.ObjectManagerService/Pull",
     "ray.rpc.ReporterService/GetTraceback",
     "ray.rpc.RayletDriver/ClusterInfo",
 )
