@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ray
 
-from cluster.control import local
+from cluster.control import ports
 from cluster.core.errors import InputError, NotReadyError
 from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
@@ -19,7 +19,7 @@ from serving.proxy import LOOPBACK
 
 
 def check_port(port: int) -> None:
-    if local.port_taken(port):
+    if ports.taken(port):
         raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from ray import serve
 
 from cluster.control import runtime
 from cluster.core.adapters import over_transformers
+from cluster.core.clusters.meant import meant
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError
 from cluster.core.specs.endpoint import EndpointSpec
@@ -41,9 +41,9 @@ def deploy(
     """Serve a model artifact and return when it answers (`wait=False`: when Serve has accepted it).
 
     An endpoint of the same name answers until the new one is ready, where the cluster has room for both; else there is
-    a gap, which `notice` is told. Where the new one fails, what was served before is served again. Joins the cluster of
-    RAY_ADDRESS, else starts a private one that ends with this process. `artifact` is the model where it is known
-    already. Raises InputError for a missing artifact, NotReadyError where the port is taken, JobError with the
+    a gap, which `notice` is told. Where the new one fails, what was served before is served again. Joins the
+    cluster that is meant, else starts a private one that ends with this process. `artifact` is the model where it is
+    known already. Raises InputError for a missing artifact, NotReadyError where the port is taken, JobError with the
     replica's last error where the engine dies or does not answer in time.
     """
     artifact = artifact or store.resolve(spec.model)
@@ -51,7 +51,7 @@ def deploy(
     name = spec.served_name or artifact.name
     if not re.fullmatch(r"[\w.-]+", name):
         raise InputError(f"endpoint.served_name: {name!r}", "Only letters, digits and . _ - are allowed.")
-    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+    if not ray.is_initialized() and meant().here:
         check_port(spec.port)  # before a cluster is started in vain
     runtime.connect(
         ScalingSpec(num_workers=spec.max_replicas, cpus_per_worker=spec.cpus, gpus_per_worker=float(spec.gpus))

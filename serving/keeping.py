@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ray import serve
 
-from cluster.control import local
+from cluster.core.home import home
 from cluster.core.storage.store import Store
 from cluster.core.storage.uses import Used
 from serving.figures import Figures
@@ -62,4 +62,4 @@ class Keeper:
 
 def pairs_file(application: str) -> Path:
     """Where the pairs of a shadow are kept, on the machine of the endpoint's Keeper."""
-    return local.home() / "shadows" / f"{application}.jsonl"
+    return home() / "shadows" / f"{application}.jsonl"

@@ -12,7 +12,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from cluster.control import local
+from cluster.control import ports
 from cluster.core.specs.endpoint import EndpointSpec
 
 SWITCH = "TRUNKLINE_PROXY"  # python: Serve's own proxy; haproxy: the other, where it can
@@ -40,7 +40,7 @@ def environment(spec: EndpointSpec, nodes: int) -> dict[str, str]:
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     folder = Path(tempfile.mkdtemp(prefix="trunkline-"))  # short: a socket's path has 104 bytes
     first = random.SystemRandom().randrange(PORTS.start, PORTS.stop - PORTS_EACH, PORTS_EACH)
-    metrics, stats, fallback, grpc = (str(local.free_port()) for _ in range(4))
+    metrics, stats, fallback, grpc = (str(ports.free()) for _ in range(4))
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

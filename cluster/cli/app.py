@@ -1,5 +1,6 @@
 """The root of `ctl`: registers the command groups, and turns every error into one sentence and an exit code."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from cluster.cli import (
     artifacts,
     batch,
     bench,
+    contexts,
     corpus,
     demo,
     doctor,
@@ -33,6 +35,7 @@ class Commands(LazyGroup):
 
     entries = {
         "demo": demo.demo,
+        "context": contexts.contexts,
         "up": local.up,
         "down": local.down,
         "status": local.status,
@@ -83,6 +86,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere on the line.")] = False,
+    context: Annotated[
+        str,
+        typer.Option("--context", metavar="NAME", help="Cluster that is meant [$TRUNKLINE_CONTEXT]; anywhere, too."),
+    ] = "",
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Trunkline: from raw text to a served language model, on one Ray cluster."""
@@ -97,8 +104,25 @@ def run() -> None:
     sys.exit(guarded(_call, debug=debug))
 
 
+def without_context(arguments: list[str]) -> tuple[list[str], str]:
+    """A command line without its `--context NAME`, wherever that stands; and the name, empty where it is not there."""
+    for number, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            break
+        if name == "--context" and (equals or number + 1 < len(arguments)):
+            used = 1 if equals else 2
+            return arguments[:number] + arguments[number + used :], value or (
+                arguments[number + 1 : number + 2] or [""]
+            )[0]
+    return arguments, ""
+
+
 def _call() -> int:
     """Run the command line; what typer says of a wrong one becomes a UsageError."""
+    sys.argv, name = without_context(sys.argv)
+    if name:  # by the environment, so that child processes mean the same cluster
+        os.environ["TRUNKLINE_CONTEXT"] = name
     try:
         return app(standalone_mode=False) or 0
     except typer.Abort:

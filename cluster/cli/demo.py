@@ -49,14 +49,14 @@ def demo(
     import time
 
     from cluster.cli.pipelines import load
-    from cluster.control.local import port_taken
+    from cluster.control import ports
     from cluster.control.run import run
     from cluster.control.screen.view import make_view
     from cluster.core.errors import NotReadyError, UsageError
     from cluster.core.provenance import PROJECT_ROOT
 
     clock = time.monotonic()
-    if serve and port_taken(port):
+    if serve and ports.taken(port):
         raise NotReadyError(f"port {port} is in use", "Choose another with `--port`, or stop what holds it.")
     if quick and config:
         raise UsageError("--quick is a configuration itself", "Lay further fields over it with `--set`.")
@@ -129,9 +129,9 @@ def _table(comparison: "Artifact") -> str:
 
 def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> None:
     """Bring the endpoint up, ask it once with the `openai` package, and take it down unless it is to stay."""
-    import os
-
-    from cluster.control import local, runtime
+    from cluster.control import local, nodes, runtime
+    from cluster.core.clusters.kinds import Address
+    from cluster.core.clusters.meant import Meant, choose
     from cluster.core.specs.endpoint import EndpointSpec
     from serving.deploying import deploy
 
@@ -139,10 +139,8 @@ def _serve_and_ask(model: "Artifact", store: "Store", port: int, keep: bool) -> 
     print("\nstarting the endpoint (Ray Serve and vLLM) ...", flush=True)
     if keep:
         runtime.disconnect()  # what stays must live on a cluster that stays
-        head = local.running_head() or local.start_head(
-            num_cpus=None, port=local.PORT, dashboard_port=local.DASHBOARD_PORT
-        )
-        os.environ["RAY_ADDRESS"] = head.address
+        head = nodes.running_head() or local.start_head()
+        choose(Meant(Address(address=head.address)))
     endpoint = deploy(spec, store)
     answer = _ask(endpoint.base_url, endpoint.name)
     _say(f"an answer from {endpoint.base_url}, fetched with the openai package", _indent(f"{REQUEST}\n{answer}"))

@@ -9,44 +9,64 @@ from cluster.cli.output import AsJson, print_json, print_table
 
 def up(
     num_cpus: Annotated[int | None, typer.Option("--num-cpus", min=0, help="Logical CPUs [default: all].")] = None,
-    port: Annotated[int, typer.Option("--port", min=1024, max=65535, help="Port of the head.")] = 6379,
-    dashboard_port: Annotated[int, typer.Option("--dashboard-port", min=1024, max=65535, help="Dashboard's.")] = 8265,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1024, max=65535, help="Port of the head [default: 6379].")
+    ] = None,
+    dashboard_port: Annotated[
+        int | None, typer.Option("--dashboard-port", min=1024, max=65535, help="Dashboard's [default: 8265].")
+    ] = None,
+    dashboard_host: Annotated[
+        str,
+        typer.Option("--dashboard-host", metavar="ADDRESS", help="Address that the dashboard listens on [loopback]."),
+    ] = "",
     join: Annotated[str | None, typer.Option("--join", metavar="HOST:PORT", help="Join that head instead.")] = None,
     metrics: Annotated[
         bool, typer.Option("--metrics", help="Open Ray's Prometheus ports, to the network and without a token.")
     ] = False,
 ) -> None:
-    """Start a Ray cluster on this machine, protected by a token, or let this machine join one.
+    """Start the cluster that the context describes: without one, a Ray head on this machine, protected by a token.
 
-    It needs the head's token (~/.ray/auth_token) to join. `ctl down` ends what was started here.
+    With --join this machine becomes a node of another head, whose token (~/.ray/auth_token) it needs. `ctl down` ends
+    what was started.
     """
-    from cluster.control import local
-    from cluster.control.runtime import answers
+    from dataclasses import replace
 
+    import msgspec
+
+    from cluster.control import clusters, local
+    from cluster.core.clusters.kinds import Local
+    from cluster.core.clusters.meant import CONTEXT, meant
+    from cluster.core.errors import UsageError
+
+    options: dict[str, object] = {"num_cpus": num_cpus, "port": port, "dashboard_port": dashboard_port}
+    options |= {"dashboard_host": dashboard_host or None, "metrics": metrics or None}
+    given = {name: value for name, value in options.items() if value is not None}
+    found = meant()
     if join:
+        if found.said_by == CONTEXT and not found.here:
+            raise UsageError(f"--join: {found} is not this machine", "Leave the context out.")
         local.join(join, num_cpus=num_cpus, metrics=metrics)
         print(f"Joined {join}. `ctl down` leaves it.")
         return
-    if head := local.running_head():
-        if not answers(head.address):
-            raise local.dead(head)
-        print(f"Already running: head {head.address}, dashboard {head.dashboard}.")
-        return
-    head = local.start_head(num_cpus=num_cpus, port=port, dashboard_port=dashboard_port, metrics=metrics)
-    print(f"Ray is up: head {head.address}, dashboard {head.dashboard}.")
-    print(
-        "Submit with `ctl submit SCRIPT`; add a machine with its token and "
-        f"`ctl up --join {head.address}`; end it with `ctl down`."
-    )
+    if isinstance(found.context, Local):
+        found = replace(found, context=msgspec.structs.replace(found.context, **given))
+    elif given:
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(
+            f"--{option}: {found} is not this machine", f"Say it in the context: `ctl context show {found.name}`."
+        )
+    clusters.find(found).up(_tell)
 
 
 def down() -> None:
-    """End the Ray processes that `ctl up` started on this machine, and no others."""
-    from cluster.control import local
+    """End what `ctl up` started, and nothing else: without a context, the Ray processes of this machine."""
+    from cluster.control import clusters
 
-    nodes = local.nodes()
-    count = sum(local.stop(node) for node in reversed(nodes))  # the head, which came first, goes last
-    print(f"Ended {count} processes." if nodes else "Nothing is running here.")
+    clusters.find().down(_tell)
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def status(as_json: AsJson = False) -> None:

@@ -41,6 +41,7 @@ def plan(
     from cluster.control.planning.hardware import named
     from cluster.control.planning.plan import make_plan
     from cluster.control.planning.sizing import Asked, with_sizes
+    from cluster.core.clusters.meant import price_per_hour
 
     if hardware:
         named(hardware)  # a wrong name is told before anything else
@@ -49,11 +50,14 @@ def plan(
     if not as_json:
         _print_table(planned)
     sized = with_sizes(planned, Asked(script, config, set_ or [], name, store, hardware))
+    price = price_per_hour(graph.scaling)
     if as_json:
-        print_json([item.as_dict() for item in sized])
+        print_json([item.as_dict() | _cost(item, price) for item in sized])
     else:
         for before, item in zip(planned, sized, strict=True):
             _print_size(item, item.reasons[len(before.reasons) :])
+            for cost in _cost(item, price).values():
+                print(f"  cost          {cost:,.2f}, at {price:,.2f} an hour")
     for item in sized:
         if item.prediction:
             item.prediction.require_fit(item.step.key)
@@ -78,6 +82,12 @@ def _print_size(item: "Planned", reasons: tuple[str, ...]) -> None:
         print()
         for line in _lines(item.step.key, item.prediction):
             print(line)
+
+
+def _cost(item: "Planned", price_per_hour: float) -> dict[str, float]:
+    """What a step will have cost when it has trained, where its time and the prices are known."""
+    seconds = item.prediction and item.prediction.as_dict()["duration_seconds"]
+    return {"cost": seconds / 3600 * price_per_hour} if seconds and price_per_hour else {}
 
 
 def _lines(key: str, found: "Prediction") -> list[str]:

@@ -1,6 +1,5 @@
 """`ctl serve plan | status | scale | roll | rollback | load | logs`: an endpoint before it runs, and while it does."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,6 +85,7 @@ def status(name: Endpoint_, as_json: AsJson = False) -> None:
     """Show an endpoint's replicas: what each serves, since when, how many requests it has; and the last errors."""
     import msgspec
 
+    from cluster.control import clusters
     from cluster.control.runtime import connect
     from cluster.core.specs.scaling import ScalingSpec
     from serving.endpoints import from_details, models_of, origin
@@ -93,7 +93,7 @@ def status(name: Endpoint_, as_json: AsJson = False) -> None:
 
     details = serve_details()
     found = _replicas(details, name)
-    if not os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://")):
+    if clusters.find().joinable:
         join_cluster()
         connect(ScalingSpec())
         found = with_ongoing(found)
@@ -266,7 +266,9 @@ def _join() -> None:
     from cluster.core.errors import NotReadyError
 
     if not join_cluster():
-        raise NotReadyError("no Ray cluster is running here", "Start one with `ctl up`, or set RAY_ADDRESS.")
+        raise NotReadyError(
+            "no Ray cluster is running here", "Start one with `ctl up`, or name one (`--context`, RAY_ADDRESS)."
+        )
 
 
 def _say(endpoint: "Endpoint") -> None:

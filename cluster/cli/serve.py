@@ -1,6 +1,5 @@
 """`ctl serve`, `ctl generate`, `ctl chat`: models that answer."""
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -133,8 +132,9 @@ def down(
     """Take an endpoint down; the answers it has begun are finished first, up to endpoint.drain_seconds. With the last
     one its port is free.
 
-    Where RAY_ADDRESS is the URL of a dashboard, which can only end Serve as a whole, answers are cut.
+    Where only the dashboard is reached (a context over SSH, a URL), which can end Serve as a whole, answers are cut.
     """
+    from cluster.control import clusters
     from cluster.control.dashboard import dashboard_url, request
     from cluster.control.runtime import connect
     from cluster.core.errors import InputError, UsageError, nearest
@@ -147,7 +147,7 @@ def down(
         raise InputError(f"no endpoint is called {name!r}", nearest(name, names) if names else "None is running.")
     going = [name] if name is not None else names
     url = dashboard_url()
-    whole_by_url = going == names and os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://"))
+    whole_by_url = going == names and not clusters.find().joinable
     if going and not whole_by_url:
         from serving.app import undeploy
 

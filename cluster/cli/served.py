@@ -1,6 +1,5 @@
 """What the commands about endpoints share: their spec, the cluster that is meant, what runs there."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,14 +32,23 @@ def spec_of(model: str, port: int | None, name: str, sets: list[str]) -> "Endpoi
 
 
 def join_cluster() -> bool:
-    """Whether there is a running cluster (RAY_ADDRESS, or what `ctl up` started); what follows then joins it."""
-    from cluster.control import local
+    """Whether there is a running cluster (one that is named, or this machine's); what follows then joins it."""
+    from cluster.control import nodes
+    from cluster.core.clusters.kinds import Address
+    from cluster.core.clusters.meant import Meant, choose, meant
 
-    if os.environ.get("RAY_ADDRESS"):
+    found = meant()
+    if not found.here:
         return True
-    head = local.running_head()
+    head = nodes.cluster_head()
     if head is not None:
-        os.environ["RAY_ADDRESS"] = head.address
+        context = found.context
+        choose(
+            Meant(
+                Address(address=head.address, token_file=context.token_file, token_env=context.token_env),
+                said_by=found.said_by,
+            )
+        )
     return head is not None
 
 

@@ -46,7 +46,7 @@ def submit(
     """Run a pipeline on the cluster and follow its log; exit as it exits.
 
     Ctrl-C, SIGTERM or a dropped SSH session stops the job: what it finished is kept. With --detach it runs on without
-    you. The cluster is the one of RAY_ADDRESS, else the one that `ctl up` started here.
+    you. The cluster is the one that is named (--context, RAY_ADDRESS), else the one that `ctl up` started here.
     """
     from cluster.cli.jobs import follow_to_end
     from cluster.control import jobs

@@ -1,4 +1,4 @@
-"""The REST side of a Ray cluster: which one is meant, and one bounded way to ask it.
+"""The REST side of the cluster that is meant: one bounded way to ask it.
 
 Everything that only looks (status, jobs, endpoints) goes through the dashboard's port: it needs no Ray process on this
 machine, so it works through a port-forward to a cluster in Kubernetes as well.
@@ -7,12 +7,11 @@ machine, so it works through a port-forward to a cluster in Kubernetes as well.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cluster.control import local, runtime
+from cluster.control import clusters, nodes, runtime
 from cluster.core.errors import JobError, NotReadyError, gist
 
 if TYPE_CHECKING:
@@ -22,37 +21,8 @@ REQUEST_TIMEOUT_SECONDS = 15.0
 
 
 def dashboard_url() -> str:
-    """URL of the dashboard of the cluster that is meant: RAY_ADDRESS, else the one that `ctl up` started here.
-
-    RAY_ADDRESS may be the dashboard's URL (`http://host:8265`) or the head's `host:port`. Raises NotReadyError where
-    there is none or it does not answer.
-    """
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        return address.rstrip("/")
-    if address in ("", "auto", "local"):
-        head = local.running_head()
-        if head is None:
-            raise NotReadyError("no Ray cluster is running here", "Start one with `ctl up`, or set RAY_ADDRESS.")
-        if not local.listens(head.address):  # the dashboard of a dead head answers nobody, after a long wait
-            raise local.dead(head)
-        return head.dashboard
-    runtime.use_token(create=False)
-    if "://" in address or not runtime.answers(address):
-        raise NotReadyError(f"no Ray cluster answers at {address}", "Start one with `ctl up`, or correct RAY_ADDRESS.")
-    return _published_url(address)
-
-
-def _published_url(address: str) -> str:
-    """The dashboard's address as the head publishes it to its cluster."""
-    from ray._private import ray_constants
-    from ray._raylet import GcsClient
-
-    key = ray_constants.DASHBOARD_ADDRESS.encode()
-    found = GcsClient(address=address).internal_kv_get(key, namespace=ray_constants.KV_NAMESPACE_DASHBOARD, timeout=10)
-    if not found:
-        raise NotReadyError(f"the cluster at {address} has no dashboard", "Set RAY_ADDRESS to its http:// address.")
-    return f"http://{found.decode()}"
+    """URL of the dashboard of the cluster that is meant. Raises NotReadyError where there is none."""
+    return clusters.find().dashboard_url()
 
 
 def job_client(url: str) -> JobSubmissionClient:
@@ -107,9 +77,9 @@ def lost(url: str) -> Iterator[None]:
 
 def again(url: str) -> str:
     """The remedy where a cluster does not answer: the one that `ctl up` started here has processes left."""
-    head = local.running_head()
+    head = nodes.running_head()
     if head and head.dashboard == url:
-        return local.AFRESH
+        return nodes.AFRESH
     return "Start a cluster with `ctl up`."
 
 

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from cluster.control import local, runtime
+from cluster.control import nodes, ports, runtime
+from cluster.core.clusters.kinds import DASHBOARD_PORT, HEAD_PORT
 from cluster.core.storage.store import default_root
 
 PROBE_SECONDS = 60.0
@@ -35,7 +36,7 @@ for package in sys.argv[1:]:
     except Exception as error:
         print(package, "fail", type(error).__name__ + ":", *str(error).split(), flush=True)
 """
-PORTS = {local.PORT: "ctl up --port", local.DASHBOARD_PORT: "ctl up --dashboard-port", 8000: "ctl serve up --port"}
+PORTS = {HEAD_PORT: "ctl up --port", DASHBOARD_PORT: "ctl up --dashboard-port", 8000: "ctl serve up --port"}
 
 
 @dataclass(frozen=True)
@@ -192,11 +193,11 @@ def _token() -> Check:
 
 
 def _ports() -> list[Check]:
-    if head := local.running_head():
+    if head := nodes.running_head():
         return [Check("ports", "ok", f"a cluster of ours runs: {head.address}, {head.dashboard}")]
     found = []
     for port, option in PORTS.items():
-        if local.port_taken(port):
+        if ports.taken(port):
             found.append(Check(f"port {port}", "warn", "in use", f"Stop what holds it, or use `{option} N`."))
         else:
             found.append(Check(f"port {port}", "ok", "free"))

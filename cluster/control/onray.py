@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from cluster.control import dashboard
+from cluster.control import clusters, dashboard
 from cluster.control.durable.shapes import Job
 from cluster.control.joblog import JobLog
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
@@ -87,7 +86,7 @@ def stop(url: str, ray_id: str) -> Job:
 
 
 def _log(url: str, job_id: str) -> JobLog:
-    return JobLog(url, job_id, within="://" not in os.environ.get("RAY_ADDRESS", ""))
+    return JobLog(url, job_id, within=clusters.find().joinable)
 
 
 def _submitted(url: str) -> list[Any]:

@@ -8,12 +8,13 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from cluster.control import runtime
+from cluster.control import clusters, runtime
 from cluster.control.planning import prediction
 from cluster.control.screen.view import View, make_view
 from cluster.core import provenance
 from cluster.core.ahead import Ahead
 from cluster.core.build import build
+from cluster.core.clusters.meant import CONTEXT
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import Graph, Step, read_changes
 from cluster.core.identity import references, usercode
@@ -36,6 +37,8 @@ def run(graph: Graph, store: Store, view: View) -> dict[str, Artifact]:
     built: dict[str, Artifact] = {}
     ahead: tuple[str, Ahead] | None = None
     missing = [step for step in graph.steps if store.find(step.kind, step.fingerprint) is None]
+    if missing:
+        clusters.find().require_joinable()
     # What later steps need is not to be collected meanwhile; where nothing is built, nothing is written.
     with store.using(graph.targets) if missing else nullcontext(), view.running(graph.steps, missing):
         for number, step in enumerate(graph.steps):
@@ -106,6 +109,7 @@ def _goes_ahead(graph: Graph, number: int, store: Store) -> bool:
 def main(chosen: Pipeline) -> None:
     """Run a pipeline from its own script: `python pipelines/x.py [--config FILE] [--set a.b=c] [--name N]`."""
     import argparse
+    import os
 
     from cluster.control.screen.console import guarded
 
@@ -114,8 +118,11 @@ def main(chosen: Pipeline) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="STEP.FIELD=VALUE", help="override one field")
     parser.add_argument("--name", default="", help="name of the artifacts (default: the pipeline's)")
     parser.add_argument("--store", default=None, help="root of the artifact store")
+    parser.add_argument("--context", default="", metavar="NAME", help="cluster that is meant")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
+    if arguments.context:
+        os.environ[CONTEXT] = arguments.context
 
     def work() -> None:
         prepare(Path(sys.argv[0]))

@@ -1,4 +1,4 @@
-"""The only `ray.init` of the project: joins the cluster that RAY_ADDRESS names, else starts one that dies with us.
+"""The only `ray.init` of the project: joins the cluster that is meant, else starts one that dies with us.
 
 Ray retries for minutes against a head that is dead, hangs or refuses the token. So the head is asked first, by one
 RPC with a deadline, and the answer becomes one sentence. Every cluster is protected by Ray's token.
@@ -10,13 +10,16 @@ import atexit
 import math
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.control import starting
+from cluster.control import clusters, starting
 from cluster.core import signals
+from cluster.core.clusters.meant import ADDRESS, Meant, meant
 from cluster.core.errors import NotReadyError
 from cluster.core.identity import usercode
 from cluster.core.specs.scaling import ScalingSpec
@@ -44,6 +47,8 @@ ENVIRONMENT = {
 PRIVATE_ENVIRONMENT = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5", "RAY_enable_metrics_collection": "0"}
 # An error that we raise is told once; Ray would print its traceback when the last reference to the task goes.
 QUIET = {"RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+_folders: list[str] = []  # of the private cluster
+_told: set[str] = set()  # those in which somebody was told to look
 WORKER_VARIABLES = ("DS_ACCELERATOR", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TOKENIZERS_PARALLELISM")
 
 
@@ -54,7 +59,7 @@ def debugging() -> bool:
 def connect(scaling: ScalingSpec) -> None:
     """Make Ray usable in this process; nothing happens where it is already.
 
-    Raises NotReadyError where the cluster named by RAY_ADDRESS does not answer or refuses the token.
+    Raises NotReadyError where the cluster that is meant does not answer, refuses the token, or cannot be joined.
     """
     import ray
     from ray._private import auto_init_hook
@@ -62,20 +67,22 @@ def connect(scaling: ScalingSpec) -> None:
     if ray.is_initialized():
         return
     auto_init_hook.enable_auto_connect = False  # a thread that outlives `disconnect` would join whatever it finds
-    address = os.environ.get("RAY_ADDRESS", "")
-    private = _is_private()
+    found = clusters.find()
+    address = found.head_address()
+    private = not address
     _prepare(private)
     if not scaling.gpus_per_worker:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     options: dict[str, Any] = {"logging_level": "info" if debugging() else "error", "log_to_driver": debugging()}
     if private:
         options |= {"address": "local", "num_cpus": _cpus(scaling), "include_dashboard": False}
+        _folders.append(private_folder())
+        options["_temp_dir"] = within(_folders[-1])
     else:
-        _check(address)
         # The cluster's own processes were started without our environment: the job carries what workers need.
         carried = {key: os.environ[key] for key in WORKER_VARIABLES if key in os.environ}
         if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster
-            carried["RAY_ADDRESS"] = address
+            carried[ADDRESS] = address
         options |= {"address": address, "runtime_env": {"env_vars": carried}}
     try:
         with signals.kept(), _around_start(private):
@@ -124,13 +131,13 @@ def require_gpus(count: float) -> None:
     """Raise NotReadyError where a private cluster has fewer GPUs: it does not grow, and Ray would wait for ever."""
     import ray
 
-    if not count or not _is_private():
+    if not count or not meant().here:
         return
     there = ray.cluster_resources().get("GPU", 0)
     if there < count:
         raise NotReadyError(
             f"scaling.gpus_per_worker and scaling.gpus_per_rollout ask for {count:g} GPUs, this machine has {there:g}",
-            "Lower them (0 works on CPUs), or set RAY_ADDRESS to a cluster that has as many.",
+            "Lower them (0 works on CPUs), or name a cluster that has as many (`--context`, RAY_ADDRESS).",
         )
 
 
@@ -150,25 +157,41 @@ def disconnect() -> None:
         return
     import psutil
 
-    raylets = [p for p in psutil.Process().children() if p.name() == "raylet"] if _is_private() else []
+    raylets = [p for p in psutil.Process().children() if p.name() == "raylet"] if _folders else []
     family = [process for raylet in raylets for process in raylet.children(recursive=True)]
     ray.shutdown()
     _, left = psutil.wait_procs(family, timeout=END_SECONDS)
     for process in left:  # Ray's workers now and then hang in their own end
         with suppress(psutil.NoSuchProcess):  # some end with another one
             process.kill()
+    while _folders:
+        folder = _folders.pop()
+        if not debugging() and folder not in _told:
+            shutil.rmtree(folder, ignore_errors=True)  # what was killed a moment ago may still write
 
 
 def logs_folder() -> str:
-    """Where Ray keeps the logs of its workers, on every node; empty where this process has no Ray."""
+    """Where Ray keeps the logs of its workers, which then outlive the cluster; empty where this process has no Ray."""
     import ray
 
     node = ray._private.worker._global_node if ray.is_initialized() else None
-    return str(node.get_logs_dir_path()) if node else ""
+    if not node:
+        return ""
+    _told.update(_folders)
+    return str(node.get_logs_dir_path())
 
 
-def _is_private() -> bool:
-    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+def private_folder() -> str:
+    """A new folder that only this user can enter, for what Ray keeps on this machine: sockets, logs, the code of jobs.
+
+    Not below $TMPDIR: a socket's path must be shorter than 108 bytes.
+    """
+    return tempfile.mkdtemp(prefix=f"trunkline-{os.getuid()}-", dir="/tmp")
+
+
+def within(folder: str) -> str:
+    """Ray's own folder (`--temp-dir`) within a private one: Ray opens it, and all that is in it, to every user."""
+    return f"{folder}/ray"
 
 
 def _prepare(private: bool) -> None:
@@ -195,6 +218,7 @@ def _training_cpus(scaling: ScalingSpec) -> int:
 
 
 def token_path() -> Path:
+    """The file that Ray's token is read from, unless RAY_AUTH_TOKEN holds it."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
@@ -204,6 +228,7 @@ def use_token(*, create: bool) -> bool:
     `create`: make one, readable by its owner only (Ray's own generator lets everybody read it). RAY_AUTH_MODE is
     respected where it is set.
     """
+    _take_token(meant())
     path = token_path()
     if not os.environ.get("RAY_AUTH_TOKEN") and not path.exists():
         if not create or os.environ.get("RAY_AUTH_MODE", "token") != "token":
@@ -215,6 +240,17 @@ def use_token(*, create: bool) -> bool:
 
         Config.initialize("")
     return os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def _take_token(found: Meant) -> None:
+    """Have Ray find the token where the context says that it is."""
+    if name := found.context.token_env:
+        if not os.environ.get(name):
+            raise NotReadyError(f"{found} reads the token from {name}, which is not set", "Set it, and export it.")
+        os.environ["RAY_AUTH_TOKEN"] = os.environ[name]
+    elif file := found.context.token_file:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = os.path.expanduser(file)
+        os.environ.pop("RAY_AUTH_TOKEN", None)
 
 
 def _create_token(path: Path) -> None:
@@ -256,15 +292,3 @@ def answers(address: str, timeout_seconds: float = PROBE_SECONDS) -> bool:
 def refused(address: str) -> NotReadyError:
     """The error for a missing or wrong token."""
     return NotReadyError(f"the Ray cluster at {address} refuses the token", f"Put the cluster's own in {TOKEN_PLACES}.")
-
-
-def _check(address: str) -> None:
-    if "://" in address:
-        raise NotReadyError(
-            f"RAY_ADDRESS={address} is not a place that a pipeline can join",
-            "Submit it there with `ctl submit`, or give HOST:PORT of the head (port 6379 by default).",
-        )
-    if address != "auto" and not answers(address):
-        raise NotReadyError(
-            f"no Ray cluster answers at {address}", "Start one with `ctl up`, or unset RAY_ADDRESS to run without."
-        )

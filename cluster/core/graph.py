@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from cluster.core.clusters.meant import default_scaling
 from cluster.core.errors import InputError, SpecError, TrunklineError, nearest
 from cluster.core.identity import references
 from cluster.core.specs import literals, overlay
@@ -108,6 +109,8 @@ def record(name: str, function: Callable[[Steps], Any], changes: dict[str, Any],
             specs.override(SECTIONS[key], _mapping(changes[key], key), key)
         elif key not in known:
             raise SpecError(f"{key}: {graph.name} has no such step", nearest(key, known))
+    if usual := default_scaling():
+        scaling = overlay.lay(ScalingSpec, usual, scaling, SCALING)
     graph.scaling = specs.convert(scaling, ScalingSpec, SCALING)
     return graph
 

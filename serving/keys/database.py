@@ -20,8 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from cluster.control.local import home
 from cluster.core.errors import NotReadyError
+from cluster.core.home import home
 from cluster.core.specs.access import is_postgres
 from serving.keys.tables import ADDED_COLUMN, TABLES
 

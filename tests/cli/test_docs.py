@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from cluster.cli.app import app
+from cluster.cli.app import app, without_context
 from cluster.core.errors import InputError, SpecError
 from cluster.core.graph import read_changes
 from cluster.core.storage.store import Store
@@ -43,7 +43,7 @@ def inline() -> list[tuple[str, str]]:
 
 def words(command: str) -> list[str]:
     """What the shell passes on; a comment, a pipe and what follows are not ours."""
-    found = shlex.split(command, comments=True)[1:]
+    found, _ = without_context(shlex.split(command, comments=True)[1:])
     return found[: found.index(">")] if ">" in found else found
 
 

@@ -56,6 +56,6 @@ class LocalCluster:
             text=True,
         )
 
-    def up(self, num_cpus: int = 2) -> str:
+    def up(self, *more: str, num_cpus: int = 2) -> str:
         ports = ("--port", str(self.port), "--dashboard-port", str(self.dashboard_port))
-        return self.ctl("up", *ports, "--num-cpus", str(num_cpus), timeout=480)
+        return self.ctl("up", *ports, "--num-cpus", str(num_cpus), *more, timeout=480)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from cluster.control import local
+from cluster.control import local, nodes, ports, runtime
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
 
@@ -27,6 +28,12 @@ def of_home(cluster: LocalCluster) -> list[psutil.Process]:
                 found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def recorded(cluster: LocalCluster) -> list[dict[str, str]]:
+    """What is written down of the nodes that were started from a home."""
+    found: list[dict[str, str]] = json.loads((cluster.home / ".trunkline" / "nodes.json").read_text())
     return found
 
 
@@ -56,15 +63,35 @@ def test_status_by_address(local_cluster: LocalCluster) -> None:
     assert "no Ray cluster answers" in said
 
 
+def test_status_by_context(local_cluster: LocalCluster) -> None:
+    """Whose dashboard is not that of its head is refused."""
+    head = f"address=127.0.0.1:{local_cluster.port}"
+    for name, port in (("right", local_cluster.dashboard_port), ("wrong", local_cluster.port)):
+        fields = ("--set", head, "--set", f"dashboard=http://127.0.0.1:{port}")
+        local_cluster.ctl("context", "add", name, "address", *fields)
+    assert "head" in local_cluster.ctl("status", "--context", "right", RAY_ADDRESS="elsewhere:6379")
+    said = local_cluster.ctl("jobs", "list", TRUNKLINE_CONTEXT="wrong", code=4)
+    assert f"is not the dashboard of the head at 127.0.0.1:{local_cluster.port}" in said
+    assert said.count("\n") == 1
+
+
 def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.TempPathFactory) -> None:
     cluster = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
+    other = LocalCluster(tmp_path_factory.mktemp("joined"), free_port(), free_port())
     assert "ctl up" in cluster.ctl("status", code=4)
     assert "Nothing is running" in cluster.ctl("down")
     try:
-        cluster.up()
-        cluster.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
-        found = json.loads(cluster.ctl("status", "--json"))
+        shown = local._own_address()
+        assert f"http://{shown}:{cluster.dashboard_port}" in cluster.up("--dashboard-host", shown)
+        other.home.joinpath(".ray").mkdir(mode=0o700)
+        shutil.copy(cluster.home / ".ray" / "auth_token", other.home / ".ray" / "auth_token")
+        other.ctl("up", "--join", f"127.0.0.1:{cluster.port}", "--num-cpus", "3")
+        folders = [each["folder"] for home in (cluster, other) for each in recorded(home)]
+        assert len(set(folders)) == 2 and all(Path(folder).stat().st_mode & 0o777 == 0o700 for folder in folders)
+        found = json.loads(other.ctl("status", "--json"))  # it has joined, and finds its head
         assert sorted(node["resources"]["CPU"]["total"] for node in found["nodes"] if node["alive"]) == [2, 3]
+        assert "Ended" in other.ctl("down")
+        assert of_home(other) == []
         for server in of_home(cluster):
             if server.name() == "gcs_server":
                 server.kill()
@@ -79,9 +106,11 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
             assert "the head at" in said, "its dashboard would be waited for"
             assert said.count("\n") == 1 and "Run `ctl down`, then `ctl up`." in said, said
     finally:
+        other.ctl("down")
         said = cluster.ctl("down")
     assert "Ended" in said
     assert of_home(cluster) == []
+    assert not any(Path(folder).exists() for folder in folders), "with the code of jobs"
     assert "no Ray cluster is running" in cluster.ctl("status", code=4)
 
 
@@ -91,12 +120,12 @@ def test_a_port_in_use(tmp_path_factory: pytest.TempPathFactory) -> None:
         holder.bind(("", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        assert local.port_taken(port)
+        assert ports.taken(port)
         said = cluster.ctl("up", "--port", str(port), code=4)
         assert f"port {port} is in use" in said
         said = cluster.ctl("up", "--port", str(cluster.port), "--dashboard-port", str(port), code=4)
         assert "--dashboard-port" in said
-    assert not local.port_taken(port)
+    assert not ports.taken(port)
 
 
 @pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
@@ -107,7 +136,7 @@ def test_a_port_that_rays_workers_want(option: str, port: int, tmp_path: Path) -
     assert said.count("\n") == 1
     assert f"{option} {port}: Ray's workers use the ports 10002 to 19999. Choose another, such as " in said
     proposed = int(said.split("such as ")[1].rstrip(".\n"))
-    assert proposed not in range(10002, 20000) and not local.port_taken(proposed)
+    assert proposed not in range(10002, 20000) and not ports.taken(proposed)
 
 
 def test_ports_that_cannot_be(tmp_path: Path) -> None:
@@ -139,10 +168,11 @@ def test_a_start_that_times_out_is_tried_once_more(
     ray.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(ray.with_name("python")))
     monkeypatch.setenv("TRUNKLINE_HOME", str(tmp_path))
+    monkeypatch.setattr(runtime, "private_folder", lambda: str(tmp_path))  # nobody removes what nobody started
     with pytest.raises(NotReadyError, match=message) if message else nullcontext():
         local.start_head(num_cpus=1, port=free_port(), dashboard_port=free_port())
     assert (tmp_path / "bin" / "count").read_text() == "xx"
-    assert len(local.nodes()) == (0 if message else 1)
+    assert len(nodes.nodes()) == (0 if message else 1)
 
 
 def test_no_port_shows_figures_to_everybody(local_cluster: LocalCluster) -> None:

@@ -26,6 +26,7 @@ from cluster.control.durable.records import ID_VARIABLE, STORE_VARIABLE, JobReco
 from cluster.control.durable.shapes import Ended, State, Submitted, now
 from cluster.control.durable.telling import ATTEMPT_VARIABLE
 from cluster.control.durable.turns import Turn, capacity_of
+from cluster.core.clusters.meant import meant
 from cluster.core.errors import JobError, NotReadyError, TrunklineError
 from cluster.core.storage.holder import TTL_SECONDS
 from cluster.core.storage.location import Location
@@ -48,7 +49,7 @@ class Supervisor:
         self._handed = len(self.record.handed())
         self._stopping = threading.Event()  # asked to, or because the lease is lost
         self._lost = False
-        cluster = os.environ.get("RAY_ADDRESS", "")
+        cluster = meant().address
         self._turn = Turn(root, submitted, cluster, self._wait, lambda: capacity_of(cluster))
         self._child: Child | None = None
         self._output: Output | None = None

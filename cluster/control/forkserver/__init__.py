@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.control.forkserver.client import CHILDREN, PRELOAD
+from cluster.core.clusters.meant import meant
 
 SWITCH = "TRUNKLINE_FORK_SERVER"  # 0: every worker imports by itself; 1: on clusters of other machines, too
 CLIENT = Path(__file__).with_name("client.py")
-LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 def runtime_env(
@@ -37,8 +37,7 @@ def runtime_env(
 def _enabled() -> bool:
     if switch := os.environ.get(SWITCH):
         return switch != "0"
-    address = os.environ.get("RAY_ADDRESS", "")
-    return address in ("", "local") or address.startswith(LOOPBACK)
+    return meant().on_this_machine
 
 
 def _executable() -> str:

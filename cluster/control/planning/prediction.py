@@ -7,13 +7,13 @@ are built already are handed to it as artifacts, the others as steps.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cluster.control.planning import hardware as machines
 from cluster.control.planning.hardware import Hardware
 from cluster.control.planning.rollouts import RolloutEngines, Saving
+from cluster.core.clusters.meant import meant
 from cluster.core.errors import NotReadyError, SpecError
 from cluster.core.graph import Graph, Step
 from cluster.core.import_strings import import_string
@@ -210,7 +210,7 @@ def predict(step: Step, store: Store, scaling: ScalingSpec, hardware: Hardware) 
 
 def is_elsewhere() -> bool:
     """Whether a cluster is meant that this machine may know nothing of."""
-    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+    return not meant().here
 
 
 def find_hardware(name: str, scaling: ScalingSpec) -> Hardware | None:

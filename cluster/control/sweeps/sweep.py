@@ -29,6 +29,7 @@ from cluster.control.screen.console import as_sentence
 from cluster.control.screen.view import View
 from cluster.control.sweeps.space import Axis, draw, nested
 from cluster.control.sweeps.trial import ALIVE, ARTIFACT, PERCENT, VALUE, Request, until
+from cluster.core.clusters import meant
 from cluster.core.errors import InterruptedRun, JobError, SpecError, UsageError, nearest
 from cluster.core.graph import SCALING, Graph, Step, pinned
 from cluster.core.pipeline import load_script
@@ -275,7 +276,7 @@ def trainable() -> Any:
                 stderr=self.errors,
                 text=True,
                 cwd=config["cwd"],  # Tune has folders of its own
-                env={**os.environ, "RAY_ADDRESS": config["address"]},
+                env=meant.environment(config["address"]),
             )
             self.stall_seconds = config["stall_seconds"] or None
             self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()

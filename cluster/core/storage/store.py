@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.core.clusters.meant import default_store
 from cluster.core.errors import InputError, nearest
 from cluster.core.identity.digests import cache_root
 from cluster.core.storage import trash
@@ -33,8 +34,8 @@ _FOLDER = re.compile(r"(?P<name>.+)-(?P<short>[0-9a-f]{12})$")
 
 
 def default_root() -> str:
-    """Where artifacts live unless told otherwise: $TRUNKLINE_STORE, else ./artifacts."""
-    return os.environ.get("TRUNKLINE_STORE") or os.path.abspath("artifacts")
+    """Where artifacts live unless told otherwise: $TRUNKLINE_STORE, else as the context says, else ./artifacts."""
+    return os.environ.get("TRUNKLINE_STORE") or default_store() or os.path.abspath("artifacts")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import ray
 import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, get_context
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import RayTrainError
@@ -34,10 +34,12 @@ from cluster.control import forkserver, places
 from cluster.control.failures import AGAIN, describe, lost_its_node, original
 from cluster.control.room import Room
 from cluster.control.runtime import debugging
+from cluster.core.clusters.meant import meant
 from cluster.core.errors import JobError, LostNodeError, TrunklineError
 from cluster.core.signals import held
 from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.fleet import PATIENCE
+from pipelines.stages.training.interface import GroupConfig
 from pipelines.stages.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
 
 POLL_SECONDS = 0.5
@@ -65,8 +67,6 @@ CPU_MODULES = (
     "deepspeed",
 )
 
-if os.environ.get("RAY_ADDRESS", "") in ("", "local"):  # no node of a cluster of our own is ever taken away
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 # The controller runs in the driver, whose logging is not Ray's to set up.
 os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
 
@@ -190,11 +190,13 @@ def run_workers(
 def _trainer(
     function: Callable[[Any, Interruption], Any], argument: Any, scaling: ScalingSpec, run: str, folder: str
 ) -> Trainer:
+    if meant().here:  # no node of a cluster of our own is ever taken away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = int(scaling.gpus_per_worker)
     return Trainer(
         lambda config: function(config["argument"], Interruption(run, get_context().get_world_rank())),
         train_loop_config={"argument": argument},
-        torch_config=TorchConfig(
+        torch_config=GroupConfig(
             backend="cpu:gloo,cuda:nccl" if gpus else "gloo", timeout_s=collective_seconds(scaling)
         ),
         scaling_config=ScalingConfig(
@@ -243,6 +245,11 @@ def _first(failures: dict[int, Exception]) -> TrunklineError:
         return error
     if lost_its_node(error):
         return LostNodeError(f"training worker {rank} is gone with its node", AGAIN)
+    if "connectFullMesh" in str(error):
+        return JobError(
+            f"training worker {rank} does not reach the others: {describe(error)}",
+            "Set GLOO_SOCKET_IFNAME, before Ray is started on a node, to the interface that the other nodes reach.",
+        )
     return JobError(
         f"training worker {rank} failed: {describe(error)}",
         "Run the same command to resume from the last checkpoint; --debug shows the whole error.",
