@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from cluster.core.context import Context
+from cluster.core.encoding import Encoded, Refused, encode
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, embedding_rows, fitting_tokens
 from pipelines.specs import RewardSpec
@@ -36,7 +37,6 @@ from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import Row
-from pipelines.stages.tuning.encoding import Encoded, Refused, encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.core.dialect import OPEN_THOUGHT, THOUGHT, Dialect, End, dialect
 from cluster.core.errors import InputError
 from cluster.core.typed_text import Conversation, Messages, control
-from pipelines.stages.tuning.dialect import OPEN_THOUGHT, THOUGHT, Dialect, End, dialect
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
