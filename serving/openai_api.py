@@ -19,7 +19,12 @@ from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from cluster.core.errors import InputError, TrunklineError
+from cluster.core.specs.endpoint import Limits
+from cluster.core.storage.artifact import Artifact
+from serving.asgi import Application
 from serving.in_process import InProcess, Told
+from serving.plain_app import plain_app, plain_message, refusal
+from serving.pooling.routes import with_pooling
 from serving.talk import Messages, Sampling, too_long
 
 ANSWERS_AT_ONCE = 8  # each has a cache of its own in memory, and makes the others slower; more requests wait
@@ -32,28 +37,12 @@ AS_IT_IS = {"n": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "
 
 def openai_app(name: str, talker: InProcess, at_once: int = ANSWERS_AT_ONCE) -> FastAPI:
     """The application of a model that clients know under a name, which gives some answers at once."""
-    app = FastAPI(openapi_url=None)
+
+    def tokens(given: str | Messages) -> list[int]:
+        return list(map(int, talker.prompt(given)["input_ids"][0]))
+
+    app = plain_app(name, talker.context_tokens, tokens, lambda ids: str(talker.tokenizer.decode(ids)))
     room = asyncio.Semaphore(at_once)  # who waits takes no thread that an answer needs
-
-    @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        card = {"id": name, "object": "model", "created": 0, "owned_by": "trunkline"}
-        return {"object": "list", "data": [card | {"max_model_len": talker.context_tokens or None}]}
-
-    @app.post("/tokenize")
-    async def tokenize(request: Request) -> Response:
-        try:
-            asked = json.loads(await request.body())
-            given = asked.get("messages") or asked.get("prompt")
-            if isinstance(given, list):
-                given = [_message(message) for message in given]
-            elif not isinstance(given, str):
-                raise InputError("prompt: missing, or no text", "Give a text, or messages.")
-            prompt = await run_in_threadpool(talker.prompt, given)
-        except (ValueError, TypeError, TrunklineError) as error:
-            return refusal(error)
-        ids = prompt["input_ids"][0].tolist()
-        return JSONResponse({"count": len(ids), "max_model_len": talker.context_tokens or None, "tokens": ids})
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -81,6 +70,25 @@ def openai_app(name: str, talker: InProcess, at_once: int = ANSWERS_AT_ONCE) -> 
     return app
 
 
+class Writing:
+    """A model in this process that writes, and its application."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.talker = InProcess(artifact)
+
+    @property
+    def context_tokens(self) -> int:
+        return self.talker.context_tokens
+
+    @context_tokens.setter
+    def context_tokens(self, wanted: int) -> None:
+        self.talker.context_tokens = wanted
+
+    def app(self, name: str, limits: Limits, at_once: int = ANSWERS_AT_ONCE) -> Application:
+        """The application of the model under the name that clients know, which gives some answers at once."""
+        return with_pooling(openai_app(name, self.talker, at_once), name, None)
+
+
 async def closed(pieces: Generator[str], room: asyncio.Semaphore) -> AsyncIterator[str]:
     """The pieces of an answer, as soon as there is room; they end where whoever asked goes: else the model would go
     on."""
@@ -91,13 +99,6 @@ async def closed(pieces: Generator[str], room: asyncio.Semaphore) -> AsyncIterat
     finally:
         with CancelScope(shield=True):
             await run_in_threadpool(pieces.close)
-
-
-def refusal(error: Exception) -> JSONResponse:
-    """An error as clients of the API expect it."""
-    status = 400 if isinstance(error, (ValueError, TypeError, InputError)) else 500
-    told = {"message": str(error), "type": "invalid_request_error" if status == 400 else "server_error", "code": status}
-    return JSONResponse({"error": told}, status)
 
 
 class Call:
@@ -122,7 +123,7 @@ class Call:
                 raise InputError(f"{field}: this endpoint, over transformers, does not know it", "Leave it out.")
         prompt = asked.get(given)
         if given == "messages":
-            prompt = [_message(message) for message in prompt] if isinstance(prompt, list) and prompt else None
+            prompt = [plain_message(message) for message in prompt] if isinstance(prompt, list) and prompt else None
         if not isinstance(prompt, (str, list)) or (given == "prompt" and not isinstance(prompt, str)):
             raise InputError(f"{given}: missing, or not of its kind", "Give messages, or a text as the prompt.")
         wanted = asked.get("max_completion_tokens") or asked.get("max_tokens")
@@ -186,16 +187,6 @@ class Call:
     def _usage(self, told: Told) -> dict[str, int]:
         total = self.prompt_tokens + told.tokens
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": told.tokens, "total_tokens": total}
-
-
-def _message(message: Any) -> dict[str, str]:
-    """A message whose content is a text; parts of a text are joined."""
-    content = message.get("content") if isinstance(message, dict) else None
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str) or not isinstance(role := message.get("role"), str):
-        raise InputError("messages: each has a role, and a text as its content", "Leave out pictures and sounds.")
-    return {"role": role, "content": content}
 
 
 def _reason(told: Told) -> str:

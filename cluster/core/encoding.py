@@ -62,6 +62,15 @@ def encode(tokenizer: Any, messages: Messages, tools: Tools = None) -> Encoded:
     return list(_examples(tokenizer, messages, tools))[-1]
 
 
+def scored_tokens(tokenizer: Any, messages: Messages, finished: bool = True) -> list[int]:
+    """What a reward model reads of a conversation that ends with an answer; of one that is not `finished` what there
+    is, without the end of its turn. Raises as `examples` does."""
+    found = encode(tokenizer, messages)
+    if finished:
+        return found.tokens
+    return found.tokens[: max(place for place, learned in enumerate(found.learn) if learned)]
+
+
 def prompt_tokens(tokenizer: Any, messages: Messages, tools: Tools = None) -> list[int]:
     """What generation is given for the assistant's next turn. Raises as `examples` does."""
     talk = _Talk(tokenizer, messages, tools)

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from cluster.core.context import Context
-from cluster.core.encoding import Encoded, Refused, encode
+from cluster.core.encoding import Encoded, Refused, encode, scored_tokens
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, embedding_rows, fitting_tokens
 from pipelines.specs import RewardSpec
@@ -245,8 +245,4 @@ class RewardModel:
         return [found[row] for row in range(len(encoded))]
 
     def _tokens(self, messages: list[dict[str, str]], finished: bool) -> list[int]:
-        found = encode(self.tokenizer, messages)
-        end = len(found.tokens)
-        if not finished:
-            end = max(index for index, learned in enumerate(found.learn) if learned)  # where the turn would end
-        return found.tokens[:end][-(self.longest or 0) :]
+        return scored_tokens(self.tokenizer, messages, finished)[-(self.longest or 0) :]
