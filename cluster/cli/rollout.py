@@ -166,7 +166,7 @@ def promote(
     name: Endpoint_,
     condition: Annotated[
         str,
-        typer.Option("--if", help="Figures that it must have, as 'p95_ttft_seconds <= 0.5 and failed_fraction <= 0'."),
+        typer.Option("--if", help="Figures that it must have, as 'p95_ttft_seconds <= 0.5 and heldout_reward >= 0.6'."),
     ] = "",
     figures: Annotated[bool, typer.Option("--figures", help="Show the figures, and change nothing.")] = False,
 ) -> None:
