@@ -67,10 +67,16 @@ def pooling_of(model: Artifact) -> Pooling | None:
         return Pooling(makes="score" if labels == 1 else "labels", over_vllm=over_vllm)
     if MODULES in model.record.files:
         return Pooling(makes="embedding", tokens=_tokens(model))
-    headless = named.endswith(BASE) and not named.endswith(WITH_HEAD)
-    if named.endswith(MASKED) or (headless and "AutoModelForCausalLM" not in (config.get("auto_map") or {})):
+    if named.endswith(MASKED) or is_headless(config):
         return Pooling(makes="embedding")
     return None
+
+
+def is_headless(config: dict[str, Any]) -> bool:
+    """Whether a transformers configuration is of a model without a head, as encoders are published."""
+    named = next(iter(config.get("architectures") or ()), "")
+    writes = "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    return named.endswith(BASE) and not named.endswith(WITH_HEAD) and not writes
 
 
 def _tokens(model: Artifact) -> Literal["mean", "cls", "last"]:

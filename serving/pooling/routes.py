@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import math
 import operator
 import secrets
@@ -29,6 +30,7 @@ from serving.pooling.pool import Pool
 from serving.pooling.reading import Reader, Row
 
 UNFIT = "unsupported_model"
+LOGGER = logging.getLogger("ray.serve")
 SAID = {"score": "/v1/score, /v1/rerank and /pooling", "labels": "/pooling",
         "embedding": "/v1/embeddings, /v1/score, /v1/rerank and /pooling"}  # fmt: skip
 
@@ -168,6 +170,10 @@ def with_pooling(app: Application, name: str, pooler: Pooler | None) -> Applicat
             found = await _unless_left(pooler.answer(path, body), receive)
         except Refused as refused:
             await error(refused)(scope, receive, send)
+            return
+        except Exception:
+            LOGGER.exception("%s was not answered", path)
+            await error(Refused(500, "the model failed at this request", kind="server_error"))(scope, receive, send)
             return
         if found is not None:
             await JSONResponse(found)(scope, receive, send)

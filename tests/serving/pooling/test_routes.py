@@ -30,6 +30,7 @@ from serving.footprint import footprint
 from serving.gateway import gateway
 from serving.in_process import InProcess
 from serving.over_transformers import opened
+from serving.pooling.opening import InProcessPooling
 from tests.serving.pooling import models
 
 MADE = {
@@ -222,6 +223,18 @@ def test_what_cannot_be_met_is_refused(
     served: dict[str, TestClient], name: str, path: str, body: dict[str, Any], words: str
 ) -> None:
     assert words in refused(served[name], path, body)["message"]
+
+
+def test_a_model_that_fails_is_said_to_without_its_internals(made: dict[str, Artifact]) -> None:
+    model = opened(made["reward"])
+    assert isinstance(model, InProcessPooling)
+
+    async def fails(rows: Any) -> Any:
+        raise RuntimeError("of a tensor at 0x7f")
+
+    model.pool = fails  # type: ignore[assignment]
+    told = refused(TestClient(model.app("r", Limits())), "/v1/score", {"queries": "a", "documents": "b"}, 500)
+    assert told["type"] == "server_error" and "0x7f" not in told["message"]
 
 
 def test_another_model_is_not_there(served: dict[str, TestClient]) -> None:
