@@ -12,6 +12,7 @@ from transformers import (
     BertForSequenceClassification,
     BertModel,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
 
@@ -26,15 +27,16 @@ from tests.tuning.tokenizers import by_hand
 POSITIONS = 64
 
 
-def reward(store: Store) -> Artifact:
-    """What the reward stage leaves, its head untrained: a Llama with a row for the padding and a chat template."""
+def reward(store: Store, hidden_size: int = 64) -> Artifact:
+    """What the reward stage leaves, its head untrained: a Llama with a row for the padding and a chat template. (vLLM's
+    attention on CPUs has no heads of 8.)"""
     tokenizer = by_hand()
     prepare(tokenizer, "chatml")
     tokenizer.add_special_tokens({"pad_token": PADDING})
     with tempfile.TemporaryDirectory() as place:
-        for name, data in lines.chatml_folder().items():
-            (Path(place) / name).write_bytes(data)
         torch.manual_seed(1)
+        sizes = {**lines.SIZES, "hidden_size": hidden_size}
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(by_hand()), intermediate_size=32, **sizes)).save_pretrained(place)
         model = untrained(Path(place), tokenizer.pad_token_id, len(tokenizer))
         torch.nn.init.normal_(model.score.weight)  # so that scores differ clearly
     return lines.commit(store, RewardSpec(), lines.saved(model, tokenizer))
