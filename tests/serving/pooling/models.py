@@ -27,16 +27,23 @@ from tests.tuning.tokenizers import by_hand
 POSITIONS = 64
 
 
-def reward(store: Store, hidden_size: int = 64) -> Artifact:
-    """What the reward stage leaves, its head untrained: a Llama with a row for the padding and a chat template. (vLLM's
-    attention on CPUs has no heads of 8.)"""
+def prepared() -> Any:
     tokenizer = by_hand()
     prepare(tokenizer, "chatml")
     tokenizer.add_special_tokens({"pad_token": PADDING})
+    return tokenizer
+
+
+def reward(store: Store, hidden_size: int = 16) -> Artifact:
+    """What the reward stage leaves, its head untrained: a Llama with a row for the padding and a chat template. (vLLM's
+    attention on CPUs has no heads of 8.)"""
+    tokenizer = prepared()
     with tempfile.TemporaryDirectory() as place:
-        torch.manual_seed(1)
+        torch.manual_seed(0)
         sizes = {**lines.SIZES, "hidden_size": hidden_size}
-        LlamaForCausalLM(LlamaConfig(vocab_size=len(by_hand()), intermediate_size=32, **sizes)).save_pretrained(place)
+        rows = len(prepared())
+        LlamaForCausalLM(LlamaConfig(vocab_size=rows - 1, intermediate_size=32, **sizes)).save_pretrained(place)
+        torch.manual_seed(1)
         model = untrained(Path(place), tokenizer.pad_token_id, len(tokenizer))
         torch.nn.init.normal_(model.score.weight)  # so that scores differ clearly
     return lines.commit(store, RewardSpec(), lines.saved(model, tokenizer))

@@ -31,7 +31,7 @@ ASKED = [{"role": "user", "content": "ask"}]
 @pytest.mark.exhaustive
 def test_lines_of_a_batch_are_scored_by_an_engine(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked as an actor of `ctl batch` is, without Ray."""
-    artifact = models.reward(Store(tmp_path))
+    artifact = models.reward(Store(tmp_path), hidden_size=64)
     own, spec = RewardModel(artifact.local()), EndpointSpec(model="m", kv_cache_gib=0.1)
     for name, value in engine_environment(spec).items():
         monkeypatch.setenv(name, value)
@@ -63,7 +63,7 @@ def test_lines_of_a_batch_are_scored_by_an_engine(tmp_path: Any, monkeypatch: py
 @pytest.mark.exhaustive
 def test_ctl_serves_a_reward_model_and_does_not_talk_to_it(tmp_path: Any) -> None:
     store = Store(tmp_path / "store")
-    artifact = models.reward(store)
+    artifact = models.reward(store, hidden_size=64)
     refused = ctl("chat", "--model", artifact.record.ref, "--store", artifact.store_url, timeout=240)
     assert refused.returncode == 3 and "scores texts, and does not write" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) <= 2
