@@ -25,13 +25,13 @@ from transformers import AutoTokenizer
 from cluster.control import runtime
 from cluster.core.adapters import open_model
 from cluster.core.build import build
+from cluster.core.encoding import encode, prompt_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, Full, Lora, PretrainedSpec, PTuningV2, QLora, ScalingSpec, SftSpec
 from pipelines.stages.evaluation.overlap import score
 from pipelines.stages.generation import plain
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import encode, prompt_tokens
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.templates import as_served
 from pipelines.stages.tuning.truncation import Fitting

@@ -178,9 +178,13 @@ def responds_streamed(client: openai.OpenAI, model: str) -> None:
     assert events[0] == "response.created" and events[-1] in ("response.completed", "response.incomplete")
 
 
-@check("embeddings (of a model that writes)")
-def embeds(client: openai.OpenAI, model: str) -> None:
-    assert client.embeddings.create(model=model, input="x").data
+@check("embeddings, score, rerank, pooling (of a model that writes): refused in OpenAI's shape")
+def pools(client: openai.OpenAI, model: str) -> None:
+    refused(400, lambda: client.embeddings.create(model=model, input="x"))
+    asked = {"model": model, "query": "x", "documents": ["y"]}
+    refused(400, lambda: client.post("/rerank", body=asked, cast_to=object))
+    refused(400, lambda: client.post("/score", body={"model": model, "text_1": "x", "text_2": "y"}, cast_to=object))
+    refused(400, lambda: client.post(outside(client, "/pooling"), body={"model": model, "input": "x"}, cast_to=object))
 
 
 @check("files")

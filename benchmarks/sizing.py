@@ -155,7 +155,7 @@ def make_inputs(case: Case, store: Store, folder: str) -> dict[str, Artifact]:
 
 def make_conversations(case: Case, steps: int, state: Location) -> None:
     """Of random tokens, as many as the steps see."""
-    from pipelines.stages.tuning.encoding import Encoded
+    from cluster.core.encoding import Encoded
     from pipelines.stages.tuning.sequences import Sequences
 
     draw, length = random.Random(0), case.sequence_length + 1

@@ -25,9 +25,9 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from transformers import AutoTokenizer
 
+from cluster.core.encoding import Encoded, examples
 from cluster.core.typed_text import control
 from pipelines.specs import PretrainedSpec
-from pipelines.stages.tuning.encoding import Encoded, examples
 from pipelines.stages.tuning.formats import Reader
 from pipelines.stages.tuning.pretrained import find
 from pipelines.stages.tuning.templates import NAMED, prepare

@@ -97,8 +97,8 @@ def make_inputs(store: Store, alpaca: str) -> dict[str, Artifact]:
 
 def make_rows(case: Case, inputs: dict[str, Artifact], tokenizer: Any, split: str, count: int) -> Any:
     """The first conversations of a split in rows, as the stage makes them."""
+    from cluster.core.encoding import encode
     from pipelines.stages.tuning.conversations import read_conversations
-    from pipelines.stages.tuning.encoding import encode
     from pipelines.stages.tuning.sequences import Sequences
     from pipelines.stages.tuning.truncation import Fitting
 

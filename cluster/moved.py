@@ -24,6 +24,9 @@ MOVED = {
     "pipelines.corpus.rules.language": f"{STAGES}.corpus.rules.identification",
     "pipelines.ordered": f"{STAGES}.ordered",
     "pipelines.tokens.tokenizer": f"{STAGES}.tokens.tokenizers.tokenizer",
+    "pipelines.tuning.encoding": "cluster.core.encoding",
+    f"{STAGES}.tuning.encoding": "cluster.core.encoding",
+    f"{STAGES}.tuning.dialect": "cluster.core.dialect",
 }
 ROOMS = {f"pipelines.{room}": f"{STAGES}.{room}" for room in ("alignment", "corpus", "tokens", "tuning")}
 MOVED |= ROOMS

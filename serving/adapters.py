@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
-from cluster.core.adapters import CONFIG, over_transformers, peft_place, require_base
+from cluster.core.adapters import CONFIG, peft_place, require_base
 from cluster.core.errors import InputError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
+from serving.engine import plain_reason
 from serving.keeping import keep_model
 from serving.named import Named
 
@@ -27,7 +28,7 @@ def fits(artifact: Artifact, own: Artifact, spec: EndpointSpec) -> bool:
     """Whether an artifact is a LoRA adapter that an engine on an endpoint's own model can compute: over the same
     weights, with the same tokens and chat template, no larger than the spec has room for."""
     place = peft_place(artifact)
-    if not spec.max_adapters or place is None or over_transformers(own):
+    if not spec.max_adapters or place is None or plain_reason(own):
         return False
     config = json.loads(artifact.location.read_bytes(str(PurePosixPath(place, CONFIG))))
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in NOT_IN_VLLM):

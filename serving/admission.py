@@ -14,7 +14,9 @@ from typing import Any
 
 from serving.limits import Refused
 
-COMPUTED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")  # what the engine computes an answer for
+GENERATED = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+POOLED = ("/v1/embeddings", "/v1/score", "/score", "/v1/rerank", "/rerank", "/pooling")
+COMPUTED = (*GENERATED, *POOLED)  # what the engine computes an answer for
 WEIGHT = 0.1  # of the last answer in the mean of how long they take
 LONGEST_SECONDS = 60.0  # that a client is told to wait
 

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 from starlette.responses import JSONResponse
 
-from serving.admission import COMPUTED
+from serving.admission import GENERATED
 from serving.asgi import Application, Message, Receive, Scope, Send
 
 RETRY_SECONDS = 5
@@ -115,7 +115,7 @@ class BegunAnswer:
 def _event(why: str, path: str) -> bytes:
     """The last event of a stream, as clients of its API know it."""
     error = {"message": why, "type": "server_error", "param": None, "code": "engine_lost"}
-    if path.endswith(COMPUTED[2]):
+    if path.endswith(GENERATED[2]):
         told = {"type": "error", "code": error["code"], "message": why, "param": None}
         return b"event: error\ndata: " + json.dumps(told).encode() + b"\n\n"
     return b"data: " + json.dumps({"error": error}).encode() + b"\n\ndata: [DONE]\n\n"

@@ -13,7 +13,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cluster.control import forkserver
-from cluster.core.adapters import context_of, over_transformers
+from cluster.core.adapters import context_of
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.batches import Batches
 from cluster.core.specs.endpoint import EndpointSpec
@@ -23,7 +23,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from serving.endpoints import MODEL_VARIABLE, ORIGIN_VARIABLE
-from serving.engine import check_served, engine_arguments, engine_environment
+from serving.engine import check_served, engine_arguments, engine_environment, plain_reason
 from serving.keys.database import place
 from serving.named import Named
 from serving.split import Share
@@ -73,7 +73,7 @@ def application(
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
     made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before, **origin}
-    over_vllm = not over_transformers(artifact)
+    over_vllm = not plain_reason(artifact)
     (check_served if over_vllm else _check_over_transformers)(spec, artifact)
     environment = {
         MODEL_VARIABLE: artifact.record.ref,

@@ -10,9 +10,11 @@ from pathlib import Path
 import ray
 
 from cluster.control import ports
-from cluster.core.errors import InputError, NotReadyError
+from cluster.core.errors import InputError, NotReadyError, SpecError
+from cluster.core.pooling import Pooling
 from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.storage.artifact import Artifact
 from serving.keys.administration import Administration
 from serving.keys.key import ANSWERS
 from serving.proxy import LOOPBACK
@@ -51,6 +53,16 @@ def check_access(spec: EndpointSpec, name: str, notice: Callable[[str], None]) -
     keys = [key for key in Administration(access.database).list_keys() if not key.ended(time.time())]
     if not any(ANSWERS in key.scopes and (not key.endpoints or name in key.endpoints) for key in keys):
         notice(f"no key is for endpoint {name!r} yet: make one with `ctl serve keys create`")
+
+
+def check_pooling(spec: EndpointSpec, artifact: Artifact, pooling: Pooling) -> None:
+    """Raise SpecError for what a model that does not write cannot have."""
+    for field, wanted in (("plugins.allowed", spec.plugins.allowed), ("feedback.path", spec.feedback.path),
+                          ("max_adapters", spec.max_adapters)):  # fmt: skip
+        if wanted:
+            raise SpecError(
+                f"endpoint.{field}: {artifact.record.ref} {pooling.told}, and does not write", "Leave it out."
+            )
 
 
 def certificate(access: Access) -> dict[str, str]:

@@ -10,10 +10,10 @@ import ray
 from ray import serve
 
 from cluster.control import runtime
-from cluster.core.adapters import over_transformers
 from cluster.core.clusters.meant import meant
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError
+from cluster.core.pooling import pooling_of
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
@@ -24,8 +24,9 @@ from serving import tracing
 from serving.app import await_ready, has_room, hush, route_of, serve_details
 from serving.application import application
 from serving.beside import end_others, live_models, resolved, start
-from serving.checks import certificate, check_access, check_capacity, check_port
+from serving.checks import certificate, check_access, check_capacity, check_pooling, check_port
 from serving.endpoints import CANARY, Endpoint, base_url, environment_of, origin, proxy_environment
+from serving.engine import plain_reason
 from serving.keeping import keep_model
 from serving.named import Named
 
@@ -69,6 +70,9 @@ def deploy(
         )
     check_capacity(spec)
     check_access(spec, name, notice)
+    if pooling := pooling_of(artifact):
+        check_pooling(spec, artifact, pooling)
+        notice(f"{artifact.record.ref} {pooling.told}, and does not write")
     models = resolved(spec.models, spec, name, artifact, store)
     if f"{name}{CANARY}" in (details or {}).get("applications", {}):
         raise NotReadyError(
@@ -78,7 +82,7 @@ def deploy(
     surge = before is None or has_room(spec)
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")
-    if reason := over_transformers(artifact):
+    if reason := plain_reason(artifact):
         notice(f"{artifact.record.ref} is {reason}: transformers serves it, its answers in turn, and not vLLM")
     hush()
     nodes = sum(node["Alive"] for node in ray.nodes())

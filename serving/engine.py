@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.core.adapters import over_transformers
 from cluster.core.errors import InputError, SpecError
 from cluster.core.integers import QUANTIZATION
 from cluster.core.model_files import context_tokens, non_writer, read_config
+from cluster.core.pooling import pooling_of
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
 from serving.tool_parsers import tool_parser
@@ -15,14 +17,24 @@ HEAD_MULTIPLE = 32  # vLLM's attention for CPUs keeps 8-bit floating point for h
 WEIGHTS = (".safetensors", ".bin")
 
 
+def plain_reason(artifact: Artifact) -> str:
+    """What an artifact is that transformers serves and vLLM does not; empty where vLLM does."""
+    if (pooling := pooling_of(artifact)) is None:
+        return over_transformers(artifact)
+    if pooling.over_vllm:
+        return ""
+    return "an encoder" if pooling.makes == "embedding" else "a classifier of a family that vLLM was not tried on"
+
+
 def check_served(spec: EndpointSpec, artifact: Artifact) -> None:
     """Raise InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a length that
     it does not have."""
     config = read_config(artifact)
     if not any(file.endswith(WEIGHTS) for file in artifact.record.files):
         raise InputError(f"{artifact.record.ref} has no weights", "Build it again.")
-    if found := non_writer(config):
-        raise InputError(f"{artifact.record.ref} does not write: it is a {found}", "Serve a model that generates.")
+    if (found := non_writer(config)) and not pooling_of(artifact):
+        told = f"{artifact.record.ref} neither writes nor scores a text: it is a {found}"
+        raise InputError(told, "Serve a model that generates, a reward model or an encoder.")
     if spec.quantization and QUANTIZATION in config:
         raise SpecError(
             f"endpoint.quantization: {artifact.record.ref} is quantized already",
@@ -60,11 +72,13 @@ def engine_arguments(spec: EndpointSpec, artifact: Artifact) -> dict[str, Any]:
         found["kv_cache_dtype"] = spec.kv_cache_dtype
     if length := spec.max_model_len or (None if config.get("rope_scaling") else context_tokens(config)):
         found["max_model_len"] = length
-    if parser := tool_parser(artifact):
+    if pooling_of(artifact):
+        found["runner"] = "pooling"
+    elif parser := tool_parser(artifact):
         found |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     if spec.max_running:
         found["max_num_seqs"] = spec.max_running
-    if spec.max_adapters:
+    if spec.max_adapters and not pooling_of(artifact):
         found |= {"enable_lora": True, "max_loras": spec.max_adapters, "max_lora_rank": spec.max_adapter_rank}
     if spec.gpus:
         return found | {"tensor_parallel_size": spec.gpus}

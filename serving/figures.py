@@ -6,6 +6,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from cluster.core.errors import InputError, UsageError, nearest
 
@@ -49,6 +50,20 @@ def quantile(values: list[float], percent: int) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
 
 
+def with_metrics(
+    figures: Mapping[str, float], canary: Mapping[str, object], stable: Mapping[str, object]
+) -> dict[str, float]:
+    """The figures with the numbers that a canary's artifact tells of itself, such as `heldout_reward`, and with those
+    of what stands as `stable_...`. What was measured here goes before what an artifact calls the same."""
+    found = {name: float(value) for name, value in canary.items() if _is_number(value)}
+    found |= {f"stable_{name}": float(value) for name, value in stable.items() if _is_number(value)}
+    return found | dict(figures)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def holds(condition: str, figures: Mapping[str, float]) -> tuple[bool, str]:
     """Whether figures meet `NAME <= NUMBER`, or `NAME <= OTHER_NAME`, several joined by `and`; and what was compared.
 
@@ -78,5 +93,9 @@ def _number(text: str) -> float | None:
 
 def _figure(name: str, figures: Mapping[str, float]) -> float:
     if name not in figures:
+        if not figures.get("requests") and not name.startswith("stable_"):
+            raise InputError(
+                f"there is no figure {name!r}: the canary has answered nothing yet", "Wait, or raise its weight."
+            )
         raise InputError(f"there is no figure {name!r}", nearest(name, list(figures)))
     return figures[name]

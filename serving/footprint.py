@@ -10,11 +10,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from cluster.core.adapters import over_transformers
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
-from serving.engine import WEIGHTS, engine_arguments
+from serving.engine import WEIGHTS, engine_arguments, plain_reason
 
 BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 
@@ -35,7 +34,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
 
 def footprint(spec: EndpointSpec, artifact: Artifact) -> Footprint:
     """What one replica of a model artifact takes. Raises InputError for what is no model, SpecError as the spec's."""
-    if over_transformers(artifact):
+    if plain_reason(artifact):
         weights = sum(file.size_bytes for name, file in artifact.record.files.items() if name.endswith(WEIGHTS))
         return Footprint(engine="transformers", dtype="float32", weight_bytes=weights, cache_bytes=0,
                          kv_bytes_per_token=0, cache_tokens=0, context_tokens=spec.max_model_len, cpus=spec.cpus,

@@ -20,7 +20,7 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 from cluster.core.specs.endpoint import EndpointSpec, Limits
-from serving.admission import COMPUTED, Admission
+from serving.admission import COMPUTED, POOLED, Admission
 from serving.asgi import (
     ARTIFACT_HEADER,
     FEEDBACK_PATH,
@@ -66,6 +66,7 @@ ROUTES = {
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
     "/v1/responses": "POST",
+    **dict.fromkeys(POOLED, "POST"),
     "/tokenize": "POST",
     "/detokenize": "POST",
 }

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from cluster.core.adapters import context_of, open_model
 from cluster.core.errors import InputError, JobError
+from cluster.core.pooling import pooling_of
 from cluster.core.storage.artifact import Artifact
 from cluster.core.typed_text import prompt_ids
 from serving.decoding import Pieces, Turns, decode, end_ids
@@ -34,6 +35,9 @@ class InProcess:
     def __init__(self, artifact: Artifact) -> None:
         logging.disable_progress_bar()
         self.name = artifact.record.ref
+        if pooling := pooling_of(artifact):
+            remedy = "Give a model that writes; `ctl serve up` serves this one."
+            raise InputError(f"{self.name} {pooling.told}, and does not write", remedy)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype: Any = "auto" if device == "cuda" else torch.float32
         self.model = open_model(artifact, dtype=dtype).to(device).eval()

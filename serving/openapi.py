@@ -19,6 +19,7 @@ from cluster.core.specs.endpoint import EndpointSpec
 from serving.asgi import FEEDBACK_PATH, Application, Receive, Scope, Send, path_of
 from serving.batch.api import LIFETIME_SECONDS, PAGE, PURPOSE, Wanted
 from serving.batch.kept import Batch, File
+from serving.pooling.asked import FORMS
 
 PATH = "/openapi.json"
 SCHEMA = "#/components/schemas/{name}"
@@ -32,6 +33,12 @@ SUMMARIES = {
     "/v1/models": "The models",
     "/v1/plugins": "The plug-ins",
     "/feedback": "Keep what is said of an answer",
+    "/v1/embeddings": "Vectors of texts, of a model that makes them",
+    "/v1/score": "Scores of documents for a query, of a model that scores",
+    "/score": "As /v1/score",
+    "/v1/rerank": "Documents in the order of their scores for a query",
+    "/rerank": "As /v1/rerank",
+    "/pooling": "What a model that pools makes of texts or of a conversation",
 }
 
 Described = dict[str, Any]
@@ -67,10 +74,13 @@ def document(
     schemas = dict((base.get("components") or {}).get("schemas") or {})
     paths = {path: {method.lower(): _operation(base, path, method.lower())} for path, method in routes.items()}
     kinds = [*([Wanted, File, Batch] if batches else []), *([Sent] if FEEDBACK_PATH in routes else [])]
-    refs, own = msgspec.json.schema_components(kinds, ref_template=SCHEMA)
+    refs, own = msgspec.json.schema_components([*kinds, *FORMS.values()], ref_template=SCHEMA)
     schemas |= own
+    for path, form in zip(FORMS, refs[len(kinds) :], strict=True):
+        if path in paths:
+            paths[path]["post"]["requestBody"] = _json_body(form)
     if FEEDBACK_PATH in routes:
-        paths[FEEDBACK_PATH]["post"]["requestBody"] = _json_body(refs[-1])
+        paths[FEEDBACK_PATH]["post"]["requestBody"] = _json_body(refs[len(kinds) - 1])
     if batches:
         paths |= _batch_paths(*refs[:3])
     if plugins and CHAT_SCHEMA in schemas:

@@ -13,8 +13,10 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from ray import serve
 
+from cluster.core.pooling import pooling_of
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.store import Store
 from serving.adapters import Adapters
@@ -28,6 +30,9 @@ from serving.keeping import Keeper, keep_model
 from serving.named import Named
 from serving.peers import Peers
 from serving.plugins.running import open_plugins
+from serving.pooling.opening import around_vllm
+from serving.pooling.pool import over_engine
+from serving.pooling.reading import Row
 from serving.sharing import Sharing
 from serving.tool_parsers import form_of_calls
 from serving.vllm_app import engine_app, open_engine
@@ -51,14 +56,16 @@ class Vllm(Sharing):
     ) -> None:
         keep_model(store, kind, fingerprint)
         artifact = Store(store).get(kind, fingerprint)
-        self.name, self.spec, self.artifact, self.keeper = name, spec, artifact.record.ref, keeper
+        self.name, self.artifact, self.keeper, self.model = name, artifact.record.ref, keeper, artifact
+        self.pools = pooling_of(artifact) is not None
+        self.spec = replace(spec, page=False) if self.pools else spec
         self.fingerprint, self.store, self.calls = fingerprint, store, form_of_calls(artifact)
         self.engine, self.arguments = open_engine(artifact, name, arguments)
 
     async def __serve_build_asgi_app__(self) -> Application:
         app: Any = await engine_app(self.engine, self.arguments, lambda: self.watch.end("vLLM has ended it"))
         await self._token()  # before clients may: what fails here is told to whoever starts the endpoint
-        answers = Answers(app)
+        answers = Answers(around_vllm(app, self.model, self.name, self.engine, self.spec.limits))
         end_when_drained(answers, self.spec.drain_seconds)
         self.adapters = Adapters(self.engine, app.state.openai_serving_models)
         self.peers, health = Peers(self.fingerprint), self.spec.health
@@ -74,9 +81,12 @@ class Vllm(Sharing):
         return await gateway(*own, models=self.models, tells_request_id=False, **more)  # Serve tells it
 
     async def _token(self) -> None:
-        """Have the engine compute a token."""
+        """Have the engine compute a token, or what its model makes of one."""
         from vllm import SamplingParams
 
+        if self.pools:
+            await over_engine(self.engine)([Row([0])])
+            return
         params = SamplingParams(max_tokens=1, detokenize=False)
         async for _ in self.engine.generate({"prompt_token_ids": [0]}, params, f"health-{secrets.token_hex(8)}"):
             pass

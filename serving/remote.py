@@ -12,9 +12,10 @@ from typing import Any
 import openai
 
 from cluster.core.errors import InputError, JobError, NotReadyError
-from serving.talk import Messages, Prompt, Sampling, fitted, transcript, until_user
+from serving.talk import DoesNotWrite, Messages, Prompt, Sampling, fitted, transcript, until_user
 
 CONNECT_ATTEMPTS = 1
+UNFIT = "unsupported_model"  # the code of an endpoint of ours whose model does not write
 # What servers call the context in /v1/models: vLLM, Ray Serve (in `metadata`), others.
 CONTEXT_FIELDS = ("max_model_len", "max_request_context_length", "context_length", "max_context_length")
 TOO_LONG = re.compile(r"maximum context length is (\d+)|context_length_exceeded")
@@ -140,6 +141,8 @@ class Remote:
         except openai.AuthenticationError as error:
             raise NotReadyError(f"{self.url}: {_message(error)}", "Set OPENAI_API_KEY, or give --key-file.") from None
         except openai.APIError as error:
+            if error.code == UNFIT:
+                raise DoesNotWrite(f"{self.url}: {_message(error)}", "Give an endpoint whose model writes.") from None
             if "chat template" in str(error):
                 raise NoTemplate(str(error)) from None
             if found := TOO_LONG.search(str(error)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.control.screen.terminal import console as make_console
 from cluster.core.errors import TrunklineError
 from cluster.core.signals import Terminated
-from serving.talk import Messages, Sampling, Talker, fitted
+from serving.talk import DoesNotWrite, Messages, Sampling, Talker, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,6 +76,8 @@ def _exchange(console: Console, talker: Talker, messages: Messages, sampling: Sa
         raise
     except KeyboardInterrupt:
         console.print(" [dim](cut short)[/dim]")
+    except DoesNotWrite:
+        raise
     except TrunklineError as error:
         console.print(f"[red]{error}[/red]")
         console.print("[dim]clear starts afresh[/dim]")

@@ -19,16 +19,18 @@ from ray.exceptions import RayError
 from cluster.control import runtime
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.pooling import pooling_of
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert, override
+from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from serving.app import POLL_SECONDS, await_ready, find, has_room, hush, route_of, serve_details, undeploy
 from serving.application import application
 from serving.beside import end_others, live_models, resolved, start
 from serving.deploying import deploy
 from serving.endpoints import CANARY, FAILED, Endpoint, environment_of, origin, share_of
-from serving.figures import holds
+from serving.figures import holds, with_metrics
 from serving.named import ADAPTER, Named
 from serving.split import Share
 
@@ -114,6 +116,12 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
         changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, **beside}
         spec = convert(made_of["spec"] | changes, EndpointSpec, "endpoint")
         artifact = Store(made_of["store"]).resolve(ref)
+        own = _artifact(made_of)
+        if _makes(artifact) != _makes(own):
+            raise InputError(
+                f"{artifact.record.ref} {_makes(artifact)}, and {name!r} {_makes(own)}: it would refuse its share",
+                f"Load it beside: `ctl serve load {name} NAME={ref}`.",
+            )
         if not (_has_canary(name) or has_room(spec)):
             raise NotReadyError(
                 f"the cluster has no room for a canary of {name!r}: it takes {spec.cpus:g} CPUs and {spec.gpus} GPUs",
@@ -134,15 +142,18 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
 
 
 def canary_figures(name: str) -> dict[str, float]:
-    """What came of a canary and of the version that stands, since the canary does. Raises InputError where there is
-    none."""
+    """What came of a canary and of the version that stands, since the canary does, and what their artifacts tell of
+    themselves. Raises InputError where there is none."""
     _made_of(name)
     if not _has_canary(name):
         raise InputError(f"endpoint {name!r} has no canary", "Start one: `ctl serve canary`.")
     hush()
     keeper = serve.get_deployment_handle("Keeper", name)
     found: dict[str, float] = keeper.figures.remote(f"{name}{CANARY}").result(timeout_s=FIGURES_SECONDS)
-    return found
+    details = serve_details()
+    made_of, stable = origin(details, f"{name}{CANARY}"), origin(details, name)
+    assert made_of is not None and stable is not None
+    return with_metrics(found, _artifact(made_of).record.metrics, _artifact(stable).record.metrics)
 
 
 def promote(name: str, condition: str = "", notice: Notice = unheard) -> Endpoint:
@@ -160,7 +171,7 @@ def promote(name: str, condition: str = "", notice: Notice = unheard) -> Endpoin
     assert canary_made_of is not None
     kept = _kept(name, made_of)
     spec = convert(canary_made_of["spec"] | kept | {"served_name": name}, EndpointSpec, "endpoint")
-    artifact = Store(canary_made_of["store"]).get(canary_made_of["kind"], canary_made_of["fingerprint"])
+    artifact = _artifact(canary_made_of)
     _end_canary(name, made_of)  # the room that it has is wanted
     return deploy(spec, Store(canary_made_of["store"]), artifact=artifact, notice=notice)
 
@@ -212,6 +223,15 @@ def unload(name: str, called: str) -> list[Named]:
     return left
 
 
+def _makes(artifact: Artifact) -> str:
+    pooling = pooling_of(artifact)
+    return pooling.told if pooling else "writes"
+
+
+def _artifact(made_of: dict[str, Any]) -> Artifact:
+    return Store(made_of["store"]).get(made_of["kind"], made_of["fingerprint"])
+
+
 def _models(name: str) -> dict[str, str]:
     """The models of an endpoint beside its own, as a spec has them."""
     return {each.name: each.ref for each in live_models(serve_details(), name)}
@@ -250,7 +270,7 @@ def _deploy_same(
     target = application(
         spec,
         name,
-        Store(made_of["store"]).get(made_of["kind"], made_of["fingerprint"]),
+        _artifact(made_of),
         version=made_of["version"],
         before=made_of["before"],
         proxy=environment_of(details, name),

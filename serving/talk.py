@@ -6,7 +6,7 @@ transcript to continue. Lengths follow from the model's context: `fitted` makes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -67,6 +67,10 @@ def fitted(talker: Talker, prompt: Prompt, sampling: Sampling) -> tuple[Prompt, 
     return prompt, replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
 
+class DoesNotWrite(InputError):
+    """The model makes something else than texts: nobody can talk to it."""
+
+
 def too_long(context_tokens: int) -> InputError:
     return InputError(f"the text does not fit into the model's context of {context_tokens} tokens", "Shorten it.")
 
@@ -83,17 +87,23 @@ def _spoken(speaker: str, text: str) -> str:
 
 def until_user(pieces: Iterator[str]) -> Iterator[str]:
     """The pieces up to where a base model begins to speak for the user, or to the end."""
-    stop = f"{TURN.rstrip(' ')}{SPEAKERS['user']}:"
-    held = ""
+    yield from until(pieces, f"{TURN.rstrip(' ')}{SPEAKERS['user']}:")
+
+
+def until(pieces: Iterator[str], *stops: str) -> Generator[str, None, bool]:
+    """The pieces up to the first of some texts that comes in them, or to the end; returns whether one came."""
+    held, longest = "", max(map(len, stops), default=0)
     for piece in pieces:
         held += piece
-        if stop in held:
-            yield held.split(stop, 1)[0]
-            return
-        # Keep back what may be the beginning of the stop text.
-        keep = next((n for n in range(min(len(stop) - 1, len(held)), 0, -1) if stop.startswith(held[-n:])), 0)
+        if places := [place for stop in stops if (place := held.find(stop)) >= 0]:
+            yield held[: min(places)]
+            return True
+        # Keep back what may be the beginning of such a text.
+        ends = range(min(longest - 1, len(held)), 0, -1)
+        keep = next((n for n in ends if any(stop.startswith(held[-n:]) for stop in stops)), 0)
         if len(held) > keep:
             yield held[: len(held) - keep]
             held = held[len(held) - keep :]
     if held:
         yield held
+    return False

@@ -39,15 +39,14 @@ def plan(
     """Check an endpoint and show what it would take, without starting anything."""
     import msgspec
 
-    from cluster.core.adapters import over_transformers
     from cluster.core.specs.spec import fields
     from cluster.core.storage.store import Store
-    from serving.engine import check_served
+    from serving.engine import check_served, plain_reason
     from serving.footprint import footprint
 
     spec = spec_of(model, None, name, set_ or [])
     artifact = Store(store).resolve(spec.model)
-    if not over_transformers(artifact):
+    if not plain_reason(artifact):
         check_served(spec, artifact)
     took = footprint(spec, artifact)
     called = spec.served_name or artifact.name
@@ -167,7 +166,7 @@ def promote(
     name: Endpoint_,
     condition: Annotated[
         str,
-        typer.Option("--if", help="Figures that it must have, as 'p95_ttft_seconds <= 0.5 and failed_fraction <= 0'."),
+        typer.Option("--if", help="Figures that it must have, as 'p95_ttft_seconds <= 0.5 and heldout_reward >= 0.6'."),
     ] = "",
     figures: Annotated[bool, typer.Option("--figures", help="Show the figures, and change nothing.")] = False,
 ) -> None:

@@ -18,6 +18,7 @@ from cluster.cli.top import top
 
 if TYPE_CHECKING:
     from cluster.core.specs.endpoint import EndpointSpec
+    from cluster.core.storage.store import Store
     from serving.endpoints import Endpoint
     from serving.talk import Talker
 
@@ -72,11 +73,11 @@ def up(
     from serving.deploying import deploy
 
     if stays:
-        _announce(deploy(spec, Store(store), wait=wait, notice=tell), wait, spec)
+        _announce(deploy(spec, Store(store), wait=wait, notice=tell), wait, spec, Store(store))
         return
     try:
         endpoint = deploy(spec, Store(store), notice=tell)
-        _announce(endpoint, wait, spec)
+        _announce(endpoint, wait, spec, Store(store))
         print("Ctrl-C ends it.", flush=True)
         _watch(endpoint.name)
     except Terminated:
@@ -87,12 +88,17 @@ def up(
         disconnect()
 
 
-def _announce(endpoint: "Endpoint", ready: bool, spec: "EndpointSpec") -> None:
+def _announce(endpoint: "Endpoint", ready: bool, spec: "EndpointSpec", store: "Store") -> None:
+    from cluster.core.pooling import pooling_of
+
     print(f"{endpoint.name} ({endpoint.model}) {'is ready' if ready else 'is starting'}: {endpoint.base_url}")
-    body = f'{{"model": "{endpoint.name}", "prompt": "def main():", "max_tokens": 32}}'
+    pooling = pooling_of(store.resolve(endpoint.model))
+    route, asked = pooling.example if pooling else ("/v1/completions", '"prompt": "def main():", "max_tokens": 32')
+    body = f'{{"model": "{endpoint.name}", {asked}}}'
     key = '-H "Authorization: Bearer $OPENAI_API_KEY" ' if spec.access.keys else ""
-    print(f"curl {endpoint.base_url}/completions {key}-H 'Content-Type: application/json' -d '{body}'", flush=True)
-    if spec.page:
+    root = endpoint.base_url.removesuffix("/v1")
+    print(f"curl {root}{route} {key}-H 'Content-Type: application/json' -d '{body}'", flush=True)
+    if spec.page and not pooling:
         print(f"to talk to it: {endpoint.base_url.removesuffix('v1')}", flush=True)
 
 

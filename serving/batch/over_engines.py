@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.control import forkserver
-from cluster.core.adapters import over_transformers
 from cluster.core.errors import TrunklineError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
@@ -25,7 +24,7 @@ from serving.application import TRANSFORMERS_MODULES, VLLM_MODULES
 from serving.asgi import Application, called
 from serving.batch.requests import Answers, Asked
 from serving.batch.run import Answered
-from serving.engine import check_served, engine_arguments, engine_environment
+from serving.engine import check_served, engine_arguments, engine_environment, plain_reason
 
 AT_ONCE = 32  # requests that an engine is given at the same time
 MOST_BLOCKS = 2000  # a task of Ray's each
@@ -46,7 +45,7 @@ class OverEngines:
 
         Raises InputError for a model that cannot be asked, JobError where the engines fail.
         """
-        if not over_transformers(self.artifact):
+        if not plain_reason(self.artifact):
             check_served(self.spec, self.artifact)
         import ray
         from ray.exceptions import RayError
@@ -91,7 +90,7 @@ class OverEngines:
 
     def _process(self) -> dict[str, Any]:
         """Ray's runtime environment of an engine's process, as a replica's."""
-        over_vllm = not over_transformers(self.artifact)
+        over_vllm = not plain_reason(self.artifact)
         environment = {"HF_HUB_OFFLINE": "1", **(engine_environment(self.spec) if over_vllm else {})}
         if cache := os.environ.get("TRUNKLINE_CACHE"):
             environment["TRUNKLINE_CACHE"] = cache
@@ -122,17 +121,19 @@ class Engine:
     async def _open(self) -> Application:
         from serving.gateway import gateway
 
-        if not over_transformers(self.artifact):
+        app: Application
+        if not plain_reason(self.artifact):
+            from serving.pooling.opening import around_vllm
             from serving.vllm_app import engine_app, open_engine
 
             arguments = engine_arguments(self.spec, self.artifact) | {"disable_log_stats": True}
             engine, parsed = open_engine(self.artifact, NAME, arguments)
-            app, context_tokens = await engine_app(engine, parsed), engine.model_config.max_model_len
+            app = around_vllm(await engine_app(engine, parsed), self.artifact, NAME, engine, self.spec.limits)
+            context_tokens = engine.model_config.max_model_len
         else:
-            from serving.in_process import InProcess
-            from serving.openai_api import openai_app
+            from serving.over_transformers import opened
 
-            talker = InProcess(self.artifact)
-            app, context_tokens = openai_app(NAME, talker), talker.context_tokens
+            model = opened(self.artifact)
+            app, context_tokens = model.app(NAME, self.spec.limits), model.context_tokens
         plain = EndpointSpec(model=self.spec.model, limits=self.spec.limits, page=False)  # no keys: nobody else asks
         return await gateway(app, NAME, self.artifact.record.ref, plain, context_tokens)

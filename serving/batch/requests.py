@@ -10,9 +10,10 @@ from typing import Any, Literal
 import msgspec
 
 from cluster.core.errors import InputError
+from serving.admission import GENERATED
 
 CHUNK_BYTES = 1 << 20
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+URLS = (*GENERATED, "/v1/embeddings", "/v1/score", "/v1/rerank")
 
 
 class Line(msgspec.Struct):

@@ -17,6 +17,7 @@ import msgspec
 from cluster.core.feedback import Answer, Choice, Edit, Given, Kept, Line, Sent, Thumb, Withdrawal
 from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
+from serving.admission import GENERATED
 from serving.asgi import (
     ARTIFACT_HEADER,
     FEEDBACK_PATH,
@@ -32,7 +33,6 @@ from serving.asgi import (
 )
 from serving.feedback.log import FeedbackLog
 from serving.feedback.receipts import Receipt, Receipts
-from serving.keys.asked import GENERATING
 from serving.keys.guard import NAME_LETTERS
 from serving.keys.key import redacted
 from serving.limits import Refused
@@ -57,7 +57,7 @@ class WithFeedback:
         path = path_of(scope) if scope["type"] == "http" else ""
         if path == FEEDBACK_PATH:
             await self._take(scope, receive, send)
-        elif path in GENERATING:
+        elif path in GENERATED:
             await self.app(scope, receive, self._with_receipt(scope, send))
         else:
             await self.app(scope, receive, send)

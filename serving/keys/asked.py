@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from serving.admission import GENERATED, POOLED
 from serving.limits import ANSWER_LENGTHS
 
+QUERIES, DOCUMENTS = ("query", "queries", "text_1"), ("documents", "text_2")
 TEMPLATE_TOKENS = 64  # that a chat template has around a message, at most, or so
 COMPLETION_TOKENS = 16  # OpenAI's own, where a completion does not say
-GENERATING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
 
 def bounds(path: str, asked: dict[str, Any], body_bytes: int, context_tokens: int) -> tuple[int, int]:
     """Tokens of the prompts and of the answers, at most. `context_tokens`: prompt and answer together; 0: unknown."""
-    if path not in GENERATING:
+    if path in POOLED:
+        return _read(asked, body_bytes, context_tokens), 0
+    if path not in GENERATED:
         return 0, 0
     prompts = _prompts(asked.get("prompt")) if path == "/v1/completions" else 1
     answers = prompts * max(_whole(asked.get("n")) or 1, _whole(asked.get("best_of")) or 1)
@@ -29,6 +34,19 @@ def bounds(path: str, asked: dict[str, Any], body_bytes: int, context_tokens: in
         prompt = min(prompt, prompts * context_tokens)
         answer = min(answer, context_tokens)
     return prompt, answers * answer
+
+
+def _read(asked: dict[str, Any], body_bytes: int, context_tokens: int) -> int:
+    """Tokens of the texts that are read, at most: a query is read once with each of its documents."""
+    if is_ids(asked.get("input")):
+        return _ids(asked["input"])
+    documents = next((value for name in DOCUMENTS if (value := asked.get(name)) is not None), asked.get("input"))
+    rows = len(documents) if isinstance(documents, list) else 1
+    query = next((value for name in QUERIES if (value := asked.get(name)) is not None), asked.get("messages"))
+    turns = len(query) + 1 if isinstance(query, list) else 2
+    again = len(msgspec.json.encode(query)) if query is not None else 0
+    most = body_bytes + rows * (again + TEMPLATE_TOKENS * turns)
+    return min(most, rows * context_tokens) if context_tokens else most
 
 
 def _prompts(prompt: Any) -> int:

@@ -140,7 +140,7 @@ class Guard:
             model=redacted(str(asked.get("model") or self.endpoint)[:NAME_LETTERS]),
             prompt_tokens=prompt,
             completion_tokens=completion,
-            counted=is_ids(asked.get("prompt")),
+            counted=is_ids(asked.get("prompt")) or is_ids(asked.get("input")),
             prices=self.prices,
             body=redacted(body.decode(errors="replace")) if keeps_body else None,
         )

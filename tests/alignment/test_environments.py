@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cluster.core.encoding import encode, prompt_tokens
 from cluster.core.errors import SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
@@ -32,7 +33,6 @@ from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.pool import Pool
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.generation.engine import Completion
-from pipelines.stages.tuning.encoding import encode, prompt_tokens
 from pipelines.stages.tuning.templates import prepare
 from tests.made import make
 from tests.tuning.tokenizers import by_hand

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.core.encoding import prompt_tokens
 from cluster.core.errors import InputError, JobError, SpecError
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert
@@ -26,7 +27,6 @@ from pipelines.stages.alignment.scoring import Scorer, Scores, summed
 from pipelines.stages.generation.asking import Answer
 from pipelines.stages.generation.endpoint import ChatEndpoint
 from pipelines.stages.generation.engine import Completion
-from pipelines.stages.tuning.encoding import prompt_tokens
 from pipelines.stages.tuning.templates import prepare
 from tests.alignment.test_reward_pool import Words
 from tests.alignment.tiny_chat import write_conversations, write_model

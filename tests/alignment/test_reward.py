@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from cluster.core.build import build
+from cluster.core.encoding import encode
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PreferencesSpec, PretrainedSpec, RewardSpec, ScalingSpec
@@ -19,7 +20,6 @@ from pipelines.stages.alignment.preferences import read_rankings
 from pipelines.stages.alignment.ranking import scores
 from pipelines.stages.alignment.reward import RewardModel, dialogues
 from pipelines.stages.alignment.rewards.sample import Sample
-from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
 from tests.alignment.tiny_chat import write_conversations, write_model
 

@@ -23,7 +23,7 @@ from pipelines.specs import Awq, CorpusSpec, Gptq, Nearest, QuantizeSpec, Smooth
 from pipelines.stages.compression.calibration import calibration_sequences
 from pipelines.stages.compression.grid import best_scale, on_grid, widest_scale
 from pipelines.stages.compression.statistics import Statistics, walk
-from pipelines.stages.compression.weights import check, linear_layers, quantize, unturned
+from pipelines.stages.compression.weights import FUSED, check, linear_layers, quantize, unturned
 from tests.alignment.tiny_chat import write_conversations, write_model
 from tests.compression.conftest import SIZES
 from tests.made import make
@@ -164,6 +164,31 @@ def test_what_is_stored_computes_nearly_the_same(way: str, model: Path, tmp_path
     assert 0 < error < (0.1 if spec.scheme == "int8" else 0.6)
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (model, tmp_path / "q")]
     assert sizes[1] < (0.45 if spec.scheme == "int8" else 0.35) * sizes[0]
+
+
+def test_layers_with_outliers_are_spared(tmp_path: Path) -> None:
+    """Those that all inputs of a calibration show, by its own rule, and what vLLM makes one layer of together."""
+    model = tmp_path / "llama"
+    AutoModelForCausalLM.from_config(SIZES["llama"]).save_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    found = {}
+    for block in walk(network, linear_layers(network), tokens()):
+        found |= {name: block.statistics[name].outliers for name in block.layers}
+    middle = sorted(found.values())[len(found) // 2]
+    spec = QuantizeSpec(rounding=Gptq(), spare_above=middle)
+    layers = quantize(model, spec, tmp_path / "q", lambda *_: None, tokens())
+    ignored = set(AutoConfig.from_pretrained(tmp_path / "q").quantization_config["ignore"]) & set(found)
+    assert 0 < len(ignored) == len(found) - layers < len(found)
+    largest = max(found, key=found.__getitem__)
+    assert largest in ignored
+    for name in ignored:
+        before, _, last = name.rpartition(".")
+        for fused in FUSED:
+            assert last not in fused or {f"{before}.{other}" for other in fused} <= ignored
+    with pytest.raises(InputError, match="every layer has outliers"):
+        quantize(model, msgspec.structs.replace(spec, spare_above=0.01), tmp_path / "r", lambda *_: None, tokens())
+    with pytest.raises(SpecError, match="of a calibrated int8 alone"):
+        QuantizeSpec(spare_above=3).check()
 
 
 def test_transformers_does_not_take_gpt2s_integers_for_weights(tmp_path: Path) -> None:

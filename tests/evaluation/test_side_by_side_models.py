@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cluster.core.encoding import Refused, prompt_tokens
 from pipelines.stages.evaluation.comparison import ask_all
-from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.templates import prepare
 from tests.tuning.tokenizers import by_hand
 

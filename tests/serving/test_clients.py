@@ -6,29 +6,34 @@ They are none of the project's packages. TRUNKLINE_CLIENTS names a Python that h
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cluster.core.specs.batches import Batches
-from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.endpoint import EndpointSpec, Limits
 from cluster.core.specs.feedback import Feedback
 from cluster.core.specs.plugins import Plugins
 from cluster.core.storage.store import Store
 from serving.gateway import gateway
 from serving.in_process import InProcess
 from serving.openai_api import openai_app
+from serving.over_transformers import opened
 from serving.plugins.running import open_plugins
 from serving.talk import Sampling
 from tests.serving.conftest import Served
 from tests.serving.plugins.test_clients import served as scripted
 from tests.serving.plugins.test_loop import Script, calls
-from tests.serving.running import running_made
+from tests.serving.pooling import models
+from tests.serving.running import running, running_made
 from tests.tuning.made_adapters import by_method
 from tests.tuning.tiny_sft import make_inputs, write_sources
 
@@ -136,6 +141,52 @@ def test_a_client_switches_plugins_on(package: str, script: str) -> None:
     assert all(len(each["tools"]) == 1 for each in asked.asked)
 
 
+@pytest.fixture(scope="module")
+def pooling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses of a reward model `judge` and of an encoder `vectors`."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    with ExitStack() as stack:
+        found = {}
+        for name, artifact in (("judge", models.reward(store)), ("vectors", models.encoder(store))):
+            app = opened(artifact).app(name, Limits())
+            made = gateway(app, name, artifact.record.ref, EndpointSpec(model="m"), models.POSITIONS)
+            found[name] = stack.enter_context(running(asyncio.run(made)))
+        yield found
+
+
+LITELLM_VECTORS = """
+import json, sys, litellm
+given = dict(model="openai/vectors", api_base=sys.argv[1] + "/v1", api_key="none", input=["ask", "Be brief"])
+print(json.dumps([each["embedding"] for each in litellm.embedding(**given).data]))
+"""
+LANGCHAIN_VECTORS = """
+import json, sys
+from langchain_openai import OpenAIEmbeddings
+made = OpenAIEmbeddings(model="vectors", base_url=sys.argv[1] + "/v1", check_embedding_ctx_length=False)
+print(json.dumps(made.embed_documents(["ask", "Be brief"])))
+"""
+LITELLM_RANKS = """
+import json, sys, litellm
+given = dict(model="hosted_vllm/judge", api_base=sys.argv[1], api_key="none", query="ask", documents=["yes", " no"])
+print(json.dumps([[each["index"], each["relevance_score"]] for each in litellm.rerank(**given).results]))
+"""
+
+
+@pytest.mark.parametrize(("package", "script"), [("litellm", LITELLM_VECTORS), ("langchain_openai", LANGCHAIN_VECTORS)])
+def test_a_client_gets_vectors(pooling: dict[str, str], package: str, script: str) -> None:
+    asked = {"input": ["ask", "Be brief"]}
+    told = httpx.post(f"{pooling['vectors']}/v1/embeddings", json=asked, timeout=SECONDS).json()["data"]
+    for vector, own in zip(by(package, script, pooling["vectors"]), told, strict=True):
+        assert vector == pytest.approx(own["embedding"], abs=1e-6)
+
+
+def test_a_client_gets_ranks(pooling: dict[str, str]) -> None:
+    asked = {"query": "ask", "documents": ["yes", " no"]}
+    told = httpx.post(f"{pooling['judge']}/v1/rerank", json=asked, timeout=SECONDS).json()["results"]
+    ranks = [[each["index"], pytest.approx(each["relevance_score"])] for each in told]
+    assert by("litellm", LITELLM_RANKS, pooling["judge"]) == ranks
+
+
 def schemathesis(address: str, folder: Path, examples: int) -> None:
     """Have it ask whatever the document allows, and more. Nothing may be the server's fault."""
     program = str(Path(CLIENTS).with_name("schemathesis"))
@@ -150,6 +201,11 @@ def schemathesis(address: str, folder: Path, examples: int) -> None:
 
 def test_nothing_that_is_asked_is_the_servers_fault(url: str, tmp_path: Path) -> None:
     schemathesis(url, tmp_path, 20)
+
+
+@pytest.mark.parametrize("name", ["judge", "vectors"])
+def test_nothing_that_a_pool_is_asked_is_the_servers_fault(pooling: dict[str, str], name: str, tmp_path: Path) -> None:
+    schemathesis(pooling[name], tmp_path, 20)
 
 
 @pytest.mark.heavy

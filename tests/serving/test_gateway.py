@@ -32,7 +32,7 @@ def client(limits: Limits | None = None) -> TestClient:
     return TestClient(Gateway(everything, REF, limits or Limits()))
 
 
-CLOSED = ("/", "/docs", "/redoc", "/invocations", "/scale_elastic_ep", "/v1/embeddings", "/v1/model/x",
+CLOSED = ("/", "/docs", "/redoc", "/invocations", "/scale_elastic_ep", "/classify", "/v1/model/x",
           "/pause", "/reset_prefix_cache", "/v1//models", "/v1/models/", "/V1/models", "/v1/../pause")  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def test_a_family_without_a_cache_of_keys_answers() -> None:
     ("changes", "words"),
     [
         ({"model": "other"}, "there is no model 'other' here, only 'tuned'"),
-        ({"stop": ["\n"]}, "stop: this endpoint, over transformers, does not know it"),
+        ({"top_p": 0.5}, "top_p: this endpoint, over transformers, does not know it"),
         ({"n": 2}, "n: this endpoint"),
         ({"temperature": -1}, "temperature is not negative"),
         ({"temperature": "hot"}, "could not convert"),

@@ -15,7 +15,7 @@ from cluster.core.errors import InputError, UsageError
 from cluster.core.specs.endpoint import Limits
 from serving.admission import Admission
 from serving.asgi import Message
-from serving.figures import Figures, holds, quantile
+from serving.figures import Figures, holds, quantile, with_metrics
 from serving.gateway import Gateway
 from serving.sharing import Sharing
 from serving.split import Share, Split, part
@@ -173,4 +173,9 @@ def test_conditions() -> None:
         holds("p95_ttft_seconds", told)
     with pytest.raises(InputError, match="no figure 'p95_tttf_seconds'"):
         holds("p95_tttf_seconds <= 1", told)
+    both = with_metrics(told, {"heldout_reward": 0.7, "requests": 3, "how": "x", "ok": True}, {"heldout_reward": 0.6})
+    assert both["requests"] == told["requests"] and {"how", "ok"}.isdisjoint(both)
+    assert holds("heldout_reward > stable_heldout_reward", both)[0]
+    with pytest.raises(InputError, match="the canary has answered nothing yet"):
+        holds("p95_seconds <= 1", Figures().told())
     assert Figures().told() == {"requests": 0.0}

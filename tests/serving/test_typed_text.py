@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.core.encoding import prompt_tokens
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, CorpusSpec, SftSpec
-from pipelines.stages.tuning.encoding import prompt_tokens
 from serving.in_process import InProcess
 from tests.export import lines
 

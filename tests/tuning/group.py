@@ -19,13 +19,13 @@ import torch.multiprocessing as mp
 from transformers import AutoTokenizer
 from transformers.models.llama import modeling_llama  # noqa: F401
 
+from cluster.core.encoding import encode
 from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 from pipelines.specs import ScalingSpec
 from pipelines.stages.training.batches import plan_batches
 from pipelines.stages.training.worker import Work, train
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.templates import prepare
 from tests.training.group import StopAt

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from cluster.core.dialect import dialect
+from cluster.core.encoding import Encoded, Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from cluster.core.typed_text import control, prompt_ids
-from pipelines.stages.tuning.dialect import dialect
-from pipelines.stages.tuning.encoding import Encoded, Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from pipelines.stages.tuning.templates import TEMPLATES, TURN_END, TURN_START, prepare
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand, gpt2, llama
 

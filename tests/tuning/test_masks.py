@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from pipelines.stages.tuning.dialect import dialect
-from pipelines.stages.tuning.encoding import Encoded, Message, Refused, encode, examples
+from cluster.core.dialect import dialect
+from cluster.core.encoding import Encoded, Message, Refused, encode, examples
 from pipelines.stages.tuning.templates import TEMPLATES, prepare
 from tests.tuning.tokenizers import by_hand, with_tokens
 

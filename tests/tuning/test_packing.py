@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig
 
+from cluster.core.encoding import Encoded
 from cluster.core.errors import SpecError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
 from pipelines.stages.training.models.models import build_model
 from pipelines.stages.tuning.attention import APART, MASKED, NAME, check_packing, keep_apart
-from pipelines.stages.tuning.encoding import Encoded
 from pipelines.stages.tuning.recipe import AnswerLM
 from pipelines.stages.tuning.sequences import Sequences
 

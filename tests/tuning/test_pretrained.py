@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from cluster.core.errors import InputError, NotReadyError
+from cluster.core.pooling import pooling_of
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from cluster.pipeline import build
@@ -77,6 +85,26 @@ def test_a_model_is_taken_in_as_what_it_is(store: Store, tmp_path: Path) -> None
     assert json.loads(made.location.read_bytes("config.json"))["architectures"] == ["BertForMaskedLM"]
     with pytest.raises(InputError, match="is a LlamaForSequenceClassification, and no language model"):
         build(PretrainedSpec(source=str(tmp_path / "scorer")), {}, store=store, name="x")
+
+
+def test_an_encoder_is_taken_in_with_how_its_vectors_are_made(store: Store, tmp_path: Path) -> None:
+    """Without a head, which no loader makes up for it, and by sentence-transformers' own files."""
+    source = tmp_path / "encoder"
+    (source / "1_Pooling").mkdir(parents=True)
+    bert = lines.bert().bert
+    for file, data in lines.saved(bert, by_hand()).items():
+        (source / file).write_bytes(data)
+    paths = {"": "Transformer", "1_Pooling": "Pooling", "../encoder": "Normalize"}
+    parts = [{"path": path, "type": f"x.{kind}"} for path, kind in paths.items()]
+    (source / "modules.json").write_text(json.dumps(parts))
+    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    made = build(PretrainedSpec(source=str(source)), {}, store=store, name="x")
+    found = pooling_of(made)
+    assert found and (found.makes, found.tokens) == ("embedding", "cls")
+    loaded = AutoModel.from_pretrained(made.local())
+    for name, parameter in bert.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), parameter)
+    assert sorted(name for name in made.record.files if "/" in name) == ["1_Pooling/config.json"]
 
 
 def test_the_licence_is_what_the_models_own_files_say(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.core.encoding import encode
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, SyntheticSpec
-from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.preview import Preview, page, pieces, preview, rows_of
 from pipelines.stages.tuning.templates import TURN_END, prepare
 from tests.cli.command import ctl

@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from cluster.core import metrics
 from cluster.core.build import build
+from cluster.core.encoding import encode
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.spec import convert
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import ConversationsSpec, PretrainedSpec, QuantizeSpec, SftSpec
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
 from tests.tuning.tiny_sft import LENGTH, SCALING, TEMPLATES, make_inputs, sft, write_sources
 

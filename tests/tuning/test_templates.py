@@ -9,11 +9,11 @@ from typing import Any, get_args
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from cluster.core.dialect import dialect
+from cluster.core.encoding import Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from cluster.core.errors import SpecError
 from cluster.core.typed_text import control
 from pipelines.stages.tuning import spec
-from pipelines.stages.tuning.dialect import dialect
-from pipelines.stages.tuning.encoding import Message, Refused, encode, end_of_turn_ids, examples, prompt_tokens
 from pipelines.stages.tuning.templates import NAMED, TEMPLATES, TURN_END, as_served, missing, prepare
 from tests.conftest import ROOT
 from tests.tuning.tokenizers import END_OF_TEXT, by_hand, llama, with_tokens

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.core.encoding import Encoded, encode
 from cluster.core.errors import InputError
-from pipelines.stages.tuning.encoding import Encoded, encode
 from pipelines.stages.tuning.templates import prepare
 from pipelines.stages.tuning.truncation import Fitting, Row
 from tests.tuning.tokenizers import by_hand

@@ -26,6 +26,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Answers to one prompt (`n`, `best_of`)."""
     prompts: Annotated[int, Meta(ge=1)] = 256
     """Prompts of one request for completions."""
+    inputs: Annotated[int, Meta(ge=1)] = 2048
+    """Texts of one request for embeddings, scores or ranks."""
     logprobs: Annotated[int, Meta(ge=0)] = 20
     """Alternatives told of a token (`logprobs`, `top_logprobs`, `prompt_logprobs`)."""
     stops: Annotated[int, Meta(ge=1)] = 64

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
+from cluster.core.encoding import encode
 from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
@@ -18,7 +19,6 @@ from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.training.models.models import require_rows, require_trainable
-from pipelines.stages.tuning.encoding import encode
 from pipelines.stages.tuning.templates import prepare
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoTokenizer
 
+from cluster.core.encoding import prompt_tokens
 from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
@@ -17,7 +18,6 @@ from pipelines.stages.alignment.rewards.judge_model import JudgeModel
 from pipelines.stages.alignment.rewards.pool import Failed, Scored
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.training.models.models import load_model, require_trainable
-from pipelines.stages.tuning.encoding import prompt_tokens
 
 REWARD = "reward"  # the kind of a reward model
 

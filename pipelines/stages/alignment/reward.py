@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from cluster.core.context import Context
+from cluster.core.encoding import Encoded, Refused, encode, scored_tokens
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens, embedding_rows, fitting_tokens
 from pipelines.specs import RewardSpec
@@ -36,7 +37,6 @@ from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import Row
-from pipelines.stages.tuning.encoding import Encoded, Refused, encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.stage import tokenizer_files
 from pipelines.stages.tuning.templates import prepare
@@ -245,8 +245,4 @@ class RewardModel:
         return [found[row] for row in range(len(encoded))]
 
     def _tokens(self, messages: list[dict[str, str]], finished: bool) -> list[int]:
-        found = encode(self.tokenizer, messages)
-        end = len(found.tokens)
-        if not finished:
-            end = max(index for index, learned in enumerate(found.learn) if learned)  # where the turn would end
-        return found.tokens[:end][-(self.longest or 0) :]
+        return scored_tokens(self.tokenizer, messages, finished)[-(self.longest or 0) :]

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from cluster.control.runtime import require_gpus
 from cluster.core import metrics
 from cluster.core.context import Context
+from cluster.core.encoding import Refused, prompt_tokens
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import RlhfSpec, ScalingSpec
@@ -44,7 +45,6 @@ from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.methods.lora import LowRank
 from pipelines.stages.tuning.methods.method import Stored
 from pipelines.stages.tuning.recipe import trained_parameters

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from cluster.core.encoding import Refused, encode
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import PruneSpec, QuantizeSpec
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import Refused, encode
 from pipelines.stages.tuning.templates import as_served
 
 

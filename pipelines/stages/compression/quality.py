@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from cluster.control import places
 from cluster.control.failures import explained
 from cluster.control.runtime import connect, require_gpus
+from cluster.core.encoding import Encoded, Refused, encode, prompt_tokens
 from cluster.core.errors import InputError
 from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
@@ -35,7 +36,6 @@ from pipelines.stages.generation.engine import (
     engine_runtime_env,
 )
 from pipelines.stages.tuning.conversations import read_conversations
-from pipelines.stages.tuning.encoding import Encoded, Refused, encode, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
 
 KV_CACHE_GIB = 1.0  # of both engines, and within their resident memory

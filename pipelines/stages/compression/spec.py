@@ -40,6 +40,7 @@ class QuantizeSpec(Spec, frozen=True):
         "calibration_sequences",
         "calibration_tokens",
         "seed",
+        "spare_above",
     )
 
     scheme: Literal["int8", "int4", "nf4"] = "int8"
@@ -55,6 +56,9 @@ class QuantizeSpec(Spec, frozen=True):
     """What is done to the weights before: `awq`, `smooth_quant`; both want the input `calibration`."""
     keep: tuple[str, ...] = ()
     """Linear layers that stay in bfloat16, by the ends of their names, such as `layers.0.mlp.down_proj`."""
+    spare_above: Annotated[float, Meta(ge=0)] = 0.0
+    """Of a calibrated `int8`: layers stay in bfloat16 whose largest input, once balanced, is so many times the root
+    mean square of all, as outliers cost the other inputs of their token its bits; 0: none stays for that."""
     eight_bits: tuple[str, ...] = ()
     """Linear layers of an `int4` that are of `int8`, by the ends of their names: the most sensitive ones, such as
     `mlp.down_proj`."""
@@ -80,6 +84,11 @@ class QuantizeSpec(Spec, frozen=True):
     def check(self) -> None:
         if self.zero_points and self.scheme != "int4":
             raise SpecError(f"quantized.zero_points: {self.scheme} has none", "Leave it at false.")
+        if self.spare_above and not (self.scheme == "int8" and self.calibrated):
+            raise SpecError(
+                "quantized.spare_above: outliers are known of a calibrated int8 alone",
+                "Set `rounding: {type: gptq}` or `balancing: {type: smooth_quant}`, or leave it out.",
+            )
         if self.eight_bits and self.scheme != "int4":
             raise SpecError(f"quantized.eight_bits: those of {self.scheme} cannot be told apart", "Leave it out.")
         others = (self.calibrated, self.keep, self.embeddings != "bfloat16")

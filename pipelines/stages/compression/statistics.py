@@ -25,6 +25,12 @@ class Statistics:
     magnitude: Tensor
     largest: Tensor
 
+    @property
+    def outliers(self) -> float:
+        """The largest |x| over the root mean square of all; 0 where all are 0."""
+        square = float(self.gram.diagonal().mean())
+        return float(self.largest.max()) / square**0.5 if square else 0.0
+
     def divided(self, scales: Tensor) -> Statistics:
         """Of x / scales."""
         return Statistics(self.gram / scales.outer(scales), self.magnitude / scales, self.largest / scales)

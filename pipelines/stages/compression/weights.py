@@ -93,7 +93,7 @@ def _ends(name: str, ends: tuple[str, ...]) -> bool:
 
 
 def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, sequences: Sequence[Tensor] = ()) -> int:
-    """Write the quantized model of `folder` (config and weights) to `into`; returns the number of layers.
+    """Write the quantized model of `folder` (config and weights) to `into`; returns the number of layers rounded.
 
     `sequences`: token ids to calibrate on. Holds the whole model in memory in float32.
     """
@@ -116,6 +116,8 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
         rounded[name] = found
         layers[name].weight.data = found.weight  # what comes after it is to make up for its error
         progress(len(rounded), len(layers))
+    if not rounded:
+        raise InputError(f"{folder}: every layer has outliers above quantized.spare_above", "Raise it.")
     embedding = model.get_input_embeddings()
     if spec.embeddings == "int8":
         groups["embeddings"] = QuantizationScheme(targets=["Embedding"], weights=EMBEDDINGS)
@@ -133,7 +135,7 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
     model.to(STORED)  # casts floating point only; sets the dtype of config.json, which vLLM and transformers go by
     model.save_pretrained(into, state_dict=_stored(model, turned))
     compressor.update_config(str(into))
-    return len(layers)
+    return len(rounded) - (spec.embeddings == "int8")
 
 
 def _rounded(
@@ -143,7 +145,8 @@ def _rounded(
     grids: dict[str, QuantizationArgs],
     sequences: Sequence[Tensor],
 ) -> Iterator[tuple[str, Rounded]]:
-    """The layers' new weights, in their order; each is asked for when those before it are in place."""
+    """The layers' new weights, in their order; each is asked for when those before it are in place. What is spared
+    has none."""
     if not spec.calibrated:
         for name, layer in layers.items():
             yield name, spec.rounding.round(layer.weight.data, grids[name], None)
@@ -152,6 +155,8 @@ def _rounded(
         if spec.balancing is not None:
             spec.balancing.balance(block, model.config.model_type, grids)
         for name, layer in block.layers.items():
+            if spec.spare_above and block.statistics[name].outliers > spec.spare_above:
+                continue
             yield name, spec.rounding.round(layer.weight.data, grids[name], block.statistics[name])
 
 

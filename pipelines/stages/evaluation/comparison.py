@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 from cluster.control.failures import explained
 from cluster.control.runtime import connect, require_gpus
 from cluster.core.context import Context
+from cluster.core.encoding import Refused, prompt_tokens
 from cluster.core.errors import InputError
 from cluster.core.model_files import context_tokens, read_config
 from cluster.core.storage.artifact import Artifact
@@ -42,7 +43,6 @@ from pipelines.stages.generation.engine import (
 )
 from pipelines.stages.training.loop import mix
 from pipelines.stages.tuning.conversations import Row, read_conversations
-from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
 
 MODELS = ("base", "sft", "rlhf", "int8")

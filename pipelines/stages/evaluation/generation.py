@@ -14,13 +14,13 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from cluster.core.context import Context
+from cluster.core.encoding import Refused, prompt_tokens
 from cluster.core.errors import InputError
 from pipelines.specs import GenerationSpec
 from pipelines.stages.evaluation import overlap
 from pipelines.stages.evaluation.results import RESULTS_FILE, SAMPLES_FILE, Results, encode_outcomes, encode_results
 from pipelines.stages.generation.answers import answer
 from pipelines.stages.tuning.conversations import read_conversations, read_lines, write_lines
-from pipelines.stages.tuning.encoding import Refused, prompt_tokens
 from pipelines.stages.tuning.templates import as_served
 
 TASK = "generation"

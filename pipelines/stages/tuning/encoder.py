@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from cluster.core.encoding import Encoded, Refused, examples
 from cluster.core.errors import InputError
-from pipelines.stages.tuning.encoding import Encoded, Refused, examples
 
 MOST_REFUSED = 0.5  # a template that refuses a larger share is not the one for these conversations
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
 from cluster.core.context import Context
 from cluster.core.errors import InputError, NotReadyError
+from cluster.core.pooling import MODULES, is_headless
 from pipelines.specs import PretrainedSpec
 from pipelines.stages import licenses
 from pipelines.stages.corpus.readers.installed import license_of
@@ -61,6 +62,8 @@ def build(ctx: Context[PretrainedSpec]) -> dict[str, Any]:
     with ctx.scratch() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if not found.gguf:
+            copy_pooling(found.folder, folder)
         ctx.output.put(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, "vocab_size": len(tokenizer), **origin}
@@ -100,7 +103,21 @@ def auto_class(found: Found, source: str) -> Any:
         raise InputError(
             f"pretrained.source: {source} is a {named}, and no language model", "Give the model that it was made from."
         )
+    if is_headless(config):
+        return AutoModel
     return AutoModelForMaskedLM if named.endswith("ForMaskedLM") else AutoModelForCausalLM
+
+
+def copy_pooling(source: Path, into: Path) -> None:
+    """Take along what says how an encoder's vectors are made: sentence-transformers' modules.json, and the settings in
+    the folders that it names."""
+    if not (source / MODULES).exists():
+        return
+    folders = [each["path"] for each in json.loads((source / MODULES).read_bytes()) if each.get("path")]
+    for name in (MODULES, *(f"{folder}/config.json" for folder in folders if re.fullmatch(r"\w[\w.-]*", folder))):
+        if (source / name).is_file():
+            (into / name).parent.mkdir(exist_ok=True)
+            (into / name).write_bytes((source / name).read_bytes())
 
 
 def find(spec: PretrainedSpec) -> Found:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cluster.core.encoding import Encoded
 from cluster.core.errors import InputError
 from cluster.core.storage.store import Store
 from cluster.core.typed_text import control
@@ -16,7 +17,6 @@ from pipelines.specs import ConversationsSpec
 from pipelines.stages.training.spec import CONVERSATIONS
 from pipelines.stages.tuning.conversations import Row, read_conversations
 from pipelines.stages.tuning.encoder import Encoder
-from pipelines.stages.tuning.encoding import Encoded
 from pipelines.stages.tuning.intake import Intake, Taken
 from pipelines.stages.tuning.templates import prepare
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster.core import metrics
+from cluster.core.encoding import Encoded
 from cluster.core.storage.location import Location
 from pipelines.specs import TrainingSpec
 from pipelines.stages.tokens.order import Order
 from pipelines.stages.tokens.packing import best_fit
 from pipelines.stages.training.batches import BatchPlan, Share
 from pipelines.stages.training.sources import Source
-from pipelines.stages.tuning.encoding import Encoded
 
 if TYPE_CHECKING:
     from pipelines.stages.training.engine.engine import Engine

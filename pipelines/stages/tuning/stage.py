@@ -19,6 +19,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
+from cluster.core.encoding import end_of_turn_ids
 from cluster.core.errors import SpecError
 from cluster.core.model_files import fitting_tokens
 from pipelines.specs import SftSpec
@@ -34,7 +35,6 @@ from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.tuning.attention import check_packing
 from pipelines.stages.tuning.conversations import Row, read_conversations, read_lines, write_lines
 from pipelines.stages.tuning.encoder import Encoder
-from pipelines.stages.tuning.encoding import end_of_turn_ids
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.spec import REPLAY
 from pipelines.stages.tuning.templates import missing, prepare

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, Literal
 
+from cluster.core.encoding import Encoded
 from cluster.core.errors import InputError
-from pipelines.stages.tuning.encoding import Encoded
 
 Row = dict[str, Any]  # of conversations: `id`, `messages`, ...
 Policy = Literal["reject", "cut-turns", "cut-end"]

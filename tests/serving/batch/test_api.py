@@ -314,7 +314,7 @@ def test_what_is_too_much_or_no_file_is_refused(tmp_path: Path) -> None:
                 await refused(mine.get(f"/files/{path}", cast_to=object), 404, "No such|there is no")
             create = mine.batches.create
             asked: dict[str, Any] = {"input_file_id": file.id, "completion_window": "24h", "endpoint": PATH}
-            await refused(create(**asked | {"endpoint": "/v1/embeddings"}), 400, "one of")
+            await refused(create(**asked | {"endpoint": "/v1/moderations"}), 400, "one of")
             await refused(create(**asked | {"completion_window": "1h"}), 400, "24h")
             await refused(create(**asked | {"metadata": {"x": "y" * 513}}), 400, "512")
             await refused(create(**asked | {"metadata": {"x": 1}}), 400, "str")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cluster.core.encoding import encode, prompt_tokens
 from cluster.core.errors import InputError
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.environments.environment import Environment
@@ -19,7 +20,6 @@ from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.scoring import Scorer
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.loop import mix
-from pipelines.stages.tuning.encoding import encode, prompt_tokens
 
 Draw = Callable[[list[list[int]], list[int], int], list[Completion]]  # prompts, seeds, most tokens -> completions
 ENVIRONMENT = "environment"  # its name in the pool

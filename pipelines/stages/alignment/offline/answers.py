@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.core.encoding import Encoded, Refused, encode
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from pipelines.stages.alignment.offline.spec import TooLong
-from pipelines.stages.tuning.encoding import Encoded, Refused, encode
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.truncation import split_turns
 

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from cluster.control.runtime import connect, require_gpus
 from cluster.core.context import Context
+from cluster.core.encoding import Encoded
 from cluster.core.errors import InputError, SpecError
 from cluster.core.model_files import fitting_tokens
 from cluster.core.storage.artifact import Artifact
@@ -29,7 +30,6 @@ from pipelines.stages.alignment.offline.logprobs import AnswerLogprobs
 from pipelines.stages.alignment.preferences import read_preferences
 from pipelines.stages.training.models.models import load_model, require_rows, require_trainable
 from pipelines.stages.training.telemetry.profiles import STATE
-from pipelines.stages.tuning.encoding import Encoded
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.templates import missing, prepare
 

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 
 from cluster.core.context import Context
+from cluster.core.encoding import end_of_turn_ids
 from cluster.core.model_files import fitting_tokens
 from pipelines.specs import DpoSpec
 from pipelines.stages.alignment.offline.answers import AnswerReader, AnswerSet
@@ -23,7 +24,6 @@ from pipelines.stages.training.models.models import require_rows, require_traina
 from pipelines.stages.training.stage import run_training
 from pipelines.stages.training.telemetry.profiles import STATE
 from pipelines.stages.training.worker import Parts, Work
-from pipelines.stages.tuning.encoding import end_of_turn_ids
 from pipelines.stages.tuning.recipe import load_with_rows, trained_parameters, writer
 from pipelines.stages.tuning.sequences import Sequences
 from pipelines.stages.tuning.stage import tokenizer_files

@@ -20,6 +20,7 @@ from pipelines.stages.alignment.rewards.python_parses import PythonParses
 from pipelines.stages.alignment.rewards.reasoning_gym import ReasoningGym
 from pipelines.stages.alignment.rewards.repetition import RepetitionReward
 from pipelines.stages.alignment.rewards.reward import Reward
+from pipelines.stages.alignment.rewards.served_reward_model import ServedRewardModel
 from pipelines.stages.alignment.rewards.verifiers import VerifiersReward
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.core import dialect as probes
+from cluster.core.dialect import dialect, of_template
+from cluster.core.encoding import Refused, answer_texts
 from cluster.core.errors import SpecError
-from pipelines.stages.tuning import dialect as probes
-from pipelines.stages.tuning.dialect import dialect, of_template
-from pipelines.stages.tuning.encoding import Refused, answer_texts
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 PLAIN = "completion"  # of a model that has none, where it is asked and not tuned

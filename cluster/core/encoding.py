@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.core.dialect import OPEN_THOUGHT, THOUGHT, Dialect, End, dialect
 from cluster.core.errors import InputError
 from cluster.core.typed_text import Conversation, Messages, control
-from pipelines.stages.tuning.dialect import OPEN_THOUGHT, THOUGHT, Dialect, End, dialect
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
@@ -60,6 +60,15 @@ def encode(tokenizer: Any, messages: Messages, tools: Tools = None) -> Encoded:
     Raises as `examples` does.
     """
     return list(_examples(tokenizer, messages, tools))[-1]
+
+
+def scored_tokens(tokenizer: Any, messages: Messages, finished: bool = True) -> list[int]:
+    """What a reward model reads of a conversation that ends with an answer; of one that is not `finished` what there
+    is, without the end of its turn. Raises as `examples` does."""
+    found = encode(tokenizer, messages)
+    if finished:
+        return found.tokens
+    return found.tokens[: max(place for place, learned in enumerate(found.learn) if learned)]
 
 
 def prompt_tokens(tokenizer: Any, messages: Messages, tools: Tools = None) -> list[int]:
