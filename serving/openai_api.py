@@ -162,7 +162,8 @@ class Call:
 
     def pieces(self, told: Told) -> Generator[str]:
         """The answer's text, as it comes."""
-        told.finished |= yield from until(self.talker.told(self.prompt, self.sampling, told), *self.stops)
+        stopped = yield from until(self.talker.told(self.prompt, self.sampling, told), *self.stops)
+        told.finished = told.finished or stopped  # `|=` would look before the answer is told
 
     def whole(self, text: str, told: Told) -> dict[str, Any]:
         """The answer at once."""

@@ -23,7 +23,7 @@ MODULES = "modules.json"  # of sentence-transformers
 KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")  # whose positions begin behind the padding's id
 # Families whose classifiers vLLM opens and scores as transformers does: tried on CPUs, in float32.
-OVER_VLLM = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+OVER_VLLM = ("gpt2", "gpt_neox", "llama", "qwen3")
 
 Makes = Literal["score", "labels", "embedding"]
 

@@ -49,7 +49,7 @@ CASES = {
     ),
     "unknown kind": Case(["spec", "schema", "corpse"], 3, ["corpse", "'corpus'"]),
     "bad name": Case(["run", QUICKSTART, "--name", "a/b"], 3, ["--name 'a/b'"]),
-    "no cluster": Case(["jobs", "list"], 4, ["ctl up"]),
+    "no cluster": Case(["jobs", "list", "--cluster"], 4, ["ctl up"]),
     "no cluster to submit to": Case(["submit", QUICKSTART], 4, ["ctl up"]),
     "no cluster, status": Case(["status"], 4, ["ctl up"]),
 }
@@ -103,7 +103,7 @@ def test_port_in_use(taken_port: int) -> None:
 
 
 def test_dead_cluster(free_address: str) -> None:
-    _check(ctl("jobs", "list", RAY_ADDRESS=free_address), 4, [free_address])
+    _check(ctl("jobs", "list", "--cluster", RAY_ADDRESS=free_address), 4, [free_address])
 
 
 @pytest.fixture

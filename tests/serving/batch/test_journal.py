@@ -57,7 +57,7 @@ def test_a_journal_has_one_writer_and_one_batch(tmp_path: Path) -> None:
     [
         ({"custom_id": None}, "custom_id"),
         ({"method": "GET"}, "method"),
-        ({"url": "/v1/embeddings"}, "url is '/v1/embeddings'"),
+        ({"url": "/v1/images"}, "url is '/v1/images'"),
         ({"body": []}, "body"),
         ({"body": {"prompt": "x", "stream": True}}, "a batch does not stream"),
     ],
