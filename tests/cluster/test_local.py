@@ -70,7 +70,7 @@ def test_status_by_context(local_cluster: LocalCluster) -> None:
         fields = ("--set", head, "--set", f"dashboard=http://127.0.0.1:{port}")
         local_cluster.ctl("context", "add", name, "address", *fields)
     assert "head" in local_cluster.ctl("status", "--context", "right", RAY_ADDRESS="elsewhere:6379")
-    said = local_cluster.ctl("jobs", "list", TRUNKLINE_CONTEXT="wrong", code=4)
+    said = local_cluster.ctl("jobs", "list", "--cluster", TRUNKLINE_CONTEXT="wrong", code=4)
     assert f"is not the dashboard of the head at 127.0.0.1:{local_cluster.port}" in said
     assert said.count("\n") == 1
 
@@ -97,8 +97,7 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
                 server.kill()
         for command in (
             ["status"],
-            ["jobs", "list"],
-            ["jobs", "stop", "x"],
+            ["jobs", "list", "--cluster"],
             ["submit", "pipelines/pretrain.py"],
             ["up"],
         ):
