@@ -217,9 +217,12 @@ def test_a_job_comes_after_others(runner: Runner) -> None:
     record = JobRecord(runner.root, "early")
     assert record.create(runner.submitted("early", ""))
     with runner.start(runner.submitted("late", "print('late')", after=("early",))) as late:
-        assert late.stdout and late.stdout.readline() == b"job: waiting for job early, which is PENDING\n"
-        assert (runner.job("late").status, runner.job("late").message) == ("WAITING", "for job early, which is PENDING")
-        record.end("SUCCEEDED", 0, "")
+        try:
+            assert late.stdout and late.stdout.readline() == b"job: waiting for job early, which is PENDING\n"
+            job = runner.job("late")
+            assert (job.status, job.message) == ("WAITING", "for job early, which is PENDING")
+        finally:
+            record.end("SUCCEEDED", 0, "")
         assert late.stdout.read() == b"late\n"
     returned, said = runner.run(runner.submitted("never", "print('late')", after=("late", "missing")))
     assert returned == 5 and b"missing, which this one comes after, is not in the store" in said

@@ -181,8 +181,8 @@ class Supervisor:
 
     def _wait(self, message: str) -> None:
         """Say what it waits for."""
-        self._say(f"waiting {message}")
         self._tell_state("WAITING", message)
+        self._say(f"waiting {message}")  # whoever reads this finds it in the state
 
     def _tell_state(self, state: Literal["WAITING", "RUNNING"], message: str = "") -> None:
         self.record.write_state(
