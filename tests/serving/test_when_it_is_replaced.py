@@ -91,14 +91,14 @@ def test_a_replacement_that_fails_leaves_the_one_before(served: Served, tmp_path
     (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
     assert endpoint["model"] == served.model.record.ref
 
-    reward = tmp_path / "labels"
-    shutil.copytree(served.model.local(), reward)
-    (reward / "artifact.json").unlink()
-    config = json.loads((reward / "config.json").read_text())
-    (reward / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForTokenClassification"]}))
-    commit_model(Store(tmp_path / "rewards"), reward, PretrainSpec(seed=8), {})
-    said = served.cluster.ctl(*arguments, "--store", str(tmp_path / "rewards"), code=3)
-    assert "does not write: it is a LlamaForTokenClassification" in said
+    labels = tmp_path / "labels"
+    shutil.copytree(served.model.local(), labels)
+    (labels / "artifact.json").unlink()
+    config = json.loads((labels / "config.json").read_text())
+    (labels / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForTokenClassification"]}))
+    commit_model(Store(tmp_path / "stores"), labels, PretrainSpec(seed=8), {})
+    said = served.cluster.ctl(*arguments, "--store", str(tmp_path / "stores"), code=3)
+    assert "neither writes nor scores a text: it is a LlamaForTokenClassification" in said
     assert patient.completions.create(model="chat", prompt="def f(", max_tokens=1).choices
 
 
