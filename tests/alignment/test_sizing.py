@@ -144,6 +144,7 @@ def test_a_step_of_rlhf_takes_what_was_predicted(store: Store, family: str, prec
     assert found[3] == pytest.approx(real[3], rel=0.1)
 
 
+@pytest.mark.heavy
 def test_a_step_of_a_reward_model_takes_what_was_predicted(store: Store) -> None:
     """Both answers of each pair."""
     model = configured(store, "llama-1m")
@@ -163,6 +164,7 @@ def test_a_step_of_a_reward_model_takes_what_was_predicted(store: Store) -> None
     assert found[3] == pytest.approx(real[3], rel=0.1)
 
 
+@pytest.mark.heavy
 def test_each_model_has_its_place(store: Store) -> None:
     """N weights of the policy; on a CPU two workers read one file of each that is not trained."""
     policy = configured(store, "llama-1m")
@@ -192,6 +194,7 @@ def test_each_model_has_its_place(store: Store) -> None:
     assert here.tokens_per_second() is None and "completions" in here.untimed
 
 
+@pytest.mark.heavy
 def test_what_is_left_out_is_not_counted(store: Store) -> None:
     policy = configured(store, "llama-1m")
     inputs = with_prompts(store, model=policy)

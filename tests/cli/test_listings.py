@@ -64,6 +64,7 @@ def test_specs(tmp_path: Path) -> None:
     assert resolved["pretrain"] == {**fields(SPECS["pretrain"]()), "learning_rate": 1e-3}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("script", ["quickstart", "codeparrot", "pretrain"])
 def test_every_pipeline_can_be_planned(script: str, tmp_path: Path) -> None:
     done = ctl("plan", f"pipelines/{script}.py", "--json", "--store", tmp_path, RAY_ADDRESS="elsewhere:6379")

@@ -57,7 +57,7 @@ def on_ceph(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
         s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.fixture(params=["local", "s3", "ceph"])
+@pytest.fixture(params=["local", "s3", pytest.param("ceph", marks=pytest.mark.heavy)])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("TRUNKLINE_CACHE", str(tmp_path / "cache"))
     if request.param == "local":

@@ -162,6 +162,7 @@ def test_each_phase_has_its_own_weights() -> None:
     assert Curriculum([50], [[1, 0], [1, 1]]).shares(100) == [0.75, 0.25]
 
 
+@pytest.mark.heavy
 @given(small_weights, st.integers(0, 2**32), st.data())
 def test_every_source_goes_through_its_own_epochs(weights: list[int], seed: int, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=len(weights), max_size=len(weights)))

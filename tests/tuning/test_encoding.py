@@ -140,6 +140,7 @@ def test_so_with_tools(name: str, messages: list[Message]) -> None:
     check(prepared(by_hand, name), messages, TOOLS)
 
 
+@pytest.mark.heavy
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=conversations())
 def test_so_with_a_models_own_template(smollm2: PreTrainedTokenizerBase, messages: list[Message]) -> None:

@@ -122,6 +122,7 @@ def test_mask(case: str) -> None:
     check(tokenizer, messages, expected)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("case", SMOLLM2_CASES)
 def test_mask_of_a_models_own_template(case: str, smollm2: PreTrainedTokenizerBase) -> None:
     messages, expected = SMOLLM2_CASES[case]

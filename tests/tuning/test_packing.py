@@ -129,6 +129,7 @@ def test_padding_does_not_enter(family: str = "llama") -> None:
     torch.testing.assert_close(both, torch.cat([told(lm, sequences, [0]), told(lm, sequences, [1])]))
 
 
+@pytest.mark.heavy
 def test_it_compiles_as_one_graph() -> None:
     """With masks: lengths would have it compiled anew for each batch. What is learned of a batch breaks no graph."""
     compiling = ScalingSpec(compile=True)

@@ -148,6 +148,7 @@ def test_what_cannot_be_is_told_with_a_conversation(rows: list[Row], longest: in
         fitting.require("conversations/mine, train")
 
 
+@pytest.mark.heavy
 def test_answers_that_are_not_to_be_learned_are_counted_apart() -> None:
     messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "learn": False}]
     fitting = Fitting(words, 8, "reject")

@@ -140,6 +140,7 @@ def test_only_so_many_keys_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
     assert counted.key_label(names[0]) == names[0]
 
 
+@pytest.mark.heavy
 def test_labels_are_added_to_what_is_told_and_not_to_what_is_kept() -> None:
     before = [family.samples for family in REGISTRY.collect()]
     found = list(Labelled(REGISTRY, {"replica": "here"}).collect())
