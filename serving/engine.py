@@ -27,8 +27,8 @@ def plain_reason(artifact: Artifact) -> str:
 
 
 def check_served(spec: EndpointSpec, artifact: Artifact) -> None:
-    """Raise InputError for an artifact that is no Hugging Face model, or none that writes, SpecError for a length that
-    it does not have."""
+    """Raise InputError for an artifact that is no Hugging Face model, or one that neither writes nor pools, SpecError
+    for a length that it does not have."""
     config = read_config(artifact)
     if not any(file.endswith(WEIGHTS) for file in artifact.record.files):
         raise InputError(f"{artifact.record.ref} has no weights", "Build it again.")

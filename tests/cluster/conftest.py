@@ -6,15 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.cluster.local_cluster import LocalCluster, running
 
 
 @pytest.fixture(scope="package")
 def local_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A running cluster, started by `ctl up` and ended by `ctl down`."""
-    made = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
-    try:
-        made.up()
+    with running(tmp_path_factory.mktemp("home")) as made:
         yield made
-    finally:
-        made.ctl("down")

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,3 +61,14 @@ class LocalCluster:
     def up(self, *more: str, num_cpus: int = 2) -> str:
         ports = ("--port", str(self.port), "--dashboard-port", str(self.dashboard_port))
         return self.ctl("up", *ports, "--num-cpus", str(num_cpus), *more, timeout=480)
+
+
+@contextmanager
+def running(home: Path) -> Iterator[LocalCluster]:
+    """A running cluster, started by `ctl up` and ended by `ctl down`."""
+    made = LocalCluster(home, free_port(), free_port())
+    try:
+        made.up()
+        yield made
+    finally:
+        made.ctl("down")

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.control.durable.records import JobRecord
 from cluster.core.storage.location import Location
-from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.cluster.local_cluster import LocalCluster, running
 
 pytestmark = pytest.mark.heavy
 
@@ -71,12 +71,8 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture
 def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A cluster that may be killed."""
-    made = LocalCluster(tmp_path_factory.mktemp("home"), free_port(), free_port())
-    try:
-        made.up()
+    with running(tmp_path_factory.mktemp("home")) as made:
         yield made
-    finally:
-        made.ctl("down")
 
 
 def listed(cluster: LocalCluster) -> dict[str, str]:

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -212,10 +211,10 @@ class Supervisor:
         self._stopping.set()
 
 
-def main(read: Callable[[Path], bytes] = Path.read_bytes) -> int:
+def main() -> int:
     """`python -m cluster.control.durable.supervisor FILE`: run the job that a file says, for $TRUNKLINE_STORE."""
     try:
-        submitted = msgspec.json.decode(read(Path(sys.argv[1])), type=Submitted)
+        submitted = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Submitted)
         return Supervisor(Location(os.environ[STORE_VARIABLE]), submitted).run()
     except TrunklineError as error:
         print(f"ctl: {error}", file=sys.stderr, flush=True)

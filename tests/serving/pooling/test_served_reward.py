@@ -46,7 +46,8 @@ def test_it_is_the_reward_models_own(tmp_path_factory: pytest.TempPathFactory) -
             ServedRewardModel(url=f"{url}/v1", model="other").require()
 
 
-def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pause", ["0.01", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch, pause: str) -> None:
     """And one that refuses is not; it is shown the key of the environment."""
     seen: list[str] = []
     answers = [(503, b"{}"), (200, b'{"data": [{"score": 0}]}'), (403, b'{"error": "no"}')]
@@ -57,7 +58,7 @@ def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None
             seen.append(f"{self.path} {self.headers['Authorization']}")
             status, body = answers[len(seen) - 1]
             self.send_response(status)
-            self.send_header("Retry-After", "0.01")
+            self.send_header("Retry-After", pause)
             self.end_headers()
             self.wfile.write(body)
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.core.errors import NotReadyError, SpecError
+from cluster.core.retry_after import retry_after
 from pipelines.stages.alignment.rewards.reward import Reward
 from pipelines.stages.alignment.rewards.sample import Sample
 
@@ -70,7 +71,7 @@ class ServedRewardModel(Reward, frozen=True):
                     return float(json.loads(reply.read())["data"][0]["score"])
             except urllib.error.HTTPError as error:
                 told = error.read().decode(errors="replace")[:LETTERS]
-                wait = float(error.headers.get("Retry-After") or WAIT_SECONDS)
+                wait = retry_after(error.headers) or WAIT_SECONDS
                 if error.code not in BUSY or time.monotonic() + wait > end:
                     raise ValueError(f"{error.code}: {told}") from None
                 time.sleep(wait)
