@@ -63,23 +63,24 @@ def build(
     if artifact := store.find(spec.kind, fingerprint):
         return artifact
     targets = [f"{spec.kind}/{fingerprint}", *(artifact.record.target for artifact in inputs.values())]
-    with store.using(targets), stoppable() as stop:
-        lease = store.lease(spec.kind, fingerprint, lost=stop)
+    lease = store.lease(spec.kind, fingerprint)
+    with store.using(targets):
         try:
-            if artifact := _await_turn(store, lease, spec.kind, fingerprint, waiting):
-                return artifact
-            # The run before may have finished between the look into the store and the lease.
-            if artifact := store.find(spec.kind, fingerprint):
-                return artifact
-            store.clear_staging(spec.kind, name, fingerprint)
-            draft = Draft.of(spec, inputs, store, name, named)
-            return _run_stage(spec, draft, inputs, store, scaling or ScalingSpec(), report, notice, lease)
+            with stoppable() as lease.lost:
+                if artifact := _await_turn(store, lease, spec.kind, fingerprint, waiting):
+                    return artifact
+                # The run before may have finished between the look into the store and the lease.
+                if artifact := store.find(spec.kind, fingerprint):
+                    return artifact
+                store.clear_staging(spec.kind, name, fingerprint)
+                draft = Draft.of(spec, inputs, store, name, named)
+                return _run_stage(spec, draft, inputs, store, scaling or ScalingSpec(), report, notice, lease)
         except BaseException:
             if lease.is_lost:
                 lease.check()  # says why it was stopped, or why it failed
             raise
         finally:
-            lease.release()
+            lease.release()  # not stoppable: what goes on here is the end, however the stage ended
 
 
 def _await_turn(

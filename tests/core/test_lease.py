@@ -164,6 +164,43 @@ def test_a_lease_that_cannot_be_renewed_is_lost_when_others_may_take_it() -> Non
     lease.release()
 
 
+def test_who_has_committed_loses_nothing_to_whoever_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit stands once its number is won: the heartbeat that finds a takeover then stops nobody."""
+    monkeypatch.setattr("cluster.core.storage.lease.alive", lambda holder: False)
+    before, lost, appeared = threading.enumerate(), threading.Event(), list[bytes]()
+    heir = Lease(Location(tmp_path), appear=appeared.append)
+    beats = list[threading.Thread]()
+
+    def appear(data: bytes) -> None:
+        assert heir.acquire()
+        beats[0].join(WAIT_SECONDS)
+        assert not beats[0].is_alive()
+        appeared.append(data)
+
+    lease = Lease(Location(tmp_path), ttl_seconds=0.3, lost=lost.set, appear=appear)
+    assert lease.acquire()
+    beats.extend(thread for thread in threading.enumerate() if thread not in before)
+    lease.commit(b"made")
+    lease.release()
+    heir.release()
+    assert appeared == [b"made", b"made"] and not lost.is_set() and not lease.is_lost
+
+
+def test_a_build_that_lets_go_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = Lease.release
+
+    def lost_meanwhile(lease: Lease) -> None:
+        lease.lost()
+        release(lease)
+
+    monkeypatch.setattr(Lease, "release", lost_meanwhile)
+    store = Store(tmp_path)
+    made = build(WordsSpec(), {}, store=store, name="toy")
+    assert store.resolve("toy").record == made.record
+
+
 def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     def lease(store: Store, kind: str, fingerprint: str, lost: Callable[[], None] = lambda: None) -> Lease:
         return Lease(store.root / ".leases" / f"{kind}-{fingerprint[:12]}", ttl_seconds=1.5, lost=lost)

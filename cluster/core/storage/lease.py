@@ -36,7 +36,7 @@ class Lease:
         lost: Callable[[], None] = lambda: None,
         appear: Callable[[bytes], None] = lambda data: None,
     ) -> None:
-        """`lost` is called, in another thread, where the lease is lost while it is held.
+        """`lost` is called, in another thread, where the lease is lost while it is held and nothing is committed.
 
         `appear` does what a commit says. It may be called again for the same commit, by another process.
         """
@@ -47,6 +47,7 @@ class Lease:
         self.lost = lost
         self._appear = appear
         self._commit = ""
+        self._committed = False
         self._lost = False
         self._lock = threading.Lock()  # the number changes in a commit
         self._heartbeat = Heartbeat(self._renew, self._tell, ttl_seconds, patience_seconds=ttl_seconds)
@@ -133,6 +134,7 @@ class Lease:
         with self._lock:
             if not self._win(self.number + 1, commit):
                 raise taken_over(self.place)
+            self._committed = bool(commit)
 
     def _finish(self) -> None:
         """Do what was committed, by us or by a holder before us that died over it."""
@@ -158,7 +160,10 @@ class Lease:
             return self._in_force()  # taken over between the look and the write
 
     def _tell(self) -> None:
-        self._lost = True
+        with self._lock:
+            if self._committed:  # the work is done: whoever took over since then finishes it as we do
+                return
+            self._lost = True
         self.lost()
 
     @property
