@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from cluster.core.storage.location import Location
-from pipelines.stages.alignment.policy_gradient import token_logprobs
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.generation.engine import EngineOptions, GenerationEngine
 from pipelines.stages.training.models.models import build_model, configuration, load_model
 

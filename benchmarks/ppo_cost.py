@@ -20,7 +20,8 @@ import torch
 
 from pipelines.specs import Clipped, ValueFunction
 from pipelines.stages.alignment.critic import Critic
-from pipelines.stages.alignment.policy_gradient import PolicyGradient, token_logprobs
+from pipelines.stages.alignment.logprobs import token_logprobs
+from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.training.models.models import build_model, configuration
 
 ROWS, PROMPT, LENGTH, VOCABULARY = 8, 64, 256, 4096

@@ -6,13 +6,15 @@
 Each step: the same 4 prompts of Alpaca to both, 4 answers to each, at most 64 tokens at temperature 1, KL to a
 reference, one update of all weights. TRL 1.16 samples by transformers, its default, and has no PPO, which is held
 against our GRPO. Both without activation checkpointing. The first step, which warms up, is left out. Memory is the
-proportional set size of the whole tree of processes, sampled every second, from the first step's beginning on.
+proportional set size of the whole tree of processes, sampled every second, from the first step's beginning on. Each
+case has a process of its own, so that none is weighed with what another has left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -46,6 +48,8 @@ def main() -> None:
     parser.add_argument("--trl", required=True)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=["grpo", "rloo", "ppo"])
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)  # of one process: who, what, round
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     sys.path.append(given.trl)
@@ -58,13 +62,18 @@ def main() -> None:
         return step(PretrainedSpec())
 
     built = run(Pipeline(inputs).graph(store), store, make_view())
+    if given.case:
+        who, algorithm, round_ = given.case
+        if who == "ours":
+            found = _ours(algorithm, built, store, given.steps, int(round_))
+        else:
+            found = _trl(algorithm, built["pretrained"].local(), asked, given.steps, given.folder / "trl")
+        print(f"{who} {algorithm}: {_told(*found)}", flush=True)
+        return
     for round_ in range(given.rounds):
-        for algorithm in ("grpo", "rloo", "ppo"):
-            ours = _ours(algorithm, built, store, given.steps, round_)
-            print(f"ours {algorithm}: {_told(*ours)}", flush=True)
-            if algorithm != "ppo":
-                theirs = _trl(algorithm, built["pretrained"].local(), asked, given.steps, given.folder / "trl")
-                print(f"TRL {algorithm}: {_told(*theirs)}", flush=True)
+        for algorithm in given.only:
+            for who in ("ours", "TRL") if algorithm != "ppo" else ("ours",):
+                subprocess.run([sys.executable, *sys.argv, "--case", who, algorithm, str(round_)], check=True)
 
 
 def _told(seconds: list[float], peak: int) -> str:
@@ -100,8 +109,9 @@ def _ours(algorithm: str, built: dict[str, Any], store: Store, steps: int, round
     if algorithm == "ppo":
         spec = replace(spec, advantage=Gae(), kl_penalty="reward")
     inputs = {"model": built["pretrained"], "prompts": built["conversations"]}
+    scaling = Scaling(num_workers=1, cpus_per_worker=2, log_every=1)  # as TRL: one process that uses both cores
     with _peak() as peak:
-        found = build(spec, inputs, store=store, scaling=Scaling(log_every=1), name=f"{algorithm}-{round_}")
+        found = build(spec, inputs, store=store, scaling=scaling, name=f"{algorithm}-{round_}")
     lines = metrics.read(found.location)
     seconds = [(b[metrics.TOKENS] - a[metrics.TOKENS]) / b[metrics.TOKENS_PER_SECOND] for a, b in pairwise(lines)]
     return seconds, peak[0]

@@ -17,7 +17,7 @@ from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import AdapterSpec, PretrainedSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.alignment.adapter_sync import Frozen, Updates, open_policy
-from pipelines.stages.alignment.policy_gradient import token_logprobs
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.sync import greedy
 from pipelines.stages.generation.engine import EngineOptions, checksum
 from pipelines.stages.generation.fleet import Fleet, start

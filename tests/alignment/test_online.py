@@ -192,6 +192,9 @@ class Tiny(torch.nn.Module):
         self.base = torch.nn.Embedding(4, 2)
         self.output = torch.nn.Linear(2, 4)
 
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.output
+
     def forward(self, tokens: torch.Tensor, **_: Any) -> Any:
         hidden = self.base(tokens)
         return type("Output", (), {"logits": self.output(hidden), "hidden_states": [hidden]})()

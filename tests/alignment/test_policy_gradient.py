@@ -20,6 +20,7 @@ from cluster.core.specs.spec import convert
 from cluster.core.storage.location import Location
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.advantages import Group, LeaveOneOut, NormalizedBatch
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.losses import Cispo, Clipped, Gspo
 from pipelines.stages.alignment.packing import overlong, token_weights
 from pipelines.stages.alignment.policy_gradient import PolicyGradient, k3
@@ -27,6 +28,7 @@ from pipelines.stages.alignment.rewards.python_parses import PythonParses
 from pipelines.stages.alignment.rewards.sample import Sample
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.generation.engine import Completion
+from pipelines.stages.training.models.models import build_model, configuration
 from tests.alignment.tiny_chat import rlhf
 
 
@@ -35,10 +37,13 @@ class Unigram(nn.Module):
 
     def __init__(self, logits: list[float]) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
+        self.logits, self.head = nn.Parameter(torch.tensor(logits)), nn.Identity()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
 
     def forward(self, tokens: torch.Tensor, use_cache: bool) -> object:
-        return type("Output", (), {"logits": self.logits.expand(*tokens.shape, -1)})()
+        return type("Output", (), {"logits": self.head(self.logits.expand(*tokens.shape, -1))})()
 
 
 def batch(behaviour: float, reference: float, advantage: float) -> dict[str, torch.Tensor]:
@@ -217,10 +222,13 @@ class TwoSteps(nn.Module):
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
-        self.logits = nn.Parameter(logits.clone())  # (4, 3): by the token before
+        self.logits, self.head = nn.Parameter(logits.clone()), nn.Identity()  # (4, 3): by the token before
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
 
     def forward(self, tokens: torch.Tensor, use_cache: bool) -> object:
-        return type("Output", (), {"logits": self.logits[tokens]})()
+        return type("Output", (), {"logits": self.head(self.logits[tokens])})()
 
 
 def log_policy(logits: np.ndarray) -> np.ndarray:
@@ -331,3 +339,27 @@ REQUEST = 'def add(a, b):\n    """Add two numbers."""'
 def test_python_parses(answer: str, finished: bool, reward: float) -> None:
     sample = Sample([{"role": "user", "content": REQUEST}], answer, finished)
     assert PythonParses().of(sample) == reward
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_of_learned_tokens_alone_are_those_of_all(temperature: float) -> None:
+    """Values and gradients, and again of the whole text afterwards; the output layer is asked for no other token."""
+    model = build_model(configuration("llama-1m", {}, vocab_size=300, sequence_length=64, eos_token_id=0), seed=1)
+    tokens = torch.randint(0, 300, (3, 12), generator=torch.Generator().manual_seed(0))
+    learn = torch.zeros((3, 11), dtype=torch.bool)
+    learn[0, 4:], learn[1, 2:9], learn[2, 10] = True, True, True
+    factors = torch.linspace(-1.0, 2.0, 33).view(3, 11)
+    asked: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda layer, inputs, output: asked.append(output.numel()))
+    logits = model(tokens[:, :-1]).logits / temperature
+    expected = logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    (expected * factors)[learn].sum().backward()
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    model.zero_grad()
+    found = token_logprobs(model, tokens, temperature, learn)
+    torch.testing.assert_close(found, expected.where(learn, 0), rtol=0, atol=2e-6)
+    (found * factors).sum().backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad, gradients[name], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(token_logprobs(model, tokens, temperature), expected, rtol=0, atol=2e-6)
+    assert asked == [3 * 11 * 300, int(learn.sum()) * 300, 3 * 11 * 300]

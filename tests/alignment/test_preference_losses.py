@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from pipelines.specs import Dpo, Ipo, Kto, Orpo, Simpo
-from pipelines.stages.alignment.offline.logprobs import label_logprobs
+from pipelines.stages.alignment.logprobs import label_logprobs
 from pipelines.stages.alignment.offline.losses.loss import Answers, PreferenceLoss
 from pipelines.stages.alignment.ranking import (
     calibration_error,

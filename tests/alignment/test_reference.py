@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pipelines.specs import RlhfSpec
-from pipelines.stages.alignment.policy_gradient import token_logprobs
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.stage import load_reference
 
 

@@ -182,8 +182,8 @@ def test_the_corrected_loss_is_its_formula(first: bool, advantage: float) -> Non
     assert figures["rollout_logprob_gap"] == pytest.approx(np.log(0.5) - behaviour, rel=1e-5)
     assert figures["correction_weight"] == pytest.approx(weight, rel=1e-5)
     assert figures["correction_bounded_fraction"] == (1.0 if first else 0.0)
-    looked = judged({"tokens": batch["tokens"], PROXIMAL: torch.empty(0)})
-    assert looked.tolist() == [pytest.approx([np.log(0.5)] * 2)]
+    looked = judged({name: batch[name] for name in ("tokens", "learn")})
+    assert looked.tolist() == [pytest.approx([0.0, np.log(0.5)])]
 
 
 @pytest.mark.parametrize(

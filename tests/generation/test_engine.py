@@ -25,7 +25,7 @@ from cluster.core.errors import JobError, NotReadyError
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.store import Store
 from pipelines.specs import PretrainedSpec, ScalingSpec
-from pipelines.stages.alignment.policy_gradient import token_logprobs
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, greedy
 from pipelines.stages.generation.background import begin
 from pipelines.stages.generation.engine import STACK_FRACTION, EngineOptions, GenerationEngine, StaleWeights, checksum

@@ -80,6 +80,9 @@ class Frozen:
         finally:
             self.policy.train(learning)
 
+    def get_output_embeddings(self) -> Any:
+        return self.policy.get_output_embeddings()
+
 
 @dataclass(frozen=True)
 class Updates:

@@ -13,8 +13,9 @@ from torch import Tensor
 from pipelines.specs import RlhfSpec
 from pipelines.stages.alignment.advantages.advantage import Drawn
 from pipelines.stages.alignment.critic import explained_variance
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.packing import micro_batches, padded, placed_steps, rows_of
-from pipelines.stages.alignment.policy_gradient import PROXIMAL, k3, token_logprobs
+from pipelines.stages.alignment.policy_gradient import PROXIMAL, k3
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rewards.pool import Steps
 from pipelines.stages.generation.engine import Completion
@@ -97,13 +98,15 @@ class Appraiser:
         if self.spec.remembers_policy:
             found[PROXIMAL] = []
         for _, batch in micro_batches(prompts[own], completions[own], self.plan.micro_batch):
-            tokens = batch["tokens"]
+            asked = {name: batch[name] for name in ("tokens", "learn")}
             for name in found:
-                figures = (
-                    engine.look({"tokens": tokens} | ({PROXIMAL: torch.empty(0)} if name == PROXIMAL else {}))
-                    if name in ("values", PROXIMAL)
-                    else token_logprobs(models[name], tokens.to(engine.device), self.spec.temperature)
-                )
+                if name == "values":
+                    figures = engine.look({"tokens": batch["tokens"]})
+                elif name == PROXIMAL:
+                    figures = engine.look(asked)
+                else:
+                    temperature = self.spec.temperature
+                    figures = token_logprobs(models[name], temperature=temperature, **engine.to_device(asked))
                 found[name] += rows_of(figures.cpu(), batch["learn"])
         parts: list[dict[str, list[list[float]]]] = [{}] * self.plan.num_workers
         dist.all_gather_object(parts, found)
@@ -114,8 +117,9 @@ class Appraiser:
         """KL(policy || teacher), nats per token: the mean over all ranks' completions, of which this has its own."""
         summed = torch.zeros(2, dtype=torch.float64)
         for _, batch in micro_batches(prompts, completions, self.plan.micro_batch):
-            theirs = token_logprobs(self.teacher, batch["tokens"].to(engine.device), self.spec.temperature).cpu()
             learn = batch["learn"]
+            asked = engine.to_device({"tokens": batch["tokens"], "learn": learn})
+            theirs = token_logprobs(self.teacher, temperature=self.spec.temperature, **asked).cpu()
             summed += torch.stack([(batch["behaviour"] - theirs)[learn].double().sum(), learn.sum().double()])
         dist.all_reduce(summed)
         return float(summed[0] / summed[1].clamp(min=1))

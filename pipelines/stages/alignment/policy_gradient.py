@@ -30,8 +30,10 @@ from torch import Tensor
 
 from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.critic import Critic, value_losses
+from pipelines.stages.alignment.logprobs import scattered
 from pipelines.stages.alignment.losses.loss import PolicyLoss
 from pipelines.stages.training.objectives.objective import Objective
+from pipelines.stages.training.objectives.output_layer import OutputLayer
 
 ROLLOUT_GAP = "rollout_logprob_gap"  # |log pi - log pi_engine|, mean over the tokens of the batch
 CLIPPED = "clip_fraction"  # share of the tokens whose gradient a bound took
@@ -61,22 +63,12 @@ def kl_penalties(logprobs: Tensor, behaviour: Tensor, reference: Tensor, learn: 
     return (ratio * differences.cumsum(1).flip(1)).where(learn, 0)
 
 
-def token_logprobs(model: Any, tokens: Tensor, temperature: float) -> Tensor:
-    """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1) at a temperature."""
-    return _logprobs(model(tokens[:, :-1], use_cache=False).logits, tokens, temperature)
-
-
-def _logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    logits = logits.float() / temperature
-    return torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
-
-
 class PolicyGradient(Objective):
     """tokens (batch, length + 1); learn, behaviour (batch, length); weights (batch,); advantages (batch,) of answers or
     (batch, length) of tokens; where there is a penalty, reference (batch, length); for a critic values, what it said at
     the rollout, and returns, what it should have said (batch, length); for a correction proximal (batch, length), where
-    the step is not the first of its rollout. Of tokens alone: the critic's values there; of tokens and an empty
-    proximal: the policy's log-probabilities.
+    the step is not the first of its rollout. Without advantages it is asked: of tokens alone for the critic's values
+    there, with learn for the policy's log-probabilities.
     """
 
     names: tuple[str, ...] = (ROLLOUT_GAP, CLIPPED, ENTROPY)
@@ -101,16 +93,17 @@ class PolicyGradient(Objective):
         self.loss, self.temperature = loss, temperature
         self.kl_coef, self.kl_penalty = kl_coef, kl_penalty  # the coefficient of the step that is being taken
         self.critic, self.correction = critic, correction
+        self.output_layer = OutputLayer.of(model)
 
     def beside(self) -> list[tuple[torch.nn.Module, float]]:
         return [(self.critic, self.critic.fields.rate)] if self.critic is not None else []
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         tokens = batch["tokens"]
-        if "learn" not in batch:
-            return self._looked(tokens) if PROXIMAL in batch else self._values(tokens[:, :-1])
+        if "advantages" not in batch:
+            return self.told(tokens, batch["learn"])[0] if "learn" in batch else self._values(tokens[:, :-1])
         learn, behaviour = batch["learn"], batch["behaviour"]
-        logprobs, values = self.told(tokens)
+        logprobs, values = self.told(tokens, learn)
         gap = log_ratio = (logprobs - behaviour).where(learn, 0)
         if self.correction is not None:
             proximal = batch[PROXIMAL] if PROXIMAL in batch else logprobs.detach()
@@ -135,20 +128,21 @@ class PolicyGradient(Objective):
         self.add_sums(*sums)
         return total
 
-    def told(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1), and the critic's values there."""
-        with self.autocast(tokens):
-            if self.critic is None:
-                return token_logprobs(self.model, tokens, self.temperature), None
-            shared = self.critic.trunk is None
-            output: Any = self.model(tokens[:, :-1], use_cache=False, output_hidden_states=shared)
-            logprobs = _logprobs(output.logits, tokens, self.temperature)
-            return logprobs, self.critic(tokens[:, :-1], output.hidden_states[-1] if shared else None)
+    def told(self, tokens: Tensor, learn: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1) where they are learned, 0 elsewhere,
+        and the critic's values there."""
+        with self.output_layer.asked(learn):
+            logits, values = self.outputs(tokens[:, :-1])
+        return scattered(logits, tokens, self.temperature, learn), values
 
-    def _looked(self, tokens: Tensor) -> Tensor:
-        """What the policy thinks of the tokens (batch, length), in nats."""
-        with self.autocast(tokens):
-            return token_logprobs(self.model, tokens, self.temperature)
+    def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the tokens that are asked for, and the critic's values (batch, length)."""
+        with self.autocast(inputs):
+            if self.critic is None:
+                return self.model(inputs, use_cache=False).logits, None
+            shared = self.critic.trunk is None
+            output: Any = self.model(inputs, use_cache=False, output_hidden_states=shared)
+            return output.logits, self.critic(inputs, output.hidden_states[-1] if shared else None)
 
     def _values(self, tokens: Tensor) -> Tensor:
         """What the critic expects after each of the tokens (batch, length)."""

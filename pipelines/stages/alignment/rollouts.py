@@ -21,8 +21,9 @@ from pipelines.stages.alignment.curve import Curve
 from pipelines.stages.alignment.divergence import divergence
 from pipelines.stages.alignment.kl_control import AdaptiveKl
 from pipelines.stages.alignment.ledger import Ledger
+from pipelines.stages.alignment.logprobs import token_logprobs
 from pipelines.stages.alignment.packing import micro_batches, placed, repetition, token_weights
-from pipelines.stages.alignment.policy_gradient import PolicyGradient, token_logprobs
+from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.rollout import Rollout, forget, minibatch
 from pipelines.stages.alignment.sampling import Sampling, ages
@@ -286,7 +287,8 @@ class RolloutBatches(Source):
         for own, batch in micro_batches(prompts, completions, self.plan.micro_batch):
             batch |= {name: placed(figures[own], batch["learn"]) for name, figures in rows.items()}
             if self.reference is not None and "reference" not in batch:
-                found = token_logprobs(self.reference, batch["tokens"].to(engine.device), self.spec.temperature)
+                on_device = engine.to_device({name: batch[name] for name in ("tokens", "learn")})
+                found = token_logprobs(self.reference, temperature=self.spec.temperature, **on_device)
                 batch["reference"] = found.cpu()
             of_rows: Any = advantages[own]
             by_token = isinstance(of_rows[0], list)

@@ -134,9 +134,9 @@ def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
         )
 
     def run(objective: PolicyGradient, tokens: Tensor) -> int:
-        logprobs, _ = objective.told(tokens)
-        # The gradient of the drawn tokens' log-probabilities as one of all of them, and that of the logits.
-        return 2 * FP32 * logprobs.numel() * config.get_text_config().vocab_size
+        logits, _ = objective.outputs(tokens)  # as of drawn tokens alone
+        # They become their own gradient; at another temperature there are scaled ones, and the gradient of these.
+        return logits.nbytes + (2 * FP32 * logits.numel() if spec.temperature != 1.0 else 0)
 
     return Learner(build, run)
 

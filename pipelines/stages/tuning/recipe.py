@@ -13,6 +13,7 @@ from pipelines.specs import DpoSpec, SftSpec
 from pipelines.stages.training.models.models import load_model
 from pipelines.stages.training.objectives.cross_entropy import cross_entropy
 from pipelines.stages.training.objectives.objective import Objective
+from pipelines.stages.training.objectives.output_layer import OutputLayer
 from pipelines.stages.training.spec import VALIDATION
 from pipelines.stages.training.worker import Parts, Work
 from pipelines.stages.tuning.attention import apart, keep_apart
@@ -30,20 +31,13 @@ class AnswerLM(Objective):
 
     def __init__(self, model: Any, precision: str) -> None:
         super().__init__(model, precision)
-        self.length, self.learned = 0, torch.empty(0, dtype=torch.int64)
-        model.get_output_embeddings().register_forward_pre_hook(self._pick)
-
-    def _pick(self, layer: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        """Of hidden states (batch, length, size) those that learned tokens are told from, (learned, size)."""
-        hidden = inputs[0][:, -self.length :]  # behind the virtual tokens of a soft prompt
-        return (hidden.flatten(0, 1).index_select(0, self.learned),)
+        self.output_layer = OutputLayer.of(model)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         inputs, labels = batch["tokens"][:, :-1], self.sequence_part.of(batch["tokens"][:, 1:])
         learn = self.sequence_part.of(batch["learn"])
-        self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
         own = apart(self.model, self.sequence_part.lengthened(batch["starts"], True)) if "starts" in batch else {}
-        with self.autocast(inputs):
+        with self.autocast(inputs), self.output_layer.asked(learn):
             logits = self.model(inputs, **own, use_cache=False).logits
         return cross_entropy(logits, labels[learn])[0]
 

@@ -1,19 +1,10 @@
-"""The log-probabilities of answers under a model: of the marked tokens alone, in little more memory than their logits.
-
-PyTorch's log-softmax keeps a second array of the logits' size, and its gradient takes a third. As in the cross entropy
-of pretraining (objectives/cross_entropy.py), the logits become their own gradient here, in the backward pass, since
-the factors of the answers are known no sooner.
-"""
+"""The log-probabilities of whole answers under a model."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from pipelines.stages.training.objectives.cross_entropy import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
+from pipelines.stages.alignment.logprobs import label_logprobs
 from pipelines.stages.tuning.recipe import AnswerLM
 
 
@@ -23,45 +14,7 @@ class AnswerLogprobs(AnswerLM):
     def of(self, batch: dict[str, Tensor]) -> Tensor:
         """The sum of the log-probabilities (nats) of each row's marked tokens, (rows,) fp32."""
         inputs, labels, learn = batch["tokens"][:, :-1], batch["tokens"][:, 1:], batch["learn"]
-        self.length, self.learned = learn.size(1), learn.flatten().nonzero().flatten()
-        with self.autocast(inputs):
+        with self.autocast(inputs), self.output_layer.asked(learn):
             logits = self.model(inputs, use_cache=False).logits
         found = label_logprobs(logits, labels[learn])
         return found.new_zeros(len(inputs)).index_add(0, learn.nonzero()[:, 0], found)
-
-
-def label_logprobs(logits: Tensor, labels: Tensor) -> Tensor:
-    """log softmax(logits)[label] of each row (nats, (rows,) fp32; of float64, float64).
-
-    logits: (rows, vocabulary); where they need a gradient they are overwritten by the backward pass, so use them for
-    nothing else. labels: (rows,) int64.
-    """
-    found: Tensor = _LabelLogprobs.apply(logits, labels)
-    return found
-
-
-class _LabelLogprobs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_z = torch.cat([logits[here].to(dtype).logsumexp(1) for here in _blocks(logits)])
-        ctx.logits, ctx.labels, ctx.log_z = logits, labels, log_z
-        return logits.gather(1, labels.unsqueeze(1)).squeeze(1).to(dtype) - log_z
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        gradient: Tensor = ctx.logits
-        del ctx.logits  # it can be had once
-        for here in _blocks(gradient):
-            factors = outer[here].unsqueeze(1)
-            block = (gradient[here].to(outer.dtype) - ctx.log_z[here].unsqueeze(1)).exp_().mul_(-factors)
-            gradient[here] = block.scatter_add_(1, ctx.labels[here].unsqueeze(1), factors).to(gradient.dtype)
-        return gradient, None
-
-
-def _blocks(logits: Tensor) -> list[slice]:
-    """The rows in blocks that a cache holds; at least one."""
-    rows, vocabulary = logits.shape
-    size = max(1, (GPU_BLOCK_BYTES if logits.is_cuda else CPU_BLOCK_BYTES) // (4 * vocabulary))
-    return [slice(begin, begin + size) for begin in range(0, max(1, rows), size)]
