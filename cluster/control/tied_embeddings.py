@@ -15,6 +15,8 @@ from typing import Any
 def register() -> None:
     """Have the engines of this process open such models. It changes nothing for others."""
     import torch
+    from compressed_tensors.config import CompressionFormat
+    from compressed_tensors.quantization import QuantizationArgs
     from vllm.config import get_current_vllm_config
     from vllm.model_executor.layers.quantization import register_quantization_config
     from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
@@ -26,25 +28,42 @@ def register() -> None:
         UnquantizedEmbeddingMethod,
         VocabParallelEmbedding,
     )
+    from vllm.model_executor.utils import set_weight_attrs
 
     class Int8Embedding(CompressedTensorsEmbeddingWNA16Int):
-        """An embedding with a scale for each row."""
+        """An embedding with a scale for each row. `packed`: four integers to a number, as it was stored before."""
+
+        def __init__(self, weights: QuantizationArgs, packed: bool) -> None:
+            super().__init__(weights)
+            self.packed = packed
+
+        def create_weights(self, layer: torch.nn.Module, *arguments: Any, **options: Any) -> None:
+            super().create_weights(layer, *arguments, **options)
+            if not self.packed:
+                rows, width = layer.weight_scale.shape[0], layer.hidden_size
+                del layer.weight_packed, layer.weight_shape
+                weight = torch.nn.Parameter(torch.empty(rows, width, dtype=torch.int8), requires_grad=False)
+                loading = {"input_dim": 1, "output_dim": 0, "weight_loader": options["weight_loader"]}
+                set_weight_attrs(weight, loading)
+                layer.register_parameter("weight", weight)
 
         def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-            # Four numbers, 128 added to each, are one packed integer: the same bytes, whose first bits are turned.
-            turned = layer.weight_packed.data.view(torch.uint8).bitwise_xor_(128).view(torch.int8)
-            layer.weight_packed = torch.nn.Parameter(turned, requires_grad=False)
+            if self.packed:
+                # 128 was added to each of the four: the same bytes, whose first bits are turned.
+                turned = layer.weight_packed.data.view(torch.uint8).bitwise_xor_(128).view(torch.int8)
+                del layer.weight_packed
+                layer.weight = torch.nn.Parameter(turned, requires_grad=False)
             layer.weight_scale = torch.nn.Parameter(layer.weight_scale.data.flatten(), requires_grad=False)
 
         def embedding(self, layer: torch.nn.Module, input_: torch.Tensor) -> torch.Tensor:
             scales = layer.weight_scale[input_]
-            return layer.weight_packed[input_].to(scales.dtype) * scales[..., None]
+            return layer.weight[input_].to(scales.dtype) * scales[..., None]
 
         def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
             if x.device.type == "cpu":
-                found = torch._weight_int8pack_mm(x.contiguous(), layer.weight_packed, layer.weight_scale.to(x.dtype))
+                found = torch._weight_int8pack_mm(x.contiguous(), layer.weight, layer.weight_scale.to(x.dtype))
             else:
-                found = (x @ layer.weight_packed.to(x.dtype).T) * layer.weight_scale.to(x.dtype)
+                found = (x @ layer.weight.to(x.dtype).T) * layer.weight_scale.to(x.dtype)
             return found if bias is None else found + bias
 
     class TiedHead(UnquantizedEmbeddingMethod):
@@ -63,6 +82,20 @@ def register() -> None:
             tied = get_current_vllm_config().model_config.hf_config.tie_word_embeddings
             if scheme is None or not tied or not isinstance(layer, VocabParallelEmbedding):
                 return super().get_quant_method(layer, prefix)
-            return TiedHead() if isinstance(layer, ParallelLMHead) else Int8Embedding(scheme["weights"])
+            if isinstance(layer, ParallelLMHead):
+                return TiedHead()
+            return Int8Embedding(scheme["weights"], scheme["format"] == CompressionFormat.pack_quantized.value)
+
+        @classmethod
+        def _quantization_scheme_map_from_config(cls, config: dict[str, Any]) -> Any:
+            # vLLM takes it that whole bytes are multiplied with bytes.
+            groups, embeddings = {}, {}
+            for name, group in config.get("config_groups", {}).items():
+                (embeddings if "Embedding" in group["targets"] else groups)[name] = group
+            found = super()._quantization_scheme_map_from_config(config | {"config_groups": groups})
+            for group in embeddings.values():
+                weights = QuantizationArgs.model_validate(group["weights"])
+                found["Embedding"] = {"weights": weights, "input_activations": None, "format": group["format"]}
+            return found
 
     del WithTiedEmbeddings  # vLLM has it

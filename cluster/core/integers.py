@@ -1,5 +1,5 @@
-"""Opening a compressed-tensors model in transformers as plain numbers, where transformers itself does not: one whose
-tied embedding is in integers, and GPT-2, whose `Conv1D` has no integers there.
+"""Opening a compressed-tensors model in transformers as plain numbers, where transformers itself does not: GPT-2, whose
+`Conv1D` has no integers there, and models of before, whose tied embedding is packed.
 
 What the weights stand for is exact; activations that vLLM rounds while it serves (W8A8) are not rounded here.
 """
@@ -14,14 +14,17 @@ from typing import Any
 from cluster.core.model_files import CONFIG_FILE
 
 QUANTIZATION = "quantization_config"
+PACKED = "pack-quantized"
 
 
 def needs_opening(folder: Path) -> bool:
     """Whether a model's folder holds one that transformers would not open."""
     config = json.loads((folder / CONFIG_FILE).read_bytes())
-    groups = (config.get(QUANTIZATION, {}).get("config_groups") or {}).values()
+    groups = list((config.get(QUANTIZATION, {}).get("config_groups") or {}).values())
     targets = [target for group in groups for target in group["targets"]]
-    tied = config.get("tie_word_embeddings", True) and "Embedding" in targets
+    # In a format that is packed, which ours once was, transformers finds nothing to tie the output layer to.
+    packed = any("Embedding" in group["targets"] and group.get("format") == PACKED for group in groups)
+    tied = config.get("tie_word_embeddings", True) and packed
     return tied or (config["model_type"] == "gpt2" and bool(targets))
 
 
@@ -64,6 +67,8 @@ def plain_weights(folder: Path, config: Any, quantization: dict[str, Any]) -> di
         kind = model.get_submodule(module)
         scheme = _scheme(module, type(kind).__name__, groups)
         parts = {key[len(module) + 1 :]: stored.pop(key) for key in list(stored) if key.startswith(f"{module}.weight")}
+        if parts.keys() == {"weight_scale"}:
+            continue  # an output layer that is tied to the embedding
         parts["weight_scale"] = parts["weight_scale"].float()  # whose products bfloat16 would round
         if isinstance(kind, Conv1D) and "weight" in parts:
             parts["weight"] = parts["weight"].T  # on its side, as the family's other weights are

@@ -8,8 +8,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from cluster.core.adapters import open_model
@@ -17,6 +20,7 @@ from cluster.core.build import build
 from cluster.core.errors import InputError
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import Awq, BenchmarkSpec, Gptq, PretrainedSpec, QualitySpec, QuantizeSpec, ScalingSpec
+from pipelines.stages.compression.paired import Change, perplexity
 from pipelines.stages.compression.plain_engine import PlainEngine
 from pipelines.stages.compression.quality import Answers, Questions, ask, read_questions
 from pipelines.stages.compression.quality_stage import row, table
@@ -92,18 +96,39 @@ def test_a_benchmark_of_another_model_is_refused(inputs: dict[str, Artifact]) ->
 
 
 def test_rows_are_compared_with_the_original() -> None:
-    one = Answers(10.0, [[1, 2, 3], [4]], 2**30, 5.0)
-    other = Answers(10.5, [[1, 9, 3], [4]], 2**29, 50.0)
+    ten, more = math.log(10), math.log(10.5)
+    one = Answers([[ten, ten], [ten]], [[1, 2, 3], [4]], 2**30, 5.0)
+    other = Answers([[more, more], [more]], [[1, 9, 3], [4]], 2**29, 50.0)
     found = row(other, one)
     assert (found["perplexity_change"], found["equal_tokens"], found["identical_completions"]) == (0.05, 0.75, 0.5)
+    assert found["perplexity_change_interval"] == [0.05, 0.05]  # as sure as can be: each token lost the same
     rows = {
         "bfloat16": row(one, one) | {"size_bytes": 2_000_000, "size": 1.0, "tuning_bytes": 2**30},
         "int8": found | {"size_bytes": 1_000_000, "size": 0.5, "tasks": {"arc_easy/acc": 0.25}},
     }
     assert table(rows).splitlines()[2:] == [
-        "| bfloat16 | 2 | 100% | 1,024 | 1,024 | 10.000 | +0.0% | 100% | 5.0 |  |",
-        "| int8 | 1 | 50% | 512 |  | 10.500 | +5.0% | 75% | 50.0 | 0.250 |",
+        "| bfloat16 | 2 | 100% | 1,024 | 1,024 | 10.000 | +0.00% | +0.00% to +0.00% | 100% | 5.0 |  |",
+        "| int8 | 1 | 50% | 512 |  | 10.500 | +5.00% | +5.00% to +5.00% | 75% | 50.0 | 0.250 |",
     ]
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 10**6), more=st.floats(-0.1, 0.1))
+def test_the_interval_holds_what_is_true(seed: int, more: float) -> None:
+    """Of 200 draws of texts of unequal lengths, whose tokens share a deviation, about 95 % of the intervals."""
+    rng = np.random.default_rng(seed)
+    held = 0
+    for _ in range(200):
+        lengths = rng.integers(1, 40, 60)
+        before = [rng.exponential(2, length).tolist() for length in lengths]
+        shared = rng.normal(more, 0.2, 60)
+        after = [[nat + own for nat in text] for text, own in zip(before, shared, strict=True)]
+        change = Change.of(before, after)
+        assert change.interval is not None
+        assert change.share == pytest.approx(perplexity(after) / perplexity(before) - 1)
+        held += change.interval[0] <= math.expm1(more) <= change.interval[1]
+    assert 170 <= held <= 199
+    assert Change.of([[1.0, 2.0]], [[1.5, 2.5]]).interval is None
 
 
 @pytest.mark.exhaustive

@@ -7,7 +7,6 @@ first difference two completions go their own ways, so it falls faster than qual
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from cluster.core.model_files import CONFIG_FILE, context_tokens
 from cluster.core.storage.artifact import Artifact
 from cluster.core.storage.location import Location
 from pipelines.specs import QualitySpec, QuantizeSpec, ScalingSpec
+from pipelines.stages.compression.paired import perplexity
 from pipelines.stages.compression.plain_engine import PlainEngine
 from pipelines.stages.generation.engine import (
     INITIAL,
@@ -55,12 +55,16 @@ class Questions:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model made of them."""
+    """What one model made of them. `nats`: of each conversation, of each token of its answers."""
 
-    perplexity: float
+    nats: list[list[float]]
     completions: list[list[int]]
     resident_bytes: int
     tokens_per_second: float
+
+    @property
+    def perplexity(self) -> float:
+        return round(perplexity(self.nats), 4)
 
 
 @dataclass(frozen=True)
@@ -185,12 +189,9 @@ def ask(
         raise explained(error, f"the engine of the {name} model") from error
     finally:
         ray.kill(engine)
-    learned = [
-        logprob
+    nats = [
+        [-logprob for logprob, learn in zip(logprobs, encoded.learn[1:], strict=True) if learn]
         for encoded, logprobs in zip(questions.whole, scores, strict=True)
-        for logprob, learn in zip(logprobs, encoded.learn[1:], strict=True)
-        if learn
     ]
-    perplexity = math.exp(-sum(learned) / len(learned))
     tokens = [completion.tokens for completion in completions]
-    return Answers(round(perplexity, 4), tokens, resident, round(sum(map(len, tokens)) / took, 1))
+    return Answers(nats, tokens, resident, round(sum(map(len, tokens)) / took, 1))

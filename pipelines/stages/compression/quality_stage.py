@@ -18,6 +18,7 @@ from cluster.core.integers import QUANTIZATION
 from cluster.core.model_files import read_config
 from cluster.core.storage.artifact import Artifact
 from pipelines.specs import QualitySpec
+from pipelines.stages.compression.paired import Change
 from pipelines.stages.compression.plain_engine import PlainEngine
 from pipelines.stages.compression.quality import KV_CACHE_GIB, Agreement, Answers, ask, read_questions
 from pipelines.stages.compression.stage import size_bytes
@@ -38,6 +39,7 @@ COLUMNS = (
     ("tuning, MiB", "tuning_bytes"),
     ("perplexity", "perplexity"),
     ("change", "perplexity_change"),
+    ("95 % of it", "perplexity_change_interval"),
     ("equal tokens", "equal_tokens"),
     ("tokens/s", "tokens_per_second"),
 )
@@ -88,9 +90,11 @@ def build(ctx: Context[QualitySpec]) -> dict[str, Any]:
 def row(answers: Answers, reference: Answers) -> dict[str, Any]:
     """The figures of one model, beside those of the original."""
     agreement = Agreement.of(reference, answers)
+    change = Change.of(reference.nats, answers.nats)
     return {
         "perplexity": answers.perplexity,
-        "perplexity_change": round(answers.perplexity / reference.perplexity - 1, 4),
+        "perplexity_change": round(change.share, 4),
+        "perplexity_change_interval": change.interval and [round(end, 4) for end in change.interval],
         "equal_tokens": agreement.equal_tokens,
         "identical_completions": agreement.identical_completions,
         "resident_bytes": answers.resident_bytes,
@@ -145,5 +149,7 @@ def _cell(key: str, value: Any) -> str:
     if key in ("size", "equal_tokens"):
         return f"{value:.0%}"
     if key == "perplexity_change":
-        return f"{value:+.1%}"
+        return f"{value:+.2%}"
+    if key == "perplexity_change_interval":
+        return f"{value[0]:+.2%} to {value[1]:+.2%}"
     return f"{value:.3f}" if isinstance(value, float) and key != "tokens_per_second" else str(value)

@@ -23,6 +23,7 @@ class QuantizeSpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "quantized"
     stage: ClassVar[str] = "pipelines.stages.compression.stage:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {
         "model": MODELS,
         "conversations": CONVERSATIONS,
@@ -64,7 +65,7 @@ class QuantizeSpec(Spec, frozen=True):
     `mlp.down_proj`."""
     embeddings: Literal["bfloat16", "int8"] = "bfloat16"
     """`int8`: a scale for each row of the embedding, and so of an output layer that is tied to it. A fifth of a small
-    model is its embedding; vLLM takes a tied one through Trunkline only."""
+    model is its embedding; transformers takes a tied one as it is, vLLM through Trunkline only."""
     calibration_sequences: Annotated[int, Meta(ge=1)] = 128
     """Sequences of the calibration, drawn from the training part of its texts (GPTQ, section 4: 128)."""
     calibration_tokens: Annotated[int, Meta(ge=1)] = 512
@@ -145,6 +146,7 @@ class QualitySpec(Spec, frozen=True):
 
     kind: ClassVar[str] = "quality"
     stage: ClassVar[str] = "pipelines.stages.compression.quality_stage:build"
+    revision: ClassVar[int] = 2
     inputs: ClassVar[dict[str, str]] = {
         "original": MODELS,
         "conversations": CONVERSATIONS,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.compressors.base import compress_module
+from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import (
     QuantizationArgs,
     QuantizationConfig,
@@ -118,16 +119,22 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
         progress(len(rounded), len(layers))
     if not rounded:
         raise InputError(f"{folder}: every layer has outliers above quantized.spare_above", "Raise it.")
-    embedding = model.get_input_embeddings()
+    number = len(rounded)
     if spec.embeddings == "int8":
-        groups["embeddings"] = QuantizationScheme(targets=["Embedding"], weights=EMBEDDINGS)
-        place = next(name for name, module in model.named_modules() if module is embedding)
-        rounded[place] = Nearest().round(embedding.weight.data, EMBEDDINGS, None)
-        embedding.weight.data = rounded[place].weight
+        embedding, head = (_named(model, get()) for get in (model.get_input_embeddings, model.get_output_embeddings))
+        tied = [head] if model.config.tie_word_embeddings else []
+        # Not packed where it is tied: transformers gives the output layer what is called `weight`, but no scales.
+        form = CompressionFormat.naive_quantized if tied else CompressionFormat.pack_quantized
+        own = QuantizationScheme(targets=["Embedding", *tied], weights=EMBEDDINGS, format=form)
+        groups = {"embeddings": own, **groups}
+        weight = model.get_submodule(embedding).weight
+        found = Nearest().round(weight.data, EMBEDDINGS, None)
+        weight.data = found.weight
+        rounded |= dict.fromkeys([embedding, *tied], found)
     apply_quantization_config(model, QuantizationConfig(config_groups=groups, ignore=_ignored(model, rounded)))
     for name, found in rounded.items():
         module = model.get_submodule(name)
-        module.weight_scale.data = found.scale
+        module.weight_scale.data = found.scale.clone()  # of two tensors that share their numbers one is stored
         if not module.quantization_scheme.weights.symmetric:
             module.weight_zero_point.data = found.zero_point.to(module.weight_zero_point.dtype)
         compress_module(module)
@@ -135,7 +142,7 @@ def quantize(folder: Path, spec: QuantizeSpec, into: Path, progress: Progress, s
     model.to(STORED)  # casts floating point only; sets the dtype of config.json, which vLLM and transformers go by
     model.save_pretrained(into, state_dict=_stored(model, turned))
     compressor.update_config(str(into))
-    return len(rounded) - (spec.embeddings == "int8")
+    return number
 
 
 def _rounded(
@@ -207,6 +214,10 @@ def _targets(turned: list[str], others: list[str]) -> list[str]:
         return ["Linear"]  # a pattern goes before a class
     apart = f"(?!{'|'.join(others)})" if others else ""
     return [f"re:{apart}.*{last}$" for last in sorted({name.rpartition(".")[2] for name in turned})]
+
+
+def _named(model: Any, part: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is part)
 
 
 def _ignored(model: Any, rounded: dict[str, Rounded]) -> list[str]:

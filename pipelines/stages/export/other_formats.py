@@ -68,5 +68,5 @@ def number_type(artifact: Artifact) -> str:
         return str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if "config_groups" not in quantization:
         return "nf4"
-    bits = next(iter(quantization["config_groups"].values()))["weights"]["num_bits"]
-    return f"int{bits}"
+    bits = {group["weights"]["num_bits"] for group in quantization["config_groups"].values()}
+    return f"int{min(bits)}"  # an INT4 may have an embedding and other layers of 8
