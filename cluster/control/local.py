@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.core.home import home
 START_SECONDS = 120.0
 OBJECT_STORE_BYTES = 2 << 30
 LOOPBACK = "127.0.0.1"
+LOOPBACK_NETWORK = "127."
 EVERYWHERE = ("0.0.0.0", "::", "")
 # Ray's Prometheus ports have no token and listen on every interface of a node that others can join: they stay closed.
 # A port that cannot be is how Ray's dashboard and autoscaler go without.
@@ -65,7 +67,7 @@ def start_head(
         metrics=metrics,
     )
     arguments = ["--head", f"--port={port}", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard_port}"]
-    arguments.append(f"--ray-client-server-port={ports.free()}")
+    arguments += [f"--node-ip-address={own}", f"--ray-client-server-port={ports.free()}"]
     _ray_start(node, arguments)
     return node
 
@@ -175,9 +177,22 @@ def _try_start(command: list[str], environment: dict[str, str]) -> str:
 
 
 def _own_address() -> str:
+    """The address at which other machines reach this one, as far as it has one.
+
+    Ray asks for the way to the internet, and without it for the machine's own name, which Debian has lead to loopback.
+    """
+    import psutil
     from ray.util import get_node_ip_address
 
-    return str(get_node_ip_address())
+    found = str(get_node_ip_address())
+    if not found.startswith(LOOPBACK_NETWORK):
+        return found
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    for name, addresses in psutil.net_if_addrs().items():
+        for each in addresses if name in up else ():
+            if each.family == socket.AF_INET and not each.address.startswith(LOOPBACK_NETWORK):
+                return each.address
+    return found
 
 
 def _store_bytes() -> int:
