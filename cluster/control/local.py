@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import msgspec
 
 from cluster.control import nodes, ports, runtime
 from cluster.control.nodes import MARK, Node
 from cluster.core.clusters import meant
 from cluster.core.clusters.kinds import DASHBOARD_PORT, HEAD_PORT
 from cluster.core.errors import NotReadyError
+from cluster.core.home import home
 
 START_SECONDS = 120.0
 OBJECT_STORE_BYTES = 2 << 30
 LOOPBACK = "127.0.0.1"
+LOOPBACK_NETWORK = "127."
 EVERYWHERE = ("0.0.0.0", "::", "")
 # Ray's Prometheus ports have no token and listen on every interface of a node that others can join: they stay closed.
 # A port that cannot be is how Ray's dashboard and autoscaler go without.
@@ -58,10 +63,12 @@ def start_head(
         address=f"{own}:{port}",
         dashboard=f"http://{shown}:{dashboard_port}",
         folder=runtime.private_folder(),
+        num_cpus=num_cpus,
+        metrics=metrics,
     )
     arguments = ["--head", f"--port={port}", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard_port}"]
-    arguments.append(f"--ray-client-server-port={ports.free()}")
-    _ray_start(node, arguments, num_cpus, metrics)
+    arguments += [f"--node-ip-address={own}", f"--ray-client-server-port={ports.free()}"]
+    _ray_start(node, arguments)
     return node
 
 
@@ -72,10 +79,25 @@ def join(address: str, *, num_cpus: int | None = None, metrics: bool = False) ->
     if not runtime.answers(address):
         raise NotReadyError(f"no Ray head answers at {address}", "Give HOST:PORT as `ctl up` printed it there.")
     clean_up()
-    node = Node(id=secrets.token_hex(8), role="worker", address=address, folder=runtime.private_folder())
-    _ray_start(node, [f"--address={address}"], num_cpus, metrics)
+    node = Node(
+        id=secrets.token_hex(8),
+        role="worker",
+        address=address,
+        folder=runtime.private_folder(),
+        num_cpus=num_cpus,
+        metrics=metrics,
+    )
+    _ray_start(node, [f"--address={address}"])
     _watch(node)
     return node
+
+
+def join_again(node: Node) -> None:
+    """Start a node anew that has ended, as it was. Called by the process that watches it.
+
+    Raises NotReadyError where Ray does not start.
+    """
+    _ray_start(msgspec.structs.replace(node, folder=runtime.private_folder()), [f"--address={node.address}"])
 
 
 def clean_up() -> None:
@@ -86,18 +108,19 @@ def clean_up() -> None:
 
 
 def _watch(node: Node) -> None:
-    """Start the process that ends a node's workers when its raylet is gone (cluster/control/watch.py)."""
-    subprocess.Popen(
-        [sys.executable, "-c", "from cluster.control.watch import main; main()", node.id],
-        env={**os.environ, MARK: node.id, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    """Start the process that keeps a node in its cluster (cluster/control/watch.py)."""
+    with (home() / "watch.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-c", "from cluster.control.watch import main; main()", node.id],
+            env={**os.environ, MARK: node.id, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
-def _ray_start(node: Node, arguments: list[str], num_cpus: int | None, metrics: bool) -> None:
+def _ray_start(node: Node, arguments: list[str]) -> None:
     ray = Path(sys.executable).with_name("ray")
     if not ray.exists():
         raise NotReadyError("Ray is not installed", "Run scripts/setup.")
@@ -105,15 +128,15 @@ def _ray_start(node: Node, arguments: list[str], num_cpus: int | None, metrics: 
     # All clusters' folder would be /tmp/ray, where other users can put code of theirs in the place of a job's.
     arguments.append(f"--temp-dir={runtime.within(node.folder)}")
     arguments += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", f"--object-store-memory={_store_bytes()}"]
-    if num_cpus is not None:
-        arguments.append(f"--num-cpus={num_cpus}")
-    environment = {**runtime.ENVIRONMENT, **({} if metrics else NO_METRICS), **os.environ, MARK: node.id}
+    if node.num_cpus is not None:
+        arguments.append(f"--num-cpus={node.num_cpus}")
+    environment = {**runtime.ENVIRONMENT, **({} if node.metrics else NO_METRICS), **os.environ, MARK: node.id}
     # The jobs' `python` is the one that we run in, whether or not its environment was activated.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     for variable in (meant.ADDRESS, meant.CONTEXT):  # a cluster's own processes mean that cluster
         environment.pop(variable, None)
     for attempt in range(1, runtime.START_ATTEMPTS + 1):
-        nodes.save([*nodes.nodes(), node])  # before the first process: whatever happens to us, `ctl down` finds them
+        nodes.write_down(node)  # before the first process: whatever happens to us, `ctl down` finds them
         try:
             reason = _try_start([str(ray), "start", *arguments], environment)
         except BaseException:
@@ -154,9 +177,22 @@ def _try_start(command: list[str], environment: dict[str, str]) -> str:
 
 
 def _own_address() -> str:
+    """The address at which other machines reach this one, as far as it has one.
+
+    Ray asks for the way to the internet, and without it for the machine's own name, which Debian has lead to loopback.
+    """
+    import psutil
     from ray.util import get_node_ip_address
 
-    return str(get_node_ip_address())
+    found = str(get_node_ip_address())
+    if not found.startswith(LOOPBACK_NETWORK):
+        return found
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    for name, addresses in psutil.net_if_addrs().items():
+        for each in addresses if name in up else ():
+            if each.family == socket.AF_INET and not each.address.startswith(LOOPBACK_NETWORK):
+                return each.address
+    return found
 
 
 def _store_bytes() -> int:

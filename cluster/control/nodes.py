@@ -37,6 +37,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """URL; empty on a node that has joined."""
     folder: str = ""
     """Around Ray's folder on this machine; nobody else can enter it."""
+    num_cpus: int | None = None
+    """Logical CPUs; None: all."""
+    metrics: bool = False
+    """Whether Ray's Prometheus ports are open."""
 
 
 def _state_file() -> Path:
@@ -59,6 +63,11 @@ def save(found: list[Node]) -> None:
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(msgspec.json.encode(found))
     partial.replace(path)
+
+
+def write_down(node: Node) -> None:
+    """Have a node among those that were started here, in the place of what was written of it before."""
+    save([*(other for other in nodes() if other.id != node.id), node])
 
 
 def running_head() -> Node | None:
@@ -91,7 +100,14 @@ def raylets(node: Node) -> list[psutil.Process]:
 
 
 def stop(node: Node, *, keep_logs: bool = False) -> int:
-    """End a node's processes, politely first, and forget it, with its folder; how many processes there were.
+    """End a node and forget it; how many processes there were."""
+    count = end(node, keep_logs=keep_logs)
+    save([other for other in nodes() if other.id != node.id])
+    return count
+
+
+def end(node: Node, *, keep_logs: bool = False) -> int:
+    """End a node's processes but this one, politely first, and remove its folder; how many processes there were.
 
     Jobs go first, and may save their work; then the raylet, which takes leave of the head; then whatever is left.
     """
@@ -103,7 +119,6 @@ def stop(node: Node, *, keep_logs: bool = False) -> int:
         raise NotReadyError(f"processes {[p.pid for p in left]} do not end", "Look at them with `ps`, and try again.")
     if not keep_logs:
         _remove(node.folder)  # the code of jobs is in it
-    save([other for other in nodes() if other.id != node.id])
     return len(found)
 
 

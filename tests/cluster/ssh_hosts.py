@@ -1,14 +1,15 @@
-"""Hosts behind real SSH servers on this machine's loopback, each with an address, a home and a PATH of its own."""
+"""Hosts behind real SSH servers, each with an address, a home and a PATH of its own: on this machine's loopback, or on
+machines of their own (namespaces.py)."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +80,8 @@ class SshHosts:
         if self._made:
             SEPARATION.rmdir()
 
-    def start(self, address: str) -> Host:
-        """A server at an address of loopback; it is there when this returns."""
+    def start(self, address: str, on: Callable[..., list[str]] = lambda *words: list(words)) -> Host:
+        """A server at an address, which is there when this returns; `on` makes the command line that runs one there."""
         home = self.folder / f"home-{address}"
         bin_ = home / "bin"
         bin_.mkdir(parents=True)
@@ -90,13 +91,12 @@ class SshHosts:
         file.write_text(CONFIG.format(address=address, port=port, folder=self.folder, home=home, path=path))
         log = (self.folder / f"log-{address}").open("wb")
         assert SSHD is not None
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(file)], stdout=log, stderr=log)
+        command = on(SSHD, "-D", "-e", "-f", str(file))
+        server = subprocess.Popen(command, stdout=log, stderr=log)
         self._servers.append(server)
-        pause = threading.Event()
+        pause, said = threading.Event(), self.folder / f"log-{address}"
         while server.poll() is None:
-            try:
-                socket.create_connection((address, port), timeout=5).close()
+            if "Server listening on" in said.read_text():
                 return Host(f"{address}:{port}", home, bin_)
-            except OSError:
-                pause.wait(0.05)  # a port sends no events
-        raise AssertionError((self.folder / f"log-{address}").read_text())
+            pause.wait(0.05)  # a log sends no events
+        raise AssertionError(said.read_text())

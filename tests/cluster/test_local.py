@@ -16,6 +16,7 @@ import requests
 from cluster.control import local, nodes, ports, runtime
 from cluster.core.errors import NotReadyError
 from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.cluster.namespaces import Network
 
 pytestmark = pytest.mark.heavy
 
@@ -189,6 +190,14 @@ def test_no_port_shows_figures_to_everybody(local_cluster: LocalCluster) -> None
         except requests.RequestException:
             continue  # another protocol
         assert "# HELP" not in reply.text, port
+
+
+def test_a_machine_without_a_way_to_the_internet_has_an_address_for_others(tmp_path: Path) -> None:
+    """Its own name leads to 127.0.1.1, as Debian has it, and that is where a head was that nobody could join."""
+    with Network(tmp_path, ("alpha",)) as network:
+        network.head.run("ip", "route", "del", "default")
+        asked = network.head.run(sys.executable, "-c", "from cluster.control import local; print(local._own_address())")
+        assert asked.splitlines()[0] == network.head.address
 
 
 def test_joining_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:

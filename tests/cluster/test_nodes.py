@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import msgspec
 import psutil
 import pytest
 
@@ -62,18 +63,49 @@ def test_a_folder_of_ray_is_its_owners_alone(joined: Node) -> None:
     assert not os.path.exists(joined.folder), "with the code of jobs"
 
 
-def test_workers_end_with_their_raylet(joined: Node, start: Start) -> None:
+# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark.
+RAY = """#!/bin/sh
+echo "$@" >> {folder}/joined
+setsid {folder}/raylet 1000 >/dev/null 2>&1 &
+"""
+
+
+def test_a_node_whose_raylet_ended_ends_its_workers_and_joins_again(
+    joined: Node, start: Start, tmp_path: Path, served: str
+) -> None:
+    """The head is gone, then there; Ray's own part is played: tests/cluster/test_lost_machines.py has the real one."""
     raylet, worker = start("raylet"), start("worker")
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    ray = python.with_name("ray")
+    ray.write_text(RAY.format(folder=tmp_path))
+    ray.chmod(0o755)
+    nodes.save([msgspec.structs.replace(joined, num_cpus=3)])
     watch = subprocess.Popen(
-        [sys.executable, "-c", "from cluster.control.watch import main; main()", joined.id],
-        env={**os.environ, MARK: joined.id},
-        cwd=ROOT,
+        [str(python), "-c", "from cluster.control.watch import main; main()", joined.id],
+        env={**os.environ, MARK: joined.id, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    raylet.kill()
-    raylet.wait()
-    worker.wait(timeout=240)
-    assert watch.wait(timeout=240) == 0
-    assert nodes.nodes() == [] and not os.path.exists(joined.folder)
+    with watch:
+        assert watch.stdout
+        raylet.kill()
+        raylet.wait()
+        worker.wait(timeout=240)
+        assert "has ended" in watch.stdout.readline()
+        assert not (tmp_path / "joined").exists() and [node.id for node in nodes.nodes()] == [joined.id]
+        nodes.save([msgspec.structs.replace(joined, num_cpus=3, address=served.removeprefix("http://"))])
+        assert "again" in watch.stdout.readline()
+        (again,) = nodes.nodes()
+        assert again.id == joined.id and again.folder != joined.folder
+        asked = (tmp_path / "joined").read_text()
+        assert f"--address={again.address}" in asked and f"--temp-dir={again.folder}" in asked
+        assert "--num-cpus=3" in asked
+        assert len(nodes.raylets(again)) == 1
+        assert nodes.stop(again) == 2, "the raylet, and who watches it"
+        watch.wait(timeout=240)
+    assert nodes.nodes() == [] and not os.path.exists(again.folder)
 
 
 def test_joining_anew_ends_what_a_lost_head_left(joined: Node, start: Start) -> None:

@@ -25,7 +25,7 @@ OPTIONS = {
     "LogLevel": "ERROR",
 }
 REMEDIES = {
-    "Host key verification failed": "Connect once by hand, and compare its key: `ssh {host}`.",
+    "Host key verification failed": "Connect once by hand, and compare its key: `{ssh}`.",
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "Find out why before you connect to it.",
     "Permission denied": "Give `key` and `user`, or load the key: `ssh-add`.",
     "Could not resolve hostname": "Correct `hosts`.",
@@ -44,6 +44,9 @@ class Connection:
             options["User"] = context.user
         if port or context.ssh_port:
             options["Port"] = port or str(context.ssh_port)
+        self.by_hand = (
+            f"ssh -p {options['Port']} {self._destination}" if "Port" in options else f"ssh {self._destination}"
+        )
         self._options = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         if context.key:
             self._options += ["-i", os.path.expanduser(context.key)]
@@ -76,5 +79,5 @@ class Connection:
 
     def lost(self, said: str) -> NotReadyError:
         """The error for what `ssh` says of a connection that failed."""
-        remedy = next((text for sign, text in REMEDIES.items() if sign in said), "Look whether it is up: `ssh {host}`.")
-        return NotReadyError(f"{self.host} is not reached by SSH: {gist(said)}", remedy.format(host=self._destination))
+        remedy = next((text for sign, text in REMEDIES.items() if sign in said), "Look whether it is up: `{ssh}`.")
+        return NotReadyError(f"{self.host} is not reached by SSH: {gist(said)}", remedy.format(ssh=self.by_hand))

@@ -112,7 +112,7 @@ class OverSsh(Cluster):
         said = connection.run([*self.python(), "-c", AGENT], given, timeout_seconds)
         line = next((line for line in said.splitlines() if line.startswith(host.ANSWER)), "")
         if not line:
-            raise NotReadyError(f"{connection.host} did not say how it went", f"Try `ssh {connection.host}` by hand.")
+            raise NotReadyError(f"{connection.host} did not say how it went", f"Try `{connection.by_hand}` by hand.")
         answer: dict[str, Any] = json.loads(line.removeprefix(host.ANSWER))
         if error := answer.get("error"):
             raise NotReadyError(f"{connection.host}: {error[0]}", error[1])
