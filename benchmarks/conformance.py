@@ -48,7 +48,7 @@ import ray
 from ray import serve
 from ray.serve.llm import LLMConfig, build_openai_app
 given = json.loads(sys.argv[1])
-ray.init(num_cpus=2, include_dashboard=False, _temp_dir=given["folder"])
+ray.init(num_cpus=8, include_dashboard=False, _temp_dir=given["folder"])  # its actors ask for more than there are
 config = LLMConfig(
     model_loading_config=dict(model_id=given["name"], model_source=given["model"]),
     engine_kwargs=given["engine"], placement_group_config=dict(bundles=[dict(CPU=1)]),

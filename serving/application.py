@@ -27,6 +27,7 @@ from serving.engine import check_served, engine_arguments, engine_environment, p
 from serving.keys.database import place
 from serving.named import Named
 from serving.split import Share
+from serving.tasks import tasks
 from serving.tracing import TRACES_ENDPOINT
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def application(
     """
     version = version or secrets.token_hex(8)
     origin = {"store": artifact.store_url, "kind": artifact.kind, "fingerprint": artifact.fingerprint}
-    made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before, **origin}
+    made_of = {"spec": fields(replace(spec, **ONE_REPLICA)), "version": version, "before": before,
+               "tasks": tasks(artifact), **origin}  # fmt: skip
     over_vllm = not plain_reason(artifact)
     (check_served if over_vllm else _check_over_transformers)(spec, artifact)
     environment = {

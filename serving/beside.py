@@ -21,6 +21,7 @@ from serving.app import await_ready, has_room, hush, serve_details, undeploy
 from serving.application import application
 from serving.endpoints import models_of, origin
 from serving.named import ADAPTER, APPLICATION, BESIDE, OWN, Named, Place
+from serving.tasks import tasks
 
 Notice = Callable[[str], None]
 
@@ -37,7 +38,7 @@ def resolved(models: Mapping[str, str], spec: EndpointSpec, name: str, own: Arti
         place: Place = OWN if own_model else ADAPTER if fits(artifact, own, spec) else APPLICATION
         found.append(
             Named(name=called, ref=artifact.record.ref, place=place, store=artifact.store_url, kind=artifact.kind,
-                  fingerprint=artifact.fingerprint)
+                  fingerprint=artifact.fingerprint, tasks=tasks(artifact))
         )  # fmt: skip
     if (number := sum(each.place == ADAPTER for each in found)) > spec.max_adapters:
         raise InputError(
@@ -67,7 +68,7 @@ def start(named: Iterable[Named], spec: EndpointSpec, name: str, proxy: dict[str
                 "Add nodes, or scale something down.",
             )
         notice(f"{each.name}: {each.ref} gets an engine of its own")
-        own = replace(spec, model=each.ref, served_name=each.name, models={}, max_adapters=0)
+        own = replace(spec, model=each.ref, served_name=each.name, models={}, max_adapters=0, scorer="")
         artifact = Store(each.store).get(each.kind, each.fingerprint)
         target = application(own, each.name, artifact, surge=runs is None or has_room(spec), proxy=proxy)
         serve._run(target, name=called, route_prefix=None, _blocking=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -15,9 +16,12 @@ from cluster.core.pooling import Pooling
 from cluster.core.specs.access import Access, is_postgres
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.storage.artifact import Artifact
+from serving.endpoints import origin
 from serving.keys.administration import Administration
 from serving.keys.key import ANSWERS
+from serving.named import Named
 from serving.proxy import LOOPBACK
+from serving.tasks import CONVERSES, SCORES
 
 
 def check_port(port: int) -> None:
@@ -58,11 +62,28 @@ def check_access(spec: EndpointSpec, name: str, notice: Callable[[str], None]) -
 def check_pooling(spec: EndpointSpec, artifact: Artifact, pooling: Pooling) -> None:
     """Raise SpecError for what a model that does not write cannot have."""
     for field, wanted in (("plugins.allowed", spec.plugins.allowed), ("feedback.path", spec.feedback.path),
-                          ("max_adapters", spec.max_adapters)):  # fmt: skip
+                          ("max_adapters", spec.max_adapters), ("scorer", spec.scorer)):  # fmt: skip
         if wanted:
             raise SpecError(
                 f"endpoint.{field}: {artifact.record.ref} {pooling.told}, and does not write", "Leave it out."
             )
+
+
+def check_scorer(spec: EndpointSpec, models: Iterable[Named], details: dict[str, Any] | None) -> None:
+    """Raise InputError where what is to score the page's answers is not there, or scores no conversations. `details`
+    are Serve's."""
+    if not spec.scorer:
+        return
+    named = {each.name: each.tasks for each in models}
+    found = named.get(spec.scorer) or (origin(details, spec.scorer) or {}).get("tasks")
+    if not found:
+        raise InputError(
+            f"endpoint.scorer: {spec.scorer!r} is neither a name of endpoint.models nor an endpoint that runs",
+            f"Bring it up first: `ctl serve up REWARD --name {spec.scorer}`.",
+        )
+    if not {SCORES, CONVERSES} <= set(found):
+        told = f"endpoint.scorer: {spec.scorer!r} {' and '.join(found)}, and does not score answers"
+        raise InputError(told, "Give a reward model.")
 
 
 def certificate(access: Access) -> dict[str, str]:

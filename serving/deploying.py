@@ -24,11 +24,12 @@ from serving import tracing
 from serving.app import await_ready, has_room, hush, route_of, serve_details
 from serving.application import application
 from serving.beside import end_others, live_models, resolved, start
-from serving.checks import certificate, check_access, check_capacity, check_pooling, check_port
+from serving.checks import certificate, check_access, check_capacity, check_pooling, check_port, check_scorer
 from serving.endpoints import CANARY, Endpoint, base_url, environment_of, origin, proxy_environment
 from serving.engine import plain_reason
 from serving.keeping import keep_model
 from serving.named import Named
+from serving.tasks import check_named, check_tasks, tasks
 
 
 def deploy(
@@ -37,6 +38,7 @@ def deploy(
     *,
     artifact: Artifact | None = None,
     wait: bool = True,
+    change_task: bool = False,
     notice: Callable[[str], None] = unheard,
 ) -> Endpoint:
     """Serve a model artifact and return when it answers (`wait=False`: when Serve has accepted it).
@@ -44,7 +46,8 @@ def deploy(
     An endpoint of the same name answers until the new one is ready, where the cluster has room for both; else there is
     a gap, which `notice` is told. Where the new one fails, what was served before is served again. Joins the
     cluster that is meant, else starts a private one that ends with this process. `artifact` is the model where it is
-    known already. Raises InputError for a missing artifact, NotReadyError where the port is taken, JobError with the
+    known already. Raises InputError for a missing artifact, and for one that does not do what the endpoint of the name
+    does until now (serving/tasks.py; `change_task` lets it), NotReadyError where the port is taken, JobError with the
     replica's last error where the engine dies or does not answer in time.
     """
     artifact = artifact or store.resolve(spec.model)
@@ -68,17 +71,21 @@ def deploy(
             f"this cluster serves on port {port} already, not on {spec.port}",
             f"Set endpoint.port={port}, or take its endpoints down first (`ctl serve down --all`).",
         )
+    models = resolved(spec.models, spec, name, artifact, store)
+    before = origin(details, name)
+    if before and not change_task:
+        check_tasks(f"endpoint {name!r}", before["tasks"], artifact.record.ref, tasks(artifact))
+        check_named(name, live_models(details, name), models)
+    check_scorer(spec, models, details)
     check_capacity(spec)
     check_access(spec, name, notice)
     if pooling := pooling_of(artifact):
         check_pooling(spec, artifact, pooling)
         notice(f"{artifact.record.ref} {pooling.told}, and does not write")
-    models = resolved(spec.models, spec, name, artifact, store)
     if f"{name}{CANARY}" in (details or {}).get("applications", {}):
         raise NotReadyError(
             f"endpoint {name!r} has a canary", "End it before: `ctl serve promote`, or `ctl serve rollback`."
         )
-    before = origin(details, name)
     surge = before is None or has_room(spec)
     if not surge:
         notice(f"the cluster has no room for both: endpoint {name!r} does not answer until the new one is ready")

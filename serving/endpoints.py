@@ -69,7 +69,8 @@ def origin(details: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
     deployment = deployment_of(details, name)
     if deployment is None or not (told := _environment(deployment).get(ORIGIN_VARIABLE)):
         return None
-    found = {"before": None, "version": "", **msgspec.json.decode(told)}  # which an endpoint of an older project lacks
+    absent: dict[str, Any] = {"before": None, "version": "", "tasks": []}  # of an endpoint of an older project
+    found = {**absent, **msgspec.json.decode(told)}
     return found | {"spec": found["spec"] | _replicas(deployment.get("deployment_config") or {})}
 
 

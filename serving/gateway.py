@@ -103,7 +103,7 @@ async def gateway(
         app, routes = with_list(app, plugins), {**routes, PLUGINS_PATH: "GET"}
     app = with_each_model(app)
     app = with_document(app, name, spec, {**ROUTES, **routes}, describe)
-    page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed) if spec.page else None
+    page = Page(name, access.keys, bool(feedback.path), spec.plugins.allowed, spec.scorer) if spec.page else None
     own = (app, artifact, spec.limits, guard, admission)
     served = Gateway(*own, models=models, page=page, more=routes, tells_request_id=tells_request_id)
     if plugins:

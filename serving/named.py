@@ -26,7 +26,8 @@ COUNTING = ("/tokenize", "/detokenize")
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model under a name. `ref` is its artifact as `ctl` names it, `place` what computes it."""
+    """A model under a name. `ref` is its artifact as `ctl` names it, `place` what computes it, `tasks` what it does
+    (tasks.py)."""
 
     name: str
     ref: str
@@ -34,6 +35,7 @@ class Named(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     store: str
     kind: str
     fingerprint: str
+    tasks: tuple[str, ...] = ()
 
 
 class Asked(msgspec.Struct):

@@ -19,7 +19,6 @@ from ray.exceptions import RayError
 from cluster.control import runtime
 from cluster.core.context import unheard
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
-from cluster.core.pooling import pooling_of
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import convert, override
@@ -33,6 +32,7 @@ from serving.endpoints import CANARY, FAILED, Endpoint, environment_of, origin, 
 from serving.figures import holds, with_metrics
 from serving.named import ADAPTER, Named
 from serving.split import Share
+from serving.tasks import check_named, check_tasks, tasks
 
 Notice = Callable[[str], None]
 SHARE_SECONDS = 60.0
@@ -65,7 +65,14 @@ def scale(name: str, least: int, most: int) -> Endpoint:
         pause.wait(POLL_SECONDS)  # Serve sends no event
 
 
-def roll(name: str, ref: str = "", changes: dict[str, Any] | None = None, notice: Notice = unheard) -> Endpoint:
+def roll(
+    name: str,
+    ref: str = "",
+    changes: dict[str, Any] | None = None,
+    *,
+    change_task: bool = False,
+    notice: Notice = unheard,
+) -> Endpoint:
     """Have another version answer under an endpoint's name: of `ref`, else of what the endpoint's own model means now,
     as an alias may; with other fields of its spec (`changes`).
 
@@ -79,7 +86,7 @@ def roll(name: str, ref: str = "", changes: dict[str, Any] | None = None, notice
     if artifact.fingerprint == made_of["fingerprint"] and not changes:
         notice(f"{spec.model} is {artifact.record.ref}, which is what {name!r} serves: nothing changes")
         return find(name)
-    return deploy(spec, store, artifact=artifact, notice=notice)
+    return deploy(spec, store, artifact=artifact, change_task=change_task, notice=notice)
 
 
 def rollback(name: str, notice: Notice = unheard) -> Endpoint:
@@ -99,7 +106,8 @@ def rollback(name: str, notice: Notice = unheard) -> Endpoint:
     kept = _kept(name, made_of)
     spec = convert(before["spec"] | kept | {"served_name": name}, EndpointSpec, "endpoint")
     store = Store(before["store"])
-    return deploy(spec, store, artifact=store.get(before["kind"], before["fingerprint"]), notice=notice)
+    artifact = store.get(before["kind"], before["fingerprint"])
+    return deploy(spec, store, artifact=artifact, change_task=True, notice=notice)  # what it did was asked for
 
 
 def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: Notice = unheard) -> Endpoint:
@@ -116,12 +124,8 @@ def canary(name: str, ref: str, weight: float, *, shadow: bool = False, notice: 
         changes = {"model": ref, "min_replicas": 1, "max_replicas": 1, **beside}
         spec = convert(made_of["spec"] | changes, EndpointSpec, "endpoint")
         artifact = Store(made_of["store"]).resolve(ref)
-        own = _artifact(made_of)
-        if _makes(artifact) != _makes(own):
-            raise InputError(
-                f"{artifact.record.ref} {_makes(artifact)}, and {name!r} {_makes(own)}: it would refuse its share",
-                f"Load it beside: `ctl serve load {name} NAME={ref}`.",
-            )
+        remedy = f"It would refuse its share. Load it beside: `ctl serve load {name} NAME={ref}`."
+        check_tasks(f"endpoint {name!r}", made_of["tasks"], artifact.record.ref, tasks(artifact), remedy)
         if not (_has_canary(name) or has_room(spec)):
             raise NotReadyError(
                 f"the cluster has no room for a canary of {name!r}: it takes {spec.cpus:g} CPUs and {spec.gpus} GPUs",
@@ -176,10 +180,11 @@ def promote(name: str, condition: str = "", notice: Notice = unheard) -> Endpoin
     return deploy(spec, Store(canary_made_of["store"]), artifact=artifact, notice=notice)
 
 
-def load(name: str, called: str, ref: str, notice: Notice) -> list[Named]:
+def load(name: str, called: str, ref: str, *, change_task: bool = False, notice: Notice = unheard) -> list[Named]:
     """Have an endpoint answer to another name as well, or to one that it has by another model; all of its models.
 
-    Raises InputError where no endpoint is called so or the artifact is missing, and as `start` does.
+    Raises InputError where no endpoint is called so or the artifact is missing, and for one that does not do what
+    answers to the name until now (`change_task` lets it); else as `start` does.
     """
     found, details = _made_of(name), serve_details()
     spec = convert(found["spec"], EndpointSpec, "endpoint")
@@ -189,6 +194,8 @@ def load(name: str, called: str, ref: str, notice: Notice) -> list[Named]:
     others = {each.name: each.ref for each in models.values() if each.name != called}
     named = resolved({**others, called: ref}, spec, name, own, store)
     (wanted,) = [each for each in named if each.name == called]
+    if not change_task:
+        check_named(name, models.values(), [wanted])
     start([wanted], spec, name, environment_of(details, name), notice)
     if wanted.place == ADAPTER:  # before every replica has to: where it does not go in, nothing changes
         hush()
@@ -221,11 +228,6 @@ def unload(name: str, called: str) -> list[Named]:
     await_ready(name, float(found["spec"]["start_timeout_seconds"]), replaces=True)
     end_others(name, left)
     return left
-
-
-def _makes(artifact: Artifact) -> str:
-    pooling = pooling_of(artifact)
-    return pooling.told if pooling else "writes"
 
 
 def _artifact(made_of: dict[str, Any]) -> Artifact:

@@ -24,6 +24,13 @@ StoreRoot = Annotated[
     str | None,
     typer.Option("--store", envvar="TRUNKLINE_STORE", help="Root of the artifact store: a path or s3://..."),
 ]
+ChangeTask = Annotated[
+    bool,
+    typer.Option(
+        "--change-task",
+        help="Also where the model does not do what was done under the name before, as one that scores does not chat.",
+    ),
+]
 KeyFile = Annotated[
     Path | None,
     typer.Option("--key-file", help="File with the endpoint's key [$OPENAI_API_KEY].", show_default=False),

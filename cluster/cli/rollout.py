@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.options import StoreRoot
+from cluster.cli.options import ChangeTask, StoreRoot
 from cluster.cli.output import AsJson, duration, print_json, print_table, size
 from cluster.cli.served import changes_of, join_cluster, serve_details, spec_of, tell
 
@@ -138,12 +138,13 @@ def roll(
         str, typer.Argument(help="Artifact to serve [default: the endpoint's own model, as an alias means it now].")
     ] = "",
     set_: Sets = None,
+    change_task: ChangeTask = False,
 ) -> None:
     """Have another version answer under the same name: it starts beside the one that runs, which then goes."""
     from serving.rollout import roll
 
     _join()
-    _say(roll(name, ref, changes_of(set_ or []), tell))
+    _say(roll(name, ref, changes_of(set_ or []), change_task=change_task, notice=tell))
 
 
 def canary(
@@ -194,6 +195,7 @@ def load(
     model: Annotated[
         str, typer.Argument(metavar="MODEL=ARTIFACT", help="What clients give as `model`, and what answers to it.")
     ],
+    change_task: ChangeTask = False,
 ) -> None:
     """Have an endpoint answer to one more name, or to a name by another model, while it runs.
 
@@ -207,7 +209,7 @@ def load(
     if not called or not ref:
         raise UsageError(f"{model!r}: no name and artifact", "Write support=sft/support.")
     _join()
-    _models(name, load(name, called, ref, tell))
+    _models(name, load(name, called, ref, change_task=change_task, notice=tell))
 
 
 def unload(

@@ -10,7 +10,7 @@ import typer
 from cluster.cli.keys import keys
 from cluster.cli.lazy import group
 from cluster.cli.learning import learn
-from cluster.cli.options import KeyFile, StoreRoot, key_in
+from cluster.cli.options import ChangeTask, KeyFile, StoreRoot, key_in
 from cluster.cli.output import AsJson, print_json, print_table
 from cluster.cli.rollout import COMMANDS
 from cluster.cli.served import SERVE_PATH, join_cluster, running, spec_of, tell
@@ -52,6 +52,7 @@ def up(
         typer.Option("--set", metavar="endpoint.FIELD=VALUE", help="Override a field; may be repeated."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Return when it answers, or at once.")] = True,
+    change_task: ChangeTask = False,
     store: StoreRoot = None,
 ) -> None:
     """Serve a model. On a running cluster (`ctl up`) it stays; without one it runs here until Ctrl-C, then exits 0.
@@ -59,7 +60,7 @@ def up(
     An endpoint of the same name answers until the new one is ready, where the cluster has room for both; without that
     room there is a gap. It finishes the answers that it has begun, up to endpoint.drain_seconds. Where the new one
     fails, what was served before is kept (with --detach nobody looks: its replicas stay, but a lost one does not come
-    back).
+    back). A model that does not do what the one before does (chat, say) is refused.
     """
     from cluster.control.runtime import disconnect
     from cluster.core.errors import UsageError
@@ -73,7 +74,8 @@ def up(
     from serving.deploying import deploy
 
     if stays:
-        _announce(deploy(spec, Store(store), wait=wait, notice=tell), wait, spec, Store(store))
+        endpoint = deploy(spec, Store(store), wait=wait, change_task=change_task, notice=tell)
+        _announce(endpoint, wait, spec, Store(store))
         return
     try:
         endpoint = deploy(spec, Store(store), notice=tell)

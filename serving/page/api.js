@@ -55,6 +55,13 @@ export class Endpoint {
     }
   }
 
+  // What a reward model says of an answer to `messages`, of which the end is read; `cut`: it has no end of its own.
+  async score(model, messages, answer, cut) {
+    const asked = { model, queries: messages, documents: [answer], continue_final_message: cut, truncate_prompt_tokens: -1 };
+    const reply = await this.#ask("v1/score", asked);
+    return { score: (await reply.json()).data[0].score, artifact: reply.headers.get("trunkline-artifact") ?? "" };
+  }
+
   async say(said) {
     return (await this.#ask("feedback", said)).json();
   }

@@ -5,6 +5,7 @@ import { byId, element, icon } from "./dom.js";
 import { judging } from "./feedback.js";
 import { closePanels, NARROW } from "./panels.js";
 import { note, offer } from "./plugins.js";
+import { scoring } from "./scores.js";
 import { conversations, key, messagesBefore, newConversation, sampling, settings } from "./store.js";
 import { drawList, View } from "./view.js";
 
@@ -12,7 +13,7 @@ const own = new URL(".", location.href).href;
 let given = settings.read();
 let all = conversations.read();
 let current = all[0] ?? newConversation();
-let served = { endpoint: "", keys: false, feedback: false, plugins: [] };
+let served = { endpoint: "", keys: false, feedback: false, plugins: [], scorer: "" };
 let known = { models: [], artifact: "" };
 let running = null; // what stops the answers that are being written
 
@@ -20,8 +21,11 @@ const page = {
   own, endpoint, keep, refuseKey,
   conversation: () => current,
   consents: () => served.feedback && given.consent,
+  scores: () => given.scores,
+  score: (turn, answer, messages) => scorer.score(turn, answer, messages),
   redraw: (turn) => view.redraw(turn),
 };
+const scorer = scoring(page);
 const view = new View({ ...judging(page), again });
 const can = () => ({ name: served.endpoint, feedback: served.feedback, consent: given.consent });
 
@@ -52,7 +56,7 @@ async function begin() {
   offer(served.plugins, given.plugins, (plugins) => { given = { ...given, plugins }; settings.write(given); });
   show();
   await connect();
-  const found = await others(own);
+  const found = (await others(own)).filter(({ name }) => name !== served.scorer);
   byId("compare").querySelector("[value=url]").before(
     ...found.map(({ name, base }) => element("option", { value: base }, name)),
   );
@@ -73,7 +77,9 @@ async function connect() {
     return notice(error.message);
   }
   byId("artifact").textContent = known.artifact;
-  byId("model").replaceChildren(...known.models.map(({ id }) => element("option", { value: id }, id)));
+  const answering = known.models.filter(({ id }) => id !== served.scorer);
+  byId("model").replaceChildren(...answering.map(({ id }) => element("option", { value: id }, id)));
+  await scorer.find(served.scorer, known.models);
   fill();
 }
 
@@ -97,6 +103,7 @@ function fill() {
   if (!byId("model").value && known.models.length) byId("model").value = known.models[0].id;
   if (!byId("compare").value) byId("compare").value = "";
   byId("consent").checked = given.consent;
+  byId("scores").checked = given.scores;
   byId("url-row").hidden = byId("compare").value !== "url";
 }
 
@@ -109,6 +116,10 @@ byId("settings").addEventListener("input", () => {
   byId("url-error").textContent = wrong ? `This page asks endpoints of ${location.host} only.` : "";
 });
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
+byId("scores").addEventListener("change", (event) => {
+  given = { ...given, scores: event.target.checked };
+  settings.write(given);
+});
 byId("consent").addEventListener("change", (event) => {
   given = { ...given, consent: event.target.checked };
   settings.write(given);
@@ -222,6 +233,7 @@ async function write(turn, answer, messages, number) {
   }
   keep();
   view.redraw(turn);
+  if (answer.status !== "failed") scorer.score(turn, answer, messages); // nobody waits for it
 }
 
 function busy(is) {

@@ -54,7 +54,9 @@ export function judging(page) {
     }
     page.keep();
     page.redraw(turn);
-    if (changed) tell(turn, answer, "edit", { answer: given(answer), edit: text });
+    if (!changed) return;
+    tell(turn, answer, "edit", { answer: given(answer), edit: text });
+    page.score(turn, answer, messagesBefore(page.conversation(), turn));
   }
 
   async function takeBack(turn, answer) {

@@ -34,10 +34,12 @@ HEADERS = [
 
 class Page:
     """The files by their paths. `keys`: the endpoint asks for keys; `feedback`: it keeps what people say of answers;
-    `plugins`: what a request may switch on."""
+    `plugins`: what a request may switch on; `scorer`: the model whose scores stand beside answers."""
 
-    def __init__(self, endpoint: str, keys: bool, feedback: bool, plugins: Sequence[str] = ()) -> None:
-        said = {"endpoint": endpoint, "keys": keys, "feedback": feedback, "plugins": plugins}
+    def __init__(
+        self, endpoint: str, keys: bool, feedback: bool, plugins: Sequence[str] = (), scorer: str = ""
+    ) -> None:
+        said = {"endpoint": endpoint, "keys": keys, "feedback": feedback, "plugins": plugins, "scorer": scorer}
         self.files = {SETTINGS: (msgspec.json.encode(said), "application/json")}
         for file in sorted(FOLDER.iterdir()):
             if kind := KINDS.get(file.suffix):

@@ -5,7 +5,7 @@ const MOST = 100; // conversations; the oldest go first
 
 export const DEFAULTS = {
   model: "", compare: "", url: "", system: "", temperature: "", top_p: "", top_k: "", max_tokens: "", seed: "",
-  stop: "", consent: false, plugins: [],
+  stop: "", consent: false, scores: true, plugins: [],
 };
 
 function read(name, otherwise) {

@@ -3,6 +3,7 @@
 import { button, byId, element, icon } from "./dom.js";
 import { markdown } from "./markdown.js";
 import { drawn } from "./plugins.js";
+import { isBest } from "./scores.js";
 import { final } from "./store.js";
 
 // What can be done with an answer: `actions` are the page's (app.js).
@@ -71,7 +72,7 @@ export class View {
     const body = element("div", { className: "body" }, markdown(final(answer)));
     const told = element("span", { className: "quiet small figures" }, figures(answer));
     this.bodies.set(answer, { body, figures: told });
-    const head = element("h2", { className: "from" }, element("span", {}, answer.name), element("span", { className: "quiet small" }, answer.artifact));
+    const head = element("h2", { className: "from" }, element("span", {}, answer.name), element("span", { className: "quiet small" }, answer.artifact), reward(answer, turn.answers));
     const picked = both && done && turn.picked === number && turn.chosen;
     const made = element(
       "article",
@@ -125,7 +126,14 @@ export class View {
   }
 }
 
-function figures({ tokens, first_ms, total_ms, status, reason, edited, plugins }) {
+// The score of an answer; the higher one of two stands out.
+function reward(answer, answers) {
+  if (typeof answer.reward !== "number") return null;
+  const className = isBest(answer, answers) ? "reward best" : "reward";
+  return element("span", { className, title: `Scored by ${answer.scorer}` }, `reward ${answer.reward.toFixed(2)}`);
+}
+
+function figures({ tokens, first_ms, total_ms, status, reason, edited, plugins, unscored }) {
   const parts = [];
   if (tokens) parts.push(`${tokens} tokens`);
   if (first_ms) parts.push(`first after ${(first_ms / 1000).toFixed(2)} s`);
@@ -133,6 +141,7 @@ function figures({ tokens, first_ms, total_ms, status, reason, edited, plugins }
   if (reason === "length") parts.push("cut at its length");
   if (status === "stopped") parts.push("stopped");
   if (edited !== undefined && edited !== null) parts.push("edited");
+  if (unscored) parts.push(`not scored: ${unscored}`);
   return parts.join(" · ");
 }
 

@@ -24,6 +24,7 @@ from serving.remote import Remote
 from serving.talk import Sampling
 from tests.evaluation.tiny_run import commit_model
 from tests.serving.conftest import Served
+from tests.serving.pooling import models
 from tests.tuning.made_adapters import by_method
 from tests.tuning.tiny_sft import make_inputs, write_sources
 
@@ -100,6 +101,19 @@ def test_a_replacement_that_fails_leaves_the_one_before(served: Served, tmp_path
     said = served.cluster.ctl(*arguments, "--store", str(tmp_path / "stores"), code=3)
     assert "neither writes nor scores a text: it is a LlamaForTokenClassification" in said
     assert patient.completions.create(model="chat", prompt="def f(", max_tokens=1).choices
+
+
+def test_what_does_something_else_does_not_replace_it(served: Served) -> None:
+    """A reward model, whose name by itself would be another; and nothing of it is started."""
+    judge = models.reward(Store(served.model.store_url))  # of the endpoint's own store, where `roll` looks
+    where = ("--port", str(served.port), "--store", served.model.store_url)
+    for command in (("up", judge.record.ref, "--name", "chat", *where), ("roll", "chat", judge.record.ref),
+                    ("canary", "chat", judge.record.ref)):  # fmt: skip
+        said = served.cluster.ctl("serve", *command, code=3)
+        assert f"endpoint 'chat' writes, and {judge.record.ref} does not: it scores texts" in said
+        assert len(said.strip().splitlines()) <= 2
+    (endpoint,) = json.loads(served.cluster.ctl("serve", "list", "--json"))
+    assert (endpoint["model"], endpoint["status"]) == (served.model.record.ref, "RUNNING")
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,9 @@ class EndpointSpec(Spec, frozen=True):
     """Who may use it."""
     page: bool = True
     """Serve a page to chat with it, at the root of its base."""
+    scorer: str = ""
+    """Reward model whose scores the page shows beside answers: a name of `models`, or of another endpoint of the
+    cluster."""
     feedback: Feedback = Feedback()
     """What it keeps of what people say of its answers."""
     batches: Batches = Batches()
@@ -122,6 +125,10 @@ class EndpointSpec(Spec, frozen=True):
             raise SpecError(
                 f"endpoint.quantization: vLLM has no kernels of {self.quantization} for whole matrices on CPUs",
                 "Serve an INT8 of the model (`ctl run pipelines/quantize.py`), or set endpoint.gpus.",
+            )
+        if self.scorer and not self.page:
+            raise SpecError(
+                "endpoint.scorer: its scores stand on the page, which endpoint.page=false leaves out", "Leave one out."
             )
         if self.accelerator_type and not self.gpus:
             raise SpecError("endpoint.accelerator_type: the endpoint asks for no GPUs", "Set endpoint.gpus as well.")

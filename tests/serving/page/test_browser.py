@@ -21,14 +21,19 @@ from starlette.routing import Mount, Route
 
 from cluster.core.feedback import Line, answers, read
 from cluster.core.specs.access import Access
-from cluster.core.specs.endpoint import EndpointSpec
+from cluster.core.specs.endpoint import EndpointSpec, Limits
 from cluster.core.specs.feedback import Feedback
 from cluster.core.storage.location import Location
-from serving.gateway import gateway
+from serving.admission import Admission
+from serving.asgi import Application
+from serving.gateway import Gateway, gateway
+from serving.named import APPLICATION, Models, Named
+from serving.sharing import Sharing
+from serving.split import Ask
 from tests.serving.keys.small_app import make_key
 from tests.serving.page.browser import Browser
 
-REF, OTHER = "sft/tiny-0123456789ab", "dpo/tiny-ba9876543210"
+REF, OTHER, JUDGE = "sft/tiny-0123456789ab", "dpo/tiny-ba9876543210", "reward/tiny-cafe98765432"
 HOSTILE = """# A <b>title</b>
 
 <img src=x onerror="window.hurt = 1"><script>window.hurt = 1</script>
@@ -81,10 +86,12 @@ class Model:
 
 
 class Site:
-    """Two endpoints behind one port, as Serve has them, in a thread of their own."""
+    """Two endpoints behind one port, as Serve has them, in a thread of their own. `judge`: a third, which scores what
+    the page of the first shows; where it is `beside`, it is one of the first's own models instead."""
 
-    def __init__(self, folder: Path, keys: str = "") -> None:
+    def __init__(self, folder: Path, keys: str = "", judge: Application | None = None, beside: bool = False) -> None:
         self.first, self.second = Model("first"), Model("second")
+        self.judge, self.beside = judge, beside
         self.place = folder / "said"
         self.keys = keys
         self.ready = threading.Event()
@@ -92,16 +99,23 @@ class Site:
 
     async def serve(self) -> None:
         access = Access(keys=bool(self.keys), database=self.keys)
-        kept = Feedback(path=str(self.place))
-        first, second = [
-            await gateway(model.app, model.name, ref, EndpointSpec(model="m", access=access, feedback=kept), 1000)
-            for model, ref in ((self.first, REF), (self.second, OTHER))
-        ]
+        kept, scorer = Feedback(path=str(self.place)), "judge" if self.judge else ""
+        spec = EndpointSpec(model="m", access=access, feedback=kept, scorer=scorer)
+        own = Models(self.first.app, self.first.app, "first", lambda application: _passed(self.judge))
+        first = await gateway(own, "first", REF, spec, 1000, models=own)
+        second = await gateway(self.second.app, "second", OTHER, spec, 1000)
+        others = {"/second": second}
+        if self.judge and self.beside:
+            own.set_models([Named(name="judge", ref=JUDGE, place=APPLICATION, store="s", kind="k", fingerprint="f")])
+        elif self.judge:
+            alone = EndpointSpec(model="m", access=access, page=False)
+            others["/judge"] = await gateway(self.judge, "judge", JUDGE, alone, 64)
 
         async def routes(request: Request) -> Response:
-            return JSONResponse({"/": "first", "/second": "second"})
+            return JSONResponse({"/": "first", **{path: path[1:] for path in others}})
 
-        app = Starlette(routes=[Route("/-/routes", routes), Mount("/second", second), Mount("/", first)])
+        mounts = [Mount(path, app) for path, app in others.items()]
+        app = Starlette(routes=[Route("/-/routes", routes), *mounts, Mount("/", first)])
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -109,7 +123,7 @@ class Site:
             self.loop = asyncio.get_running_loop()
             self.ready.set()
             await self.server.serve([listener])
-        for guarded in (first, second):
+        for guarded in (first, *others.values()):
             if guarded.guard:  # type: ignore[attr-defined]
                 await guarded.guard.close()  # type: ignore[attr-defined]
 
@@ -118,9 +132,17 @@ class Site:
         return [line.said for line in sorted(lines, key=lambda line: line.at)]
 
 
+def _passed(app: Application | None) -> Ask:
+    """What asks the replica of another model, without Serve between them."""
+    sharing = Sharing()
+    assert app is not None
+    sharing._passed = Gateway(app, JUDGE, Limits(), None, Admission(8, 8))
+    return sharing.pass_on
+
+
 @contextmanager
-def site(folder: Path, keys: str = "") -> Iterator[Site]:
-    found = Site(folder, keys)
+def site(folder: Path, keys: str = "", judge: Application | None = None, beside: bool = False) -> Iterator[Site]:
+    found = Site(folder, keys, judge, beside)
     found.thread.start()
     found.ready.wait(60)
     try:

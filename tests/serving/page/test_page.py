@@ -44,7 +44,7 @@ def test_it_needs_no_key_and_holds_nothing(tmp_path: Path) -> None:
                 assert (await client.head(path)).content == b""
                 assert (await client.post(path, json={})).status_code == 405
             settings = (await client.get("/page/settings.json")).json()
-            assert settings == {"endpoint": "chat", "keys": True, "feedback": False, "plugins": []}
+            assert settings == {"endpoint": "chat", "keys": True, "feedback": False, "plugins": [], "scorer": ""}
             for path in ("/page/", "/page/page.py", "/page/__init__.py", "/page/..%2fpage/app.js", "/page//app.js",
                          "/page/app.js/", "/index.html", "/page/index.html"):  # fmt: skip
                 assert (await client.get(f"http://endpoint{path}")).status_code == 404, path
