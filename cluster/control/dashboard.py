@@ -7,6 +7,8 @@ Ray, which takes longer than what is asked. Each question has a deadline.
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,30 +40,62 @@ def request(
 
     Raises NotReadyError where nobody answers in time or the token is refused, JobError for other failures.
     """
-    reply = _asked(method, url, path, body, data, timeout_seconds)
-    if reply.status_code == HTTPStatus.NOT_FOUND:
+    status, content = _asked(method, url, path, body, data, timeout_seconds)
+    if not content or status == HTTPStatus.NOT_FOUND:
         return None
-    return reply.json() if reply.content else None
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise NotReadyError(f"what answers at {url} is no Ray dashboard", "Correct the address.") from None
 
 
 def exists(url: str, path: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> bool:
     """Whether there is something at a path. Raises what `request` does."""
-    return bool(_asked("GET", url, path, None, None, timeout_seconds).ok)
+    return _asked("GET", url, path, None, None, timeout_seconds)[0] != HTTPStatus.NOT_FOUND
 
 
-def _asked(method: str, url: str, path: str, body: Any, data: bytes | None, timeout_seconds: float) -> Any:
-    """The answer to one request, which is right or 404."""
-    import requests
+def _asked(
+    method: str, url: str, path: str, body: Any, data: bytes | None, timeout_seconds: float
+) -> tuple[int, bytes]:
+    """Status and content of the answer to one request: it is right, or 404."""
+    import urllib.error  # `requests` takes longer to import than all of a command
+    import urllib.request
 
+    headers = _token()
+    if body is not None:
+        data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+    elif data is not None:
+        headers["Content-Type"] = "application/octet-stream"
+    asked = urllib.request.Request(url + path, data, headers, method=method)
     with lost(url):
-        reply = requests.request(method, url + path, headers=_token(), json=body, data=data, timeout=timeout_seconds)
-    if reply.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        try:
+            with _opener().open(asked, timeout=timeout_seconds) as reply:
+                status, content = reply.status, reply.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, content = error.code, error.read()
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise runtime.refused(url)
-    if reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise NotReadyError(f"the Ray cluster at {url} does not work: {gist(reply.text)}", again(url))
-    if not reply.ok and reply.status_code != HTTPStatus.NOT_FOUND:
-        raise JobError(f"{url}{path}: HTTP {reply.status_code}: {gist(reply.text)[:300]}", "Run `ctl doctor`.")
-    return reply
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise NotReadyError(f"the Ray cluster at {url} does not work: {_gist(content)}", again(url))
+    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES and status != HTTPStatus.NOT_FOUND:
+        raise JobError(f"{url}{path}: HTTP {status}: {_gist(content)}", "Run `ctl doctor`.")
+    return status, content
+
+
+def _opener() -> Any:
+    """Follows no redirection: the token is meant for the place that was named."""
+    import urllib.request
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *arguments: Any) -> None:
+            return None
+
+    return urllib.request.build_opener(Stay)
+
+
+def _gist(content: bytes) -> str:
+    return gist(content.decode(errors="replace"))[:300]
 
 
 def get(url: str, *, timeout: tuple[float, float], headers: dict[str, str] | None = None) -> Any:
@@ -74,11 +108,9 @@ def get(url: str, *, timeout: tuple[float, float], headers: dict[str, str] | Non
 @contextmanager
 def lost(url: str) -> Iterator[None]:
     """Raise NotReadyError where nobody answers, or ceases to."""
-    import requests
-
     try:
         yield
-    except requests.RequestException:
+    except (OSError, http.client.HTTPException):  # those of `requests` are OSErrors, too
         raise NotReadyError(f"no Ray dashboard answers at {url}", again(url)) from None
 
 
