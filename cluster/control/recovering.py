@@ -22,10 +22,13 @@ def recover_own() -> tuple[list[str], dict[str, str]]:
 
     Also the stores that could not be looked into, and why.
     """
-    url, context = dashboard.dashboard_url(), meant().name
     found: list[str] = []
     failed: dict[str, str] = {}
-    for record in finding.submitted_here():
+    records = finding.submitted_here()
+    if not records:
+        return found, failed
+    url, context = dashboard.dashboard_url(), meant().name
+    for record in records:
         if record.root.url in failed:  # one that does not answer is waited for once
             continue
         try:
