@@ -6,8 +6,9 @@ import datetime
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 JOBS_PATH = "/api/jobs/"
 PACKAGES_PATH = "/api/packages/gcs/"
 SUBMIT_SECONDS, UPLOAD_SECONDS = 60.0, 300.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
 POLL_SECONDS = 0.5
 LOST_SECONDS = 60.0  # without an answer, until a cluster is given up
 # A stopped driver gets this long to save its work; afterwards Ray kills it.
@@ -43,22 +45,30 @@ class RayJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submit(
-    url: str, ray_id: str, entrypoint: str, archive: Path, environment: dict[str, str], metadata: dict[str, str]
+    url: str,
+    ray_id: str,
+    entrypoint: str,
+    archive: Path | None = None,
+    environment: Mapping[str, str] = NOTHING,
+    metadata: Mapping[str, str] = NOTHING,
 ) -> None:
-    """Have a cluster run a command in a folder with what a zip holds; nothing waits for it.
+    """Have a cluster run a command, in a folder with what a zip holds if there is one; nothing waits for it.
 
     Ray's own client does the same, after an import that takes longer, and waits for ever for a head that hangs.
     Raises NotReadyError where the cluster does not answer in time, JobError where it refuses.
     """
-    data = archive.read_bytes()
-    name = f"_ray_pkg_{hashlib.sha1(data, usedforsecurity=False).hexdigest()}.zip"  # equal content is sent once
-    if not dashboard.exists(url, PACKAGES_PATH + name):
-        dashboard.request("PUT", url, PACKAGES_PATH + name, data=data, timeout_seconds=UPLOAD_SECONDS)
+    runtime_env: dict[str, Any] = {"env_vars": dict(environment)}
+    if archive:
+        data = archive.read_bytes()
+        name = f"_ray_pkg_{hashlib.sha1(data, usedforsecurity=False).hexdigest()}.zip"  # equal content is sent once
+        if not dashboard.exists(url, PACKAGES_PATH + name):
+            dashboard.request("PUT", url, PACKAGES_PATH + name, data=data, timeout_seconds=UPLOAD_SECONDS)
+        runtime_env["working_dir"] = f"gcs://{name}"
     asked = {
         "entrypoint": entrypoint,
         "submission_id": ray_id,
-        "runtime_env": {"working_dir": f"gcs://{name}", "env_vars": environment},
-        "metadata": metadata,
+        "runtime_env": runtime_env,
+        "metadata": dict(metadata),
     }
     dashboard.request("POST", url, JOBS_PATH, body=asked, timeout_seconds=SUBMIT_SECONDS)
 
