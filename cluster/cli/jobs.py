@@ -10,7 +10,7 @@ from cluster.cli.lazy import group
 from cluster.cli.options import StoreRoot
 from cluster.cli.output import AsJson, print_json, print_table
 
-jobs = group("Jobs: list, show, logs, stop, retry, recover, profile. Their records are in the store.")
+jobs = group("Jobs: list, show, logs, stop, retry, recover, schedules, profile. Their records are in the store.")
 
 JobId = Annotated[str, typer.Argument(help="The job's id, as `ctl submit` printed it.", show_default=False)]
 
@@ -117,10 +117,26 @@ def recover(store: StoreRoot = None) -> None:
 
     Each goes on from what it had finished, as far as it has --retries left.
     """
-    from cluster.control.jobs import recover as recover_jobs
+    from cluster.control.recovering import recover as recover_jobs
 
     for job_id in recover_jobs(store):
         print(job_id)
+
+
+@jobs.command()
+def schedules(store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """List schedules (`ctl submit --every`, `--cron`): when they are due, and how their last run went.
+
+    A schedule is a job: `ctl jobs stop ID` ends it, and its runs are listed by `ctl jobs list`.
+    """
+    from cluster.control.schedules.listing import schedules as listed
+
+    found = listed(store)
+    if as_json:
+        print_json([one.as_dict() for one in found])
+        return
+    rows = [(one.id, one.when, one.status, one.next, one.last, one.last_status) for one in found]
+    print_table(("schedule", "when", "status", "next", "last run", ""), rows, "There is no schedule.")
 
 
 @jobs.command()

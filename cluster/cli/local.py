@@ -23,11 +23,15 @@ def up(
     metrics: Annotated[
         bool, typer.Option("--metrics", help="Open Ray's Prometheus ports, to the network and without a token.")
     ] = False,
+    no_recover: Annotated[
+        bool,
+        typer.Option("--no-recover", help="Leave jobs that the last head left behind (`ctl jobs recover`)."),
+    ] = False,
 ) -> None:
     """Start the cluster that the context describes: without one, a Ray head on this machine, protected by a token.
 
     With --join this machine becomes a node of another head, whose token (~/.ray/auth_token) it needs. `ctl down` ends
-    what was started.
+    what was started. Jobs that were submitted from here and lost with its last head go on.
     """
     from dataclasses import replace
 
@@ -56,6 +60,19 @@ def up(
             f"--{option}: {found} is not this machine", f"Say it in the context: `ctl context show {found.name}`."
         )
     clusters.find(found).up(_tell)
+    if not no_recover:
+        _recover()
+
+
+def _recover() -> None:
+    from cluster.control.recovering import recover_own
+
+    found, failed = recover_own()
+    for store, why in failed.items():
+        _tell(f"Jobs in {store} are left as they are: {why}")
+    if found:
+        what = "A job goes on" if len(found) == 1 else f"{len(found)} jobs go on"
+        _tell(f"{what} that the last head left behind: {', '.join(found)}. `ctl jobs stop ID` ends one.")
 
 
 def down() -> None:

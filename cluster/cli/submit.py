@@ -1,5 +1,6 @@
 """`ctl submit`: a pipeline as a job of the cluster."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,7 +9,7 @@ from cluster.cli.options import Config, HardwareName, Name, Script, Sets, StoreR
 from cluster.cli.output import AsJson, print_json, print_table, size
 
 if TYPE_CHECKING:
-    from cluster.control.durable.shapes import Policy
+    from cluster.control.durable.shapes import Policy, Schedule
     from cluster.control.preview import Preview
 
 Several = list[str] | None
@@ -41,12 +42,16 @@ def submit(
     secret: Annotated[
         Several, typer.Option(metavar="NAME=REFERENCE", help="Variable of the job, from env:NAME or file:PATH there.")
     ] = None,
+    every: Annotated[str, typer.Option(help="Again and again: at once, and then after 30m, 6h, 1d.")] = "",
+    cron: Annotated[str, typer.Option(help="Again and again, as cron has it: '0 3 * * *', @daily.")] = "",
+    time_zone: Annotated[str, typer.Option(help="Time zone of --cron, such as Europe/Paris.")] = "UTC",
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline on the cluster and follow its log; exit as it exits.
 
     Ctrl-C, SIGTERM or a dropped SSH session stops the job: what it finished is kept. With --detach it runs on without
-    you. The cluster is the one that is named (--context, RAY_ADDRESS), else the one that `ctl up` started here.
+    you; so does a schedule (--every, --cron). The cluster is the one that is named (--context, RAY_ADDRESS), else the
+    one that `ctl up` started here.
     """
     from cluster.cli.jobs import follow_to_end
     from cluster.control import jobs
@@ -62,12 +67,16 @@ def submit(
         name=name,
         store=Store(store).root.url,
     )
+    schedule = _schedule(every, cron, time_zone, config, set_ or [])
     if dry_run:
         from cluster.control.preview import preview
 
-        _print_preview(preview(submission, hardware, policy, job_id), as_json)
+        _print_preview(preview(submission, hardware, policy, job_id, schedule), as_json)
         return
-    job_id = jobs.submit(submission, hardware, job_id=job_id, policy=policy)
+    job_id = jobs.submit(submission, hardware, job_id=job_id, policy=policy, schedule=schedule)
+    if schedule:
+        print(f"Schedule {job_id}: `ctl jobs schedules` says when, `ctl jobs stop {job_id}` ends it.")
+        return
     if detach:
         print(job_id)
         return
@@ -121,6 +130,28 @@ def _policy(
         notify=tuple(notify or ()),
         secrets=secrets,
     )
+
+
+def _schedule(every: str, cron: str, time_zone: str, config: Path | None, sets: list[str]) -> "Schedule | None":
+    if not every and not cron:
+        return None
+    import datetime
+
+    from cluster.control.durable.shapes import Schedule
+    from cluster.control.schedules import times
+    from cluster.core.errors import UsageError
+
+    if every and cron:
+        raise UsageError("--every and --cron: two schedules", "Leave one of them out.")
+    found = Schedule(
+        every_seconds=_seconds("--every", every) if every else 0.0,
+        cron=cron,
+        time_zone=time_zone,
+        config=config.read_text() if config else "",
+        sets=tuple(sets),
+    )
+    times.check(found, datetime.datetime.now(datetime.UTC))
+    return found
 
 
 def _seconds(option: str, text: str) -> float:

@@ -1,4 +1,4 @@
-"""Pipelines as jobs of a Ray cluster: submit, follow, stop, list, retry, recover.
+"""Pipelines as jobs of a Ray cluster: submit, follow, stop, list, retry.
 
 A job's record is in the store that it writes to (cluster/control/durable), and says how it is doing whether or not its
 cluster lives. Of jobs that are in no store the cluster itself is asked.
@@ -20,8 +20,10 @@ import msgspec
 from cluster.control import dashboard, onray
 from cluster.control.durable import finding
 from cluster.control.durable.output import LogReader
-from cluster.control.durable.records import JobRecord, records_of
-from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, now
+from cluster.control.durable.records import JobRecord
+from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, Schedule, now
+from cluster.control.schedules import times
+from cluster.control.schedules.runs import scheduled
 from cluster.control.submitting import (
     METADATA_KEY,
     Submission,
@@ -32,7 +34,7 @@ from cluster.control.submitting import (
     submitted_of,
     write_down,
 )
-from cluster.core.errors import InputError, JobError, NotReadyError, nearest
+from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError, nearest
 from cluster.core.storage.location import Location
 
 __all__ = ["ENDED", "Job", "Submission", "submit"]
@@ -44,24 +46,33 @@ STOP_SECONDS = 10.0
 
 
 def submit(
-    submission: Submission, hardware: str = "", *, job_id: str = "", policy: Policy | None = None, retry_of: str = ""
+    submission: Submission,
+    hardware: str = "",
+    *,
+    job_id: str = "",
+    policy: Policy | None = None,
+    retry_of: str = "",
+    schedule: Schedule | None = None,
 ) -> str:
     """Check, resolve, pack, write down and hand over; return the job's id.
 
     With a `job_id` of the caller's it is done once, however often it is asked for. Raises SpecError or InputError for
-    what is wrong with the script, NotReadyError where there is no cluster. `hardware`: the workers' GPU.
+    what is wrong with the script, NotReadyError where there is no cluster. `hardware`: the workers' GPU. With a
+    `schedule` the job waits, and submits what was asked for whenever it is due.
     """
     policy = policy or Policy()
     root = Location(submission.store)
-    asked = submission.asked
+    asked = submission.asked + (f" {times.told(schedule)}" if schedule else "")
     if job_id and (known := JobRecord(root, job_id).submitted()):
         require_same(known, asked)
         _ensure_handed(JobRecord(root, job_id))
         return job_id
     with prepared(submission, hardware) as made:
         record = JobRecord(root, job_id or f"{id_of(made.graph.name)}-{secrets.token_hex(3)}")
-        dashboard.job_client(dashboard.dashboard_url())  # before anything is written
+        dashboard.request("GET", dashboard.dashboard_url(), "/api/version")  # before anything is written
         submitted = submitted_of(record.id, made, asked, policy, retry_of)
+        if schedule:
+            submitted = scheduled(submitted, schedule, made.graph)
         if not write_down(record, submitted, made.archive):  # another was quicker
             first = record.submitted()
             assert first
@@ -69,7 +80,7 @@ def submit(
             return record.id
         try:
             hand_over(record, submitted, made.archive)
-        except NotReadyError as error:
+        except TrunklineError as error:
             if not job_id:
                 not_handed(record, error)
             raise
@@ -102,6 +113,8 @@ def retry(job_id: str, *, as_submitted: bool = False, store: str | None = None) 
         return submit(Submission(**json.loads(metadata[METADATA_KEY])))
     submitted = record.submitted()
     assert submitted
+    if submitted.schedule:
+        raise InputError(f"job {job_id} is a schedule", "Submit it again: `ctl submit` with --every or --cron.")
     submission = Submission(**submitted.submission)
     if not as_submitted:
         if not Path(submission.script).is_file():
@@ -117,28 +130,6 @@ def retry(job_id: str, *, as_submitted: bool = False, store: str | None = None) 
     again.create(renewed)
     hand_over(again, renewed)
     return again.id
-
-
-def recover(store: str | None = None) -> list[str]:
-    """Hand jobs that were lost with their head to the cluster that is meant, as far as they have attempts left."""
-    found = []
-    for root in finding.roots(store):
-        for job_id in records_of(root).names():
-            record = JobRecord(root, job_id)
-            submitted, job = record.submitted(), record.job()
-            if submitted and job and _is_gone(record, job) and len(record.handed()) <= submitted.policy.retries:
-                record.event("recovered", "it was lost, and is handed to a cluster again", job.attempt)
-                hand_over(record, submitted, number=len(record.handed()) + 1)
-                found.append(job_id)
-    return found
-
-
-def _is_gone(record: JobRecord, job: Job) -> bool:
-    """Whether no process runs a job, and none will: it is lost, or its cluster was before it began."""
-    if job.status != "PENDING":
-        return job.status == LOST
-    handed = record.handed()
-    return bool(handed) and onray.find(dashboard.dashboard_url(), handed[-1].ray_id) is None
 
 
 def list_jobs(store: str | None = None) -> list[Job]:

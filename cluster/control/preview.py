@@ -11,8 +11,9 @@ from typing import Any
 from cluster.control import dashboard
 from cluster.control.durable import packages
 from cluster.control.durable.records import JobRecord
-from cluster.control.durable.shapes import Policy
+from cluster.control.durable.shapes import Policy, Schedule
 from cluster.control.planning.plan import make_plan
+from cluster.control.schedules import times
 from cluster.control.submitting import Submission, demand, prepared
 from cluster.core import provenance
 from cluster.core.errors import NotReadyError
@@ -20,6 +21,7 @@ from cluster.core.storage.location import Location
 from cluster.core.storage.store import Store
 
 LARGEST = 3
+FIRST = 3  # runs of a schedule
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class Preview:
         return ", ".join(f"{amount:g} {name}s" for name, amount in self.demand.items()) or "nothing of its own"
 
 
-def preview(submission: Submission, hardware: str, policy: Policy, job_id: str = "") -> Preview:
+def preview(
+    submission: Submission, hardware: str, policy: Policy, job_id: str = "", schedule: Schedule | None = None
+) -> Preview:
     """Check, resolve and pack as `submit` does, and say what came of it. Nothing is written, and no job is made.
 
     The cluster may be missing, which is said.
@@ -86,6 +90,8 @@ def preview(submission: Submission, hardware: str, policy: Policy, job_id: str =
         notes = []
         if job_id and (known := JobRecord(root, job_id).job()):
             notes.append(f"{job_id} is a job already, and {known.status}: it would be followed, and nothing run")
+        if schedule:
+            notes.append(f"would run {times.told(schedule)}: {', '.join(times.first(schedule, FIRST))}")
         for job_id in policy.after:
             job = JobRecord(root, job_id).job()
             notes.append(f"waits for job {job_id}, which is {job.status if job else 'not in the store'}")

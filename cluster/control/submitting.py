@@ -23,12 +23,13 @@ from typing import Any
 
 import msgspec
 
-from cluster.control import dashboard, package
+from cluster.control import dashboard, onray, package
 from cluster.control.durable import finding, packages
 from cluster.control.durable.records import JobRecord
 from cluster.control.durable.shapes import Policy, Submitted, now
 from cluster.core import provenance
-from cluster.core.errors import InputError, NotReadyError
+from cluster.core.clusters.meant import meant
+from cluster.core.errors import InputError, TrunklineError
 from cluster.core.graph import Graph, pinned
 from cluster.core.identity import places
 from cluster.core.specs.scaling import ScalingSpec
@@ -177,31 +178,32 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
     `archive`: its code; without it, it comes out of the store.
     """
     url = dashboard.dashboard_url()
-    client = dashboard.job_client(url)
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        travelling = Path(folder) / "job.zip"
-        if archive:
-            shutil.copyfile(archive, travelling)
-        else:
-            packages.fetch(record.root, submitted.package, travelling)
-        resolved = json.dumps(submitted.submission["resolved"]).encode()
-        packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
+        fetched = Path(folder) / "kept.zip"
+        if not archive:
+            packages.fetch(record.root, submitted.package, fetched)
         ray_id = record.id
         try:
-            handed = record.hand(url, number)
+            handed = record.hand(url, number, meant().name)
             if handed is None:
                 return
             ray_id = handed.ray_id
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-        with dashboard.told(url):
-            client.submit_job(
-                entrypoint=shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)),
-                submission_id=ray_id,
-                runtime_env={"working_dir": str(travelling), "env_vars": submitted.environment},
-                metadata={METADATA_KEY: json.dumps(submitted.submission)},
-            )
+        give(url, submitted, archive or fetched, ray_id)
+
+
+def give(url: str, submitted: Submitted, archive: Path, ray_id: str) -> None:
+    """Have the cluster of a dashboard run a job, as Ray's own of an id."""
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        travelling = Path(folder) / "job.zip"
+        shutil.copyfile(archive, travelling)
+        resolved = json.dumps(submitted.submission["resolved"]).encode()
+        packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
+        command = shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE))
+        metadata = {METADATA_KEY: json.dumps(submitted.submission)}
+        onray.submit(url, ray_id, command, travelling, submitted.environment, metadata)
 
 
 def require_same(submitted: Submitted, asked: str) -> None:
@@ -213,7 +215,7 @@ def require_same(submitted: Submitted, asked: str) -> None:
         )
 
 
-def not_handed(record: JobRecord, error: NotReadyError) -> None:
+def not_handed(record: JobRecord, error: TrunklineError) -> None:
     """Write down that a job which nobody will submit again was never begun."""
     with suppress(OSError):
         record.end("FAILED", None, f"it could not be handed to the cluster: {error.message}")

@@ -65,7 +65,9 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(script: Path, tmp_path: P
         "no Ray cluster is running here" in said.stdout and "waits for job x, which is not in the store" in said.stdout
     )
     assert not root.exists()
-    found = json.loads(ctl("submit", script, "--dry-run", "--json", "--store", root, cwd=script.parent).stdout)
+    given = ("submit", script, "--dry-run", "--json", "--store", root, "--cron", "@yearly")
+    found = json.loads(ctl(*given, cwd=script.parent).stdout)
+    assert found["notes"][0].startswith("would run @yearly UTC: ") and found["notes"][0].count("-01-01T00:00:00") == 3
     assert found["root"] == str(script.parent) and len(found["package"]) == 64 and not found["kept"]
 
 
@@ -104,6 +106,8 @@ def test_an_id_that_was_submitted_needs_no_cluster(script: Path, tmp_path: Path)
         ("--max-runtime", "soon", 2),
         ("--retry-on", "300", 2),
         ("--id", "../up", 3),
+        ("--every", "0.5s", 2),
+        ("--cron", "61 * * * *", 2),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_no_secret_repeated(

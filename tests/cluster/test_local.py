@@ -15,7 +15,7 @@ import requests
 
 from cluster.control import local, nodes, ports, runtime
 from cluster.core.errors import NotReadyError
-from tests.cluster.local_cluster import LocalCluster, free_port
+from tests.cluster.local_cluster import LocalCluster, free_port, running
 from tests.cluster.namespaces import Network
 
 pytestmark = pytest.mark.heavy
@@ -112,6 +112,22 @@ def test_life_of_a_second_cluster_and_a_joining_node(tmp_path_factory: pytest.Te
     assert of_home(cluster) == []
     assert not any(Path(folder).exists() for folder in folders), "with the code of jobs"
     assert "no Ray cluster is running" in cluster.ctl("status", code=4)
+
+
+@pytest.mark.exhaustive
+def test_a_head_that_hangs_holds_no_command_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It takes connections and answers nothing, as on a machine without memory."""
+    with running(tmp_path_factory.mktemp("home")) as cluster:
+        (server,) = (process for process in of_home(cluster) if process.name() == "gcs_server")
+        server.suspend()
+        try:
+            for command in (["status"], ["jobs", "list", "--cluster"], ["submit", "pipelines/quickstart.py"], ["up"]):
+                said = cluster.ctl(*command, code=4, timeout=240)
+                assert said.count("\n") == 1 and "Run `ctl down`, then `ctl up`." in said, said
+            (job,) = json.loads(cluster.ctl("jobs", "list", "--json"))
+            assert job["status"] == "FAILED" and "could not be handed to the cluster" in job["message"]
+        finally:
+            server.resume()
 
 
 def test_a_port_in_use(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -180,6 +180,8 @@ def test_what_is_dead_reads_lost_at_once_and_its_program_ends(runner: Runner) ->
     # Another head goes on with it: the next attempt, of what was submitted first.
     assert runner.run(runner.submitted("lost", "raise SystemExit(9)"))[0] == 0
     assert (runner.job("lost").status, runner.job("lost").attempt) == ("SUCCEEDED", 2)
+    began = [event.text for event in JobRecord(runner.root, "lost").events() if event.kind == "started"]
+    assert began == ["attempt 1 began", "attempt 2 began: the process that ran the one before was lost"]
 
 
 def test_a_stale_supervisor_ends_its_program_and_tells_nothing(runner: Runner) -> None:
@@ -271,6 +273,28 @@ def test_hooks_and_secrets_come_by_reference_and_stand_nowhere(
     returned, said = runner.run(runner.submitted("without", code, secrets={"TOKEN": "env:NO_SUCH"}))
     assert returned == 4 and b"the variable is not set where the job runs" in said
     assert runner.job("without").status == "FAILED"
+
+
+def test_what_a_program_says_has_happened_is_told(runner: Runner, hook: tuple[str, list[dict[str, Any]]]) -> None:
+    """As training does where workers will lose their node, or have."""
+    url, told = hook
+    code = (
+        "from ray.train.v2.api.preemption import PreemptionInfo\n"
+        "from ray.train.v2._internal.execution.controller.state import PreemptingState, RestartingState\n"
+        "from pipelines.stages.training.interruption import TellLosses\n"
+        "info = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={'a': [3, 1]})\n"
+        "tell = TellLosses(print).after_controller_state_update\n"
+        "tell(None, PreemptingState(info, 0.0)); tell(None, RestartingState(None)); tell(None, None)"
+    )
+    returned, said = runner.run(runner.submitted("spot", code, notify=("env:HOOK",)), HOOK=url)
+    assert returned == 0, said
+    assert b"training workers 1, 3 will lose their node: a checkpoint is written first\n" in said
+    assert sorted(message["metadata"]["event_type"] for message in told) == [
+        "job_preempted",
+        "job_restarted",
+        "job_succeeded",
+    ]
+    assert runner.events("spot") == ["started", "preempted", "restarted", "succeeded"]
 
 
 def _standing(

@@ -196,10 +196,11 @@ def _race(place: Location, start: Event, end: Event, wins: multiprocessing.Queue
     end.wait()  # the winner holds it while the others try
 
 
-def test_of_many_at_once_one_wins(tmp_path: Path) -> None:
+@pytest.mark.heavy
+def test_of_many_at_once_one_wins(any_store: Store) -> None:
     context = multiprocessing.get_context("spawn")
     start, end, wins = context.Event(), context.Event(), context.Queue()
-    place = Location(tmp_path / "lease")
+    place = any_store.root / "lease"
     racers = [context.Process(target=_race, args=(place, start, end, wins)) for _ in range(4)]
     for racer in racers:
         racer.start()

@@ -151,6 +151,20 @@ def test_every_pod_is_closed_bounded_and_accounted_for(name: str) -> None:
             assert int(stop.split()[-1]) < pod["terminationGracePeriodSeconds"]
 
 
+def test_a_lost_node_holds_no_pod_and_a_finished_job_no_worker() -> None:
+    """Kubernetes' own five minutes, and an hour of workers beside a job that has ended, are nobody's wish."""
+    for spec in cluster_specs(rendered(order(InfraSpec(node_loss_seconds=7)))):
+        for pod in pods(spec):
+            tolerated = {each["key"]: each.get("tolerationSeconds") for each in pod["tolerations"]}
+            assert {tolerated[f"node.kubernetes.io/{taint}"] for taint in ("not-ready", "unreachable")} == {7}
+    assert InfraSpec().node_loss_seconds < 60
+    at_once = find(rendered(order()), "RayJob")["spec"]
+    assert (at_once["shutdownAfterJobFinishes"], at_once["ttlSecondsAfterFinished"]) == (True, 0)
+    looked_at = find(rendered(order(InfraSpec(keep_seconds=600))), "RayJob")["spec"]["deletionStrategy"]
+    after = [(rule["policy"], rule["condition"]["ttlSeconds"]) for rule in looked_at["deletionRules"]]
+    assert set(after) == {("DeleteWorkers", 0), ("DeleteCluster", 600)} and len(after) == 6
+
+
 def test_ray_is_the_locked_one() -> None:
     assert f"ray=={RAY_VERSION}" in (ROOT / "requirements" / "cpu.lock").read_text().splitlines()
 

@@ -26,4 +26,5 @@ if __name__ == "__main__":
         store=store,
         scaling=msgspec.structs.replace(SCALING, **json.loads(sys.argv[3] if len(sys.argv) > 3 else "{}")),
         name="tiny",
+        notice=lambda text: print(text, flush=True),
     )

@@ -150,6 +150,7 @@ def test_before_a_node_goes_as_announced_the_run_is_saved(nodes: TwoNodes, tmp_p
     run.driver.kill()
     run.driver.wait()
     assert "core_worker" not in run.log(), "Ray's own log is not for this terminal"
+    assert "training worker 1 will lose its node in" in run.log() or "training worker 0 will lose" in run.log()
     assert 20 <= saved <= before
     (folder,) = store.glob(".staging/pretrain-*")
     written = [line[STEP] for line in lines(Location(folder))]

@@ -34,14 +34,20 @@ def find(job_id: str, store: str | None = None) -> JobRecord | None:
         return None
     notes = _notes()
     places = [Location(store or default_root())]
-    if notes.exists(job_id):
-        noted = Location(notes.read_bytes(job_id).decode())
-        places.insert(1 if store else 0, noted)
+    of_schedule = job_id.rpartition(".")[0]  # the runs of a schedule are in its store
+    if noted := next((name for name in (job_id, of_schedule) if name and notes.exists(name)), ""):
+        places.insert(1 if store else 0, Location(notes.read_bytes(noted).decode()))
     for root in places:
         record = JobRecord(root, job_id)
         if record.submitted():
             return record
     return None
+
+
+def submitted_here() -> list[JobRecord]:
+    """The records of all jobs that were submitted from this machine, as far as their stores have them still."""
+    notes = _notes()
+    return [JobRecord(Location(notes.read_bytes(name).decode()), name) for name in notes.names()]
 
 
 def jobs(store: str | None = None) -> list[Job]:

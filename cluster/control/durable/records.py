@@ -71,9 +71,10 @@ class JobRecord:
     def write_state(self, state: State) -> None:
         self.place.write_bytes(STATE, msgspec.json.encode(state))
 
-    def hand(self, cluster: str, number: int = 1) -> Handed | None:
+    def hand(self, cluster: str, number: int = 1, context: str = "") -> Handed | None:
         """Note that it is given to a cluster for the `number`th time; None where another did or does that."""
-        handed = Handed(ray_id=self.id if number == 1 else f"{self.id}.{number}", cluster=cluster, at=now())
+        ray_id = self.id if number == 1 else f"{self.id}.{number}"
+        handed = Handed(ray_id=ray_id, cluster=cluster, at=now(), context=context)
         made = (self.place / HANDED).create(f"{number:04d}.json", msgspec.json.encode(handed))
         return handed if made else None
 

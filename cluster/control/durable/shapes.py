@@ -39,6 +39,26 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Environment variable to `env:NAME` or `file:PATH` where it runs."""
 
 
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """When a pipeline is to be run again and again, and what each run is made of: by then inputs may mean others."""
+
+    every_seconds: float = 0.0
+    """Between two runs, the first of which begins at once; 0: as `cron` says."""
+    cron: str = ""
+    """Five fields of cron, or one of its words."""
+    time_zone: str = "UTC"
+    """Of `cron`."""
+    config: str = ""
+    """What `--config` had in it."""
+    sets: tuple[str, ...] = ()
+    """`--set`, as typed."""
+    scaling: dict[str, Any] = {}
+    command: tuple[str, ...] = ()
+    """Of each run."""
+    policy: Policy = Policy()
+    """Of each run."""
+
+
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     """What was submitted, resolved once: this is what runs, in every attempt."""
 
@@ -63,6 +83,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str = ""
     """Whose turn it waits for: the dashboard that it was handed to."""
     retry_of: str = ""
+    schedule: Schedule | None = None
+    """Of a job that waits, and submits others; None: it is none."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +118,8 @@ class Handed(msgspec.Struct, frozen=True, kw_only=True):
     ray_id: str
     cluster: str
     at: str
+    context: str = ""
+    """Name of the context that meant it; empty: none did."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,7 +106,9 @@ class Supervisor:
             return self._end_stopped(130)
         self.started_at = self.started_at or now()
         self._tell_state("RUNNING")
-        self._event("started", f"attempt {self.attempt} began", tell=False)
+        lost = self.attempt > 1 and not tried
+        said = f"attempt {self.attempt} began" + (": the process that ran the one before was lost" if lost else "")
+        self._event("started", said, tell=lost)
         try:
             code, overtime = self._run_child()
         except TrunklineError as error:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ray.experimental.internal_kv import _internal_kv_exists, _internal_kv_put
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.controller.state import PreemptingState, RestartingState
+
+from cluster.control.durable import telling
 
 LOOK_SECONDS = 1.0  # between two looks at whether the driver wants to stop
 _terminated = False
@@ -56,6 +60,34 @@ class Interruption(Undisturbed):
         self._noticed = get_train_context().preemption_context.preemption_info is not None
         if _terminated:
             os._exit(128 + signal.SIGTERM)
+
+
+class TellLosses(ControllerCallback):
+    """Tells people, and the job's hooks, that workers will lose their node or were lost. Runs in the controller."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+
+    def __reduce__(self) -> Any:
+        return TellLosses, (print,)  # with Ray's configuration of the run it travels to the workers, and is idle there
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        if isinstance(current_state, PreemptingState):
+            self._tell("preempted", _announced(current_state.preemption_info))
+        elif isinstance(current_state, RestartingState):
+            self._tell("restarted", "training workers were lost: the group begins again from the last checkpoint")
+
+    def _tell(self, kind: str, text: str) -> None:
+        self._notice(text)
+        telling.happened(kind, text)
+
+
+def _announced(info: Any) -> str:
+    """Which ranks lose their node, and when, where that is known."""
+    ranks = info.preempted_ranks
+    who = f"training worker {ranks[0]}" if len(ranks) == 1 else f"training workers {', '.join(map(str, ranks))}"
+    when = f" in {max(0.0, info.deadline_ms / 1000 - time.time()):.0f} s" if info.deadline_ms else ""
+    return f"{who} will lose {'its' if len(ranks) == 1 else 'their'} node{when}: a checkpoint is written first"
 
 
 class HoldOnTerminate(WorkerGroupCallback):

@@ -40,7 +40,7 @@ from cluster.core.signals import held
 from pipelines.specs import ScalingSpec
 from pipelines.stages.generation.fleet import PATIENCE
 from pipelines.stages.training.interface import GroupConfig
-from pipelines.stages.training.interruption import HoldOnTerminate, Interruption, ask_to_stop
+from pipelines.stages.training.interruption import HoldOnTerminate, Interruption, TellLosses, ask_to_stop
 
 POLL_SECONDS = 0.5
 COLLECTIVE_SECONDS = 1800  # torch's own
@@ -160,7 +160,7 @@ def run_workers(
 
     def fit(folder: str) -> None:
         try:
-            outcome["value"] = _trainer(function, argument, scaling, run, folder).fit().return_value
+            outcome["value"] = _trainer(function, argument, scaling, run, folder, notice).fit().return_value
         except BaseException as error:
             outcome["error"] = error
         finally:
@@ -188,7 +188,12 @@ def run_workers(
 
 
 def _trainer(
-    function: Callable[[Any, Interruption], Any], argument: Any, scaling: ScalingSpec, run: str, folder: str
+    function: Callable[[Any, Interruption], Any],
+    argument: Any,
+    scaling: ScalingSpec,
+    run: str,
+    folder: str,
+    notice: Callable[[str], None],
 ) -> Trainer:
     if meant().here:  # no node of a cluster of our own is ever taken away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -206,7 +211,7 @@ def _trainer(
             name=run,
             storage_path=folder,  # Ray's own notes only: checkpoints are in the stage's output
             failure_config=FailureConfig(max_failures=scaling.max_failures),
-            callbacks=[EndOnError(), HoldOnTerminate()],
+            callbacks=[EndOnError(), HoldOnTerminate(), TellLosses(notice)],
             worker_runtime_env={} if gpus else forkserver.runtime_env(CPU_MEMORY, CPU_MODULES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
