@@ -25,6 +25,7 @@ from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, now
 from cluster.control.submitting import (
     METADATA_KEY,
     Submission,
+    give,
     hand_over,
     not_handed,
     prepared,
@@ -32,6 +33,7 @@ from cluster.control.submitting import (
     submitted_of,
     write_down,
 )
+from cluster.core.clusters.meant import is_hidden, require_shared
 from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.core.storage.location import Location
 
@@ -52,6 +54,9 @@ def submit(
     what is wrong with the script, NotReadyError where there is no cluster. `hardware`: the workers' GPU.
     """
     policy = policy or Policy()
+    require_shared(submission.store)
+    if is_hidden(submission.store):
+        return _submit_unseen(submission, hardware, job_id, policy, retry_of)
     root = Location(submission.store)
     asked = submission.asked
     if job_id and (known := JobRecord(root, job_id).submitted()):
@@ -59,7 +64,7 @@ def submit(
         _ensure_handed(JobRecord(root, job_id))
         return job_id
     with prepared(submission, hardware) as made:
-        record = JobRecord(root, job_id or f"{id_of(made.graph.name)}-{secrets.token_hex(3)}")
+        record = JobRecord(root, job_id or new_id(made.graph.name))
         dashboard.job_client(dashboard.dashboard_url())  # before anything is written
         submitted = submitted_of(record.id, made, asked, policy, retry_of)
         if not write_down(record, submitted, made.archive):  # another was quicker
@@ -74,6 +79,22 @@ def submit(
                 not_handed(record, error)
             raise
     return record.id
+
+
+def _submit_unseen(submission: Submission, hardware: str, job_id: str, policy: Policy, retry_of: str) -> str:
+    """Submit where only the cluster sees the store: the job writes its record itself, and Ray keeps ids apart."""
+    url = dashboard.dashboard_url()
+    if job_id and onray.find(url, job_id):
+        return job_id
+    with prepared(submission, hardware) as made:
+        job_id = job_id or new_id(made.graph.name)
+        give(url, submitted_of(job_id, made, submission.asked, policy, retry_of), made.archive, job_id)
+    return job_id
+
+
+def new_id(run: str) -> str:
+    """An id for a job of a run."""
+    return f"{id_of(run)}-{secrets.token_hex(3)}"
 
 
 def id_of(run: str) -> str:
@@ -109,7 +130,7 @@ def retry(job_id: str, *, as_submitted: bool = False, store: str | None = None) 
                 f"{submission.script}: no such file", "--as-submitted takes the code that is in the store."
             )
         return submit(submission, policy=submitted.policy, retry_of=job_id)
-    again = JobRecord(record.root, f"{id_of(submitted.name)}-{secrets.token_hex(3)}")
+    again = JobRecord(record.root, new_id(submitted.name))
     renewed = msgspec.structs.replace(
         submitted, id=again.id, retry_of=job_id, submitted_at=now(), cluster=dashboard.dashboard_url()
     )

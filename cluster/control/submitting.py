@@ -177,15 +177,11 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
     `archive`: its code; without it, it comes out of the store.
     """
     url = dashboard.dashboard_url()
-    client = dashboard.job_client(url)
+    dashboard.job_client(url)
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
-        travelling = Path(folder) / "job.zip"
-        if archive:
-            shutil.copyfile(archive, travelling)
-        else:
-            packages.fetch(record.root, submitted.package, travelling)
-        resolved = json.dumps(submitted.submission["resolved"]).encode()
-        packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
+        fetched = Path(folder) / "kept.zip"
+        if not archive:
+            packages.fetch(record.root, submitted.package, fetched)
         ray_id = record.id
         try:
             handed = record.hand(url, number)
@@ -195,6 +191,17 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
+        give(url, submitted, archive or fetched, ray_id)
+
+
+def give(url: str, submitted: Submitted, archive: Path, ray_id: str) -> None:
+    """Have the cluster of a dashboard run a job, as Ray's own of an id."""
+    client = dashboard.job_client(url)
+    with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
+        travelling = Path(folder) / "job.zip"
+        shutil.copyfile(archive, travelling)
+        resolved = json.dumps(submitted.submission["resolved"]).encode()
+        packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
         with dashboard.told(url):
             client.submit_job(
                 entrypoint=shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)),

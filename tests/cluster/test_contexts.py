@@ -77,6 +77,10 @@ def test_many_at_once_lose_none(home: Path) -> None:
         ("local", {"store": "http://me:secret@s3/x"}, "password"),
         ("address", {"address": "ray://head:10001"}, "neither a head nor a dashboard"),
         ("address", {"address": "http://me:secret@head:8265"}, "password"),
+        ("kubernetes", {"store": "/data"}, "lab.store: pods do not see a folder of this machine"),
+        ("kubernetes", {"infra": {"head_cpu": 1}}, "lab.infra.head_cpu: unknown field. Did you mean 'head_cpus'?"),
+        ("kubernetes", {"infra": {"namespace": "other"}}, "a field of its own"),
+        ("kubernetes", {"image": "a b"}, "lab.infra.image: 'a b' is not an image"),
     ],
 )
 def test_what_a_context_cannot_say(kind: str, fields: dict[str, object], words: str) -> None:
