@@ -129,6 +129,16 @@ def test_the_gpu_overlay_asks_for_gpus_everywhere() -> None:
     assert run["scaling"]["gpus_per_worker"] == 1.0
 
 
+def test_engines_beside_workers_get_neither_pods_nor_gpus_of_their_own() -> None:
+    beside = order(scaling=ScalingSpec(num_workers=2, cpus_per_rollout=2, colocated_fraction=0.4))
+    for wanted in (beside, with_gpus(beside)):
+        wanted.scaling.check()
+        job = find(rendered(wanted), "RayJob")["spec"]["rayClusterSpec"]
+        (workers,) = job["workerGroupSpecs"]
+        limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert int(limits["cpu"]) >= wanted.scaling.cpus_per_worker + 2 + 1, "a worker, its engine, and what helps"
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_every_pod_is_closed_bounded_and_accounted_for(name: str) -> None:
     bodies = rendered(ORDERS[name])
