@@ -20,6 +20,13 @@ TOKEN = "X-Ray-Authorization"
 CHUNK_BYTES = 1 << 16
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: whoever asks finds the connection broken, and says so."""
+
+
 class Forward:
     """Open from the beginning; `url` is ours."""
 
@@ -52,6 +59,6 @@ class Forward:
             def log_message(self, *_: object) -> None:
                 """Nothing: the terminal is the command's."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -20,6 +20,7 @@ from cluster.core.clusters import book, meant
 from cluster.core.clusters.kinds import KINDS, Address, Local, Ssh, make
 from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.import_strings import import_string
+from cluster.core.specs.infra import STORE_FOLDER
 from cluster.core.storage.store import Store
 from cluster.pipeline import load_script
 from tests.cli.command import ctl
@@ -133,6 +134,19 @@ def test_what_a_context_says_of_store_and_scaling(home: Path, tmp_path: Path, mo
     assert (scaling.num_workers, scaling.zero_stage) == (3, 2)
     monkeypatch.setenv("TRUNKLINE_STORE", "/elsewhere")
     assert Store().root.url == "/elsewhere"
+
+
+def test_pods_see_no_folder_of_this_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not meant.is_hidden(STORE_FOLDER) and meant.require_shared("/data") is None
+    with book.changed() as mine:
+        mine.contexts = {"volume": KINDS["kubernetes"](), "s3": KINDS["kubernetes"](store="s3://models/t")}
+    monkeypatch.setenv(meant.CONTEXT, "volume")
+    assert meant.is_hidden(Store().root.url)
+    with pytest.raises(InputError, match=r"pods of context 'volume' do not see a folder of this machine"):
+        meant.require_shared("/data")
+    monkeypatch.setenv(meant.CONTEXT, "s3")
+    assert Store().root.url == "s3://models/t" and not meant.is_hidden("s3://models/t")
+    assert meant.require_shared("s3://models/t") is None
 
 
 @pytest.mark.heavy

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.access import Access
 from cluster.core.specs.spec import convert, fields
+from cluster.kubernetes.context import as_scaled
 from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
@@ -26,7 +27,7 @@ from cluster.kubernetes.tree import OVERLAYS, difference, manifests, tree, with_
 from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 from tests.cli.command import ctl
 from tests.conftest import ROOT
-from tests.infra.orders import Body, find, order, problems, rendered
+from tests.infra.orders import Body, changed, find, order, problems, rendered
 
 pytestmark = pytest.mark.heavy
 
@@ -137,6 +138,14 @@ def test_engines_beside_workers_get_neither_pods_nor_gpus_of_their_own() -> None
         (workers,) = job["workerGroupSpecs"]
         limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert int(limits["cpu"]) >= wanted.scaling.cpus_per_worker + 2 + 1, "a worker, its engine, and what helps"
+
+
+def test_what_is_applied_again_keeps_the_workers_that_the_autoscaler_made() -> None:
+    wanted = find(rendered(order(scaling=ScalingSpec(num_workers=8))), "RayCluster")
+    there = changed(wanted, {"spec.workerGroupSpecs.0.replicas": 5})
+    assert as_scaled(wanted, there) == there
+    there["spec"]["workerGroupSpecs"][0]["groupName"] = "of before"
+    assert as_scaled(wanted, there) == wanted
 
 
 @pytest.mark.parametrize("name", ORDERS)
