@@ -41,12 +41,13 @@ def join_cluster(*options: str) -> bool:
     this process ends as it did.
     """
     from cluster.control import clusters, nodes
-    from cluster.control.on_head import run_on_head
     from cluster.core.clusters.kinds import Address
     from cluster.core.clusters.meant import Meant, choose, meant
 
     found = meant()
     if clusters.find(found).runs_commands:
+        from cluster.control.on_head import run_on_head
+
         _, group, command, *rest = sys.argv
         run_on_head([group, command, *options, *rest])
         raise typer.Exit()

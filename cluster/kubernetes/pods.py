@@ -11,7 +11,8 @@ from typing import Any
 
 from cluster.control import places
 from cluster.control.runtime import ENVIRONMENT
-from cluster.core.specs.infra import STORE_FOLDER, InfraSpec
+from cluster.core.clusters.kinds import STORE_FOLDER
+from cluster.core.specs.infra import InfraSpec
 
 RUN_FOLDER = "/etc/trunkline"
 APP_FOLDER = "/home/trunkline/app"  # where the Dockerfiles put the project

@@ -17,10 +17,9 @@ from cluster.cli.app import without_context
 from cluster.control import clusters
 from cluster.control.clusters import KINDS as CLUSTERS
 from cluster.core.clusters import book, meant
-from cluster.core.clusters.kinds import KINDS, Address, Local, Ssh, make
+from cluster.core.clusters.kinds import KINDS, STORE_FOLDER, Address, Local, Ssh, make
 from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.import_strings import import_string
-from cluster.core.specs.infra import STORE_FOLDER
 from cluster.core.storage.store import Store
 from cluster.pipeline import load_script
 from tests.cli.command import ctl

@@ -6,7 +6,7 @@ How a cluster of each kind is reached, started and ended is said in cluster/cont
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,10 +14,13 @@ from msgspec import Meta
 
 from cluster.core.errors import SpecError
 from cluster.core.specs import overlay
-from cluster.core.specs.infra import STORE_FOLDER, InfraSpec
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec, convert
 
+if TYPE_CHECKING:
+    from cluster.core.specs.infra import InfraSpec
+
+STORE_FOLDER = "/mnt/trunkline"  # where pods have the volume that they share
 HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 URLS = ("http://", "https://")
@@ -163,10 +166,12 @@ class Kubernetes(Context, frozen=True, kw_only=True, tag="kubernetes"):
         for field in ("namespace", "store"):
             if field in self.infra:
                 raise SpecError(f"infra.{field}: the context has a field of its own for it", f"Set {field}.")
-        self.infra_spec(InfraSpec().namespace)
+        self.infra_spec("default")
 
     def infra_spec(self, namespace: str) -> InfraSpec:
         """What the manifests of its RayCluster are made from."""
+        from cluster.core.specs.infra import InfraSpec  # of this kind alone: `ctl` starts sooner without
+
         given = {**self.infra, "namespace": namespace}
         if self.image:
             given |= {"image": self.image, "gpu_image": self.image}

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.core.clusters import book
-from cluster.core.clusters.kinds import Address, AnyContext, Kubernetes, Local
+from cluster.core.clusters.kinds import STORE_FOLDER, Address, AnyContext, Kubernetes, Local
 from cluster.core.errors import InputError
-from cluster.core.specs.infra import STORE_FOLDER
 from cluster.core.specs.scaling import ScalingSpec
 
 CONTEXT = "TRUNKLINE_CONTEXT"

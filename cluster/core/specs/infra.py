@@ -15,7 +15,6 @@ from cluster.core.specs.spec import Spec
 Prefix = Annotated[str, Meta(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?\Z", max_length=30)]
 INT32 = 2**31 - 1  # the most that KubeRay's fields of seconds and numbers hold
 GIB = 2**20  # a pebibyte: more is a slip
-STORE_FOLDER = "/mnt/trunkline"  # where pods have the shared volume
 
 
 class InfraSpec(Spec, frozen=True):
