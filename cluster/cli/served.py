@@ -37,8 +37,8 @@ def spec_of(model: str, port: int | None, name: str, sets: list[str]) -> "Endpoi
 def join_cluster(*options: str) -> bool:
     """Whether there is a running cluster (one that is named, or this machine's); what follows then joins it.
 
-    Where only a process of the cluster can join, the whole command line runs there instead, with `options` besides, and
-    this process ends as it did.
+    Where only a process of the cluster can join, the whole command line (`ctl GROUP COMMAND ...`) runs there instead,
+    with `options` besides, and this process ends as it did.
     """
     from cluster.control import clusters, nodes
     from cluster.core.clusters.kinds import Address

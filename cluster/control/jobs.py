@@ -23,6 +23,7 @@ from cluster.control.durable.output import LogReader
 from cluster.control.durable.records import JobRecord, records_of
 from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, now
 from cluster.control.submitting import (
+    ASKED_KEY,
     METADATA_KEY,
     Submission,
     give,
@@ -60,7 +61,7 @@ def submit(
     root = Location(submission.store)
     asked = submission.asked
     if job_id and (known := JobRecord(root, job_id).submitted()):
-        require_same(known, asked)
+        require_same(job_id, known.asked, asked)
         _ensure_handed(JobRecord(root, job_id))
         return job_id
     with prepared(submission, hardware) as made:
@@ -70,7 +71,7 @@ def submit(
         if not write_down(record, submitted, made.archive):  # another was quicker
             first = record.submitted()
             assert first
-            require_same(first, asked)
+            require_same(record.id, first.asked, asked)
             return record.id
         try:
             hand_over(record, submitted, made.archive)
@@ -83,12 +84,13 @@ def submit(
 
 def _submit_unseen(submission: Submission, hardware: str, job_id: str, policy: Policy, retry_of: str) -> str:
     """Submit where only the cluster sees the store: the job writes its record itself, and Ray keeps ids apart."""
-    url = dashboard.dashboard_url()
-    if job_id and onray.find(url, job_id):
+    if job_id and onray.find(url := dashboard.dashboard_url(), job_id):
+        require_same(job_id, (onray.details(url, job_id).metadata or {}).get(ASKED_KEY, ""), submission.asked)
         return job_id
     with prepared(submission, hardware) as made:
         job_id = job_id or new_id(made.graph.name)
-        give(url, submitted_of(job_id, made, submission.asked, policy, retry_of), made.archive, job_id)
+        submitted = submitted_of(job_id, made, submission.asked, policy, retry_of)
+        give(dashboard.dashboard_url(), submitted, made.archive, job_id)
     return job_id
 
 

@@ -40,6 +40,7 @@ CARRIED = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
 )
 METADATA_KEY = "trunkline"
+ASKED_KEY = "trunkline-asked"  # Submitted.asked, for whoever does not see the store
 RESOLVED_FILE = "trunkline-job.json"  # in what travels: every field of every step, and the inputs by fingerprint
 SUBMITTED_FILE = "trunkline-submitted.json"  # and what the process that runs the job must know
 STOP_SECONDS = 40  # Ray waits so long for a job that stops; its program gets a little less
@@ -207,16 +208,16 @@ def give(url: str, submitted: Submitted, archive: Path, ray_id: str) -> None:
                 entrypoint=shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)),
                 submission_id=ray_id,
                 runtime_env={"working_dir": str(travelling), "env_vars": submitted.environment},
-                metadata={METADATA_KEY: json.dumps(submitted.submission)},
+                metadata={METADATA_KEY: json.dumps(submitted.submission), ASKED_KEY: submitted.asked},
             )
 
 
-def require_same(submitted: Submitted, asked: str) -> None:
-    """Raise InputError where an id stands for something else already."""
-    if submitted.asked != asked:
+def require_same(job_id: str, known: str, asked: str) -> None:
+    """Raise InputError where an id stands for something else already: for what was asked as `known`."""
+    if known != asked:
         raise InputError(
-            f"--id {submitted.id}: a job of this id was submitted with another script, other fields or another name",
-            f"See `ctl jobs show {submitted.id}`, and choose another id.",
+            f"--id {job_id}: a job of this id was submitted with another script, other fields or another name",
+            f"See `ctl jobs show {job_id}`, and choose another id.",
         )
 
 

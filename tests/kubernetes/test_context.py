@@ -112,6 +112,8 @@ def test_a_cluster_from_up_to_down(tmp_path: Path) -> None:
 
         assert "the stage that travelled runs" in laptop.ctl("submit", str(script), "--id", "first")
         assert "the stage that travelled runs" in laptop.ctl("submit", str(script), "--id", "first"), "the same job"
+        other = ("--id", "first", "--set", "work.outcome=wait")
+        assert "other fields" in laptop.ctl("submit", str(script), *other, code=3)
         job = laptop.jobs()["first"]
         assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
         store = server.state / "claims" / NAMESPACE / "trunkline-store"
