@@ -90,7 +90,7 @@ def _submit_unseen(submission: Submission, hardware: str, job_id: str, policy: P
     with prepared(submission, hardware) as made:
         job_id = job_id or new_id(made.graph.name)
         submitted = submitted_of(job_id, made, submission.asked, policy, retry_of)
-        give(dashboard.dashboard_url(), submitted, made.archive, job_id)
+        give(dashboard.job_client(dashboard.dashboard_url()), submitted, made.archive, job_id)
     return job_id
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,6 +33,9 @@ from cluster.core.graph import Graph, pinned
 from cluster.core.identity import places
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.storage.store import Store
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 # Not secret, and the job finds neither the store nor its models nor its tracker without them.
 CARRIED = (
@@ -178,7 +181,7 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
     `archive`: its code; without it, it comes out of the store.
     """
     url = dashboard.dashboard_url()
-    dashboard.job_client(url)
+    client = dashboard.job_client(url)
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         fetched = Path(folder) / "kept.zip"
         if not archive:
@@ -192,18 +195,17 @@ def hand_over(record: JobRecord, submitted: Submitted, archive: Path | None = No
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-        give(url, submitted, archive or fetched, ray_id)
+        give(client, submitted, archive or fetched, ray_id)
 
 
-def give(url: str, submitted: Submitted, archive: Path, ray_id: str) -> None:
-    """Have the cluster of a dashboard run a job, as Ray's own of an id."""
-    client = dashboard.job_client(url)
+def give(client: JobSubmissionClient, submitted: Submitted, archive: Path, ray_id: str) -> None:
+    """Have a cluster run a job, as Ray's own of an id."""
     with tempfile.TemporaryDirectory(prefix="trunkline-") as folder:
         travelling = Path(folder) / "job.zip"
         shutil.copyfile(archive, travelling)
         resolved = json.dumps(submitted.submission["resolved"]).encode()
         packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
-        with dashboard.told(url):
+        with dashboard.told(client.get_address()):
             client.submit_job(
                 entrypoint=shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)),
                 submission_id=ray_id,
