@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cluster.control import dashboard, onray
+from cluster.control.submitting import entrypoint
 from cluster.core.errors import JobError
 from cluster.core.signals import held
 
@@ -21,7 +22,7 @@ def run_on_head(arguments: Sequence[str]) -> None:
     url = dashboard.dashboard_url()
     ray_id = f"ctl-{secrets.token_hex(4)}"
     with dashboard.told(url):
-        dashboard.job_client(url).submit_job(entrypoint=shlex.join(("ctl", *arguments)), submission_id=ray_id)
+        dashboard.job_client(url).submit_job(entrypoint=entrypoint("ctl", *arguments), submission_id=ray_id)
     try:
         job = onray.follow(url, ray_id, _write)
     except KeyboardInterrupt:

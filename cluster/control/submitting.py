@@ -207,11 +207,17 @@ def give(client: JobSubmissionClient, submitted: Submitted, archive: Path, ray_i
         packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
         with dashboard.told(client.get_address()):
             client.submit_job(
-                entrypoint=shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)),
+                entrypoint=entrypoint("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE),
                 submission_id=ray_id,
                 runtime_env={"working_dir": str(travelling), "env_vars": submitted.environment},
                 metadata={METADATA_KEY: json.dumps(submitted.submission), ASKED_KEY: submitted.asked},
             )
+
+
+def entrypoint(*command: str) -> str:
+    """A command as Ray is given it. In the place of Ray's shell: that one, stopped first, would leave its child to the
+    first process of a pod, which waits for no child, and Ray would wait for the dead one until it loses patience."""
+    return f"exec {shlex.join(command)}"
 
 
 def require_same(job_id: str, known: str, asked: str) -> None:
