@@ -23,9 +23,13 @@ def list_(
 ) -> None:
     """List the jobs of the store, and of those that were submitted with another one from here; oldest first.
 
-    It asks no cluster: what died reads LOST, whatever its cluster says or said.
+    It asks no cluster: what died reads LOST, whatever its cluster says or said. Where the store is a volume of
+    Kubernetes, which only pods see, the cluster is asked all the same.
     """
-    if cluster:
+    from cluster.core.clusters.meant import is_hidden
+    from cluster.core.storage.store import default_root
+
+    if cluster or is_hidden(store or default_root()):
         from cluster.control.jobs import on_cluster
 
         found = on_cluster()

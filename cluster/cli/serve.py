@@ -68,7 +68,7 @@ def up(
     from cluster.core.storage.store import Store
 
     spec = spec_of(model, port, name, set_ or [])
-    stays = join_cluster()
+    stays = join_cluster("--set", "endpoint.host=0.0.0.0")  # where others reach it: the loopback is a pod's own
     if not (stays or wait):
         raise UsageError("--detach needs a running cluster", "Start one with `ctl up`.")
     from serving.deploying import deploy

@@ -1,6 +1,9 @@
 """What the commands about endpoints share: their spec, the cluster that is meant, what runs there."""
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from cluster.core.specs.endpoint import EndpointSpec
@@ -31,13 +34,23 @@ def spec_of(model: str, port: int | None, name: str, sets: list[str]) -> "Endpoi
     return override(EndpointSpec(model=model), {**changes, **fields["endpoint"]}, "endpoint")
 
 
-def join_cluster() -> bool:
-    """Whether there is a running cluster (one that is named, or this machine's); what follows then joins it."""
-    from cluster.control import nodes
+def join_cluster(*options: str) -> bool:
+    """Whether there is a running cluster (one that is named, or this machine's); what follows then joins it.
+
+    Where only a process of the cluster can join, the whole command line (`ctl GROUP COMMAND ...`) runs there instead,
+    with `options` besides, and this process ends as it did.
+    """
+    from cluster.control import clusters, nodes
     from cluster.core.clusters.kinds import Address
     from cluster.core.clusters.meant import Meant, choose, meant
 
     found = meant()
+    if clusters.find(found).runs_commands:
+        from cluster.control.on_head import run_on_head
+
+        _, group, command, *rest = sys.argv
+        run_on_head([group, command, *options, *rest])
+        raise typer.Exit()
     if not found.here:
         return True
     head = nodes.cluster_head()

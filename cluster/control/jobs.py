@@ -25,8 +25,10 @@ from cluster.control.durable.shapes import ENDED, LOST, Job, Policy, Schedule, n
 from cluster.control.schedules import times
 from cluster.control.schedules.runs import scheduled
 from cluster.control.submitting import (
+    ASKED_KEY,
     METADATA_KEY,
     Submission,
+    give,
     hand_over,
     not_handed,
     prepared,
@@ -34,6 +36,7 @@ from cluster.control.submitting import (
     submitted_of,
     write_down,
 )
+from cluster.core.clusters.meant import is_hidden, require_shared
 from cluster.core.errors import InputError, JobError, NotReadyError, TrunklineError, nearest
 from cluster.core.storage.location import Location
 
@@ -61,14 +64,22 @@ def submit(
     `schedule` the job waits, and submits what was asked for whenever it is due.
     """
     policy = policy or Policy()
+    require_shared(submission.store)
+    if is_hidden(submission.store):
+        if schedule:
+            raise InputError(
+                "--every and --cron: the runs of a schedule are told apart in the store, and only pods see this one",
+                "Give the context a store that is a URL: `ctl context add` with --set store=s3://...",
+            )
+        return _submit_unseen(submission, hardware, job_id, policy, retry_of)
     root = Location(submission.store)
     asked = submission.asked + (f" {times.told(schedule)}" if schedule else "")
     if job_id and (known := JobRecord(root, job_id).submitted()):
-        require_same(known, asked)
+        require_same(job_id, known.asked, asked)
         _ensure_handed(JobRecord(root, job_id))
         return job_id
     with prepared(submission, hardware) as made:
-        record = JobRecord(root, job_id or f"{id_of(made.graph.name)}-{secrets.token_hex(3)}")
+        record = JobRecord(root, job_id or new_id(made.graph.name))
         dashboard.request("GET", dashboard.dashboard_url(), "/api/version")  # before anything is written
         submitted = submitted_of(record.id, made, asked, policy, retry_of)
         if schedule:
@@ -76,7 +87,7 @@ def submit(
         if not write_down(record, submitted, made.archive):  # another was quicker
             first = record.submitted()
             assert first
-            require_same(first, asked)
+            require_same(record.id, first.asked, asked)
             return record.id
         try:
             hand_over(record, submitted, made.archive)
@@ -85,6 +96,23 @@ def submit(
                 not_handed(record, error)
             raise
     return record.id
+
+
+def _submit_unseen(submission: Submission, hardware: str, job_id: str, policy: Policy, retry_of: str) -> str:
+    """Submit where only the cluster sees the store: the job writes its record itself, and Ray keeps ids apart."""
+    if job_id and onray.find(url := dashboard.dashboard_url(), job_id):
+        require_same(job_id, (onray.details(url, job_id).metadata or {}).get(ASKED_KEY, ""), submission.asked)
+        return job_id
+    with prepared(submission, hardware) as made:
+        job_id = job_id or new_id(made.graph.name)
+        submitted = submitted_of(job_id, made, submission.asked, policy, retry_of)
+        give(dashboard.dashboard_url(), submitted, made.archive, job_id)
+    return job_id
+
+
+def new_id(run: str) -> str:
+    """An id for a job of a run."""
+    return f"{id_of(run)}-{secrets.token_hex(3)}"
 
 
 def id_of(run: str) -> str:
@@ -122,7 +150,7 @@ def retry(job_id: str, *, as_submitted: bool = False, store: str | None = None) 
                 f"{submission.script}: no such file", "--as-submitted takes the code that is in the store."
             )
         return submit(submission, policy=submitted.policy, retry_of=job_id)
-    again = JobRecord(record.root, f"{id_of(submitted.name)}-{secrets.token_hex(3)}")
+    again = JobRecord(record.root, new_id(submitted.name))
     renewed = msgspec.structs.replace(
         submitted, id=again.id, retry_of=job_id, submitted_at=now(), cluster=dashboard.dashboard_url()
     )

@@ -41,6 +41,7 @@ CARRIED = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_MODE"),
 )
 METADATA_KEY = "trunkline"
+ASKED_KEY = "trunkline-asked"  # Submitted.asked, for whoever does not see the store
 RESOLVED_FILE = "trunkline-job.json"  # in what travels: every field of every step, and the inputs by fingerprint
 SUBMITTED_FILE = "trunkline-submitted.json"  # and what the process that runs the job must know
 STOP_SECONDS = 40  # Ray waits so long for a job that stops; its program gets a little less
@@ -201,17 +202,23 @@ def give(url: str, submitted: Submitted, archive: Path, ray_id: str) -> None:
         shutil.copyfile(archive, travelling)
         resolved = json.dumps(submitted.submission["resolved"]).encode()
         packages.add(travelling, {RESOLVED_FILE: resolved, SUBMITTED_FILE: msgspec.json.encode(submitted)})
-        command = shlex.join(("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE))
-        metadata = {METADATA_KEY: json.dumps(submitted.submission)}
+        command = entrypoint("python", "-m", "cluster.control.durable.supervisor", SUBMITTED_FILE)
+        metadata = {METADATA_KEY: json.dumps(submitted.submission), ASKED_KEY: submitted.asked}
         onray.submit(url, ray_id, command, travelling, submitted.environment, metadata)
 
 
-def require_same(submitted: Submitted, asked: str) -> None:
-    """Raise InputError where an id stands for something else already."""
-    if submitted.asked != asked:
+def entrypoint(*command: str) -> str:
+    """A command as Ray is given it. In the place of Ray's shell: that one, stopped first, would leave its child to the
+    first process of a pod, which waits for no child, and Ray would wait for the dead one until it loses patience."""
+    return f"exec {shlex.join(command)}"
+
+
+def require_same(job_id: str, known: str, asked: str) -> None:
+    """Raise InputError where an id stands for something else already: for what was asked as `known`."""
+    if known != asked:
         raise InputError(
-            f"--id {submitted.id}: a job of this id was submitted with another script, other fields or another name",
-            f"See `ctl jobs show {submitted.id}`, and choose another id.",
+            f"--id {job_id}: a job of this id was submitted with another script, other fields or another name",
+            f"See `ctl jobs show {job_id}`, and choose another id.",
         )
 
 

@@ -16,6 +16,7 @@ from cluster.kubernetes.pods import Manifest
 
 MANAGER = "trunkline"  # whom the server notes as the one that set a field
 TIMEOUT_SECONDS = 30.0
+STREAM_SECONDS = 600.0  # between two pieces of what somebody else answers through the API server
 APPLY = "application/apply-patch+yaml"
 WRITTEN_BY_SERVER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
 
@@ -66,16 +67,41 @@ class Api:
         except ApiException as error:
             raise _refused(error.status, error.body, f"{method} {path}") from None
         except HTTPError as error:
-            raise NotReadyError(
-                f"the API server of context {self.context!r} does not answer: {type(error).__name__}",
-                "`kubectl cluster-info` shows whether it is there.",
-            ) from None
+            raise self._silent(error) from None
         if answer.status >= 300:
             raise _refused(answer.status, text, f"{method} {path}")
         try:
             return json.loads(text)
         except ValueError:
             return text
+
+    def stream(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> Any:
+        """An answer as urllib3 has it, whatever its status, its body still to be read and as it was sent."""
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        headers = dict(headers)
+        self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        try:
+            return self.client.rest_client.pool_manager.request(
+                method,
+                self.client.configuration.host + path,
+                headers=headers,
+                body=body,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+                timeout=Timeout(connect=TIMEOUT_SECONDS, read=STREAM_SECONDS),
+            )
+        except HTTPError as error:
+            raise self._silent(error) from None
+
+    def _silent(self, error: Exception) -> NotReadyError:
+        return NotReadyError(
+            f"the API server of context {self.context!r} does not answer: {type(error).__name__}",
+            "`kubectl cluster-info` shows whether it is there.",
+        )
 
     def path(self, body: Manifest) -> str:
         """Where a manifest's object is."""
@@ -146,7 +172,7 @@ def _refused(status: int | None, text: Any, asked: str) -> TrunklineError:
     if status in (401, 403):
         return NotReadyError(message, "Ask for a role that may do this: `kubectl auth can-i --list`.")
     if status == 409:
-        return SpecError(message, "Give --force to take these fields over.")
+        return SpecError(message, "`ctl infra apply --force` takes these fields over.")
     if status in (400, 422):
         return SpecError(message)
     return JobError(f"the API server failed: {message}")

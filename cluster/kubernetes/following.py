@@ -1,11 +1,11 @@
-"""Follow a RayJob to its end: each change of its state, and why it waits, once."""
+"""Follow a RayJob to its end, or a RayCluster until its head is ready: each change, and why it waits, once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from cluster.core.errors import InputError, JobError, nearest
+from cluster.core.errors import InputError, JobError, NotReadyError, nearest
 from cluster.kubernetes import reasons
 from cluster.kubernetes.api import Api
 from cluster.kubernetes.objects import QUEUE
@@ -13,6 +13,7 @@ from cluster.kubernetes.pods import Manifest
 
 RAY = "ray.io/v1"
 KUEUE = "kueue.x-k8s.io/v1beta2"
+PODS = "ray.io/cluster={}"  # label of the pods of a RayCluster
 POLL_SECONDS = 2.0
 
 
@@ -45,6 +46,36 @@ def follow(api: Api, name: str, wait: Callable[[float], None] = time.sleep) -> I
         wait(POLL_SECONDS)
 
 
+def until_ready(api: Api, name: str, limit_seconds: float, wait: Callable[[float], None] = time.sleep) -> Iterator[str]:
+    """Lines to show, until the head of a RayCluster is ready; `wait` is called between two looks.
+
+    Raises JobError where it is deleted meanwhile, NotReadyError where it takes longer than the limit.
+    """
+    told: set[str] = set()
+    why, deadline = "", time.monotonic() + limit_seconds
+    while True:
+        found = ray_cluster(api, name)
+        if found is None:
+            raise JobError(f"the RayCluster {name!r} was deleted", "Say `ctl up` again.")
+        if reasons.head_is_ready(found):
+            return
+        for why in _pods(api, [PODS.format(name)], [name]):
+            if why not in told:
+                told.add(why)
+                yield why
+        if time.monotonic() > deadline:
+            raise NotReadyError(
+                f"the head of {name} is not ready after {limit_seconds:.0f} s" + (f": {why}" if why else ""),
+                f"Look at it: `kubectl -n {api.namespace} describe raycluster {name}`.",
+            )
+        wait(POLL_SECONDS)
+
+
+def ray_cluster(api: Api, name: str) -> Manifest | None:
+    """What is there of a RayCluster."""
+    return api.find({"apiVersion": RAY, "kind": "RayCluster", "metadata": {"name": name}})
+
+
 def _job(api: Api, name: str) -> Manifest | None:
     return api.find({"apiVersion": RAY, "kind": "RayJob", "metadata": {"name": name}})
 
@@ -55,11 +86,16 @@ def _why(api: Api, job: Manifest) -> Iterator[str]:
     cluster = job.get("status", {}).get("rayClusterName", "")
     if QUEUE in (job["metadata"].get("labels") or {}):
         yield from _queue(api, job)
-    for selector in filter(None, (f"ray.io/cluster={cluster}" if cluster else "", f"job-name={name}")):
+    selectors = filter(None, (PODS.format(cluster) if cluster else "", f"job-name={name}"))
+    yield from _pods(api, selectors, [each for each in (name, cluster) if each])
+
+
+def _pods(api: Api, selectors: Iterable[str], names: list[str]) -> Iterator[str]:
+    """For what pods wait, and what events warn of the objects whose names begin so."""
+    for selector in selectors:
         for pod in api.items("v1", "Pod", selector):
             if said := reasons.of_pod(pod):
                 yield f"pod {pod['metadata']['name']} {said}"
-    names = [each for each in (name, cluster) if each]
     yield from reasons.warnings(api.items("v1", "Event"), names)
 
 

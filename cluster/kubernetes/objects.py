@@ -102,11 +102,13 @@ def training_groups(infra: InfraSpec, scaling: ScalingSpec) -> list[Group]:
     a place for a rank more than `workers_per_pod`."""
     together = min(infra.workers_per_pod, scaling.num_workers)
     pods = math.ceil(scaling.num_workers / together)
-    cpus = max(math.ceil(together * scaling.cpus_per_worker) + 1, math.ceil(scaling.data_workers / pods))
+    each = scaling.cpus_per_worker + (scaling.cpus_per_rollout if scaling.colocated_fraction else 0)
+    cpus = max(math.ceil(together * each) + 1, math.ceil(scaling.data_workers / pods))
     gpus = together * int(scaling.gpus_per_worker)
     size = Size(cpus, together * infra.worker_memory_gib, gpus)
     groups = [Group("workers", size, pods, pods, (places.RANK, together))]
-    if scaling.cpus_per_rollout or scaling.gpus_per_rollout:
+    beside = bool(scaling.colocated_fraction)  # engines in the workers' pods
+    if not beside and (scaling.cpus_per_rollout or scaling.gpus_per_rollout):
         size = Size(
             math.ceil(scaling.cpus_per_rollout) + 1, infra.worker_memory_gib, math.ceil(scaling.gpus_per_rollout)
         )
@@ -119,7 +121,7 @@ def ray_cluster(order: Order) -> Manifest:
     """A cluster to submit to: one pod of each group waits, the others come and go with the work."""
     groups = [replace(group, least=1) for group in training_groups(order.infra, order.scaling)]
     pods = Pods(order.infra, "cluster", order.image, places=_named(groups))
-    spec = _cluster_spec(pods, groups, autoscaler=True)
+    spec = _cluster_spec(pods, groups, autoscaler=True, ports={"serve": order.endpoint.port})  # of `ctl serve up`
     return _manifest(order.infra, "RayCluster", order.infra.name, pods.component, spec)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from cluster.control import places
 from cluster.control.runtime import ENVIRONMENT
+from cluster.core.clusters.kinds import STORE_FOLDER
 from cluster.core.specs.infra import InfraSpec
 
-STORE_FOLDER = "/mnt/trunkline"
 RUN_FOLDER = "/etc/trunkline"
 APP_FOLDER = "/home/trunkline/app"  # where the Dockerfiles put the project
 USER_ID = 1000  # the Dockerfiles' user

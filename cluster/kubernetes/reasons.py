@@ -39,6 +39,12 @@ def succeeded(job: Manifest) -> bool:
     return status["jobDeploymentStatus"].value == "Complete" and status["jobStatus"].value == "SUCCEEDED"
 
 
+def head_is_ready(cluster: Manifest) -> bool:
+    """Whether the head of a RayCluster is."""
+    conditions = (At(cluster) / "status.conditions").items()
+    return any(each["type"].value == "HeadPodReady" and each["status"].value == "True" for each in conditions)
+
+
 def of_pod(pod: Manifest) -> str:
     """For what a pod waits, or of what it died; empty where all is well."""
     status = At(pod)["status"]

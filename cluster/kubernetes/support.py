@@ -111,6 +111,19 @@ def network(order: Order) -> list[Manifest]:
                 }
             ],
         ),
+        # `ctl` comes by way of the API server, whose address no policy can name; the dashboard asks for the token.
+        _policy(
+            infra,
+            "commands",
+            _labels(infra, "cluster") | HEAD,
+            ingress=[
+                {"ports": _ports(HEAD_PORTS["dashboard"])},
+                {
+                    "from": [{"podSelector": {}}, {"namespaceSelector": {"matchLabels": ACCESS}}],
+                    "ports": _ports(serve_port),
+                },
+            ],
+        ),
         _policy(
             infra,
             "metrics",

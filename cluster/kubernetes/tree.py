@@ -48,10 +48,11 @@ def manifests(order: Order) -> dict[str, list[Manifest]]:
 def with_gpus(order: Order) -> Order:
     """The same with GPUs: one for every training worker, rollout engine and replica that has none."""
     scaling, endpoint = order.scaling, order.endpoint
+    apart = scaling.cpus_per_rollout and not scaling.colocated_fraction  # engines beside workers use the workers'
     scaling = msgspec.structs.replace(
         scaling,
         gpus_per_worker=scaling.gpus_per_worker or 1.0,
-        gpus_per_rollout=scaling.gpus_per_rollout or (1.0 if scaling.cpus_per_rollout else 0.0),
+        gpus_per_rollout=scaling.gpus_per_rollout or (1.0 if apart else 0.0),
     )
     run = order.run | {"scaling": msgspec.to_builtins(scaling)}
     return Order(order.infra, scaling, msgspec.structs.replace(endpoint, gpus=endpoint.gpus or 1), run, order.run_name)

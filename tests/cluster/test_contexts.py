@@ -17,7 +17,7 @@ from cluster.cli.app import without_context
 from cluster.control import clusters
 from cluster.control.clusters import KINDS as CLUSTERS
 from cluster.core.clusters import book, meant
-from cluster.core.clusters.kinds import KINDS, Address, Local, Ssh, make
+from cluster.core.clusters.kinds import KINDS, STORE_FOLDER, Address, Local, Ssh, make
 from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.import_strings import import_string
 from cluster.core.storage.store import Store
@@ -77,6 +77,10 @@ def test_many_at_once_lose_none(home: Path) -> None:
         ("local", {"store": "http://me:secret@s3/x"}, "password"),
         ("address", {"address": "ray://head:10001"}, "neither a head nor a dashboard"),
         ("address", {"address": "http://me:secret@head:8265"}, "password"),
+        ("kubernetes", {"store": "/data"}, "lab.store: pods do not see a folder of this machine"),
+        ("kubernetes", {"infra": {"head_cpu": 1}}, "lab.infra.head_cpu: unknown field. Did you mean 'head_cpus'?"),
+        ("kubernetes", {"infra": {"namespace": "other"}}, "a field of its own"),
+        ("kubernetes", {"image": "a b"}, "lab.infra.image: 'a b' is not an image"),
     ],
 )
 def test_what_a_context_cannot_say(kind: str, fields: dict[str, object], words: str) -> None:
@@ -129,6 +133,19 @@ def test_what_a_context_says_of_store_and_scaling(home: Path, tmp_path: Path, mo
     assert (scaling.num_workers, scaling.zero_stage) == (3, 2)
     monkeypatch.setenv("TRUNKLINE_STORE", "/elsewhere")
     assert Store().root.url == "/elsewhere"
+
+
+def test_pods_see_no_folder_of_this_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not meant.is_hidden(STORE_FOLDER) and meant.require_shared("/data") is None
+    with book.changed() as mine:
+        mine.contexts = {"volume": KINDS["kubernetes"](), "s3": KINDS["kubernetes"](store="s3://models/t")}
+    monkeypatch.setenv(meant.CONTEXT, "volume")
+    assert meant.is_hidden(Store().root.url)
+    with pytest.raises(InputError, match=r"pods of context 'volume' do not see a folder of this machine"):
+        meant.require_shared("/data")
+    monkeypatch.setenv(meant.CONTEXT, "s3")
+    assert Store().root.url == "s3://models/t" and not meant.is_hidden("s3://models/t")
+    assert meant.require_shared("s3://models/t") is None
 
 
 @pytest.mark.heavy

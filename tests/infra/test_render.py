@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cluster.core.errors import InputError, SpecError
 from cluster.core.specs.access import Access
 from cluster.core.specs.spec import convert, fields
+from cluster.kubernetes.context import as_scaled
 from cluster.kubernetes.documents import read
 from cluster.kubernetes.objects import RAY_VERSION, Order
 from cluster.kubernetes.schema import Schema
@@ -26,7 +27,7 @@ from cluster.kubernetes.tree import OVERLAYS, difference, manifests, tree, with_
 from pipelines.specs import EndpointSpec, InfraSpec, ScalingSpec
 from tests.cli.command import ctl
 from tests.conftest import ROOT
-from tests.infra.orders import Body, find, order, problems, rendered
+from tests.infra.orders import Body, changed, find, order, problems, rendered
 
 pytestmark = pytest.mark.heavy
 
@@ -127,6 +128,24 @@ def test_the_gpu_overlay_asks_for_gpus_everywhere() -> None:
             assert "nvidia.com/gpu" in [toleration["key"] for toleration in pod["tolerations"]]
     run = yaml.safe_load(find(bodies, "ConfigMap")["data"]["run.yaml"])
     assert run["scaling"]["gpus_per_worker"] == 1.0
+
+
+def test_engines_beside_workers_get_neither_pods_nor_gpus_of_their_own() -> None:
+    beside = order(scaling=ScalingSpec(num_workers=2, cpus_per_rollout=2, colocated_fraction=0.4))
+    for wanted in (beside, with_gpus(beside)):
+        wanted.scaling.check()
+        job = find(rendered(wanted), "RayJob")["spec"]["rayClusterSpec"]
+        (workers,) = job["workerGroupSpecs"]
+        limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert int(limits["cpu"]) >= wanted.scaling.cpus_per_worker + 2 + 1, "a worker, its engine, and what helps"
+
+
+def test_what_is_applied_again_keeps_the_workers_that_the_autoscaler_made() -> None:
+    wanted = find(rendered(order(scaling=ScalingSpec(num_workers=8))), "RayCluster")
+    there = changed(wanted, {"spec.workerGroupSpecs.0.replicas": 5})
+    assert as_scaled(wanted, there) == there
+    there["spec"]["workerGroupSpecs"][0]["groupName"] = "of before"
+    assert as_scaled(wanted, there) == wanted
 
 
 @pytest.mark.parametrize("name", ORDERS)

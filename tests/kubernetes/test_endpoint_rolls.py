@@ -40,7 +40,7 @@ def test_another_model_takes_over_and_a_broken_one_does_not(tmp_path: Any) -> No
         store = Store(str(folder))
         old, new = (commit_model(store, tmp_path / "model", PretrainSpec(seed=seed), {}) for seed in (1, 2))
         hand_over(folder)
-        apply(server, serving(f"model/{old.fingerprint}"), "endpoint")
+        apply(server, serving(old.record.ref), "endpoint")
         until("the endpoint", START_SECONDS, lambda: _is_ready(server))
         path = SERVICE.format(INFRA.name) + "/v1/completions"
         asked = {"model": "chat", "prompt": "def", "max_tokens": 2}
@@ -49,20 +49,20 @@ def test_another_model_takes_over_and_a_broken_one_does_not(tmp_path: Any) -> No
             until("answers", 60, lambda: len(clients.got) >= 2 * CLIENTS)
             assert len(clients.answering()) == 1
             (first,) = clients.answering()
-            apply(server, serving(f"model/{new.fingerprint}"), "endpoint")
+            apply(server, serving(new.record.ref), "endpoint")
             until("answers of the new model", START_SECONDS, lambda: first not in clients.answering())
             until("the old cluster's end", 200, lambda: _clusters(server) == 1)
             (second,) = clients.answering()
             assert first != second
             print(f"rolled: {len(clients.got)} requests, {len(clients.failed())} failed")
-            apply(server, serving("model/ghost"), "endpoint")
+            apply(server, serving("pretrain/ghost"), "endpoint")
             until(
                 "the failure of what cannot start",
                 START_SECONDS,
                 lambda: "DEPLOY_FAILED" in json.dumps(service(server)),
             )
             assert clients.answering() == {second}
-            apply(server, serving(f"model/{new.fingerprint}"), "endpoint")
+            apply(server, serving(new.record.ref), "endpoint")
             until("the end of what cannot start", 200, lambda: _clusters(server) == 1)
             assert clients.answering() == {second}
         assert clients.failed() == [], f"{len(clients.failed())} of {len(clients.got)}"

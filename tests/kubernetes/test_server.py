@@ -47,7 +47,7 @@ def server() -> Iterator[Server]:
 def test_what_is_committed_is_taken(server: Server, folder: str) -> None:
     text = server.kubectl("kustomize", str(ROOT / "infra" / "kuberay" / folder))
     bodies = list(yaml.safe_load_all(text))
-    assert len(bodies) == 18
+    assert len(bodies) == 19
     assert [said for body in bodies if (said := server.refuses(body, NAMESPACE))] == []
 
 

@@ -15,7 +15,7 @@ KINDS = {
     "local": "cluster.control.clusters.here:Here",
     "ssh": "cluster.control.clusters.ssh:OverSsh",
     "address": "cluster.control.clusters.address:AtAddress",
-    "kubernetes": "cluster.control.clusters.kubernetes:InKubernetes",
+    "kubernetes": "cluster.kubernetes.context:InKubernetes",
 }
 
 
@@ -24,6 +24,8 @@ class Cluster(ABC):
 
     joinable: ClassVar[bool] = False
     """Whether this process is in the cluster's network: it can join, and the nodes' addresses are what they say."""
+    runs_commands: ClassVar[bool] = False
+    """Whether a command that would have to join runs on the head instead (cluster/control/on_head.py)."""
 
     def __init__(self, found: Meant) -> None:
         self.meant = found

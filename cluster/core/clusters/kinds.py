@@ -6,7 +6,7 @@ How a cluster of each kind is reached, started and ended is said in cluster/cont
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,6 +17,10 @@ from cluster.core.specs import overlay
 from cluster.core.specs.scaling import ScalingSpec
 from cluster.core.specs.spec import Spec, convert
 
+if TYPE_CHECKING:
+    from cluster.core.specs.infra import InfraSpec
+
+STORE_FOLDER = "/mnt/trunkline"  # where pods have the volume that they share
 HEAD_PORT = 6379
 DASHBOARD_PORT = 8265
 URLS = ("http://", "https://")
@@ -138,7 +142,7 @@ class Address(Context, frozen=True, kw_only=True, tag="address"):
 
 
 class Kubernetes(Context, frozen=True, kw_only=True, tag="kubernetes"):
-    """A namespace of a Kubernetes cluster with KubeRay."""
+    """A namespace of a Kubernetes with KubeRay: `ctl up` makes a RayCluster in it, reached through the API server."""
 
     kind: ClassVar[str] = "kubernetes"
 
@@ -150,6 +154,30 @@ class Kubernetes(Context, frozen=True, kw_only=True, tag="kubernetes"):
     """Namespace; empty: the context's."""
     image: str = ""
     """Image of the pods; empty: as `infra.image` and `infra.gpu_image` say."""
+    store: str = STORE_FOLDER
+    """Artifact store, as a URL; else the volume that all pods share, which this machine does not see."""
+    infra: dict[str, Any] = {}
+    """Fields of `infra` (`ctl spec schema infra`): sizes of the pods, secrets of the store, node selectors, ..."""
+
+    def check(self) -> None:
+        super().check()
+        if "://" not in self.store and self.store != STORE_FOLDER:
+            raise SpecError("store: pods do not see a folder of this machine", "Give a URL, or leave it out.")
+        for field in ("namespace", "store"):
+            if field in self.infra:
+                raise SpecError(f"infra.{field}: the context has a field of its own for it", f"Set {field}.")
+        self.infra_spec("default")
+
+    def infra_spec(self, namespace: str) -> InfraSpec:
+        """What the manifests of its RayCluster are made from."""
+        from cluster.core.specs.infra import InfraSpec  # of this kind alone: `ctl` starts sooner without
+
+        given = {**self.infra, "namespace": namespace}
+        if self.image:
+            given |= {"image": self.image, "gpu_image": self.image}
+        if self.store != STORE_FOLDER:
+            given["store"] = self.store
+        return convert(given, InfraSpec, "infra")
 
 
 AnyContext = Local | Ssh | Address | Kubernetes

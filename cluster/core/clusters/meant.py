@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.core.clusters import book
-from cluster.core.clusters.kinds import Address, AnyContext, Local
+from cluster.core.clusters.kinds import STORE_FOLDER, Address, AnyContext, Kubernetes, Local
 from cluster.core.errors import InputError
 from cluster.core.specs.scaling import ScalingSpec
 
@@ -87,6 +87,21 @@ def environment(address: str) -> dict[str, str]:
 def default_store() -> str:
     """The store that the context names, where one is meant; else empty."""
     return meant().context.store
+
+
+def is_hidden(store: str) -> bool:
+    """Whether a store is the volume of the cluster that is meant, which this machine does not see."""
+    return store == STORE_FOLDER and isinstance(meant().context, Kubernetes)
+
+
+def require_shared(store: str) -> None:
+    """Raise InputError for a folder of this machine where the cluster that is meant runs in pods, which see none."""
+    found = meant()
+    if isinstance(found.context, Kubernetes) and "://" not in store and not is_hidden(store):
+        raise InputError(
+            f"{store}: the pods of {found} do not see a folder of this machine",
+            "Leave out --store and TRUNKLINE_STORE, or give the URL of an object store.",
+        )
 
 
 def price_per_hour(scaling: ScalingSpec) -> float:
