@@ -39,6 +39,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 WAIT_SECONDS, WAITS = 0.2, 600
+CALL_TOKENS = 512  # the form of a call alone is some 70 tokens of the random model's
 NOT_SO = "not so"  # an answer, but not of the right form
 
 # What Ray's own builder serves, on a cluster of its own that ends with the process.
@@ -125,7 +126,7 @@ def chat_grammar(client: openai.OpenAI, model: str) -> None:
 @check("chat.completions: a function by name")
 def chat_function(client: openai.OpenAI, model: str) -> None:
     choice = {"type": "function", "function": {"name": "weather"}}
-    reply = chat(client, model, tools=[FUNCTION], tool_choice=choice, max_tokens=64)
+    reply = chat(client, model, tools=[FUNCTION], tool_choice=choice, max_tokens=CALL_TOKENS)
     [call] = reply.choices[0].message.tool_calls
     assert call.function.name == "weather" and "city" in json.loads(call.function.arguments)
 
@@ -140,10 +141,10 @@ def chat_plugins(client: openai.OpenAI, model: str) -> None:
     listed: Any = client.get("/plugins", cast_to=object)
     assert "calculator" in [each["id"] for each in listed["data"]]
     choice = {"type": "function", "function": {"name": "calculator"}}  # a random model would not call it by itself
-    more = {"plugins": ["calculator"], "tool_choice": choice}
-    [first, *_] = chat(client, model, max_tokens=64, extra_body=more).model_extra["plugins"]
+    asked = {"max_tokens": CALL_TOKENS, "extra_body": {"plugins": ["calculator"], "tool_choice": choice}}
+    [first, *_] = chat(client, model, **asked).model_extra["plugins"]
     assert first["name"] == "calculator" and first["state"] in ("done", "failed")
-    states = [c.model_extra.get("plugin") for c in chat(client, model, max_tokens=64, extra_body=more, stream=True)]
+    states = [c.model_extra.get("plugin") for c in chat(client, model, **asked, stream=True)]
     assert next(each["state"] for each in states if each) == "running"
 
 

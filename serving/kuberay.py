@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.core.errors import InputError, SpecError
+from cluster.core.errors import InputError
 from cluster.core.specs.endpoint import EndpointSpec
 from cluster.core.specs.spec import convert
 from cluster.core.storage.store import Store
@@ -30,8 +30,6 @@ def app(fields: dict[str, Any]) -> Application:
     store = Store()
     artifact = store.resolve(spec.model)
     name = spec.served_name or artifact.name
-    if spec.scorer:
-        raise SpecError("endpoint.scorer: a manifest's endpoint has no other beside it to score", "Leave it empty.")
     models = resolved(spec.models, spec, name, artifact, store)
     if engines := [each.name for each in models if each.place == APPLICATION]:
         raise InputError(

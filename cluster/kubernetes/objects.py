@@ -210,7 +210,7 @@ def serve_config(endpoint: EndpointSpec, application_name: str) -> Manifest:
     """Ray Serve's own configuration: `serving.kuberay:app` builds the application from the endpoint's spec. The
     application is called the same whatever the model: another name would be another application beside it.
 
-    Raises SpecError for what pods cannot have: keys in a file, a certificate.
+    Raises SpecError for what pods cannot have: keys in a file, a certificate, another endpoint beside theirs.
     """
     access = endpoint.access
     if access.keys and not is_postgres(access.database):
@@ -220,6 +220,8 @@ def serve_config(endpoint: EndpointSpec, application_name: str) -> Manifest:
         )
     if access.tls_certificate:
         raise SpecError("endpoint.access.tls_certificate: pods have no such file", "Let the Ingress end TLS.")
+    if endpoint.scorer:
+        raise SpecError("endpoint.scorer: a manifest's endpoint has none beside it that could score", "Leave it empty.")
     name = endpoint.served_name or re.sub(r"[^\w.-]+", "-", endpoint.model.rpartition("/")[2])
     arguments = {key: value for key, value in fields(endpoint).items() if key not in ("host", "port")}
     application = {

@@ -402,3 +402,5 @@ def test_keys_of_pods_are_in_postgresql() -> None:
     assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "endpoint"
     with pytest.raises(SpecError, match="Ingress"):
         rendered(order(endpoint=EndpointSpec(model="x", access=Access(tls_certificate="c", tls_key="k"))))
+    with pytest.raises(SpecError, match=r"endpoint\.scorer"):
+        rendered(order(endpoint=EndpointSpec(model="x", scorer="judge")))
