@@ -28,7 +28,7 @@ def main() -> None:
         if time.monotonic() - joined_at > LONGEST_PAUSE_SECONDS:
             pause_seconds = FIRST_PAUSE_SECONDS
         if count := nodes.end(node):
-            _tell(f"{node.address}: the raylet has ended, and {count} processes of the node with it")
+            _tell(f"{node.address}: the raylet has ended; processes that ended with it: {count}")
         threading.Event().wait(pause_seconds)  # nobody tells when a head is there again
         pause_seconds = min(LONGEST_PAUSE_SECONDS, 2 * pause_seconds)
         if not ports.listens(node.address):
