@@ -130,10 +130,12 @@ def nothing_is_told(cluster: LocalCluster, folder: Path, hook: tuple[str, list[s
     planted = {name: canary(name) for name in VARIABLES}
     for name, text in (("token", canary("token")), ("hook", url)):
         (folder / name).write_text(text + "\n")
+    user = folder / "user"  # what stands beside a script travels
+    user.mkdir()
     for name, text in (("secretive.py", SCRIPT), ("secret_stage.py", STAGE)):
-        (folder / name).write_text(text)
+        (user / name).write_text(text)
     given = ("--id", "secretive", "--secret", f"TOKEN=file:{folder / 'token'}", "--notify", f"file:{folder / 'hook'}")
-    said = cluster.ctl("submit", str(folder / "secretive.py"), *given, **planted)
+    said = cluster.ctl("submit", str(user / "secretive.py"), *given, **planted)
     assert f"digest {hashlib.sha256(canary('token').encode()).hexdigest()}" in said, "it reaches the program"
     assert "in a worker: False" in said
     assert asked == [f"/{canary('hook')}"], "it is told of the end"
@@ -161,6 +163,5 @@ def test_a_cluster_tells_no_secret_of_the_shell_that_started_it(
 ) -> None:
     for name in VARIABLES:
         monkeypatch.setenv(name, canary(name))
-    (tmp_path / "user").mkdir()
     with running(tmp_path / "home") as cluster:
-        nothing_is_told(cluster, tmp_path / "user", hook)
+        nothing_is_told(cluster, tmp_path, hook)
