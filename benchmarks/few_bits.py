@@ -37,11 +37,12 @@ from pipelines.stages.compression.weights import quantize
 
 WINDOW = 512  # tokens of a window of plain text
 FOUR: dict[str, Any] = {"scheme": "int4", "zero_points": True, "embeddings": "int8"}
+EIGHT: dict[str, Any] = {"embeddings": "int8", "balancing": SmoothQuant(), "rounding": Gptq()}
 QKV = ("q_proj", "k_proj", "v_proj")
 WAYS = {
     "int8, nearest": QuantizeSpec(embeddings="int8"),
-    "int8, smooth_quant": QuantizeSpec(embeddings="int8", balancing=SmoothQuant()),
-    "int8, smooth_quant, q k v kept": QuantizeSpec(embeddings="int8", balancing=SmoothQuant(), keep=QKV),
+    "int8, smooth_quant, gptq": QuantizeSpec(**EIGHT),
+    "int8, the same, q, k, v and outliers kept": QuantizeSpec(keep=QKV, spare_above=40, **EIGHT),
     "int4, nearest": QuantizeSpec(**FOUR),
     "int4, awq": QuantizeSpec(balancing=Awq(), **FOUR),
     "int4, gptq": QuantizeSpec(rounding=Gptq(), **FOUR),
