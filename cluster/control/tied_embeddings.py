@@ -89,7 +89,8 @@ def register() -> None:
         @classmethod
         def _quantization_scheme_map_from_config(cls, config: dict[str, Any]) -> Any:
             # vLLM takes it that whole bytes are multiplied with bytes.
-            groups, embeddings = {}, {}
+            groups: dict[str, Any] = {}
+            embeddings: dict[str, Any] = {}
             for name, group in config.get("config_groups", {}).items():
                 (embeddings if "Embedding" in group["targets"] else groups)[name] = group
             found = super()._quantization_scheme_map_from_config(config | {"config_groups": groups})
