@@ -27,7 +27,7 @@ VARIABLES = (
 PAGES = (
     *("/", "/api/version", "/api/jobs/", "/api/jobs/{job}", "/api/jobs/{job}/logs", "/api/serve/applications/"),
     *("/api/cluster_status", "/api/component_activities", "/api/v0/cluster_metadata", "/events", "/logical/actors"),
-    *("/nodes?view=summary", "/nodes?view=details", "/nodes/{node}", "/api/v0/logs?node_id={node}"),
+    *("/nodes?view=summary", "/nodes/{node}", "/api/v0/logs?node_id={node}"),
     *("/api/v0/nodes?detail=true", "/api/v0/tasks?detail=true", "/api/v0/actors?detail=true"),
     *("/api/v0/jobs?detail=true", "/api/v0/workers?detail=true", "/api/v0/runtime_envs?detail=true"),
     *("/api/v0/cluster_events?detail=true", "/api/v0/objects?detail=true", "/api/v0/tasks/timeline"),

@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller.state import PreemptingState, RestartingState
 
 from cluster.control.durable import telling
+from cluster.core.errors import gist
 
 LOOK_SECONDS = 1.0  # between two looks at whether the driver wants to stop
 _terminated = False
@@ -79,7 +80,10 @@ class TellLosses(ControllerCallback):
 
     def _tell(self, kind: str, text: str) -> None:
         self._notice(text)
-        telling.happened(kind, text)
+        try:
+            telling.happened(kind, text)
+        except Exception as error:  # of any object store: Ray would end the run for it
+            self._notice(f"this is not written down: {gist(str(error))}")
 
 
 def _announced(info: Any) -> str:
