@@ -89,12 +89,10 @@ def register() -> None:
         @classmethod
         def _quantization_scheme_map_from_config(cls, config: dict[str, Any]) -> Any:
             # vLLM takes it that whole bytes are multiplied with bytes.
-            groups: dict[str, Any] = {}
-            embeddings: dict[str, Any] = {}
-            for name, group in config.get("config_groups", {}).items():
-                (embeddings if "Embedding" in group["targets"] else groups)[name] = group
-            found = super()._quantization_scheme_map_from_config(config | {"config_groups": groups})
-            for group in embeddings.values():
+            groups = config.get("config_groups", {})
+            others = {name: group for name, group in groups.items() if "Embedding" not in group["targets"]}
+            found: dict[str, Any] = super()._quantization_scheme_map_from_config(config | {"config_groups": others})
+            for group in (group for group in groups.values() if "Embedding" in group["targets"]):
                 weights = QuantizationArgs.model_validate(group["weights"])
                 found["Embedding"] = {"weights": weights, "input_activations": None, "format": group["format"]}
             return found
