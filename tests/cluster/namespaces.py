@@ -1,8 +1,9 @@
-"""Machines of their own on this one: a network namespace each, with a host name, a home and an /etc/hosts, on a switch.
+"""Machines of their own on this one: namespaces of network, processes and names each, with a home and an /etc/hosts, on
+one switch.
 
 A link is cut as a cable is pulled: what is sent is lost, and nobody is told. A machine that loses its power sends
-nothing any more, so its link is cut before its processes are killed. Files, clock and process ids are shared: a store
-on this disk is a shared file system to them.
+nothing any more, so its link is cut before its processes are killed. None sees another's processes: Ray looks for heads
+among them. Files and the clock are shared: a store on this disk is a shared file system to them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ NAMES = Path("/etc/netns")  # where `ip netns exec` finds the files that take th
 # As Debian writes it: the machine's own name leads to loopback.
 HOSTS = "127.0.0.1\tlocalhost\n127.0.1.1\t{name}\n"
 GONE_SECONDS = 60.0
+# A machine's first process. It names the machine, and takes leave of the processes that lost their parent.
+INIT = 'hostname "$0"; echo; while :; do sleep 5; done'
 _numbers = itertools.count()
 
 
@@ -57,12 +60,22 @@ class Machine:
             ip("-n", self.space, "link", "set", device, "up")
         ip("-n", self.space, "route", "add", "default", "via", f"{SUBNET}.254")
         ip("-n", network.space, "link", "set", self.port, "up")
+        self.boot()
+
+    def boot(self) -> None:
+        """Switch it on: its first process, and its link. Nothing else runs then."""
+        apart = ("unshare", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child")
+        command = ["ip", "netns", "exec", self.space, *apart, "sh", "-c", INIT, self.name]
+        power = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT_ROOT)
+        assert power.stdout and power.stdout.readline()
+        (first,) = psutil.Process(power.pid).children()
+        self._first, self._power = first.pid, power
         self.join_link()
 
     def command(self, *words: str) -> list[str]:
         """The command line that runs one on this machine."""
-        named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
-        return ["ip", "netns", "exec", self.space, *named, *words]
+        spaces = ("--net", "--uts", "--mount", "--pid")
+        return ["nsenter", f"--target={self._first}", *spaces, f"--wd={PROJECT_ROOT}", "--", *words]
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
@@ -124,6 +137,7 @@ class Machine:
                 except psutil.NoSuchProcess:
                     continue
             psutil.wait_procs(left, timeout=GONE_SECONDS)
+        self._power.wait(GONE_SECONDS)
 
     def remove(self) -> None:
         subprocess.run(["ip", "netns", "del", self.space], capture_output=True, timeout=60, check=False)
@@ -168,9 +182,11 @@ class Network:
     def __exit__(self, *error: object) -> None:
         for machine in self.machines[::-1]:
             machine.lose_power()
+            machine.boot()
             here = machine.environment(RAY_ADDRESS="local")  # for the folders that Ray left, and no other machine's
             down = machine.command(*CTL, "down")
             subprocess.run(down, env=here, cwd=PROJECT_ROOT, capture_output=True, timeout=120, check=False)
+            machine.lose_power()
             machine.remove()
         subprocess.run(["ip", "netns", "del", self.space], capture_output=True, timeout=60, check=False)
         with suppress(OSError):  # others' are in it

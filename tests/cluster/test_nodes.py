@@ -73,7 +73,7 @@ setsid {folder}/raylet 1000 >/dev/null 2>&1 &
 def test_a_node_whose_raylet_ended_ends_its_workers_and_joins_again(
     joined: Node, start: Start, tmp_path: Path, served: str
 ) -> None:
-    """The head is gone, then there; Ray's own part is played: test_joins_again.py has the real one."""
+    """The head is gone, then there; Ray's own part is played: test_two_machines.py has the real one."""
     raylet, worker = start("raylet"), start("worker")
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
