@@ -6,6 +6,7 @@ import itertools
 import math
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,8 @@ class Tiny(torch.nn.Module):
         torch.manual_seed(0)
         self.base = torch.nn.Embedding(4, 2)
         self.output = torch.nn.Linear(2, 4)
+
+    config = SimpleNamespace(_attn_implementation="eager")
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.output

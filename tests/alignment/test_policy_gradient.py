@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +35,8 @@ from tests.alignment.tiny_chat import rlhf
 
 class Unigram(nn.Module):
     """The smallest model: the same logits everywhere."""
+
+    config = SimpleNamespace(_attn_implementation="eager")
 
     def __init__(self, logits: list[float]) -> None:
         super().__init__()
@@ -219,6 +222,8 @@ def test_a_rollout_is_written_whole_and_forgotten_when_no_checkpoint_needs_it(tm
 
 class TwoSteps(nn.Module):
     """A policy of three tokens over two steps: logits of the first, and of the second by the first. Token 3 begins."""
+
+    config = SimpleNamespace(_attn_implementation="eager")
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()

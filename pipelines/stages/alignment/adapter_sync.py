@@ -69,7 +69,7 @@ class Frozen:
     """The model that a policy began as: the policy without its adapter."""
 
     def __init__(self, policy: Any) -> None:
-        self.policy = policy
+        self.policy, self.config = policy, policy.config
 
     def __call__(self, tokens: Tensor, **options: Any) -> Any:
         learning = self.policy.training

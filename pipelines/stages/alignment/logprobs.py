@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipelines.stages.alignment.shared_prompts import shared
 from pipelines.stages.training.objectives.cross_entropy import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from pipelines.stages.training.objectives.output_layer import OutputLayer
 
@@ -22,9 +23,19 @@ def token_logprobs(model: Any, tokens: Tensor, temperature: float, learn: Tensor
     length) is given, of its tokens alone, and 0 elsewhere."""
     if learn is None:
         learn = torch.ones_like(tokens[:, 1:], dtype=torch.bool)
-    with OutputLayer.of(model).asked(learn):
-        logits = model(tokens[:, :-1], use_cache=False).logits
-    return scattered(logits, tokens, temperature, learn)
+    return scattered(learned_logits(model, tokens, learn), tokens, temperature, learn)
+
+
+def learned_logits(model: Any, tokens: Tensor, learn: Tensor) -> Tensor:
+    """The logits (learned, vocabulary) of those of tokens[:, 1:] (batch, length + 1) to learn (batch, length)."""
+    output_layer, text = OutputLayer.of(model), shared(model, tokens, learn)
+    if text is None:
+        with output_layer.asked(learn):
+            whole: Tensor = model(tokens[:, :-1], use_cache=False).logits
+            return whole
+    with output_layer.asked_at(text.told_from, text.inputs.size(1)):
+        found: Tensor = model(text.inputs, position_ids=text.positions, texts=text.texts, use_cache=False).logits
+        return found
 
 
 def scattered(logits: Tensor, tokens: Tensor, temperature: float, learn: Tensor) -> Tensor:

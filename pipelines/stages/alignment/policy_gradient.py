@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.critic import Critic, value_losses
-from pipelines.stages.alignment.logprobs import scattered
+from pipelines.stages.alignment.logprobs import learned_logits, scattered
 from pipelines.stages.alignment.losses.loss import PolicyLoss
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.objectives.output_layer import OutputLayer
@@ -131,8 +131,13 @@ class PolicyGradient(Objective):
     def told(self, tokens: Tensor, learn: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1) where they are learned, 0 elsewhere,
         and the critic's values there."""
-        with self.output_layer.asked(learn):
-            logits, values = self.outputs(tokens[:, :-1])
+        values = None
+        if self.critic is None:
+            with self.autocast(tokens):
+                logits = learned_logits(self.model, tokens, learn)
+        else:
+            with self.output_layer.asked(learn):
+                logits, values = self.outputs(tokens[:, :-1])
         return scattered(logits, tokens, self.temperature, learn), values
 
     def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -34,6 +34,7 @@ from pipelines.stages.alignment.reward import RewardModel
 from pipelines.stages.alignment.rewards.named import named
 from pipelines.stages.alignment.rollouts import RolloutBatches
 from pipelines.stages.alignment.scoring import JUDGED, Scorer
+from pipelines.stages.alignment.shared_prompts import share_prompts
 from pipelines.stages.alignment.sync import GREEDY_TOKENS, WeightSync
 from pipelines.stages.alignment.watching import transcripts
 from pipelines.stages.alignment.watching.alarms import alarms
@@ -173,6 +174,8 @@ def recipe(work: Work, rank: int) -> Parts:
         trained = trained_parameters(policy)
         sizes = {"parameters": model.num_parameters() - trained, "trained_parameters": trained}
     reference = (Frozen(policy) if adapts else load_reference(folder, spec, device)) if spec.kl_coef else None
+    for one in (model, *([] if adapts or reference is None else [reference])):
+        share_prompts(one, scaling)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
     values = spec.advantage.value_function

@@ -9,6 +9,7 @@ anew for each batch), the mask of pretraining keeps conversations apart (objecti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,9 +44,14 @@ def keep_apart(model: Any, scaling: ScalingSpec) -> None:
         model.set_attn_implementation(NAME)
 
 
+def can_be_apart(config: Any, scaling: ScalingSpec) -> bool:
+    """Whether a model hands on to its attention what keeps the pieces of a row apart."""
+    return config.model_type in APART and scaling.sequence_parallel_size == 1 and not scaling.compile
+
+
 def needs_no_mask(config: Any, scaling: ScalingSpec) -> bool:
     """Whether a model can attend within conversations by the attention NAME, which transformers then knows."""
-    if config.model_type not in APART or scaling.sequence_parallel_size > 1 or scaling.compile:
+    if not can_be_apart(config, scaling):
         return False
     from transformers import AttentionInterface
 
@@ -80,15 +86,20 @@ def attend(
     divisor of its heads. `lengths` of the pieces of all rows are theirs together. (batch, length, heads, head size)."""
     # Under autocast rotary positions leave fp32 behind, which each piece would make half of again.
     tokens = (heads.to(value.dtype).transpose(1, 2).flatten(0, 1) for heads in (query, key, value))
-    found = []
-    for parts in zip(*(one.split(lengths) for one in tokens), strict=True):
-        own = [part.transpose(0, 1).unsqueeze(0) for part in parts]  # (1, heads, length of the piece, head size)
-        window = _window(len(parts[0]), sliding_window, query.device)
-        attended = F.scaled_dot_product_attention(
-            *own, window, dropout, is_causal=window is None, scale=scaling, enable_gqa=query.size(1) > key.size(1)
-        )
-        found.append(attended.squeeze(0).transpose(0, 1))
+    pieces = zip(*(one.split(lengths) for one in tokens), strict=True)
+    found = [by_itself(piece, dropout=dropout, scaling=scaling, sliding_window=sliding_window) for piece in pieces]
     return torch.cat(found).unflatten(0, (len(query), -1)), None
+
+
+def by_itself(piece: Sequence[Tensor], *, dropout: float, scaling: float | None, sliding_window: int | None) -> Tensor:
+    """Causal attention within a piece: query, key and value are (length, heads, head size), as what comes out."""
+    query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in piece)
+    window = _window(query.size(2), sliding_window, query.device)
+    grouped = query.size(1) > key.size(1)
+    attended = F.scaled_dot_product_attention(
+        query, key, value, window, dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+    )
+    return attended.squeeze(0).transpose(0, 1)
 
 
 def _window(length: int, size: int | None, device: torch.device) -> Tensor | None:

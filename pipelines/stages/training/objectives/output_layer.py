@@ -31,7 +31,14 @@ class OutputLayer:
     @contextmanager
     def asked(self, which: Tensor) -> Iterator[None]:
         """Which tokens of the next batch, (batch, length) bool, are asked for, in the order of their rows."""
-        self._length, self._asked = which.size(1), which.flatten().nonzero().flatten()
+        with self.asked_at(which.flatten().nonzero().flatten(), which.size(1)):
+            yield
+
+    @contextmanager
+    def asked_at(self, places: Tensor, length: int) -> Iterator[None]:
+        """The places (asked,) in rows of a length, one behind the other, that are told from, each as often as it is
+        named."""
+        self._length, self._asked = length, places
         try:
             yield
         finally:
