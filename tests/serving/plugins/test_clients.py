@@ -90,7 +90,7 @@ def test_the_page_switches_them_on_and_shows_them(browser: Browser, tmp_path: Pa
         browser.picture(tmp_path / "plugins.png")
         browser.open(url)  # what was switched on stays so, and what was shown
         browser.until("document.querySelectorAll('.plugin').length === 2")
-        assert browser.js("document.querySelector('#plugins input').checked")
+        browser.until("document.querySelector('#plugins input')?.checked")  # they are asked for apart
         send(browser, "Once more")
         browser.until("document.querySelector('.turn:last-child .body')?.innerText === 'Again.'")
         assert [each for each in browser.errors if "/-/routes" not in each] == []  # which Serve's proxy has
