@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipelines.specs import ScalingSpec
-from pipelines.stages.tuning.attention import by_itself, can_be_apart
+from pipelines.stages.tuning.attention import by_itself, can_be_apart, split
 
 NAME = "answers_apart"  # of the attention, in transformers' registry
 Text = tuple[int, list[int]]  # lengths of a prompt and of its answers, in the order in which they stand
@@ -96,10 +96,7 @@ def attend(
     divisor of its heads. Without `texts` each row is one. (batch, length, heads, head size)."""
     apart = partial(by_itself, dropout=dropout, scaling=scaling, sliding_window=sliding_window)
     texts = [(query.size(2), [])] * len(query) if texts is None else texts
-    # Under autocast rotary positions leave fp32 behind, which each piece would make half of again.
-    tokens = [heads.to(value.dtype).transpose(1, 2).flatten(0, 1) for heads in (query, key, value)]
-    lengths = [length for prompt, answers in texts for length in (prompt, *answers)]
-    pieces = zip(*(one.split(lengths) for one in tokens), strict=True)
+    pieces = split(query, key, value, [length for prompt, answers in texts for length in (prompt, *answers)])
     found = []
     for length, answers in texts:
         prompt = next(pieces)

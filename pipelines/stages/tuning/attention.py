@@ -9,7 +9,7 @@ anew for each batch), the mask of pretraining keeps conversations apart (objecti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -84,11 +84,16 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: `query` is (batch, heads, length, head size), `key` and `value` have a
     divisor of its heads. `lengths` of the pieces of all rows are theirs together. (batch, length, heads, head size)."""
-    # Under autocast rotary positions leave fp32 behind, which each piece would make half of again.
-    tokens = (heads.to(value.dtype).transpose(1, 2).flatten(0, 1) for heads in (query, key, value))
-    pieces = zip(*(one.split(lengths) for one in tokens), strict=True)
+    pieces = split(query, key, value, lengths)
     found = [by_itself(piece, dropout=dropout, scaling=scaling, sliding_window=sliding_window) for piece in pieces]
     return torch.cat(found).unflatten(0, (len(query), -1)), None
+
+
+def split(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Iterator[tuple[Tensor, ...]]:
+    """The pieces of all rows, in their order: query, key and value of each, (length, heads, head size)."""
+    # Under autocast rotary positions leave fp32 behind, which each piece would make half of again.
+    tokens = (heads.to(value.dtype).transpose(1, 2).flatten(0, 1) for heads in (query, key, value))
+    return zip(*(one.split(lengths) for one in tokens), strict=True)
 
 
 def by_itself(piece: Sequence[Tensor], *, dropout: float, scaling: float | None, sliding_window: int | None) -> Tensor:
