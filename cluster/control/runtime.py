@@ -84,6 +84,8 @@ def connect(scaling: ScalingSpec) -> None:
         if address != "auto":  # what asks for the dashboard in a worker must not take that of another cluster
             carried[ADDRESS] = address
         options |= {"address": address, "runtime_env": {"env_vars": carried}}
+    if not debugging():
+        starting.tell_errors_in_a_line()
     try:
         with signals.kept(), _around_start(private):
             _init({**options, "job_config": _job_config()})

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+LOST_NODE = re.compile(r"The node with node id: \w+ and address: (\S+) .* has been marked dead")
+LOST_RAYLET = "Raylet is terminated."
 
 
 @contextmanager
@@ -49,3 +54,22 @@ def without_log() -> Iterator[None]:
             for line in said:
                 if LOG_LEVEL.encode() not in line:
                     os.write(2, line)
+
+
+def tell_errors_in_a_line() -> None:
+    """Have what a cluster's processes tell its drivers, as of a lost node, take one line of this driver's log.
+
+    Ray prints them whole, with the last twenty lines of a dead process's own log, and among what the driver says.
+    """
+    import ray._private.worker
+
+    ray._private.worker.print_to_stdstream = _tell_error
+
+
+def _tell_error(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+    for text in data["lines"]:
+        if text.startswith(LOST_RAYLET):
+            continue  # the head tells of the same node, with its address
+        lost = LOST_NODE.match(text)
+        said = f"a node of the cluster was lost: {lost[1]}" if lost else f"Ray: {text.strip().splitlines()[0]}"
+        print(said, file=sys.stderr, flush=True)

@@ -201,3 +201,36 @@ def test_ray_data_says_nothing_of_its_own(tmp_path: Path) -> None:
         [sys.executable, "-c", DATA], env=environment(tmp_path), cwd=PROJECT_ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 4]\n", "")
+
+
+ERRORS = """
+import sys
+import ray
+from ray._private.utils import publish_error_to_driver
+from cluster.control import runtime
+from cluster.core.specs.scaling import ScalingSpec
+runtime.connect(ScalingSpec())
+for text in (
+    "Raylet is terminated. Termination is unexpected. Last 20 lines of the Raylet logs:\\n    [info] a line",
+    "The node with node id: 48af and address: 192.0.2.2 and node name: box has been marked dead because\\n\\t(1) it",
+    "something else\\nat length",
+):
+    publish_error_to_driver("any", text, gcs_client=ray._private.worker.global_worker.gcs_client)
+sys.stdin.read()
+"""
+
+
+def test_what_the_cluster_tells_of_its_errors_takes_a_line_each(tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", ERRORS],
+        env=environment(tmp_path),
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert driver.stdout is not None
+    said = [driver.stdout.readline() for _ in range(2)]
+    rest, _ = driver.communicate()
+    assert [*said, rest] == ["a node of the cluster was lost: 192.0.2.2\n", "Ray: something else\n", ""]
