@@ -5,9 +5,10 @@
 
 Each step: the same 4 prompts of Alpaca to both, 4 answers to each, at most 64 tokens at temperature 1, KL to a
 reference, one update of all weights. TRL 1.16 samples by transformers, its default, and has no PPO, which is held
-against our GRPO. Both without activation checkpointing. The first step, which warms up, is left out. Memory is the
-proportional set size of the whole tree of processes, sampled every second, from the first step's beginning on. Each
-case has a process of its own, so that none is weighed with what another has left.
+against our GRPO; `ppo` has a critic of the policy's size, `ppo-head` a head on the policy. Both without activation
+checkpointing, checkpoints of the run and ZeRO. The first step, which warms up, is left out. Memory is the proportional
+set size of the whole tree of processes, sampled every three seconds, from the first step's beginning on. Each case has
+a process of its own, so that none is weighed with what another has left.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline, build, run
 from pipelines.specs import ConversationsSpec, Gae, Group, LeaveOneOut, PretrainedSpec, RepetitionReward, RlhfSpec
 from pipelines.specs import ScalingSpec as Scaling
+from pipelines.specs import ValueFunction
 
+PPO: dict[str, Any] = {"ppo": "policy", "ppo-head": "head"}  # where the critic begins: a model of its own, or a head
 PROMPTS, ANSWERS, LENGTH, RATE, KL = 4, 4, 64, 1e-6, 0.05
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument("--trl", required=True)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=["grpo", "rloo", "ppo"])
+    parser.add_argument("--only", nargs="*", default=["grpo", "rloo", *PPO])
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)  # of one process: who, what, round
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def main() -> None:
         return
     for round_ in range(given.rounds):
         for algorithm in given.only:
-            for who in ("ours", "TRL") if algorithm != "ppo" else ("ours",):
+            for who in ("ours", "TRL") if algorithm not in PPO else ("ours",):
                 subprocess.run([sys.executable, *sys.argv, "--case", who, algorithm, str(round_)], check=True)
 
 
@@ -106,10 +109,11 @@ def _ours(algorithm: str, built: dict[str, Any], store: Store, steps: int, round
         seed=round_,
         **{"grpo": {"advantage": Group()}, "rloo": {"advantage": LeaveOneOut()}}.get(algorithm, {}),
     )
-    if algorithm == "ppo":
-        spec = replace(spec, advantage=Gae(), kl_penalty="reward")
+    if critic := PPO.get(algorithm):
+        spec = replace(spec, advantage=Gae(critic=ValueFunction(start=critic)), kl_penalty="reward")
     inputs = {"model": built["pretrained"], "prompts": built["conversations"]}
-    scaling = Scaling(num_workers=1, cpus_per_worker=2, log_every=1)  # as TRL: one process that uses both cores
+    # As TRL: one process that uses both cores, no checkpoint, and nothing that is shared out.
+    scaling = Scaling(num_workers=1, cpus_per_worker=2, log_every=1, checkpoint_every_seconds=1e6, zero_stage=0)
     with _peak() as peak:
         found = build(spec, inputs, store=store, scaling=scaling, name=f"{algorithm}-{round_}")
     lines = metrics.read(found.location)
@@ -169,7 +173,7 @@ def _peak() -> Iterator[list[int]]:
     before = psutil.Process().memory_full_info().pss
 
     def watch() -> None:
-        while not ended.wait(1.0):
+        while not ended.wait(3.0):
             total = 0
             for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
                 with suppress(psutil.Error):

@@ -29,6 +29,7 @@ from pipelines.stages.alignment.packing import micro_batches, padded, placed, ro
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.prompts import Prompt
 from pipelines.stages.alignment.reward import scores
+from pipelines.stages.alignment.shared_prompts import asked
 from pipelines.stages.generation.engine import Completion
 from pipelines.stages.training.optimizers.optimizers import build_optimizer
 from tests.alignment.test_policy_gradient import TwoSteps, log_policy, sequence_kl
@@ -193,7 +194,7 @@ class Tiny(torch.nn.Module):
         self.base = torch.nn.Embedding(4, 2)
         self.output = torch.nn.Linear(2, 4)
 
-    config = SimpleNamespace(_attn_implementation="eager")
+    config = SimpleNamespace(_attn_implementation="eager")  # shares no prompts
 
     def get_output_embeddings(self) -> torch.nn.Module:
         return self.output
@@ -329,16 +330,18 @@ def test_a_critic_begins_as_what_it_is_told_to(tmp_path: Path) -> None:
         start: Critic.of(ValueFunction(start=start), policy, tmp_path / "policy", tmp_path / "reward")
         for start in starts
     }
-    found = critics["reward"](tokens)
+    ends = asked(reward, torch.cat([tokens, tokens[:, :1]], 1), torch.eye(4)[[3, 2]].bool())
+    found = critics["reward"](ends)
     expected = scores(reward, tokens, torch.tensor([4, 3]))
-    torch.testing.assert_close(found[[0, 1], [3, 2]], expected)
-    assert not critics["policy"](tokens).any()
+    torch.testing.assert_close(found, expected)
+    assert not critics["policy"](ends).any()
     assert critics["policy"].trunk is not None and critics["head"].trunk is None
     judged = PolicyGradient(
         policy, "fp32", loss=Clipped(), kl_coef=0.0, kl_penalty="token", temperature=1.0, critic=critics["head"]
     )
     torch.nn.init.ones_(critics["head"].score.weight)
     batch = {"tokens": tokens, "learn": torch.ones(2, 3, dtype=torch.bool), "behaviour": torch.zeros(2, 3)}
-    values = judged({"tokens": tokens}).detach()  # what it says at the rollout is what it says when it learns
+    # What it says at the rollout is what it says when it learns.
+    values = judged({"tokens": tokens, "valued": batch["learn"]}).detach()
     batch |= {"advantages": torch.zeros(2), "weights": torch.ones(2), "values": values, "returns": values}
     assert values.any() and judged(batch).item() == pytest.approx(0, abs=1e-9)

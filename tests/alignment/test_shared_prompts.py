@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from pipelines.specs import ScalingSpec
+from pipelines.stages.alignment.advantages.advantage import ValueFunction
+from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.logprobs import token_logprobs
+from pipelines.stages.alignment.losses import Clipped
+from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.shared_prompts import NAME, share_prompts, shared
 from pipelines.stages.tuning.attention import APART
 from tests.tuning.test_packing import has_experts, objective
@@ -64,6 +68,33 @@ def test_answers_are_worth_what_they_are_in_rows_of_their_own(family: str) -> No
     assert gradients.keys() == shared_gradients.keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(shared_gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("start", ["head", "policy"])
+def test_a_critic_sees_each_prompt_once_and_expects_the_same(family: str, start: Any) -> None:
+    """Of PPO: values, loss and all gradients, of a head on the policy and of a model beside it."""
+    tokens, learn = batch(GROUPS)
+    figures = torch.Generator().manual_seed(4)
+    rows = {name: torch.randn(learn.shape, generator=figures) for name in ("advantages", "values", "returns")}
+    given = {"tokens": tokens, "learn": learn, "weights": torch.ones(len(tokens))} | rows
+    given["behaviour"] = torch.full(learn.shape, -4.0)
+    found = []
+    for sharing in (False, True):
+        policy, trunk = model(family, sharing), model(family, sharing).base_model if start == "policy" else None
+        torch.manual_seed(1)
+        score = torch.nn.Linear(policy.config.hidden_size, 1)
+        critic = Critic(ValueFunction(start=start), trunk, score)
+        ppo = PolicyGradient(
+            policy, "fp32", loss=Clipped(), kl_coef=0.0, kl_penalty="token", temperature=1.0, critic=critic
+        )
+        values = ppo({"tokens": tokens, "valued": learn}).detach()
+        assert bool((values != 0).eq(learn).all())
+        loss = ppo(given)
+        loss.backward()
+        gradients = {name: p.grad for name, p in ppo.named_parameters() if p.grad is not None}
+        found.append((values, loss.detach(), ppo.pop_sums(), gradients))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=2e-5)
 
 
 def test_a_prompt_is_computed_once_and_padding_not_at_all() -> None:

@@ -101,7 +101,7 @@ class Appraiser:
             asked = {name: batch[name] for name in ("tokens", "learn")}
             for name in found:
                 if name == "values":
-                    figures = engine.look({"tokens": batch["tokens"]})
+                    figures = engine.look({"tokens": batch["tokens"], "valued": batch["learn"]})
                 elif name == PROXIMAL:
                     figures = engine.look(asked)
                 else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.stages.alignment.advantages.advantage import ValueFunction
+from pipelines.stages.alignment.shared_prompts import Asked
 from pipelines.stages.training.models.models import load_model
 
 
@@ -42,11 +43,13 @@ class Critic(nn.Module):
         whole = None if fields.start == "head" else load_model(folder)
         return cls(fields, None if whole is None else getattr(whole, whole.base_model_prefix), score)
 
-    def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """What is expected after each of the tokens (batch, length), fp32; `hidden` are the policy's states there."""
+    def forward(self, text: Asked, hidden: Tensor | None = None) -> Tensor:
+        """What is expected before each learned token (learned,), fp32; `hidden` (rows, length, size) are the policy's
+        states, of a critic without a trunk."""
         if self.trunk is not None:
-            hidden = self.trunk(tokens, use_cache=False).last_hidden_state
-        values: Tensor = self.score(hidden).squeeze(-1).float()
+            hidden = self.trunk(text.inputs, use_cache=False, **text.others).last_hidden_state
+        assert hidden is not None
+        values: Tensor = self.score(hidden.flatten(0, 1).index_select(0, text.told_from)).squeeze(-1).float()
         return values
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:

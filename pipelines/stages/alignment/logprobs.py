@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipelines.stages.alignment.shared_prompts import shared
+from pipelines.stages.alignment.shared_prompts import asked
 from pipelines.stages.training.objectives.cross_entropy import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from pipelines.stages.training.objectives.output_layer import OutputLayer
 
@@ -28,13 +28,9 @@ def token_logprobs(model: Any, tokens: Tensor, temperature: float, learn: Tensor
 
 def learned_logits(model: Any, tokens: Tensor, learn: Tensor) -> Tensor:
     """The logits (learned, vocabulary) of those of tokens[:, 1:] (batch, length + 1) to learn (batch, length)."""
-    output_layer, text = OutputLayer.of(model), shared(model, tokens, learn)
-    if text is None:
-        with output_layer.asked(learn):
-            whole: Tensor = model(tokens[:, :-1], use_cache=False).logits
-            return whole
-    with output_layer.asked_at(text.told_from, text.inputs.size(1)):
-        found: Tensor = model(text.inputs, position_ids=text.positions, texts=text.texts, use_cache=False).logits
+    text = asked(model, tokens, learn)
+    with OutputLayer.of(model).asked_at(text.told_from, text.inputs.size(1)):
+        found: Tensor = model(text.inputs, use_cache=False, **text.others).logits
         return found
 
 
@@ -42,8 +38,12 @@ def scattered(logits: Tensor, tokens: Tensor, temperature: float, learn: Tensor)
     """Log-probabilities (batch, length) of the tokens to learn out of their logits (learned, vocabulary), 0 elsewhere;
     the logits are overwritten, as `label_logprobs` says."""
     scaled = logits if temperature == 1.0 else logits.float() / temperature
-    found = label_logprobs(scaled, tokens[:, 1:][learn])
-    return found.new_zeros(learn.shape).masked_scatter(learn, found)
+    return spread(label_logprobs(scaled, tokens[:, 1:][learn]), learn)
+
+
+def spread(figures: Tensor, learn: Tensor) -> Tensor:
+    """Figures (learned,) of the tokens to learn, where they stand (batch, length); 0 elsewhere."""
+    return figures.new_zeros(learn.shape).masked_scatter(learn, figures)
 
 
 def label_logprobs(logits: Tensor, labels: Tensor) -> Tensor:

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from pipelines.stages.alignment.correction import Correction
 from pipelines.stages.alignment.critic import Critic, value_losses
-from pipelines.stages.alignment.logprobs import learned_logits, scattered
+from pipelines.stages.alignment.logprobs import scattered, spread
 from pipelines.stages.alignment.losses.loss import PolicyLoss
+from pipelines.stages.alignment.shared_prompts import Asked, asked
 from pipelines.stages.training.objectives.objective import Objective
 from pipelines.stages.training.objectives.output_layer import OutputLayer
 
@@ -67,8 +68,8 @@ class PolicyGradient(Objective):
     """tokens (batch, length + 1); learn, behaviour (batch, length); weights (batch,); advantages (batch,) of answers or
     (batch, length) of tokens; where there is a penalty, reference (batch, length); for a critic values, what it said at
     the rollout, and returns, what it should have said (batch, length); for a correction proximal (batch, length), where
-    the step is not the first of its rollout. Without advantages it is asked: of tokens alone for the critic's values
-    there, with learn for the policy's log-probabilities.
+    the step is not the first of its rollout. Without advantages it is asked: with learn for the policy's
+    log-probabilities of those tokens, with valued (batch, length) for what the critic expects before them.
     """
 
     names: tuple[str, ...] = (ROLLOUT_GAP, CLIPPED, ENTROPY)
@@ -101,7 +102,9 @@ class PolicyGradient(Objective):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         tokens = batch["tokens"]
         if "advantages" not in batch:
-            return self.told(tokens, batch["learn"])[0] if "learn" in batch else self._values(tokens[:, :-1])
+            if "valued" in batch:
+                return spread(self._values(tokens, batch["valued"]), batch["valued"])
+            return self.told(tokens, batch["learn"])[0]
         learn, behaviour = batch["learn"], batch["behaviour"]
         logprobs, values = self.told(tokens, learn)
         gap = log_ratio = (logprobs - behaviour).where(learn, 0)
@@ -130,31 +133,36 @@ class PolicyGradient(Objective):
 
     def told(self, tokens: Tensor, learn: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (batch, length) of tokens[:, 1:] (batch, length + 1) where they are learned, 0 elsewhere,
-        and the critic's values there."""
-        values = None
-        if self.critic is None:
-            with self.autocast(tokens):
-                logits = learned_logits(self.model, tokens, learn)
-        else:
-            with self.output_layer.asked(learn):
-                logits, values = self.outputs(tokens[:, :-1])
-        return scattered(logits, tokens, self.temperature, learn), values
+        and what the critic expects before each."""
+        text = asked(self.model, tokens, learn)
+        with self.output_layer.asked_at(text.told_from, text.inputs.size(1)):
+            logits, values = self.outputs(text, self._valued(tokens, learn) or text)
+        found = scattered(logits, tokens, self.temperature, learn)
+        return found, None if values is None else spread(values, learn)
 
-    def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits of the tokens that are asked for, and the critic's values (batch, length)."""
-        with self.autocast(inputs):
+    def outputs(self, text: Asked, valued: Asked) -> tuple[Tensor, Tensor | None]:
+        """Logits of the tokens that are asked for, and the critic's values (learned,) of those that it is."""
+        with self.autocast(text.inputs):
+            within = self.critic is not None and self.critic.trunk is None
+            others = text.others | ({"output_hidden_states": True} if within else {})
+            output: Any = self.model(text.inputs, use_cache=False, **others)
             if self.critic is None:
-                return self.model(inputs, use_cache=False).logits, None
-            shared = self.critic.trunk is None
-            output: Any = self.model(inputs, use_cache=False, output_hidden_states=shared)
-            return output.logits, self.critic(inputs, output.hidden_states[-1] if shared else None)
+                return output.logits, None
+            return output.logits, self.critic(valued, output.hidden_states[-1] if within else None)
 
-    def _values(self, tokens: Tensor) -> Tensor:
-        """What the critic expects after each of the tokens (batch, length)."""
+    def _valued(self, tokens: Tensor, learn: Tensor) -> Asked | None:
+        """What a critic with a model of its own is asked."""
+        if self.critic is None or self.critic.trunk is None:
+            return None
+        return asked(self.critic.trunk, tokens, learn)
+
+    def _values(self, tokens: Tensor, learn: Tensor) -> Tensor:
+        """What the critic expects before the tokens to learn (learned,)."""
         assert self.critic is not None
+        valued = self._valued(tokens, learn)
         with self.autocast(tokens):
-            if self.critic.trunk is not None:
-                return self.critic(tokens)
+            if valued is not None:
+                return self.critic(valued)
             model: Any = self.model
-            base = getattr(model, model.base_model_prefix)
-            return self.critic(tokens, base(tokens, use_cache=False).last_hidden_state)
+            text, base = asked(model, tokens, learn), getattr(model, model.base_model_prefix)
+            return self.critic(text, base(text.inputs, use_cache=False, **text.others).last_hidden_state)

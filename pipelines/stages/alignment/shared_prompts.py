@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,23 @@ class Shared:
     positions: Tensor
     texts: list[Text]
     told_from: Tensor
+
+
+class Asked(NamedTuple):
+    """What a model is given of a micro-batch: inputs (rows, length) and what goes with them; `told_from` (learned,) are
+    places in the rows, one behind the other."""
+
+    inputs: Tensor
+    others: dict[str, Any]
+    told_from: Tensor
+
+
+def asked(model: Any, tokens: Tensor, learn: Tensor) -> Asked:
+    """Those of tokens[:, 1:] (batch, length + 1) to learn (batch, length) as a model is asked for them."""
+    text = shared(model, tokens, learn)
+    if text is None:
+        return Asked(tokens[:, :-1], {}, learn.flatten().nonzero().flatten())
+    return Asked(text.inputs, {"position_ids": text.positions, "texts": text.texts}, text.told_from)
 
 
 def share_prompts(model: Any, scaling: ScalingSpec) -> None:
@@ -98,10 +115,10 @@ def attend(
     texts = [(query.size(2), [])] * len(query) if texts is None else texts
     pieces = split(query, key, value, [length for prompt, answers in texts for length in (prompt, *answers)])
     found = []
-    for length, answers in texts:
+    for _, answers in texts:
         prompt = next(pieces)
         found.append(apart(prompt))
         for _ in answers:
-            whole = [torch.cat(both) for both in zip(prompt, next(pieces), strict=True)]
-            found.append(apart(whole)[length:])
+            asking, *seen = next(pieces)
+            found.append(apart((asking, *(torch.cat(both) for both in zip(prompt[1:], seen, strict=True)))))
     return torch.cat(found).unflatten(0, (len(query), -1)), None

@@ -26,6 +26,7 @@ from pipelines.specs import Lora, RewardSpec, RlhfSpec, ScalingSpec
 from pipelines.stages.alignment.critic import Critic
 from pipelines.stages.alignment.policy_gradient import PolicyGradient
 from pipelines.stages.alignment.ranking import Ranking, scores
+from pipelines.stages.alignment.shared_prompts import Asked
 from pipelines.stages.generation.engine import EngineOptions, engine_dtype
 from pipelines.stages.training.models.models import CAUSAL_FAMILIES, build_model, count_parameters
 from pipelines.stages.training.sizing.footprint import FP32, Beside, Learner
@@ -134,7 +135,8 @@ def _learner(step: Step, spec: RlhfSpec, config: Any) -> Learner:
         )
 
     def run(objective: PolicyGradient, tokens: Tensor) -> int:
-        logits, _ = objective.outputs(tokens)  # as of drawn tokens alone
+        text = Asked(tokens, {}, torch.arange(tokens.numel(), device=tokens.device))  # as of drawn tokens alone
+        logits, _ = objective.outputs(text, text)
         # They become their own gradient; at another temperature there are scaled ones, and the gradient of these.
         return logits.nbytes + (2 * FP32 * logits.numel() if spec.temperature != 1.0 else 0)
 

@@ -174,12 +174,14 @@ def recipe(work: Work, rank: int) -> Parts:
         trained = trained_parameters(policy)
         sizes = {"parameters": model.num_parameters() - trained, "trained_parameters": trained}
     reference = (Frozen(policy) if adapts else load_reference(folder, spec, device)) if spec.kl_coef else None
-    for one in (model, *([] if adapts or reference is None else [reference])):
-        share_prompts(one, scaling)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     reward, teacher = (work.inputs[name].local() if name in work.inputs else None for name in ("reward", "teacher"))
     values = spec.advantage.value_function
     critic = Critic.of(values, policy, folder, reward) if values else None
+    taught_by = load_model(teacher).eval().to(device) if teacher else None
+    for one in (model, None if adapts else reference, taught_by, critic and critic.trunk):
+        if one is not None:
+            share_prompts(one, scaling)
     train, heldout = (read_prompts(work.state, split) for split in ("train", "heldout"))
     verify = [prompt.tokens for prompt in heldout[: scaling.verify_rollout_prompts]]
     engines, beside = work.extra["engines"], None
@@ -220,7 +222,7 @@ def recipe(work: Work, rank: int) -> Parts:
             open_judge(work.inputs["judge"], device) if "judge" in work.inputs else None,
         ),
         reference=reference,
-        teacher=load_model(teacher).eval().to(device) if teacher else None,
+        teacher=taught_by,
         transcripts=Transcripts(work.output, tokenizer, spec.steps // spec.steps_per_rollout) if rank == 0 else None,
         output=work.output,
         state=work.state,

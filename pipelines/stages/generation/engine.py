@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from cluster.control.tied_embeddings import register
 from cluster.core.errors import JobError
 from cluster.core.storage.location import Location
 from pipelines.specs import ScalingSpec
+from pipelines.stages.generation import drawing
 from pipelines.stages.generation.in_flight import InFlight, logprobs_of
 from pipelines.stages.generation.last_words import Place, here, stack_when_late
 from pipelines.stages.generation.shared import Shared, read
@@ -131,6 +132,7 @@ class GenerationEngine:
         from vllm import LLM
 
         register()
+        packs = options.gpus == 0 and options.takes_weights and custom_ops._supports_onednn
         engine: dict[str, Any] = {"dtype": options.dtype}
         if options.gpus == 0:
             # vLLM compiles what counts ranks and samples, in every process anew: seconds, and no gain on CPUs.
@@ -138,8 +140,7 @@ class GenerationEngine:
             engine |= {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30), "enforce_eager": True}
             # vLLM 0.29 on CPUs fails where a prompt is read in pieces and its request has a seed of its own.
             engine |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, options.max_model_len)}
-            if options.takes_weights:
-                # oneDNN keeps a packed copy of every matrix that new weights would not reach.
+            if packs:  # by us: vLLM would drop the weights for their packed copy
                 custom_ops._supports_onednn = False
         elif options.share:
             engine |= {"enable_sleep_mode": True, "gpu_memory_utilization": options.share}
@@ -159,6 +160,11 @@ class GenerationEngine:
                 **engine,
             )
             self.merger: Merger | None = options.updates.open(folder) if options.updates else None
+        self.pack: Callable[[torch.nn.Module], None] | None = drawing.pack if packs else None
+        if options.gpus == 0:
+            drawing.draw_by_one_number(self.llm)
+        if self.pack:
+            self.llm.apply_model(self.pack)
         if self.merger:
             self.dtype = getattr(torch, options.dtype)
             self.untouched = self._checksum() - checksum(weight.to(self.dtype) for weight in self.merger.stored())
@@ -211,6 +217,8 @@ class GenerationEngine:
     def _assign(self, weights: Iterable[tuple[str, Tensor]]) -> int:
         """Give the model weights; the checksum of all that it holds then."""
         self.llm.apply_model(lambda model: model.load_weights(iter(weights)))
+        if self.pack:
+            self.llm.apply_model(self.pack)
         return self._checksum()
 
     def _merge(self, merger: Merger, updates: dict[str, Tensor]) -> int:

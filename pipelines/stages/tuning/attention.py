@@ -97,20 +97,23 @@ def split(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Iter
 
 
 def by_itself(piece: Sequence[Tensor], *, dropout: float, scaling: float | None, sliding_window: int | None) -> Tensor:
-    """Causal attention within a piece: query, key and value are (length, heads, head size), as what comes out."""
+    """Causal attention within a piece: query, key and value are (length, heads, head size); a shorter query is of the
+    last tokens. Of the query's length is what comes out."""
     query, key, value = (part.transpose(0, 1).unsqueeze(0) for part in piece)
-    window = _window(query.size(2), sliding_window, query.device)
+    mask = _mask(query.size(2), key.size(2), sliding_window, query.device)
     grouped = query.size(1) > key.size(1)
     attended = F.scaled_dot_product_attention(
-        query, key, value, window, dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+        query, key, value, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
     )
     return attended.squeeze(0).transpose(0, 1)
 
 
-def _window(length: int, size: int | None, device: torch.device) -> Tensor | None:
-    """The mask of a piece that is longer than the model's sliding window: a token sees itself and `size` - 1 before."""
-    if size is None or length <= size:
+def _mask(asked: int, length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """What the last `asked` tokens of a piece see (asked, length); None where all are asked and see all before. Of a
+    model's sliding window a token sees itself and `window` - 1 before."""
+    slides = window is not None and length > window
+    if asked == length and not slides:
         return None
     index = torch.arange(length, device=device)
-    ago = index.unsqueeze(1) - index
-    return (ago >= 0) & (ago < size)
+    ago = index[length - asked :].unsqueeze(1) - index
+    return (ago >= 0) & (ago < window) if slides else ago >= 0
