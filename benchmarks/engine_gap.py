@@ -152,8 +152,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a Hugging Face folder")
     parser.add_argument("--size", default="llama-1m")
     parser.add_argument("--plain-rotary", action="store_true", help="the engine turns as PyTorch does")
+    parser.add_argument("--plain-products", action="store_true", help="the engine multiplies as PyTorch does")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.plain_products:
+        import vllm._custom_ops as custom_ops
+
+        custom_ops._supports_onednn = False
     if options.plain_rotary:
         from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 

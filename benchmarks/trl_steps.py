@@ -36,9 +36,17 @@ from cluster.core import metrics
 from cluster.core.graph import Steps
 from cluster.core.storage.store import Store
 from cluster.pipeline import Pipeline, build, run
-from pipelines.specs import ConversationsSpec, Gae, Group, LeaveOneOut, PretrainedSpec, RepetitionReward, RlhfSpec
+from pipelines.specs import (
+    ConversationsSpec,
+    Gae,
+    Group,
+    LeaveOneOut,
+    PretrainedSpec,
+    RepetitionReward,
+    RlhfSpec,
+    ValueFunction,
+)
 from pipelines.specs import ScalingSpec as Scaling
-from pipelines.specs import ValueFunction
 
 PPO: dict[str, Any] = {"ppo": "policy", "ppo-head": "head"}  # where the critic begins: a model of its own, or a head
 PROMPTS, ANSWERS, LENGTH, RATE, KL = 4, 4, 64, 1e-6, 0.05

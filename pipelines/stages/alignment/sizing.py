@@ -233,7 +233,8 @@ def _engines(scaling: ScalingSpec, hardware: Hardware, config: Any, policy: int,
     on_gpus = scaling.gpus_per_engine > 0
     if on_gpus and hardware.on_cpu:
         return None
-    runtime, weights = ENGINE_BYTES_GPU if on_gpus else ENGINE_BYTES_CPU, width * policy
+    packed = not on_gpus and width == FP32  # for oneDNN, beside the weights that the next ones come into
+    runtime, weights = ENGINE_BYTES_GPU if on_gpus else ENGINE_BYTES_CPU, width * policy * (2 if packed else 1)
     cache = int(EngineOptions(max_model_len=length).kv_cache_gib * 2**30)
     if on_gpus:
         cache = int((scaling.colocated_fraction or VLLM_SHARE) * hardware.memory_bytes) - weights - runtime
