@@ -86,6 +86,9 @@ class EndpointSpec(Spec, frozen=True):
     """Answers that a replica computes at once; 0 takes the engine's own number."""
     max_queued: Annotated[int, Meta(ge=0)] = 64
     """Answers that may wait in a replica for that; whoever asks for more is refused with 429 and `Retry-After`."""
+    max_wait_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    """How long an answer may wait in a replica, by how fast answers have ended until now; whoever would wait longer is
+    refused, too. 0: as long as `max_queued` lets it."""
     drain_seconds: Annotated[float, Meta(ge=0)] = 120.0
     """How long a replica that goes may finish the answers that it has begun; then they end with an error."""
     health: Health = Health()
