@@ -36,6 +36,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Objects and lists within one another, of a schema for example."""
     pattern_states: Annotated[int, Meta(ge=1)] = 10_000
     """States, about, of the automaton of a regular expression that an answer must match."""
+    constraint_bytes: Annotated[int, Meta(ge=1)] = 65_536
+    """Length of what an answer must match: a schema, a choice or a grammar, as JSON."""
 
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
