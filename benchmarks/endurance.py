@@ -57,8 +57,10 @@ def slope(values: Sequence[float], step: float = 1.0) -> str:
     if len(values) < 3:
         return "too few for a slope"
     at = np.arange(len(values)) / step
-    (grows, _), (squares, *_), *_ = np.polyfit(at, values, 1, full=True)
-    error = np.sqrt((squares[0] if len(squares) else 0.0) / (len(at) - 2) / ((at - at.mean()) ** 2).sum())
+    at -= at.mean()
+    grows = (at @ values) / (at @ at)
+    rest = values - np.mean(values) - grows * at
+    error = np.sqrt(rest @ rest / (len(at) - 2) / (at @ at))
     return f"{grows:+.2f} MiB each, standard error {error:.2f}"
 
 
