@@ -1,6 +1,6 @@
 """Every way to make a model smaller, side by side: INT8, INT4 by GPTQ and by AWQ, NF4, and half of its weights pruned.
 
-ctl run pipelines/compress.py --set alpaca.path=alpaca.json --set arc_original.data=eval
+ctl run pipelines/compress.py --set alpaca.path=alpaca.json --set arc_original.data=eval  # and arc_int8.data, ...
 """
 
 from cluster.pipeline import main, pipeline

@@ -13,6 +13,16 @@ from cluster.core.specs.endpoint import Limits
 
 ANSWER_LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 PATTERN_FIELDS = ("regex", "guided_regex", "pattern")
+# What an answer must match, of which the engine builds an automaton: in a time that grows as the square of its length.
+CONSTRAINTS = ("response_format", "structured_outputs", "text")
+FETCHED = ("image_url", "audio_url", "video_url", "file_url")
+# What the application would run, or read as a pickle, for whoever asks.
+NOT_TAKEN = {
+    "chat_template": "the model's own template is used",
+    "prompt_embeds": "texts and tokens are taken, and no embeddings",
+    "image_embeds": "texts and tokens are taken, and no embeddings",
+    "audio_embeds": "texts and tokens are taken, and no embeddings",
+}
 REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT)
 
 
@@ -66,9 +76,32 @@ def check(body: bytes, limits: Limits) -> dict[str, Any]:
     for key, value, depth in _walk(asked):
         if depth > limits.nesting:
             raise Refused(400, f"nested more than {limits.nesting} deep (endpoint.limits.nesting)", key)
+        _check_taken(key, value)
         if key in PATTERN_FIELDS and isinstance(value, str):
             check_pattern(value, limits.pattern_states, key)
+    _check_constraints(asked, limits.constraint_bytes)
     return asked
+
+
+def _check_taken(key: str, value: Any) -> None:
+    """Raise Refused for what is taken from nobody, and for media that the endpoint would have to fetch: from wherever a
+    client likes, its own network included."""
+    if key in NOT_TAKEN and isinstance(value, (str, list)) and value:
+        raise Refused(400, NOT_TAKEN[key], key)
+    if key in FETCHED:
+        url = value.get("url") if isinstance(value, dict) else value
+        if isinstance(url, str) and url[:5].lower() != "data:":
+            raise Refused(400, "nothing is fetched for a request: give the data itself, as data:...;base64,...", key)
+
+
+def _check_constraints(asked: dict[str, Any], most: int) -> None:
+    """Raise Refused for a schema, choice or grammar that is too long; tools are one where one must be called."""
+    must_call = asked.get("tool_choice") not in (None, "none", "auto")
+    for name in (*CONSTRAINTS, *(("tools",) if must_call else ())):
+        given = asked.get(name)
+        if isinstance(given, (dict, list)) and (length := len(msgspec.json.encode(given))) > most:
+            told = f"{length} bytes, and {most} are allowed (endpoint.limits.constraint_bytes)"
+            raise Refused(400, told, name)
 
 
 def _bound(asked: dict[str, Any], name: str, most: int, field: str) -> None:

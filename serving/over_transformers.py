@@ -67,7 +67,7 @@ class Transformers(Sharing):
 
         spec = self.spec if self.writes else replace(self.spec, page=False)
         at_once = spec.max_running or ANSWERS_AT_ONCE
-        admission = Admission(at_once, spec.max_queued)
+        admission = Admission(at_once, spec.max_queued, spec.max_wait_seconds)
         answers = Answers(self.model.app(self.name, spec.limits, at_once))
         end_when_drained(answers, spec.drain_seconds)
         shared = self.shared(answers, self.artifact, spec.limits, admission, self.keeper)

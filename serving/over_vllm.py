@@ -72,7 +72,8 @@ class Vllm(Sharing):
         self.watch = Watch(health, answers, self._token, self.engine.is_sleeping, self._hand_over)
         core, watch = self.engine.engine_core, self.watch
         self.handover = Handover(core, self.peers.compute, health.timeout_seconds, watch.moved, watch.end)
-        admission = Admission(self.engine.vllm_config.scheduler_config.max_num_seqs, self.spec.max_queued)
+        at_once = self.engine.vllm_config.scheduler_config.max_num_seqs
+        admission = Admission(at_once, self.spec.max_queued, self.spec.max_wait_seconds)
         context_tokens = self.engine.model_config.max_model_len
         shared = self.shared(answers, self.artifact, self.spec.limits, admission, self.keeper)
         own = (shared, self.name, self.artifact, self.spec, context_tokens, admission)

@@ -69,12 +69,13 @@ def plan(
         rows.append(("KV cache", f"{size(took.cache_bytes)}{room}"))
     elif took.kv_bytes_per_token:
         rows.append(("KV cache", f"{size(took.kv_bytes_per_token)} a token, of what the GPU has left"))
+    longest = f", {spec.max_wait_seconds:g} s at most" if spec.max_wait_seconds else ""
     if took.context_tokens:
         fits = took.cache_tokens // took.context_tokens
         rows.append(("context", f"{took.context_tokens:,} tokens" + (f", {fits:,} of full length" if fits else "")))
     rows += [
         ("all", f"{size(held * spec.min_replicas)}, while it is rolled {size(2 * held * spec.min_replicas)}"),
-        ("queue", f"{spec.max_running or 'as many as the engine takes'} at once, {spec.max_queued} wait"),
+        ("queue", f"{spec.max_running or 'as many as the engine takes'} at once, {spec.max_queued} wait{longest}"),
         ("keys", "asked for" if spec.access.keys else "none: whoever reaches it may use it"),
     ]
     print_table(("endpoint", ""), rows, "")

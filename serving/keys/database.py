@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from cluster.core.errors import NotReadyError
 from cluster.core.home import home
 from cluster.core.specs.access import is_postgres
+from serving.keys.functions import FUNCTIONS, RESERVE, SETTLE
 from serving.keys.tables import ADDED_COLUMN, TABLES
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ CONNECTIONS = 8  # of a replica to PostgreSQL
 LOCKED = f"SELECT pg_advisory_xact_lock({0x7472756E6B})"  # which processes that make the tables at once take in turns
 HAS_COLUMN_HERE = "SELECT 1 FROM pragma_table_info('keys') WHERE name = 'scopes'"
 HAS_COLUMN = "SELECT 1 FROM information_schema.columns WHERE table_name = 'keys' AND column_name = 'scopes'"
+HAS_FUNCTIONS = f"SELECT 1 WHERE to_regproc('{RESERVE}') IS NOT NULL AND to_regproc('{SETTLE}') IS NOT NULL"
 
 
 class DatabaseFailed(NotReadyError):
@@ -61,6 +63,9 @@ class Database(Protocol):
 
     async def run(self, steps: Steps[T]) -> T:
         """Run a transaction: all of it or, where it raises, nothing."""
+
+    async def call(self, function: str, *values: Any) -> bool:
+        """What a function of functions.py returns, a transaction of its own; False where there are none."""
 
 
 def place(database: str) -> str:
@@ -88,7 +93,7 @@ class Sqlite:
                 self._create()
             self._connection = self._connect()
             if not await self.read("SELECT 1 FROM sqlite_master WHERE name = 'keys'"):
-                await self.run(_make_tables())
+                await self.run(_make(TABLES))
             if not await self.read(HAS_COLUMN_HERE):
                 await self.run(_add_column(HAS_COLUMN_HERE))
         except (OSError, sqlite3.Error) as error:
@@ -142,6 +147,9 @@ class Sqlite:
             return found
         except sqlite3.Error as error:
             raise DatabaseFailed(f"{self.path}: {error}") from None
+
+    async def call(self, function: str, *values: Any) -> bool:
+        return False  # to this process there is no way that could be shorter
 
     async def _begin(self) -> None:
         """Take the file's write lock, which other processes hold for less than a millisecond each."""
@@ -199,9 +207,11 @@ class Postgres:
                 reset=_keep,
             )
             if not await self.read("SELECT 1 WHERE to_regclass('keys') IS NOT NULL"):
-                await self.run(_make_tables(LOCKED))
+                await self.run(_make(TABLES, LOCKED))
             if not await self.read(HAS_COLUMN):
                 await self.run(_add_column(HAS_COLUMN, LOCKED))
+            if not await self.read(HAS_FUNCTIONS):
+                await self.run(_make(FUNCTIONS, LOCKED))
         except (*self._failures, ValueError) as error:
             raise self._failed(error) from None
 
@@ -217,6 +227,14 @@ class Postgres:
             return await self._pool.fetch(sql, *values, timeout=WAIT_SECONDS)
         except self._failures as error:
             raise self._failed(error) from None
+
+    async def call(self, function: str, *values: Any) -> bool:
+        numbers = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        try:
+            found = await self._pool.fetchval(f"SELECT {function}({numbers})", *values, timeout=WAIT_SECONDS)
+        except self._failures as error:
+            raise self._failed(error) from None
+        return bool(found)
 
     async def run(self, steps: Steps[T]) -> T:
         try:
@@ -258,8 +276,8 @@ def _questioned(sql: str) -> str:
     return sql.replace("$", "?")
 
 
-def _make_tables(first: str = "") -> Steps[None]:
-    for sql in (*filter(None, [first]), *TABLES):
+def _make(parts: Sequence[str], first: str = "") -> Steps[None]:
+    for sql in (*filter(None, [first]), *parts):
         yield sql, ()
 
 

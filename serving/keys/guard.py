@@ -32,7 +32,20 @@ from serving.keys.answered import Answer
 from serving.keys.asked import bounds, is_ids
 from serving.keys.database import Database, DatabaseFailed, database_at
 from serving.keys.key import ANSWERS, METRICS, Key, parsed, redacted
-from serving.keys.ledger import BYTES_A_TOKEN, FIND, Entry, Exceeded, Prices, Used, log, no_key, prune, reserve, settle
+from serving.keys.ledger import (
+    BYTES_A_TOKEN,
+    FIND,
+    Entry,
+    Exceeded,
+    Prices,
+    Used,
+    log,
+    no_key,
+    prune,
+    reserve_at_once,
+    settle_at_once,
+    soft_budget,
+)
 from serving.limits import Refused
 from serving.watching.counted import count_tokens, note_key
 
@@ -151,7 +164,7 @@ class Guard:
         if key.models and (asked.get("model") or self.endpoint) not in key.models:
             raise Refused(403, f"this API key is not for the model {entry.model!r}", "model", code="model_not_allowed")
         try:
-            await self._served(self.database.run(reserve(entry)))
+            await self._served(reserve_at_once(self.database, entry))
         except Exceeded as refused:
             lacks = refused.missing_tokens
             if entry.counted or not 0 < lacks <= entry.prompt_tokens - entry.prompt_tokens // BYTES_A_TOKEN:
@@ -160,17 +173,18 @@ class Guard:
             if counted is None:
                 raise
             entry = replace(entry, prompt_tokens=min(counted, entry.prompt_tokens), counted=True)
-            await self._served(self.database.run(reserve(entry)))
+            await self._served(reserve_at_once(self.database, entry))
         return entry
 
     async def reserve_request(self, entry: Entry) -> None:
         """Take a request that no model answers out of a key's quotas. Raises Refused."""
-        await self._served(self.database.run(reserve(entry)))
+        await self._served(reserve_at_once(self.database, entry))
 
     def refuse(self, entry: Entry, refused: Refused) -> None:
         """Write down what was not answered."""
         if entry.logged:
-            self._do(self._write(log(entry, Used(refused.status, 0, 0, time.time() - entry.asked_at))))
+            used = Used(refused.status, 0, 0, time.time() - entry.asked_at)
+            self._do(self._write(self.database.run(log(entry, used))))
 
     async def pass_on(
         self, app: Application, scope: Scope, receive: Receive, send: Send, entry: Entry, asked: dict[str, Any]
@@ -208,14 +222,16 @@ class Guard:
 
     async def _settle(self, entry: Entry, used: Used) -> None:
         count_tokens(entry.key_id, used.prompt_tokens, used.completion_tokens)
-        soft_fraction = self.access.soft_budget_fraction if self.access.webhook else None
-        if spending := await self._write(settle(entry, used, soft_fraction)):
+        await self._write(settle_at_once(self.database, entry, used))
+        if not self.access.webhook or not used.cost_nano(entry):
+            return
+        if spending := await self._write(self.database.run(soft_budget(entry, self.access.soft_budget_fraction))):
             self._do(webhook.tell(self.access.webhook, self.endpoint, spending))
 
-    async def _write(self, steps: Any) -> Any:
-        """Run a transaction that nobody waits for. Where it fails, what was reserved stays used."""
+    async def _write(self, transaction: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for a transaction that no answer depends on. Where it fails, what was reserved stays used."""
         try:
-            return await self.database.run(steps)
+            return await transaction
         except DatabaseFailed as error:
             LOGGER.error("a request is not written down: %s", error)
 

@@ -1,7 +1,8 @@
 """Quotas: what a request may use is reserved before it is answered, and settled to what it used.
 
 Both are transactions that begin by locking the key's row, over all replicas: of a parallel burst each request sees what
-those before it have reserved. Windows are minutes and days of the clock (UTC), budgets are for months.
+those before it have reserved. PostgreSQL has them as functions, too (functions.py). Windows are minutes and days of the
+clock (UTC), budgets are for months.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from serving.keys.database import Statement, Steps
+from serving.keys.database import Database, Statement, Steps
+from serving.keys.functions import RESERVE, SETTLE
 from serving.keys.key import NANO, Key
 from serving.limits import Refused
 
@@ -99,6 +101,18 @@ class Used:
     completion_tokens: int
     duration_seconds: float
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        return self.prompt_tokens, self.completion_tokens
+
+    def cost_nano(self, entry: Entry) -> int:
+        return entry.prices.cost_nano(*self.tokens)
+
+    def beyond(self, entry: Entry) -> tuple[int, int]:
+        """Tokens and money beyond what was reserved; less than nothing where less was used."""
+        tokens = sum(self.tokens) - entry.prompt_tokens - entry.completion_tokens
+        return tokens, self.cost_nano(entry) - entry.cost_nano
+
 
 class Exceeded(Refused):
     """A quota that has no room for a request, and how many tokens it lacks (0: it is not for the lack of them)."""
@@ -147,24 +161,42 @@ def reserve(entry: Entry) -> Steps[Key]:
     return key
 
 
-def settle(entry: Entry, used: Used, soft_fraction: float | None) -> Steps[Spending | None]:
-    """Give back what was reserved and not used. The key's spending, where this brings it over its soft budget (None:
-    nobody wants to know)."""
-    cost = entry.prices.cost_nano(used.prompt_tokens, used.completion_tokens)
-    (key,) = yield LOCK, (entry.key_id, int(entry.asked_at))
-    tokens = used.prompt_tokens + used.completion_tokens - entry.prompt_tokens - entry.completion_tokens
-    tokens_of = (used.prompt_tokens, used.completion_tokens)
+async def reserve_at_once(database: Database, entry: Entry) -> None:
+    """The same in one way to a server and back; where it has no room, the transaction says why. Raises Refused."""
+    times = (entry.asked_at, entry.minute_at, entry.day_at, month_of(entry.asked_at))
+    named = (entry.id, entry.request_id, entry.endpoint, entry.model, entry.path)
+    taken = (entry.prompt_tokens, entry.completion_tokens, entry.body)
+    if not await database.call(RESERVE, entry.key_id, *times, entry.cost_nano, entry.logged, *named, *taken):
+        await database.run(reserve(entry))
+
+
+def settle(entry: Entry, used: Used) -> Steps[None]:
+    """Give back what was reserved and not used."""
+    yield LOCK, (entry.key_id, int(entry.asked_at))
     settled: list[Statement] = [
-        (CORRECT, (entry.key_id, entry.minute_at, entry.day_at, tokens, cost - entry.cost_nano)),
-        (METER, (entry.key_id, entry.day_at, entry.endpoint, *tokens_of, cost)),
+        (CORRECT, (entry.key_id, entry.minute_at, entry.day_at, *used.beyond(entry))),
+        (METER, (entry.key_id, entry.day_at, entry.endpoint, *used.tokens, used.cost_nano(entry))),
     ]
     if entry.logged:
-        settled.append((LOG_END, (entry.id, used.status, *tokens_of, cost, used.duration_seconds)))
+        settled.append((LOG_END, (entry.id, used.status, *used.tokens, used.cost_nano(entry), used.duration_seconds)))
     yield settled
-    budget = key["budget_nano"]
-    if soft_fraction is None or budget is None or not cost:
+
+
+async def settle_at_once(database: Database, entry: Entry, used: Used) -> None:
+    """The same in one way to a server and back."""
+    metered = (entry.endpoint, *used.tokens, used.cost_nano(entry))
+    ended = (entry.logged, entry.id, used.status, used.duration_seconds)
+    windows = (entry.minute_at, entry.day_at, *used.beyond(entry))
+    if not await database.call(SETTLE, entry.key_id, *windows, *metered, *ended):
+        await database.run(settle(entry, used))
+
+
+def soft_budget(entry: Entry, soft_fraction: float) -> Steps[Spending | None]:
+    """The spending of an entry's key, once a month, from where it is over its soft budget."""
+    (key,) = yield FIND, (entry.key_id,)
+    budget, month_at = key["budget_nano"], month_of(entry.asked_at)
+    if budget is None:
         return None
-    month_at = month_of(entry.asked_at)
     (row,) = yield SPENT, (entry.key_id, month_at)
     spent = int(row["spent"])
     if spent < soft_fraction * budget or not (yield TELL_ONCE, (entry.key_id, month_at)):

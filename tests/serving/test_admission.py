@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from cluster.core.specs.access import Access
 from cluster.core.specs.endpoint import EndpointSpec
+from serving import admission as admission_module
 from serving.admission import Admission, answers
 from serving.gateway import gateway
 from serving.keys.administration import Administration
@@ -148,13 +154,84 @@ def test_what_is_refused_here_costs_a_key_nothing(tmp_path: Path) -> None:
     asyncio.run(ask())
 
 
-def test_the_wait_that_is_told_follows_how_long_answers_take() -> None:
-    admission = Admission(8, 8)
+class Clock:
+    """The time as admission sees it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(admission_module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def storm(
+    admission: Admission, clock: Clock, arrivals: np.ndarray, service: Callable[[float], float]
+) -> list[tuple[float, float]]:
+    """Arrivals at an engine that computes `admission.running` answers at once, first come first served: of each that is
+    accepted when it came, and how long it waited. `service`: seconds of an answer that begins then."""
+    events = [(at, 0, number) for number, at in enumerate(arrivals)]
+    heapq.heapify(events)
+    places: dict[int, AbstractContextManager[None]] = {}
+    waiting: deque[tuple[float, int]] = deque()
+    waits: list[tuple[float, float]] = []
+    free = admission.running
+    while events:
+        clock.now, ended, number = heapq.heappop(events)
+        if ended:
+            places.pop(number).__exit__(None, None, None)
+            free += 1
+        else:
+            place = admission.place({})
+            try:
+                place.__enter__()
+            except Refused:
+                continue
+            places[number] = place
+            waiting.append((clock.now, number))
+        if free and waiting:
+            came, number = waiting.popleft()
+            free -= 1
+            waits.append((came, clock.now - came))
+            heapq.heappush(events, (clock.now + service(clock.now), 1, number))
+    assert admission.begun == 0
+    return waits
+
+
+@pytest.mark.parametrize("running", [1, 8, 40])
+def test_nobody_waits_longer_than_is_promised(running: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At three times what the engine can do, whose answers take 0.4 s, after 60 s three times as long, and after 120 s
+    a quarter of that. It is never idle; without the promise `queued` answers would wait for 10 s, and then for 30."""
+    rng = np.random.default_rng(1)
+
+    def service(now: float) -> float:
+        return float(0.4 * rng.uniform(0.8, 1.2) * (1 if now < 1060 else 3 if now < 1120 else 0.75))
+
+    capacity = running / 0.4
+    arrivals = 1000 + np.cumsum(rng.exponential(1 / (3 * capacity), int(180 * 3 * capacity)))
+    queued, most = round(10 * capacity), 2.0
+    waits = storm(Admission(running, queued, most), Clock(monkeypatch), arrivals, service)
+    settled = [wait for came, wait in waits if 1005 < came < 1058 or 1070 < came < 1118 or came > 1130]
+    assert np.quantile(settled, 0.95) < 1.25 * most and np.quantile(settled, 0.5) > 0.6 * most
+    assert max(wait for came, wait in waits if came > 1005) < 3.5 * most  # of those who were there when it slowed down
+    first = sum(1005 < came < 1055 for came, _ in waits)
+    assert first > 0.95 * 50 * capacity
+    longest = max(wait for _, wait in storm(Admission(running, queued), Clock(monkeypatch), arrivals, service))
+    assert longest > 9
+
+
+def test_the_wait_that_is_told_follows_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, admission = Clock(monkeypatch), Admission(8, 8)
     assert admission.retry_seconds() == 1
-    admission.mean_seconds = 40.0  # 16 answers in 40 s: the half of 8 is gone after 10
-    assert admission.retry_seconds() == 10
-    admission.mean_seconds = 1e9
-    assert admission.retry_seconds() == 60
-    admission.begun = 16
-    with pytest.raises(Refused):
-        admission.check()
+    for each, told in ((2.5, 10), (1e9, 60)):  # seconds between two that end; the half of 8 is gone after four times
+        places = [admission.place({}) for _ in range(16)]
+        for place in places:
+            place.__enter__()
+        with pytest.raises(Refused) as refused:
+            admission.check()
+        assert refused.value.headers and 1 <= int(refused.value.headers["Retry-After"]) <= 60
+        for place in places:
+            clock.now += each
+            place.__exit__(None, None, None)
+        assert admission.retry_seconds() == told
+    assert Admission(8, 8, 1.0).wait_seconds() == 0  # of which nothing is known yet

@@ -106,6 +106,12 @@ def test_the_api_is_open_as_far_as_it_is_named(served: Served, client: openai.Op
         ({"max_tokens": -1}, 400, "max_tokens"),
         ({"temperature": "hot"}, 400, "temperature"),
         ({"model": "no-such-model"}, 404, "no-such-model"),
+        ({"stop_token_ids": [10**9], "min_tokens": 1}, 400, "stop_token_ids"),
+        ({"stop_token_ids": [-(10**9)], "min_tokens": 1}, 400, "stop_token_ids"),
+        ({"logit_bias": {str(10**9): 1}}, 400, "logit_bias"),
+        ({"prompt": [10**9]}, 400, ""),
+        ({"prompt": [-1]}, 400, ""),
+        ({"truncate_prompt_tokens": -(10**9)}, 400, "truncate_prompt_tokens"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_the_clients_mistake(

@@ -39,12 +39,13 @@ def test_weights_and_cache_are_those_of_the_model(model: Artifact) -> None:
 def test_a_plan_needs_no_cluster(model: Artifact, tmp_path: Path) -> None:
     nowhere = LocalCluster(tmp_path, 1, 2)
     store = ("--store", model.store_url)
-    options = ("--name", "chat", "--set", "endpoint.max_replicas=4", "--set", "endpoint.max_queued=7")
+    options = ("--name", "chat", "--set", "endpoint.max_replicas=4", "--set", "endpoint.max_queued=7",
+               "--set", "endpoint.max_wait_seconds=2.5")  # fmt: skip
     plan = json.loads(nowhere.ctl("serve", "plan", "tiny", *options, "--json", *store))
     assert (plan["name"], plan["artifact"]) == ("chat", model.record.ref)
     assert (plan["spec"]["max_replicas"], plan["spec"]["max_queued"]) == (4, 7)
     said = nowhere.ctl("serve", "plan", "tiny", *options, *store)
-    assert "1 to 4" in said and "7 wait" in said and "vLLM, float32" in said
+    assert "1 to 4" in said and "7 wait, 2.5 s at most" in said and "vLLM, float32" in said
     long = ("--set", "endpoint.max_model_len=9999")
     assert "beyond the model's own 256" in nowhere.ctl("serve", "plan", "tiny", *long, *store, code=3)
     assert "'ghost'" in nowhere.ctl("serve", "plan", "ghost", *store, code=3)

@@ -85,6 +85,10 @@ BEYOND: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": ["x"] * 257},
     "regex": {"structured_outputs": {"regex": "(a{999}){999}"}},
     "pattern": {"response_format": {"json_schema": {"schema": {"pattern": "(((a+){99}){99}){99}"}}}},
+    "response_format": {"response_format": {"json_schema": {"schema": {"const": "ab" * 40_000}}}},
+    "structured_outputs": {"structured_outputs": {"grammar": "root ::= " + " ".join(f'("{n}")?' for n in range(9999))}},
+    "text": {"text": {"format": {"type": "json_schema", "schema": {"enum": [f"{n}" * 9 for n in range(5000)]}}}},
+    "tools": {"tool_choice": "required", "tools": [{"function": {"parameters": {"const": "x" * 70_000}}}]},
 }
 
 
@@ -94,6 +98,43 @@ def test_what_asks_for_too_much_is_refused_by_name(param: str) -> None:
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == param
     assert "endpoint.limits." in reply.json()["error"]["message"]
+
+
+URL = "http://169.254.169.254/latest/meta-data"
+NOT_TAKEN: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": URL}]}]},
+    {"messages": [{"role": "user", "content": [{"image_url": URL}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "audio_url", "audio_url": {"url": "HTTPS://inner/x"}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "file:///etc/passwd"}}]}]},
+    {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": f" {URL}"}]}]},
+    {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": URL}]}]},
+    {"messages": [], "chat_template": "{% for a in range(10**9) %}{% endfor %}"},
+    {"messages": [], "chat_template_kwargs": {"chat_template": "{{ 'x' * 10**9 }}"}},
+    {"prompt_embeds": "gASVAAAA"},
+    {"prompt": "x", "prompt_embeds": ["gASVAAAA"]},
+    {"messages": [{"role": "user", "content": [{"type": "image_embeds", "image_embeds": "gASVAAAA"}]}]},
+]
+
+
+@pytest.mark.parametrize("asked", NOT_TAKEN, ids=lambda asked: next(iter(asked)))
+def test_nothing_is_fetched_run_or_unpickled_for_a_client(asked: dict[str, Any]) -> None:
+    """A redirect is no way either: the first URL is not asked."""
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/pooling", "/tokenize"):
+        reply = client().post(path, json={"model": "x", **asked})
+        assert reply.status_code == 400 and reply.json()["error"]["param"], reply.text
+
+
+def test_what_only_looks_like_it_passes() -> None:
+    drawn = {"image_url": {"url": "data:image/png;base64,AAAA"}}
+    schema = {"properties": {"image_url": {"type": "string"}, "chat_template": {"type": "string"}}}
+    tools = [{"function": {"name": "f", "description": "d" * 100_000, "parameters": schema}}]
+    for asked in (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", **drawn}]}], "chat_template": None},
+        {"messages": [], "tools": tools, "tool_choice": "auto", "chat_template_kwargs": {"enable_thinking": False}},
+        {"input": "http://x", "metadata": {"callback_url": "http://x"}},
+    ):
+        assert client().post("/v1/chat/completions", json=asked).status_code == 200
 
 
 def test_a_limit_that_is_raised_lets_through() -> None:

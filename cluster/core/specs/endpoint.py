@@ -36,6 +36,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Objects and lists within one another, of a schema for example."""
     pattern_states: Annotated[int, Meta(ge=1)] = 10_000
     """States, about, of the automaton of a regular expression that an answer must match."""
+    constraint_bytes: Annotated[int, Meta(ge=1)] = 65_536
+    """Length of what an answer must match: a schema, a choice or a grammar, as JSON."""
 
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +88,9 @@ class EndpointSpec(Spec, frozen=True):
     """Answers that a replica computes at once; 0 takes the engine's own number."""
     max_queued: Annotated[int, Meta(ge=0)] = 64
     """Answers that may wait in a replica for that; whoever asks for more is refused with 429 and `Retry-After`."""
+    max_wait_seconds: Annotated[float, Meta(ge=0)] = 0.0
+    """How long an answer may wait in a replica, by how fast answers have ended until now; whoever would wait longer is
+    refused, too. 0: as long as `max_queued` lets it."""
     drain_seconds: Annotated[float, Meta(ge=0)] = 120.0
     """How long a replica that goes may finish the answers that it has begun; then they end with an error."""
     health: Health = Health()

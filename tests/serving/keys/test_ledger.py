@@ -17,7 +17,16 @@ from cluster.core.specs.access import Access
 from serving.keys.answered import Answer, with_usage
 from serving.keys.asked import bounds
 from serving.keys.database import database_at
-from serving.keys.ledger import Entry, Prices, Used, prune, reserve, settle
+from serving.keys.ledger import (
+    Entry,
+    Prices,
+    Used,
+    prune,
+    reserve,
+    reserve_at_once,
+    settle,
+    settle_at_once,
+)
 from serving.limits import Refused
 from tests.serving.keys.small_app import make_key
 
@@ -30,27 +39,37 @@ EVENTS = st.tuples(
 )
 
 
-@given(st.lists(EVENTS, max_size=25))
-def test_no_order_of_requests_overruns_a_quota(tmp_path_factory: pytest.TempPathFactory, events: list[Any]) -> None:
-    """What is reserved and used in each window, kept in dictionaries, decides as the database does."""
-    database = str(tmp_path_factory.getbasetemp() / "ledger.sqlite")
-    key_id, _ = make_key(database, f"key {next(NAMES)}", quotas=QUOTAS)
-    prices = Prices(1.0, 2.0)
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.heavy)])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database for many examples."""
+    if request.param == "sqlite":
+        return str(tmp_path_factory.mktemp("ledger") / "keys.sqlite")
+    made: str = request.getfixturevalue("postgres").make("ledger")
+    return made
+
+
+@given(st.lists(EVENTS, max_size=25), st.sampled_from([140_000, 10**9]))
+def test_no_order_of_requests_overruns_a_quota(kept: str, events: list[Any], budget_nano: int) -> None:
+    """What is reserved and used in each window and of the budget, kept in dictionaries, decides as the database does:
+    the transactions of SQLite, and the functions of PostgreSQL."""
+    key_id, _ = make_key(kept, f"key {next(NAMES)}", quotas=QUOTAS, budget_nano=budget_nano)
+    prices = Prices(1.0, 2.0)  # 1,000 billionths for a token of a prompt, 2,000 for one of an answer
 
     async def work() -> None:
-        opened = database_at(database, durable=False)
+        opened = database_at(kept, durable=False)
         await opened.open()
         requests: Counter[Any] = Counter()
         tokens: Counter[Any] = Counter()
         running: list[Entry] = []
-        now, spent = START, 0
+        now, spent, money = START, 0, 0
         for number, (kind, seconds, prompt, completion, share) in enumerate(events):
             now += seconds
             if kind == "end":
                 if running:
                     entry = running.pop(0)
                     used = Used(200, round(entry.prompt_tokens * share), round(entry.completion_tokens * share), 0.1)
-                    await opened.run(settle(entry, used, 1.0))
+                    await settle_at_once(opened, entry, used)
+                    money += used.cost_nano(entry) - entry.cost_nano
                     back = entry.prompt_tokens + entry.completion_tokens - used.prompt_tokens - used.completion_tokens
                     tokens[MINUTE, entry.minute_at] -= back
                     tokens[DAY, entry.day_at] -= back
@@ -64,13 +83,15 @@ def test_no_order_of_requests_overruns_a_quota(tmp_path_factory: pytest.TempPath
                 and tokens[period, at] + prompt + completion <= QUOTAS[f"tokens_per_{unit}"]
                 for period, at, unit in windows
             )
+            fits = fits and money + entry.cost_nano <= budget_nano
             try:
-                await opened.run(reserve(entry))
+                await reserve_at_once(opened, entry)
             except Refused as refused:
                 assert not fits and refused.status == 429
                 continue
             assert fits
             running.append(entry)
+            money += entry.cost_nano
             for period, at, _ in windows:
                 requests[period, at] += 1
                 tokens[period, at] += prompt + completion
@@ -87,6 +108,37 @@ def test_no_order_of_requests_overruns_a_quota(tmp_path_factory: pytest.TempPath
     asyncio.run(work())
 
 
+@pytest.mark.heavy
+def test_a_request_is_two_ways_to_a_server(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has what it used, as after the transactions that take nine."""
+    database = postgres.make("two_ways")
+    key_id, _ = make_key(database, quotas=QUOTAS)
+
+    async def work() -> None:
+        opened = database_at(database, durable=False)
+        await opened.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(opened, "run", None)
+            first, second = (
+                Entry(name, "r", key_id, START, "chat", "m", "/", 10, 20, body="x", prices=Prices(1.0, 2.0))
+                for name in ("first", "second")
+            )
+            await reserve_at_once(opened, first)
+            await settle_at_once(opened, first, Used(200, 4, 5, 0.5))
+        await opened.run(reserve(second))
+        await opened.run(settle(second, Used(200, 4, 5, 0.5)))
+        one, other = (dict(row) for row in await opened.read("SELECT * FROM requests ORDER BY id"))
+        assert one | {"id": "second"} == other and (one["cost_nano"], one["status"]) == (14_000, 200)
+        (windows, metered) = [
+            [dict(row) for row in await opened.read(f"SELECT * FROM {table}")] for table in ("windows", "meter")
+        ]
+        assert [(row["requests"], row["tokens"], row["cost_nano"]) for row in windows] == [(2, 18, 28_000)] * 2
+        assert [(row["requests"], row["prompt_tokens"], row["cost_nano"]) for row in metered] == [(2, 8, 28_000)]
+        await opened.close()
+
+    asyncio.run(work())
+
+
 def test_what_is_old_is_removed(database: str) -> None:
     key_id, _ = make_key(database, quotas={"requests_per_minute": 9})
 
@@ -96,7 +148,7 @@ def test_what_is_old_is_removed(database: str) -> None:
         for name, at in (("old", START - 40 * DAY), ("new", START)):
             entry = Entry(name, "r", key_id, at, "chat", "m", "/")
             await opened.run(reserve(entry))
-            await opened.run(settle(entry, Used(200, 1, 1, 0.1), 1.0))
+            await opened.run(settle(entry, Used(200, 1, 1, 0.1)))
         await opened.run(prune(START, 30))
         counts = []
         for table in ("requests", "windows", "meter"):

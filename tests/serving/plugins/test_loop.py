@@ -306,6 +306,36 @@ def test_a_picture_goes_to_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[0] == ("Bearer secret", {"prompt": "a red dot", "n": 1, "model": "draws"})
 
 
+def test_a_picture_is_not_sought_where_its_endpoint_points_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key would go along, and what answers may be within: redirects are not followed, URLs not opened."""
+    monkeypatch.setenv("PICTURES_KEY", "secret")
+    inner = []
+
+    async def points(request: Request) -> Response:
+        if (await request.json())["prompt"] == "there":
+            return Response(status_code=307, headers={"location": "/inner"})
+        return JSONResponse({"data": [{"url": str(request.url.replace(path="/inner"))}]})
+
+    async def within(request: Request) -> Response:
+        inner.append(request.headers)
+        return JSONResponse({"data": [{"b64_json": "c2VjcmV0"}]})
+
+    async def work(url: str) -> None:
+        spec = Plugins(allowed=("image",), image_url=f"{url}/v1", image_key="$PICTURES_KEY")
+        script = Script(calls("image", prompt="there"), calls("image", prompt="by its URL"), "None.")
+        async with endpoint(script, spec, natively=True) as client:
+            whole = await ask(client, "image")
+        sent, told = whole.model_extra["plugins"]
+        assert sent["result"] == "error: the image endpoint answers 307: no picture"
+        assert told["image"] == {"url": f"{url}/inner"}
+
+    routes = [Route("/v1/images/generations", points, methods=["POST"]),
+              Route("/inner", within, methods=["GET", "POST"])]  # fmt: skip
+    with running(Starlette(routes=routes)) as url:
+        asyncio.run(work(url))
+    assert not inner
+
+
 def test_every_turn_is_a_request_of_the_key(tmp_path: Path) -> None:
     database = str(tmp_path / "keys.sqlite")
     key_id, key = make_key(database, quotas={"requests_per_day": 3})
