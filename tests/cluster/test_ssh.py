@@ -177,35 +177,48 @@ def build(ctx):
 @pytest.mark.exhaustive
 def test_a_cluster_of_two_hosts(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
     ports = (f"port={free_port()}", f"dashboard_port={free_port()}")
-    store = tmp_path / "shared"
+    live(servers, hosts, tmp_path, *ports)
+    left = [process for process in psutil.process_iter(["cmdline"]) if str(hosts[0].home) in str(process.info)]
+    assert not [process for process in left if "raylet" in process.name()]
+
+
+def live(servers: SshHosts, hosts: list[Host], home: Path, *ports: str, on: Command = here) -> None:
+    """The whole life of a cluster of two hosts, as `ctl` sees it on the machine with that home."""
+    store = home / "shared"
     store.mkdir()
-    sets = (f"python={sys.executable}", f"store={store}", "num_cpus=1", *ports)
-    add(tmp_path, servers, [host.name for host in hosts], *sets)
+    add(
+        home,
+        servers,
+        [host.name for host in hosts],
+        f"python={sys.executable}",
+        f"store={store}",
+        "num_cpus=1",
+        *ports,
+        on=on,
+    )
     try:
-        assert "Ray is up on 2 hosts (2 of them new)" in run(tmp_path, "up")
-        assert "(0 of them new)" in run(tmp_path, "up"), "nothing happens to what is there"
-        found = json.loads(run(tmp_path, "status", "--json"))
+        assert "Ray is up on 2 hosts (2 of them new)" in run(home, "up", on=on)
+        assert "(0 of them new)" in run(home, "up", on=on), "nothing happens to what is there"
+        found = json.loads(run(home, "status", "--json", on=on))
         assert [node["alive"] for node in found["nodes"]] == [True, True]
         assert found["resources"]["CPU"]["total"] == 2
         for host in hosts:
             place = host.home / ".trunkline" / "contexts" / "lab" / "token"
             assert place.stat().st_mode & 0o777 == 0o600
-        assert "no Ray cluster is running here" in run(tmp_path, "status", code=4, RAY_ADDRESS="local")
-        script = tmp_path / "user" / "hello.py"
+        assert "no Ray cluster is running here" in run(home, "status", code=4, on=on, RAY_ADDRESS="local")
+        script = home / "user" / "hello.py"
         script.parent.mkdir()
         script.write_text(JOB)
         script.with_name("hello_stage.py").write_text(STAGE)
-        said = run(tmp_path, "submit", str(script))
+        said = run(home, "submit", str(script), on=on)
         assert "nodes of the job: 2" in said
         assert list(store.glob("said/*/artifact.json")), "by the store of the context"
-        job = json.loads(run(tmp_path, "jobs", "list", "--json"))[0]["id"]
-        assert "nodes of the job: 2" in run(tmp_path, "jobs", "logs", job)
+        job = json.loads(run(home, "jobs", "list", "--json", on=on))[0]["id"]
+        assert "nodes of the job: 2" in run(home, "jobs", "logs", job, on=on)
     finally:
-        said = run(tmp_path, "down")
+        said = run(home, "down", on=on)
     assert "on 2 hosts" in said
     assert all(not (host.home / ".trunkline" / "contexts" / "lab").exists() for host in hosts)
-    left = [process for process in psutil.process_iter(["cmdline"]) if str(hosts[0].home) in str(process.info)]
-    assert not [process for process in left if "raylet" in process.name()]
 
 
 @pytest.fixture
@@ -228,3 +241,10 @@ def test_a_host_that_answers_nothing(apart: tuple[Network, SshHosts, list[Host]]
         assert said.splitlines()[-1].startswith(f"ctl: {hosts[1].name} is not reached by SSH: "), said
         assert f"`ssh -p {hosts[1].name.rpartition(':')[2]} {second.address}`" in said, "what can be tried by hand"
         assert not (hosts[0].home / ".trunkline" / "contexts" / "lab").exists(), "nothing was started"
+
+
+@pytest.mark.exhaustive
+def test_a_cluster_of_machines_of_their_own(apart: tuple[Network, SshHosts, list[Host]]) -> None:
+    network, servers, hosts = apart
+    live(servers, hosts, network.machines[2].home, on=network.machines[2].command)
+    assert not [process for machine in network.machines for process in machine.processes("raylet")]
