@@ -175,3 +175,9 @@ def _lives(process: psutil.Process) -> bool:
 def dead(head: Node) -> NotReadyError:
     """The error for a head that was started here and does not answer."""
     return NotReadyError(f"the head at {head.address} does not answer", AFRESH)
+
+
+def require_raylet(head: Node) -> None:
+    """Raise NotReadyError for a head that answers and runs nothing any more: what is submitted would wait for ever."""
+    if not raylets(head):
+        raise NotReadyError(f"the head at {head.address} has lost its raylet, and runs nothing", AFRESH)
