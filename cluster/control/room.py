@@ -43,6 +43,6 @@ class Room:
         # One worker is on one node: cores that are left on two of them are none.
         rooms = [min((node.get(name, 0.0) + 1e-9) // each for name, each in wanted.items()) for node in nodes if wanted]
         if wanted and (placed := int(sum(rooms))) < self._count:
-            each = " and ".join(f"{amount:g} {name}s" for name, amount in wanted.items())
-            return f"for {self._count} x {each} on one node each, the nodes have room for {placed}"
+            told = " and ".join(f"{each:g} {name}s" for name, each in wanted.items())
+            return f"for {self._count} x {told} on one node each, the nodes have room for {placed}"
         return ""

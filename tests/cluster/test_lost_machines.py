@@ -20,7 +20,7 @@ from cluster.core.storage.store import Store
 from tests.cluster.namespaces import Machine, Network, until
 from tests.training.tiny import make_tokens
 
-pytestmark = [pytest.mark.heavy, pytest.mark.exhaustive, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.exhaustive, pytest.mark.timeout(3600)]
 
 STEPS = 1500
 CUT_SECONDS = 30
@@ -126,6 +126,12 @@ def test_a_job_outlives_a_machine_its_head_and_a_link(network: Network, tmp_path
     cut.join_link()
     run.await_end(other)
 
+    happened = [event.kind for event in JobRecord(Location(run.store), run.id).events()]
+    losses = [kind for kind in happened if kind in ("started", "restarted", "recovered", "succeeded")]
+    assert losses[:4] == ["started", "restarted", "recovered", "started"], (
+        "a machine by the group, the head by `ctl up`"
+    )
+    assert losses[-1] == "succeeded"
     ours, theirs = (Store(one.store).list("pretrain")[0] for one in (run, undisturbed))
     assert [line[STEP] for line in lines(ours)] == list(range(1, STEPS + 1))
     assert lines(ours) == lines(theirs)
