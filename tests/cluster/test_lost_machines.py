@@ -128,10 +128,8 @@ def test_a_job_outlives_a_machine_its_head_and_a_link(network: Network, tmp_path
 
     happened = [event.kind for event in JobRecord(Location(run.store), run.id).events()]
     losses = [kind for kind in happened if kind in ("started", "restarted", "recovered", "succeeded")]
-    assert losses[:4] == ["started", "restarted", "recovered", "started"], (
-        "a machine by the group, the head by `ctl up`"
-    )
-    assert losses[-1] == "succeeded"
+    # The machine's loss is the group's to mend, the head's that of `ctl up`; whether a link's is one is Ray's to say.
+    assert (losses[:4], losses[-1]) == (["started", "restarted", "recovered", "started"], "succeeded")
     ours, theirs = (Store(one.store).list("pretrain")[0] for one in (run, undisturbed))
     assert [line[STEP] for line in lines(ours)] == list(range(1, STEPS + 1))
     assert lines(ours) == lines(theirs)
