@@ -64,10 +64,12 @@ def test_a_folder_of_ray_is_its_owners_alone(joined: Node) -> None:
     assert not os.path.exists(joined.folder), "with the code of jobs"
 
 
-# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark.
+# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark, and
+# is there when the command has ended.
 RAY = """#!/bin/sh
 echo "$@" >> {folder}/joined
 setsid {folder}/raylet 1000 >/dev/null 2>&1 &
+until [ "$(cat /proc/$!/comm)" = raylet ]; do sleep 0.01; done
 """
 
 
