@@ -64,7 +64,7 @@ def test_a_folder_of_ray_is_its_owners_alone(joined: Node) -> None:
     assert not os.path.exists(joined.folder), "with the code of jobs"
 
 
-# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark, and
+# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark. It
 # is there when the command has ended.
 RAY = """#!/bin/sh
 echo "$@" >> {folder}/joined
