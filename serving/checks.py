@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from cluster.control import ports
+from cluster.control import growth, ports
 from cluster.core.errors import InputError, NotReadyError, SpecError
 from cluster.core.pooling import Pooling
 from cluster.core.specs.access import Access, is_postgres
@@ -31,7 +31,7 @@ def check_port(port: int) -> None:
 
 def check_capacity(spec: EndpointSpec) -> None:
     """Raise NotReadyError where the cluster could never place a replica: it would wait in silence."""
-    total = ray.cluster_resources()
+    total = growth.grown(ray.cluster_resources())
     for resource, wanted in (("CPU", spec.cpus), ("GPU", spec.gpus)):
         if wanted > total.get(resource, 0):
             raise NotReadyError(

@@ -123,7 +123,7 @@ def recover(store: StoreRoot = None) -> None:
     """
     from cluster.control.recovering import recover as recover_jobs
 
-    for job_id in recover_jobs(store):
+    for job_id in recover_jobs(store, notice=lambda text: print(text, file=sys.stderr, flush=True)):
         print(job_id)
 
 

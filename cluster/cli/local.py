@@ -67,7 +67,7 @@ def up(
 def _recover() -> None:
     from cluster.control.recovering import recover_own
 
-    found, failed = recover_own()
+    found, failed = recover_own(_tell)
     for store, why in failed.items():
         _tell(f"Jobs in {store} are left as they are: {why}")
     if found:

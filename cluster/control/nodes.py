@@ -96,7 +96,16 @@ def processes(node: Node) -> list[psutil.Process]:
 
 def raylets(node: Node) -> list[psutil.Process]:
     """A node's raylet, without which nothing runs on it, if it lives."""
-    return [process for process in processes(node) if _name(process) == "raylet"]
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():  # most are told apart by their names, which cost less than their environment
+        try:
+            if process.name() == "raylet" and process.environ().get(MARK) == node.id and _lives(process):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
 def stop(node: Node, *, keep_logs: bool = False) -> int:
@@ -175,3 +184,9 @@ def _lives(process: psutil.Process) -> bool:
 def dead(head: Node) -> NotReadyError:
     """The error for a head that was started here and does not answer."""
     return NotReadyError(f"the head at {head.address} does not answer", AFRESH)
+
+
+def require_raylet(head: Node) -> None:
+    """Raise NotReadyError for a head that answers and runs nothing any more: what is submitted would wait for ever."""
+    if not raylets(head):
+        raise NotReadyError(f"the head at {head.address} has lost its raylet, and runs nothing", AFRESH)

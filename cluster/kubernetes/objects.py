@@ -120,7 +120,11 @@ def training_groups(infra: InfraSpec, scaling: ScalingSpec) -> list[Group]:
 def ray_cluster(order: Order) -> Manifest:
     """A cluster to submit to: one pod of each group waits, the others come and go with the work."""
     groups = [replace(group, least=1) for group in training_groups(order.infra, order.scaling)]
-    pods = Pods(order.infra, "cluster", order.image, places=_named(groups))
+    most = {
+        "CPU": sum(group.most * group.size.cpus for group in groups),
+        "GPU": sum(group.most * group.size.gpus for group in groups),
+    }
+    pods = Pods(order.infra, "cluster", order.image, places=_named(groups), most=most)
     spec = _cluster_spec(pods, groups, autoscaler=True, ports={"serve": order.endpoint.port})  # of `ctl serve up`
     return _manifest(order.infra, "RayCluster", order.infra.name, pods.component, spec)
 

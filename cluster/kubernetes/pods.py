@@ -6,10 +6,11 @@ memory and GPUs stand in the container's limits only, from which KubeRay tells R
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.control import places
+from cluster.control import growth, places
 from cluster.control.runtime import ENVIRONMENT
 from cluster.core.clusters.kinds import STORE_FOLDER
 from cluster.core.specs.infra import InfraSpec
@@ -66,6 +67,7 @@ class Pods:
     image: str
     run_config: str = ""  # ConfigMap that the head sees in RUN_FOLDER
     places: tuple[str, ...] = ()  # that the cluster's workers bring (cluster/control/places.py)
+    most: dict[str, int] = field(default_factory=dict)  # that a cluster has which grows (cluster/control/growth.py)
 
     def head(self, size: Size, *, ports: dict[str, int], autoscaler: bool) -> Manifest:
         """The head: Ray's control plane and the drivers of jobs."""
@@ -112,6 +114,8 @@ class Pods:
         environment = ENVIRONMENT | {"TRUNKLINE_STORE": infra.store or STORE_FOLDER}
         if self.places:
             environment[places.VARIABLE] = ",".join(self.places)
+        if self.most:
+            environment[growth.VARIABLE] = json.dumps(self.most)
         if infra.store_endpoint:
             environment["AWS_ENDPOINT_URL"] = infra.store_endpoint
         if infra.offline:

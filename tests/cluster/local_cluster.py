@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,21 @@ from pathlib import Path
 from cluster.core.provenance import PROJECT_ROOT
 
 CTL = [sys.executable, "-c", "from cluster.cli.app import run; run()"]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Of a user with a home who has said nothing of Ray or Trunkline."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
+    return {**kept, "HOME": str(home), **more}
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], code: int = 0, timeout: float = 480) -> str:
+    """Run a command, expect an exit code, and return what it printed (stderr last)."""
+    done = subprocess.run(
+        command, env=environment, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
 def free_port() -> int:
@@ -31,22 +46,11 @@ class LocalCluster:
     dashboard_port: int
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
-        return {**kept, "HOME": str(self.home), "TRUNKLINE_STORE": str(self.home / "store"), **more}
+        return environment(self.home, **({"TRUNKLINE_STORE": str(self.home / "store")} | more))
 
     def ctl(self, *arguments: str, code: int = 0, timeout: float = 480, **more: str) -> str:
         """Run `ctl`, expect an exit code, and return what it printed (stderr last)."""
-        done = subprocess.run(
-            [*CTL, *arguments],
-            env=self.environment(**more),
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        return run([*CTL, *arguments], self.environment(**more), code, timeout)
 
     def popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

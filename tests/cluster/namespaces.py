@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from cluster.core.provenance import PROJECT_ROOT
-from tests.cluster.local_cluster import CTL
+from tests.cluster.local_cluster import CTL, environment, run
 
 SUBNET = "10.213.77"  # of each network, which no other can see
 HEAD_PORT = 6379
@@ -78,23 +78,12 @@ class Machine:
         return ["nsenter", f"--target={self._first}", *spaces, f"--wd={PROJECT_ROOT}", "--", *words]
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
-        own = {"HOME": str(self.home), "TRUNKLINE_STORE": str(self.network.store), "PYTHONPATH": str(PROJECT_ROOT)}
-        return {**kept, **own, **more}
+        own = {"TRUNKLINE_STORE": str(self.network.store), "PYTHONPATH": str(PROJECT_ROOT)}
+        return environment(self.home, **(own | more))
 
     def run(self, *words: str, code: int = 0, timeout: float = 480, **more: str) -> str:
         """Run a command, expect an exit code, and return what it printed (stderr last)."""
-        done = subprocess.run(
-            self.command(*words),
-            env=self.environment(**more),
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == code, f"{self.name}: {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        return run(self.command(*words), self.environment(**more), code, timeout)
 
     def ctl(self, *arguments: str, code: int = 0, timeout: float = 480, **more: str) -> str:
         return self.run(*CTL, *arguments, code=code, timeout=timeout, **more)

@@ -18,6 +18,7 @@ import pytest
 
 from cluster.control import local, nodes, runtime
 from cluster.control.clusters.address import AtAddress
+from cluster.control.clusters.here import Here
 from cluster.control.nodes import MARK, Node
 from cluster.core.clusters.kinds import Address
 from cluster.core.clusters.meant import Meant
@@ -63,10 +64,12 @@ def test_a_folder_of_ray_is_its_owners_alone(joined: Node) -> None:
     assert not os.path.exists(joined.folder), "with the code of jobs"
 
 
-# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark.
+# `ray start --address=...`, as far as a node's processes go: a raylet, which is told apart by its name and its mark. It
+# is there when the command has ended.
 RAY = """#!/bin/sh
 echo "$@" >> {folder}/joined
 setsid {folder}/raylet 1000 >/dev/null 2>&1 &
+until [ "$(cat /proc/$!/comm)" = raylet ]; do sleep 0.01; done
 """
 
 
@@ -142,6 +145,24 @@ def served() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+def test_a_head_without_its_raylet_is_no_cluster(
+    joined: Node, start: Start, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its GCS and its dashboard answer still, and what is submitted would wait for ever (cases/control 9)."""
+    monkeypatch.setattr(runtime, "answers", lambda address: True)
+    head = Node(id=joined.id, role="head", address=served.removeprefix("http://"), dashboard=served)
+    nodes.save([head])
+    start("gcs_server")
+    here, told = Here(Meant()), list[str]()
+    for asked in (here.dashboard_url, lambda: here.up(told.append)):
+        with pytest.raises(NotReadyError, match=r"has lost its raylet.*`ctl down`, then `ctl up`"):
+            asked()
+    start("raylet")
+    assert here.dashboard_url() == served
+    here.up(told.append)
+    assert told == [f"Already running: head {head.address}, dashboard {served}."]
 
 
 def test_a_dashboard_of_another_cluster_is_refused(served: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from cluster.control.clusters.connection import Connection
 from cluster.control.clusters.tunnel import Tunnel
 from cluster.core.clusters.kinds import Ssh
 from cluster.core.errors import NotReadyError
-from tests.cluster.local_cluster import CTL, free_port
+from tests.cluster.local_cluster import CTL, environment, free_port, run
 from tests.cluster.namespaces import Network
 from tests.cluster.ssh_hosts import Host, SshHosts
 from tests.conftest import ROOT
@@ -44,20 +43,14 @@ def here(*words: str) -> list[str]:
     return list(words)
 
 
-def run(home: Path, *arguments: str, code: int = 0, timeout: float = 600, on: Command = here, **more: str) -> str:
+def ctl(home: Path, *arguments: str, code: int = 0, timeout: float = 600, on: Command = here, **more: str) -> str:
     """`ctl` on a machine of its own: no file of it is on the hosts."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "TRUNKLINE_"))}
-    environment = {**kept, "HOME": str(home), **more}
-    done = subprocess.run(
-        on(*CTL, *arguments), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    return run(on(*CTL, *arguments), environment(home, **more), code, timeout)
 
 
 def add(home: Path, servers: SshHosts, names: list[str], *sets: str, on: Command = here) -> None:
     fields = [f"hosts=[{', '.join(names)}]", f"ssh_config={servers.config}", f"checkout={ROOT}", *sets]
-    run(home, "context", "add", "lab", "ssh", "--use", *(word for field in fields for word in ("--set", field)), on=on)
+    ctl(home, "context", "add", "lab", "ssh", "--use", *(word for field in fields for word in ("--set", field)), on=on)
 
 
 def test_what_is_wrong_with_a_host_is_one_sentence(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
@@ -67,7 +60,7 @@ def test_what_is_wrong_with_a_host_is_one_sentence(servers: SshHosts, hosts: lis
     (tmp_path / "shared").mkdir()
 
     def refused() -> str:
-        said = run(tmp_path, "up", code=4)
+        said = ctl(tmp_path, "up", code=4)
         assert said.count("\n") == 1
         assert not list(tmp_path.glob("shared/.reach*")), "the store is as it was"
         assert all(not (host.home / ".trunkline").exists() for host in (hosts[0], odd)), "nothing was started"
@@ -98,14 +91,14 @@ def test_what_is_wrong_with_a_host_is_one_sentence(servers: SshHosts, hosts: lis
 def test_a_host_that_is_down_or_refuses_the_key(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
     down = f"127.0.0.1:{free_port()}"
     add(tmp_path, servers, [hosts[0].name, down], "python=python3")
-    said = run(tmp_path, "up", code=4)
+    said = ctl(tmp_path, "up", code=4)
     assert said.count("\n") == 1
     assert f"{down} is not reached by SSH: " in said and "Connection refused" in said
-    assert said in run(tmp_path, "down", code=4), "the others are ended before it is told"
-    run(tmp_path, "context", "add", "out", "ssh", "--set", f"hosts=[{hosts[0].name}]", "--set", "key=/dev/null")
-    assert "is not reached by SSH" in run(tmp_path, "status", "--context", "out", code=4)
-    assert "is not this machine" in run(tmp_path, "up", "--port", "7000", code=2)
-    assert "a process here cannot join it" in run(tmp_path, "serve", "scale", "x", "1", code=4)
+    assert said in ctl(tmp_path, "down", code=4), "the others are ended before it is told"
+    ctl(tmp_path, "context", "add", "out", "ssh", "--set", f"hosts=[{hosts[0].name}]", "--set", "key=/dev/null")
+    assert "is not reached by SSH" in ctl(tmp_path, "status", "--context", "out", code=4)
+    assert "is not this machine" in ctl(tmp_path, "up", "--port", "7000", code=2)
+    assert "a process here cannot join it" in ctl(tmp_path, "serve", "scale", "x", "1", code=4)
 
 
 def test_a_store_that_a_host_does_not_see(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
@@ -119,7 +112,7 @@ def test_a_store_that_a_host_does_not_see(servers: SshHosts, hosts: list[Host], 
     host = servers.start("127.0.0.4")
     host.put_before_python(blind)
     add(tmp_path, servers, [host.name], "python=python3", f"store={tmp_path}/shared")
-    said = run(tmp_path, "up", code=4)
+    said = ctl(tmp_path, "up", code=4)
     assert f"{host.name} does not reach the store {tmp_path}/shared: " in said
 
 
@@ -177,35 +170,48 @@ def build(ctx):
 @pytest.mark.exhaustive
 def test_a_cluster_of_two_hosts(servers: SshHosts, hosts: list[Host], tmp_path: Path) -> None:
     ports = (f"port={free_port()}", f"dashboard_port={free_port()}")
-    store = tmp_path / "shared"
+    live(servers, hosts, tmp_path, *ports)
+    left = [process for process in psutil.process_iter(["cmdline"]) if str(hosts[0].home) in str(process.info)]
+    assert not [process for process in left if "raylet" in process.name()]
+
+
+def live(servers: SshHosts, hosts: list[Host], home: Path, *ports: str, on: Command = here) -> None:
+    """The whole life of a cluster of two hosts, as `ctl` sees it on the machine with that home."""
+    store = home / "shared"
     store.mkdir()
-    sets = (f"python={sys.executable}", f"store={store}", "num_cpus=1", *ports)
-    add(tmp_path, servers, [host.name for host in hosts], *sets)
+    add(
+        home,
+        servers,
+        [host.name for host in hosts],
+        f"python={sys.executable}",
+        f"store={store}",
+        "num_cpus=1",
+        *ports,
+        on=on,
+    )
     try:
-        assert "Ray is up on 2 hosts (2 of them new)" in run(tmp_path, "up")
-        assert "(0 of them new)" in run(tmp_path, "up"), "nothing happens to what is there"
-        found = json.loads(run(tmp_path, "status", "--json"))
+        assert "Ray is up on 2 hosts (2 of them new)" in ctl(home, "up", on=on)
+        assert "(0 of them new)" in ctl(home, "up", on=on), "nothing happens to what is there"
+        found = json.loads(ctl(home, "status", "--json", on=on))
         assert [node["alive"] for node in found["nodes"]] == [True, True]
         assert found["resources"]["CPU"]["total"] == 2
         for host in hosts:
             place = host.home / ".trunkline" / "contexts" / "lab" / "token"
             assert place.stat().st_mode & 0o777 == 0o600
-        assert "no Ray cluster is running here" in run(tmp_path, "status", code=4, RAY_ADDRESS="local")
-        script = tmp_path / "user" / "hello.py"
+        assert "no Ray cluster is running here" in ctl(home, "status", code=4, on=on, RAY_ADDRESS="local")
+        script = home / "user" / "hello.py"
         script.parent.mkdir()
         script.write_text(JOB)
         script.with_name("hello_stage.py").write_text(STAGE)
-        said = run(tmp_path, "submit", str(script))
+        said = ctl(home, "submit", str(script), on=on)
         assert "nodes of the job: 2" in said
         assert list(store.glob("said/*/artifact.json")), "by the store of the context"
-        job = json.loads(run(tmp_path, "jobs", "list", "--json"))[0]["id"]
-        assert "nodes of the job: 2" in run(tmp_path, "jobs", "logs", job)
+        job = json.loads(ctl(home, "jobs", "list", "--json", on=on))[0]["id"]
+        assert "nodes of the job: 2" in ctl(home, "jobs", "logs", job, on=on)
     finally:
-        said = run(tmp_path, "down")
+        said = ctl(home, "down", on=on)
     assert "on 2 hosts" in said
     assert all(not (host.home / ".trunkline" / "contexts" / "lab").exists() for host in hosts)
-    left = [process for process in psutil.process_iter(["cmdline"]) if str(hosts[0].home) in str(process.info)]
-    assert not [process for process in left if "raylet" in process.name()]
 
 
 @pytest.fixture
@@ -224,7 +230,14 @@ def test_a_host_that_answers_nothing(apart: tuple[Network, SshHosts, list[Host]]
     add(mine.home, servers, [host.name for host in hosts], f"python={sys.executable}", on=mine.command)
     second.cut_link()
     for command in ("up", "down"):
-        said = run(mine.home, command, code=4, on=mine.command, timeout=120)
+        said = ctl(mine.home, command, code=4, on=mine.command, timeout=120)
         assert said.splitlines()[-1].startswith(f"ctl: {hosts[1].name} is not reached by SSH: "), said
         assert f"`ssh -p {hosts[1].name.rpartition(':')[2]} {second.address}`" in said, "what can be tried by hand"
         assert not (hosts[0].home / ".trunkline" / "contexts" / "lab").exists(), "nothing was started"
+
+
+@pytest.mark.exhaustive
+def test_a_cluster_of_machines_of_their_own(apart: tuple[Network, SshHosts, list[Host]]) -> None:
+    network, servers, hosts = apart
+    live(servers, hosts, network.machines[2].home, on=network.machines[2].command)
+    assert not [process for machine in network.machines for process in machine.processes("raylet")]

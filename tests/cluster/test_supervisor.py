@@ -21,6 +21,7 @@ from cluster.control.durable.output import LogReader
 from cluster.control.durable.records import JobRecord, all_jobs
 from cluster.control.durable.shapes import Job, Policy, Submitted, now
 from cluster.control.durable.turns import Standing, Turn, in_order
+from cluster.control.growth import grown
 from cluster.core.errors import InputError
 from cluster.core.storage.location import Location
 from tests.conftest import ROOT
@@ -354,6 +355,25 @@ def test_a_queue_gives_no_room_twice(runner: Runner) -> None:
     assert began == ["high", "mid"]
     for _, held in turns.values():
         held.release()
+
+
+def test_a_job_that_a_growing_cluster_can_hold_is_no_job_of_a_small_one(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's autoscaler adds a node for what asks for it; a job that waits for nodes to be there asks for nothing."""
+    submitted = msgspec.structs.replace(runner.submitted("big", "", queue=True), demand={"CPU": 4.0})
+    stopping, told = threading.Event(), list[str]()
+
+    def tell(why: str) -> None:
+        told.append(why)
+        stopping.set()
+
+    Turn(runner.root, submitted, "cluster", tell, lambda: grown({"CPU": 1.0})).take(stopping)
+    assert told == ["for 4 CPUs, the cluster has 1 CPUs"]
+    stopping.clear()
+    monkeypatch.setenv("TRUNKLINE_GROWS_TO", '{"CPU": 4, "GPU": 0}')
+    Turn(runner.root, submitted, "cluster", tell, lambda: grown({"CPU": 1.0})).take(stopping)
+    assert len(told) == 1, "it has its turn"
 
 
 def test_ids_are_names(runner: Runner) -> None:

@@ -228,6 +228,19 @@ def test_a_job_has_room_for_what_it_runs(
         assert groups[1]["replicas"] == rollouts and int(limits[1]["cpu"]) >= rollout_cpus
 
 
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_cluster_that_grows_says_to_what(name: str) -> None:
+    """Jobs that wait for their turn count what the autoscaler may add: it adds nothing that nobody asks for."""
+    spec = find(rendered(ORDERS[name]), "RayCluster")["spec"]
+    most = {"CPU": 0, "GPU": 0}
+    for group in spec["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        most["CPU"] += group["maxReplicas"] * int(limits["cpu"])
+        most["GPU"] += group["maxReplicas"] * int(limits.get("nvidia.com/gpu", 0))
+    head = {each["name"]: each.get("value") for each in pods(spec)[0]["containers"][0]["env"]}
+    assert json.loads(head["TRUNKLINE_GROWS_TO"]) == most
+
+
 def test_the_lab_gets_its_store_its_nodes_and_its_queue() -> None:
     bodies = rendered(order(S3, GPUS, SERVING))
     assert "PersistentVolumeClaim" not in [body["kind"] for body in bodies]

@@ -33,6 +33,7 @@ class Here(Cluster):
             return AtAddress(Meant(Address(address=node.address), said_by="`ctl up --join`")).dashboard_url()
         if not ports.listens(node.address):  # the dashboard of a dead head answers nobody, after a long wait
             raise nodes.dead(node)
+        nodes.require_raylet(node)
         return node.dashboard
 
     def head_address(self) -> str:
@@ -42,6 +43,7 @@ class Here(Cluster):
         if head := nodes.running_head():
             if not runtime.answers(head.address):
                 raise nodes.dead(head)
+            nodes.require_raylet(head)
             tell(f"Already running: head {head.address}, dashboard {head.dashboard}.")
             return
         wanted = self.context

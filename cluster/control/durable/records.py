@@ -30,6 +30,7 @@ from cluster.control.durable.shapes import (
 )
 from cluster.core.errors import InputError
 from cluster.core.storage.fence import numbers
+from cluster.core.storage.holder import Holder
 from cluster.core.storage.lease import Lease
 from cluster.core.storage.location import Location
 
@@ -134,9 +135,13 @@ class JobRecord:
         """Whether a process has ever run it."""
         return bool(numbers(self.place / LEASE))
 
+    def holder(self) -> Holder | None:
+        """The process that runs it, and may still live."""
+        return Lease(self.place / LEASE).holder()
+
     def is_alive(self) -> bool:
         """Whether a process runs it that may still live."""
-        return Lease(self.place / LEASE).holder() is not None
+        return self.holder() is not None
 
     def job(self) -> Job | None:
         """How it is doing; None where the store has no such job."""

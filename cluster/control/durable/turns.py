@@ -166,11 +166,11 @@ def _amounts(amounts: dict[str, float]) -> str:
 
 
 def capacity_of(address: str) -> dict[str, float]:
-    """CPUs and GPUs of the nodes that live, of the cluster whose head is at `host:port`."""
+    """CPUs and GPUs of the cluster whose head is at `host:port`: of the nodes that live, and that it may add."""
     from ray._raylet import GcsClient
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
-    from cluster.control import runtime
+    from cluster.control import growth, runtime
 
     runtime.use_token(create=False)
     found: dict[str, float] = {}
@@ -178,4 +178,4 @@ def capacity_of(address: str) -> dict[str, float]:
         if node.state == GcsNodeInfo.ALIVE:
             for name in ("CPU", "GPU"):
                 found[name] = found.get(name, 0.0) + node.resources_total.get(name, 0.0)
-    return found
+    return growth.grown(found)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cluster.control import runtime
+from cluster.control import growth, runtime
 from cluster.control.planning.prediction import find_hardware, require_fit
 from cluster.control.run import run
 from cluster.control.screen.console import as_sentence
@@ -190,7 +190,7 @@ def _room(scaling: ScalingSpec) -> int:
     """How many trials the cluster has room for at once."""
     import ray
 
-    there = ray.cluster_resources()
+    there = growth.grown(ray.cluster_resources())
     wanted = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
     counts = [int(there.get(name, 0) // (scaling.num_workers * each)) for name, each in wanted.items() if each]
     return max(1, min(counts))

@@ -111,10 +111,10 @@ class InfraSpec(Spec, frozen=True):
                 f"infra.queue: {self.queue!r} cannot be a queue's name", "Use a-z, 0-9, - and ., at most 63."
             )
         for field in ("image", "gpu_image"):
-            if not names.is_image(image := getattr(self, field)):
-                raise SpecError(f"infra.{field}: {image!r} is not an image", "Give [REGISTRY/]NAME[:TAG][@DIGEST].")
+            if not names.is_image(getattr(self, field)):
+                raise SpecError(f"infra.{field}: not an image", "Give [REGISTRY/]NAME[:TAG][@DIGEST].")
         if self.registry and not names.is_registry(self.registry):
-            raise SpecError(f"infra.registry: {self.registry!r} is not a registry", "Give HOST[:PORT][/PATH].")
+            raise SpecError("infra.registry: not a registry", "Give HOST[:PORT][/PATH].")
         for field in ("gpu_node_selector", "spot_node_selector"):
             for key, value in getattr(self, field).items():
                 if not names.is_key(key) or not names.is_value(value):
@@ -146,11 +146,16 @@ class InfraSpec(Spec, frozen=True):
                 "Give s3://... or gs://..., or leave it empty for a volume that all pods share.",
             )
         for field in ("store", "store_endpoint"):
-            if "@" in getattr(self, field).partition("://")[2].partition("/")[0]:
+            host, _, path = getattr(self, field).partition("://")[2].partition("/")
+            if "@" in host or any(mark in host + path for mark in "?#"):
                 raise SpecError(
-                    f"infra.{field}: user and password do not belong there, where every manifest tells them",
-                    "Put them into the secret of infra.store_secret.",
+                    f"infra.{field}: user, password and queries do not belong there, where every manifest tells them",
+                    "Put what is secret into the secret of infra.store_secret.",
                 )
+        if self.store and not names.is_store(self.store):
+            raise SpecError(
+                f"infra.store: {self.store!r} is no place that all pods reach", "Give s3://BUCKET/PREFIX or gs://..."
+            )
         for field in ("store_secret", "store_endpoint"):
             if getattr(self, field) and not self.store:
                 raise SpecError(f"infra.{field}: the store is a volume and needs none", "Set infra.store as well.")

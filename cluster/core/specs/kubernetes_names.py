@@ -83,6 +83,12 @@ def is_address(text: str) -> bool:
     return re.fullmatch(_HOST, host) is not None and port.isascii() and port.isdecimal() and int(port) in PORTS
 
 
+def is_store(text: str) -> bool:
+    """Whether a URL names a bucket or container, or what stands below one, rather than files of one machine."""
+    of_a_pod = text.partition("://")[0] in ("file", "local", "memory", "http", "https")
+    return not of_a_pod and re.fullmatch(r"[a-z][a-z0-9+.-]*://[!-.0-~]+(/[!-~]*)?", text) is not None
+
+
 def is_http_url(text: str) -> bool:
     try:
         parts = urlsplit(text)

@@ -82,15 +82,23 @@ def alive(holder: Holder) -> bool:
     """Whether the holder may still be at work."""
     if not holder.expires_at:
         return False
-    if (holder.host, holder.boot) == (socket.gethostname(), _boot()) and Path("/proc").exists():
+    if _is_of_this_machine(holder):
         lives = bool(holder.started) and _started(holder.pid) == holder.started
-        namespace = _pid_namespace()
-        if namespace and holder.pid_namespace == namespace:
+        if is_seen(holder):
             # Whatever the expiry: a laptop that wakes up finds every lease expired, and nobody had the time to renew.
             return lives
         if lives and not holder.pid_namespace:
             return True
     return holder.expires_at >= time.time()
+
+
+def is_seen(holder: Holder) -> bool:
+    """Whether this machine knows at once whether the holder lives; of others the expiry alone tells."""
+    return _is_of_this_machine(holder) and bool(holder.pid_namespace) and holder.pid_namespace == _pid_namespace()
+
+
+def _is_of_this_machine(holder: Holder) -> bool:
+    return (holder.host, holder.boot) == (socket.gethostname(), _boot()) and Path("/proc").exists()
 
 
 class Heartbeat:
