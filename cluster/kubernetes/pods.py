@@ -84,10 +84,11 @@ class Pods:
         are taken away."""
         infra = self.infra
         container = self._container("ray-worker", size, {"metrics": METRICS_PORTS["metrics"]} | ports)
-        command = ["/bin/sh", "-c", f"ray stop --grace-period {STOP_SECONDS}"]
+        leave = f"python -m cluster.control.leaving {STOP_SECONDS}; ray stop --grace-period {STOP_SECONDS}"
+        command = ["/bin/sh", "-c", leave]
         container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
         template = self._template(container)
-        template["spec"]["terminationGracePeriodSeconds"] = STOP_SECONDS + 30
+        template["spec"]["terminationGracePeriodSeconds"] = 2 * STOP_SECONDS + 30
         selector = (infra.gpu_node_selector if size.gpus else {}) | (infra.spot_node_selector if spot else {})
         keys = [GPU] * bool(size.gpus) + list(infra.spot_node_selector if spot else ())
         template["spec"]["tolerations"] += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
