@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.lazy import group
-from cluster.cli.options import Config, Name, Sets
+from cluster.cli.options import ChangeTask, Config, Name, Sets
 from cluster.cli.output import AsJson, print_json
 
 if TYPE_CHECKING:
@@ -82,12 +82,19 @@ def apply(
     namespace: Namespace = "",
     force: Annotated[bool, typer.Option("--force", help="Take over fields that somebody else has changed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The server checks, and changes nothing.")] = False,
+    change_task: ChangeTask = False,
 ) -> None:
     """Make a Kubernetes what manifests say, by server-side apply."""
     from cluster.kubernetes.api import Api
 
     bodies = _bodies(paths, component, namespace)
     api = Api(kubeconfig, context, namespace)
+    for body in bodies:
+        if body["kind"] == "RayService" and not change_task and (before := api.find(body)):
+            from cluster.cli.served import tell
+            from cluster.kubernetes.successor import check_successor
+
+            check_successor(before, body, tell)
     for body in bodies:
         api.apply(body, dry_run=dry_run, force=force)
         print(f"{body['kind']}/{body['metadata']['name']} {'would be' if dry_run else 'is'} as the manifest says")

@@ -37,9 +37,9 @@ from cluster.kubernetes.text import block
 
 RAY_VERSION = "2.60.0"
 RUN_FILE = "run.yaml"
-IDLE_SECONDS = 600  # before a waiting worker's pod is given back
 OLD_CLUSTER_SECONDS = 60  # how long an upgraded endpoint's old pods stay for the requests that they have
 JOB_NAME_CHARS = {"RayJob": 47, "RayCronJob": 36}  # KubeRay's bounds
+IMPORT_PATH = "serving.kuberay:app"
 MADE_OF = "trunkline.io/made-of"  # annotation: a digest of what the endpoint serves
 QUEUE, PRIORITY = "kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class"
 GANG = {"ray.io/gang-scheduling-enabled": "true"}
@@ -230,7 +230,7 @@ def serve_config(endpoint: EndpointSpec, application_name: str) -> Manifest:
     arguments = {key: value for key, value in fields(endpoint).items() if key not in ("host", "port")}
     application = {
         "name": application_name,
-        "import_path": "serving.kuberay:app",
+        "import_path": IMPORT_PATH,
         "route_prefix": "/",
         "args": arguments | {"served_name": name},
     }
@@ -253,7 +253,7 @@ def _cluster_spec(
             "enableInTreeAutoscaling": True,
             "autoscalerOptions": {
                 "version": "v2",
-                "idleTimeoutSeconds": IDLE_SECONDS,
+                "idleTimeoutSeconds": infra.idle_seconds,
                 "resources": Size(1, 1).resources(),
                 "securityContext": CONTAINER_SECURITY,
             },

@@ -15,10 +15,11 @@ from cluster.control.runtime import ENVIRONMENT
 from cluster.core.clusters.kinds import STORE_FOLDER
 from cluster.core.specs.infra import InfraSpec
 
+STORE_VARIABLE = "TRUNKLINE_STORE"
 RUN_FOLDER = "/etc/trunkline"
 APP_FOLDER = "/home/trunkline/app"  # where the Dockerfiles put the project
 USER_ID = 1000  # the Dockerfiles' user
-STOP_SECONDS = 60  # a training worker saves a checkpoint, a replica answers what it has begun
+STOP_SECONDS = 60  # a training worker saves a checkpoint; then, what Ray's processes may take to end
 GPU = "nvidia.com/gpu"
 LOST = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")  # taints of a node that says nothing more
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -85,10 +86,11 @@ class Pods:
         are taken away."""
         infra = self.infra
         container = self._container("ray-worker", size, {"metrics": METRICS_PORTS["metrics"]} | ports)
-        command = ["/bin/sh", "-c", f"ray stop --grace-period {STOP_SECONDS}"]
+        leave = f"python -m cluster.control.leaving {STOP_SECONDS}; ray stop --grace-period {STOP_SECONDS}"
+        command = ["/bin/sh", "-c", leave]
         container["lifecycle"] = {"preStop": {"exec": {"command": command}}}
         template = self._template(container)
-        template["spec"]["terminationGracePeriodSeconds"] = STOP_SECONDS + 30
+        template["spec"]["terminationGracePeriodSeconds"] = 2 * STOP_SECONDS + 30
         selector = (infra.gpu_node_selector if size.gpus else {}) | (infra.spot_node_selector if spot else {})
         keys = [GPU] * bool(size.gpus) + list(infra.spot_node_selector if spot else ())
         template["spec"]["tolerations"] += [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
@@ -111,7 +113,7 @@ class Pods:
 
     def _container(self, name: str, size: Size, ports: dict[str, int]) -> Manifest:
         infra = self.infra
-        environment = ENVIRONMENT | {"TRUNKLINE_STORE": infra.store or STORE_FOLDER}
+        environment = ENVIRONMENT | {STORE_VARIABLE: infra.store or STORE_FOLDER}
         if self.places:
             environment[places.VARIABLE] = ",".join(self.places)
         if self.most:

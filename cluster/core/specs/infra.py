@@ -69,6 +69,8 @@ class InfraSpec(Spec, frozen=True):
     rollout engines go there, and tolerate taints of these keys; heads and the endpoint stay away. Empty: no such."""
     node_loss_seconds: Annotated[int, Meta(ge=0, le=3600)] = 5
     """How long pods stay with a node that Kubernetes has found lost; then they are made anew on another."""
+    idle_seconds: Annotated[int, Meta(ge=1, le=INT32)] = 600
+    """How long a pod with nothing to do stays with a cluster that scales by itself, before it is given back."""
     gang: bool = False
     """Ask KubeRay's batch scheduler (Volcano, YuniKorn, scheduler-plugins) to place all of a cluster's pods or none.
     Kueue needs no asking: it admits a job as a whole."""
