@@ -92,9 +92,9 @@ class Laptop:
         return {job["id"]: job for job in json.loads(self.ctl("jobs", "list", "--json"))}
 
 
-def add_context(laptop: Laptop, server: Server, **changes: Any) -> None:
+def add_context(laptop: Laptop, server: Server) -> None:
     fields = {"kubeconfig": str(server.kubeconfig), "namespace": NAMESPACE, "scaling.num_workers": 1}
-    fields |= {f"infra.{name}": value for name, value in SMALL.items()} | changes
+    fields |= {f"infra.{name}": value for name, value in SMALL.items()}
     sets = [word for name, value in fields.items() for word in ("--set", f"{name}={value}")]
     laptop.ctl("context", "add", "pods", "kubernetes", "--use", *sets)
 
