@@ -9,14 +9,15 @@ processes and no others are in `/proc`.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 TITLE = b"ray::RayTrainWorker"  # how Ray calls their processes
-LOOK_SECONDS = 0.1
 
 
 def training_workers(processes: Path) -> Iterator[int]:
@@ -32,12 +33,19 @@ def training_workers(processes: Path) -> Iterator[int]:
 
 def leave(seconds: float, processes: Path = Path("/proc")) -> list[int]:
     """Ask the training workers here to save and end (SIGTERM), and wait for them so long at most; who is left."""
+    waited: dict[int, int] = {}  # of a worker's handle its pid
     for pid in training_workers(processes):
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            waited[handle := os.pidfd_open(pid)] = pid
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
     deadline = time.monotonic() + seconds
-    while (left := list(training_workers(processes))) and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
-    return left
+    while waited and (left_seconds := deadline - time.monotonic()) > 0:
+        for handle in select.select([*waited], [], [], left_seconds)[0]:
+            del waited[handle]
+            os.close(handle)
+    for handle in waited:
+        os.close(handle)
+    return list(waited.values())
 
 
 if __name__ == "__main__":

@@ -70,6 +70,6 @@ def _tell_error(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     for text in data["lines"]:
         if text.startswith(LOST_RAYLET):
             continue  # the head tells of the same node, with its address
-        lost = LOST_NODE.match(text)
-        said = f"a node of the cluster was lost: {lost[1]}" if lost else f"Ray: {text.strip().splitlines()[0]}"
+        lost, first = LOST_NODE.match(text), text.strip().partition("\n")[0]
+        said = f"a node of the cluster was lost: {lost[1]}" if lost else f"Ray: {first}"
         print(said, file=sys.stderr, flush=True)
